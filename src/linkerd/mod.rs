@@ -1,0 +1,1 @@
+//! What Linkerd is.

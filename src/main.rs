@@ -1,0 +1,2 @@
+//! The binary: argv to role or command to exit code, nothing else.
+fn main() {}

@@ -1,0 +1,17 @@
+//! The test kit of linkerd-gate: everything its tests need that is not linkerd-gate. It never ships.
+//!
+//! - [`standin`]: small programs with the same contract as Linkerd's own containers, with faults on demand.
+//! - [`object`]: builders for pods, namespaces and webhook configurations that read as sentences.
+//! - `parts`: fetches, builds and caches the genuine Kubernetes parts.
+//! - `image`: container images made out of static binaries, without a container engine.
+//! - `cluster`: boots those parts, in two sizes: *API* and *node*.
+
+pub mod object;
+pub mod standin;
+
+#[cfg(feature = "cluster")]
+pub mod cluster;
+#[cfg(feature = "cluster")]
+pub mod image;
+#[cfg(feature = "cluster")]
+pub mod parts;
