@@ -4,6 +4,13 @@
 //!
 //! - [`linkerd`]: what Linkerd is: names, its webhook, its injection rules. Pure.
 //! - [`decide`]: evidence becomes a verdict, a verdict drives a gate. Pure.
+//! - [`config`]: the environment becomes meaning; the table of variables.
+//! - [`exit`]: the exit codes.
 
+pub mod config;
 pub mod decide;
+pub mod exit;
 pub mod linkerd;
+pub mod retry;
+pub mod shutdown;
+pub mod telemetry;

@@ -1,0 +1,117 @@
+//! What is wrong with a configuration, told so that a person can mend it.
+
+use std::fmt;
+
+use super::table::{self, PREFIX};
+
+/// One variable that cannot be taken as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The variable's whole name.
+    pub variable: String,
+    /// Its value; `None` where the variable is absent.
+    pub value: Option<String>,
+    /// What is wrong with it, as a clause: "is not a duration".
+    pub complaint: String,
+}
+
+/// Everything that is wrong with a configuration, all at once. Never empty.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Problems(Vec<Problem>);
+
+// === impl Problem ===
+
+impl Problem {
+    /// A value that is not accepted.
+    pub fn value(variable: &str, value: impl Into<String>, complaint: impl Into<String>) -> Self {
+        Self { variable: variable.to_owned(), value: Some(value.into()), complaint: complaint.into() }
+    }
+
+    /// A variable that has to be there and is not.
+    pub fn absent(variable: &str, complaint: impl Into<String>) -> Self {
+        Self { variable: variable.to_owned(), value: None, complaint: complaint.into() }
+    }
+
+    /// A variable that nobody knows.
+    pub fn unknown(variable: &str, value: impl Into<String>) -> Self {
+        let complaint = match nearest(variable) {
+            Some(known) => format!("there is no such variable; did you mean {known}?"),
+            None => "there is no such variable; `linkerd-gate wait --help` lists them".to_owned(),
+        };
+        Self::value(variable, value, complaint)
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.value {
+            Some(value) => write!(out, "{}={value:?}: {}", self.variable, self.complaint)?,
+            None => write!(out, "{} is not set: {}", self.variable, self.complaint)?,
+        }
+        match table::find(&self.variable) {
+            Some(known) => {
+                write!(out, "; accepted: {} (for example {}={})", known.accepted, known.name, known.example)
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// The known name that somebody who typed `variable` most likely meant.
+fn nearest(variable: &str) -> Option<&'static str> {
+    let typed = variable.strip_prefix(PREFIX).unwrap_or(variable);
+    table::WAIT
+        .iter()
+        .map(|known| (strsim::normalized_damerau_levenshtein(typed, &known.name[PREFIX.len()..]), known.name))
+        .filter(|(likeness, _)| *likeness >= 0.5)
+        .max_by(|(one, _), (other, _)| one.total_cmp(other))
+        .map(|(_, name)| name)
+}
+
+// === impl Problems ===
+
+impl Problems {
+    /// `None` where nothing is wrong.
+    pub fn new(problems: Vec<Problem>) -> Option<Self> {
+        (!problems.is_empty()).then_some(Self(problems))
+    }
+
+    /// Each of them, in the order found.
+    pub fn iter(&self) -> impl Iterator<Item = &Problem> {
+        self.0.iter()
+    }
+}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.as_slice() {
+            [] => Ok(()),
+            [only] => write!(out, "the configuration is wrong, nothing was done: {only}"),
+            several => {
+                write!(out, "the configuration is wrong in {} places, nothing was done:", several.len())?;
+                several.iter().try_for_each(|problem| write!(out, "\n  {problem}"))
+            }
+        }
+    }
+}
+
+impl std::error::Error for Problems {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_typing_error_is_answered_with_the_nearest_name() {
+        let problem = Problem::unknown("LINKERD_GATE_TIMOUT", "5m");
+        assert!(problem.to_string().ends_with("did you mean LINKERD_GATE_TIMEOUT?"), "{problem}");
+        let problem = Problem::unknown("LINKERD_GATE_ON_MISS", "hold");
+        assert!(problem.to_string().ends_with("did you mean LINKERD_GATE_ON_MISSED?"), "{problem}");
+    }
+
+    #[test]
+    fn a_name_like_no_other_is_answered_with_where_the_names_are() {
+        let problem = Problem::unknown("LINKERD_GATE_ZZZZZZ", "1");
+        assert!(problem.to_string().contains("wait --help"), "{problem}");
+    }
+}

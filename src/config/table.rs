@@ -1,0 +1,235 @@
+//! The one table of variables. `wait --help`, `docs/configuration.md` and the tests are made from it.
+
+use std::fmt::Write as _;
+
+/// The prefix of every variable that this program reads.
+pub const PREFIX: &str = "LINKERD_GATE_";
+
+/// One environment variable, as a person needs to know it.
+#[derive(Debug)]
+pub struct Variable {
+    /// The whole name, prefix included.
+    pub name: &'static str,
+    /// What it means when it is not set. Optional variables may also be set to the empty string, which is the same.
+    pub default: &'static str,
+    /// The values that are taken.
+    pub accepted: &'static str,
+    /// A value that is taken; a test feeds it to the parser.
+    pub example: &'static str,
+    /// What it is for.
+    pub purpose: &'static str,
+}
+
+/// The variables of `wait`.
+pub const WAIT: &[Variable] = &[
+    Variable {
+        name: "LINKERD_GATE_INJECTED_BY",
+        default: "none: it must be there, empty or not",
+        accepted: "the downward API's metadata.labels['linkerd.io/control-plane-ns']",
+        example: "linkerd",
+        purpose: "Says whether this pod was injected. Empty: it was not. Absent: the entry was pasted without it, \
+                  and nothing can be decided.",
+    },
+    Variable {
+        name: "LINKERD_GATE_INJECT",
+        default: "empty",
+        accepted: "the downward API's metadata.annotations['linkerd.io/inject']",
+        example: "enabled",
+        purpose: "A pod that says `disabled` does not ask for the mesh: it only waits for it to be up.",
+    },
+    Variable {
+        name: "LINKERD_GATE_POD_IP",
+        default: "not known",
+        accepted: "an IP address: the downward API's status.podIP",
+        example: "10.244.0.7",
+        purpose: "A pod whose address is its host's is on the host network, which Linkerd never injects.",
+    },
+    Variable {
+        name: "LINKERD_GATE_HOST_IP",
+        default: "not known",
+        accepted: "an IP address: the downward API's status.hostIP",
+        example: "192.168.1.20",
+        purpose: "See LINKERD_GATE_POD_IP.",
+    },
+    Variable {
+        name: "LINKERD_GATE_POD_NAME",
+        default: "not known",
+        accepted: "the downward API's metadata.name",
+        example: "shop-7d9f8-x2x9z",
+        purpose: "Logs then give the exact command that replaces this pod. Needed for LINKERD_GATE_ON_MISSED=replace.",
+    },
+    Variable {
+        name: "LINKERD_GATE_POD_NAMESPACE",
+        default: "not known",
+        accepted: "the downward API's metadata.namespace",
+        example: "shop",
+        purpose: "As LINKERD_GATE_POD_NAME.",
+    },
+    Variable {
+        name: "LINKERD_GATE_POD_UID",
+        default: "not known",
+        accepted: "the downward API's metadata.uid",
+        example: "0b5e6d9c-4f0f-4a52-9a39-0d3f4a1c2b3d",
+        purpose: "Needed for LINKERD_GATE_ON_MISSED=replace: a pod of the same name that came later is never deleted.",
+    },
+    Variable {
+        name: "LINKERD_GATE_ON_MISSED",
+        default: "hold",
+        accepted: "hold, exit, replace, open",
+        example: "exit",
+        purpose: "What to do once Linkerd is ready and this pod is outside the mesh. hold: until it is replaced, saying \
+                  how. exit: with code 75, for Jobs whose podFailurePolicy ignores it. replace: prove injection, then \
+                  delete this very pod (needs a Role). open: start outside the mesh.",
+    },
+    Variable {
+        name: "LINKERD_GATE_WHEN_MESHED",
+        default: "pass",
+        accepted: "pass, identity",
+        example: "identity",
+        purpose: "What a meshed pod does. pass: start at once, its proxy waits for identity itself. identity: wait for \
+                  it here, for classic sidecars; needs uid 2102 where Linkerd's CNI redirects.",
+    },
+    Variable {
+        name: "LINKERD_GATE_TIMEOUT",
+        default: "none: wait for ever",
+        accepted: "a duration above zero, in s, m, h",
+        example: "10m",
+        purpose: "How long to hold at most.",
+    },
+    Variable {
+        name: "LINKERD_GATE_ON_TIMEOUT",
+        default: "fail",
+        accepted: "fail, open",
+        example: "open",
+        purpose: "What happens then. fail: exit with code 69. open: start all the same, even outside the mesh.",
+    },
+    Variable {
+        name: "LINKERD_GATE_REQUIRE",
+        default: "injector,identity",
+        accepted: "a comma-separated list of injector, identity, destination, policy",
+        example: "injector,identity,destination",
+        purpose: "What has to answer before Linkerd counts as ready.",
+    },
+    Variable {
+        name: "LINKERD_GATE_LINKERD_NAMESPACE",
+        default: "linkerd",
+        accepted: "a namespace's name",
+        example: "linkerd-edge",
+        purpose: "Where Linkerd's control plane is.",
+    },
+    Variable {
+        name: "LINKERD_GATE_INJECTOR_ADDRESS",
+        default: "linkerd-proxy-injector.NAMESPACE.svc:443",
+        accepted: "HOST:PORT, [IPV6]:PORT",
+        example: "linkerd-proxy-injector.linkerd.svc:443",
+        purpose: "Where the proxy injector is asked, by HTTPS.",
+    },
+    Variable {
+        name: "LINKERD_GATE_INJECTOR_NAME",
+        default: "linkerd-proxy-injector.NAMESPACE.svc",
+        accepted: "a DNS name",
+        example: "linkerd-proxy-injector.linkerd.svc",
+        purpose: "The name that the injector's certificate must carry: the one the API server expects.",
+    },
+    Variable {
+        name: "LINKERD_GATE_CA_FILE",
+        default: "none: the certificate's name and dates are checked, its issuer is not",
+        accepted: "the path of a PEM file with at least one certificate",
+        example: "/etc/linkerd-gate/ca.crt",
+        purpose: "The CA bundle that the injector's certificate must chain to. Read again when it changes.",
+    },
+    Variable {
+        name: "LINKERD_GATE_IDENTITY_ADDRESS",
+        default: "linkerd-identity-headless.NAMESPACE.svc:8080",
+        accepted: "HOST:PORT, [IPV6]:PORT",
+        example: "linkerd-identity-headless.linkerd.svc:8080",
+        purpose: "Where identity is asked, by gRPC: an empty Certify, which it answers without any effect.",
+    },
+    Variable {
+        name: "LINKERD_GATE_DESTINATION_ADDRESS",
+        default: "linkerd-dst-headless.NAMESPACE.svc:9996",
+        accepted: "HOST:PORT, [IPV6]:PORT",
+        example: "linkerd-dst-headless.linkerd.svc:9996",
+        purpose: "Where destination's /ready is asked, when LINKERD_GATE_REQUIRE lists it.",
+    },
+    Variable {
+        name: "LINKERD_GATE_POLICY_ADDRESS",
+        default: "linkerd-policy.NAMESPACE.svc:9990",
+        accepted: "HOST:PORT, [IPV6]:PORT",
+        example: "linkerd-policy.linkerd.svc:9990",
+        purpose: "Where the policy controller's /ready is asked, when LINKERD_GATE_REQUIRE lists it.",
+    },
+    Variable {
+        name: "LINKERD_GATE_TERMINATION_LOG",
+        default: "/dev/termination-log",
+        accepted: "a path; the file must exist, as kubelet's does",
+        example: "/dev/termination-log",
+        purpose: "Where the last reason is kept for `kubectl describe pod`.",
+    },
+    Variable {
+        name: "LINKERD_GATE_LOG_LEVEL",
+        default: "info",
+        accepted: "error, warn, info, debug",
+        example: "debug",
+        purpose: "debug adds a line for every look.",
+    },
+    Variable {
+        name: "LINKERD_GATE_LOG_FORMAT",
+        default: "plain",
+        accepted: "plain, json",
+        example: "json",
+        purpose: "How log lines are written.",
+    },
+];
+
+/// The variable of that name.
+pub fn find(name: &str) -> Option<&'static Variable> {
+    WAIT.iter().find(|variable| variable.name == name)
+}
+
+/// The table as it stands below `wait --help`.
+pub fn help(variables: &[Variable]) -> String {
+    let mut text = String::from("Environment:\n");
+    for variable in variables {
+        let _infallible = writeln!(
+            text,
+            "  {}\n      {}\n      accepted: {}\n      default: {}",
+            variable.name, variable.purpose, variable.accepted, variable.default
+        );
+    }
+    text.truncate(text.trim_end().len());
+    text
+}
+
+/// The table as a page: `docs/configuration.md` between its markers.
+pub fn markdown(variables: &[Variable]) -> String {
+    let mut text = String::from("| variable | default | accepted | example | purpose |\n|---|---|---|---|---|\n");
+    for variable in variables {
+        let _infallible = writeln!(
+            text,
+            "| `{}` | {} | {} | `{}` | {} |",
+            variable.name, variable.default, variable.accepted, variable.example, variable.purpose
+        );
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_has_the_prefix_and_stands_once() {
+        let names: std::collections::BTreeSet<_> = WAIT.iter().map(|variable| variable.name).collect();
+        assert_eq!(names.len(), WAIT.len());
+        assert!(names.iter().all(|name| name.starts_with(PREFIX)));
+    }
+
+    #[test]
+    fn help_and_page_name_every_variable() {
+        let (help, page) = (help(WAIT), markdown(WAIT));
+        for variable in WAIT {
+            assert!(help.contains(variable.name) && page.contains(variable.name), "{}", variable.name);
+        }
+    }
+}

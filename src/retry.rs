@@ -1,0 +1,84 @@
+//! Retry schedules, all of them, by the `backoff` crate; nothing else in this program decides how long to pause.
+//!
+//! `backoff` is the user's choice though it is no longer maintained (RUSTSEC-2025-0012): it stays behind this one file.
+
+use std::time::Duration;
+
+use backoff::ExponentialBackoff;
+use backoff::backoff::Backoff;
+
+/// How long to pause before the next try. Never ends by itself: every hold has its own end.
+#[derive(Debug)]
+pub struct Schedule(ExponentialBackoff);
+
+// === impl Schedule ===
+
+impl Schedule {
+    /// `wait` looking directly, while closed: 100 ms, growing to 500 ms, ±20 %.
+    ///
+    /// The cap decides how late a release can be. With it and the settling time a pod is released within a second of
+    /// the moment Linkerd answers, and a look that is refused costs well under a millisecond of CPU.
+    pub fn looking() -> Self {
+        Self::new(Duration::from_millis(100), Duration::from_millis(500))
+    }
+
+    /// `wait` holding a pod that only its own replacement can help: nothing is released any more, so once in 5 s is
+    /// enough to say what Linkerd is doing meanwhile.
+    pub fn watching() -> Self {
+        Self::new(Duration::from_secs(1), Duration::from_secs(5))
+    }
+
+    /// Requests to the API server that were refused or failed: 500 ms, growing to 30 s.
+    pub fn asking() -> Self {
+        Self::new(Duration::from_millis(500), Duration::from_secs(30))
+    }
+
+    fn new(initial: Duration, cap: Duration) -> Self {
+        let mut backoff = ExponentialBackoff {
+            initial_interval: initial,
+            max_interval: cap,
+            multiplier: 1.5,
+            randomization_factor: 0.2,
+            max_elapsed_time: None,
+            ..ExponentialBackoff::default()
+        };
+        // `Default` has already set the current interval to its own initial one.
+        backoff.reset();
+        Self(backoff)
+    }
+
+    /// The next pause.
+    pub fn next_pause(&mut self) -> Duration {
+        self.0.next_backoff().unwrap_or(self.0.max_interval)
+    }
+
+    /// Back to the first, short pause.
+    pub fn reset(&mut self) {
+        self.0.reset();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Settings that are thrown away by a builder are a known trap: what counts is the pauses that come out.
+    fn assert_grows(mut schedule: Schedule, initial: Duration, cap: Duration) {
+        let first = schedule.next_pause();
+        assert!(first >= initial.mul_f64(0.79) && first <= initial.mul_f64(1.21), "{first:?}");
+        let pauses: Vec<Duration> = (0..200).map(|_| schedule.next_pause()).collect();
+        assert!(pauses.iter().all(|pause| *pause <= cap.mul_f64(1.21)), "{pauses:?}");
+        assert!(pauses[100..].iter().all(|pause| *pause >= cap.mul_f64(0.79)), "{pauses:?}");
+        let distinct: std::collections::BTreeSet<_> = pauses[100..].iter().collect();
+        assert!(distinct.len() > 50, "a thousand pods must not look in step");
+        schedule.reset();
+        assert!(schedule.next_pause() <= initial.mul_f64(1.21));
+    }
+
+    #[test]
+    fn each_schedule_starts_short_grows_to_its_cap_and_is_jittered() {
+        assert_grows(Schedule::looking(), Duration::from_millis(100), Duration::from_millis(500));
+        assert_grows(Schedule::watching(), Duration::from_secs(1), Duration::from_secs(5));
+        assert_grows(Schedule::asking(), Duration::from_millis(500), Duration::from_secs(30));
+    }
+}
