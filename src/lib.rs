@@ -4,13 +4,21 @@
 //!
 //! - [`linkerd`]: what Linkerd is: names, its webhook, its injection rules. Pure.
 //! - [`decide`]: evidence becomes a verdict, a verdict drives a gate. Pure.
+//! - [`observe`]: gathers evidence. The only user of reqwest.
+//! - [`cluster`]: asks the API server and writes to it. The only user of kube.
+//! - [`role`]: the loops that join the above.
 //! - [`config`]: the environment becomes meaning; the table of variables.
-//! - [`exit`]: the exit codes.
+//! - [`cli`], [`exit`]: the command line and the exit codes.
+//! - [`retry`], [`shutdown`], [`telemetry`]: schedules, signals, logs.
 
+pub mod cli;
+pub mod cluster;
 pub mod config;
 pub mod decide;
 pub mod exit;
 pub mod linkerd;
+pub mod observe;
 pub mod retry;
+pub mod role;
 pub mod shutdown;
 pub mod telemetry;

@@ -1,2 +1,53 @@
-//! The binary: argv to role or command to exit code, nothing else.
-fn main() {}
+//! The binary: argv becomes a role or a command, its end becomes an exit code; nothing else.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use linkerd_gate::cli::{Cli, Command};
+use linkerd_gate::config::Wait;
+use linkerd_gate::exit::Exit;
+use linkerd_gate::role::wait::{self, write_termination_message};
+use linkerd_gate::{shutdown, telemetry};
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        // Help and version are answers, not errors; clap tells them apart and writes each where it belongs.
+        Err(answer) => {
+            let exit = if answer.use_stderr() { Exit::Usage } else { Exit::Done };
+            let _nobody_left_to_tell = answer.print();
+            return exit.into();
+        }
+    };
+    match cli.command {
+        Command::Wait => run_wait().into(),
+    }
+}
+
+fn run_wait() -> Exit {
+    let settings = match Wait::from_variables(std::env::vars_os()) {
+        Ok(settings) => settings,
+        Err(problems) => return refuse("/dev/termination-log", Exit::Usage, &problems.to_string()),
+    };
+    telemetry::install(settings.log_level, settings.log_format);
+    let log = settings.termination_log.clone();
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return refuse(log, Exit::Internal, &format!("cannot start: {error}")),
+    };
+    let ended = runtime.block_on(async {
+        let signalled =
+            shutdown::signalled().map_err(|error| (Exit::Internal, format!("cannot catch SIGTERM: {error}")))?;
+        wait::run(&settings, signalled).await.map_err(|error| (Exit::Usage, error.to_string()))
+    });
+    // A look that was dropped may leave a blocking task behind; nobody waits for it.
+    runtime.shutdown_background();
+    ended.unwrap_or_else(|(exit, why)| refuse(log, exit, &why))
+}
+
+/// The last line, where people look: standard error, and what `kubectl describe pod` shows.
+fn refuse(termination_log: impl AsRef<std::path::Path>, exit: Exit, why: &str) -> Exit {
+    eprintln!("linkerd-gate: {why}");
+    write_termination_message(termination_log.as_ref(), why);
+    exit
+}

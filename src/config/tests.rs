@@ -113,7 +113,7 @@ fn replace_needs_to_know_its_own_pod() {
 fn a_timeout_of_zero_is_refused() {
     assert_eq!(complaints(read_with_label(&[("LINKERD_GATE_TIMEOUT", "0s")])), ["LINKERD_GATE_TIMEOUT"]);
     let wait = read_with_label(&[("LINKERD_GATE_TIMEOUT", "1h30m")]).unwrap();
-    assert_eq!(wait.timeout, Some(Duration::from_secs(5400)));
+    assert_eq!(wait.timeout, Some(Duration::from_mins(90)));
 }
 
 #[test]

@@ -6,6 +6,7 @@
 //!
 //! - [`outcome`]: one answer of one probe, with its reason.
 //! - [`evidence`]: the answers of all probes at one instant.
+//! - [`proof`]: what a dry-run pod says of injection.
 //! - [`policy`]: what a role asks of the evidence before it opens.
 //! - [`verdict`]: what one piece of evidence says under a policy.
 //! - [`gate`]: what all evidence so far says: closed, settling or open.
@@ -16,6 +17,7 @@ pub mod evidence;
 pub mod gate;
 pub mod outcome;
 pub mod policy;
+pub mod proof;
 pub mod verdict;
 
 pub use self::{

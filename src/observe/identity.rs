@@ -1,0 +1,57 @@
+//! Can a proxy get a certificate? An empty Certify, which identity refuses without any effect.
+//!
+//! *Measured* with the genuine identity controller (edge-26.8.3): an empty `io.linkerd.proxy.identity.Identity/Certify`
+//! over plaintext HTTP/2 is answered `grpc-status 3, "missing identity"`. There is no gRPC health service. A TCP connection
+//! would prove nothing: a Linkerd proxy completes handshakes before anything behind it serves.
+
+use std::net::SocketAddr;
+
+use super::names::Names;
+use super::{failure, plain_client, ready};
+use crate::config::Address;
+use crate::decide::Outcome;
+
+/// gRPC's INVALID_ARGUMENT: <https://grpc.io/docs/guides/status-codes/>.
+const INVALID_ARGUMENT: &str = "3";
+
+/// One gRPC message of length zero: not compressed, no bytes.
+const EMPTY_MESSAGE: [u8; 5] = [0; 5];
+
+/// Asks identity.
+pub(super) struct Identity {
+    address: Address,
+    client: reqwest::Client,
+}
+
+// === impl Identity ===
+
+impl Identity {
+    pub(super) fn new(address: Address) -> Result<Self, reqwest::Error> {
+        Ok(Self { address, client: plain_client().http2_prior_knowledge().build()? })
+    }
+
+    pub(super) async fn look(&self, names: &Names) -> Outcome {
+        ready::any(names, &self.address, |address| self.ask(address)).await
+    }
+
+    async fn ask(&self, address: SocketAddr) -> Outcome {
+        let request = self
+            .client
+            .post(format!("http://{address}/io.linkerd.proxy.identity.Identity/Certify"))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .body(EMPTY_MESSAGE.to_vec());
+        let response = match request.send().await {
+            Ok(response) => response,
+            Err(error) => return failure::outcome(&error, address).await,
+        };
+        let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
+        match (header("grpc-status"), header("grpc-message").unwrap_or("without a message")) {
+            (Some(INVALID_ARGUMENT), _) => Outcome::Ready,
+            (Some(status), message) => {
+                Outcome::not_ready(format!("{address} cannot certify: gRPC status {status}, {message}"))
+            }
+            (None, _) => Outcome::not_ready(format!("{address} answered HTTP {}, not gRPC", response.status())),
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Is the proxy injector there? A GET of its HTTPS port, which it answers 200 with an empty body and no side effect.
+//!
+//! *Measured* with the genuine injector (edge-26.8.3). It does not prove that the API server can reach it, nor that the
+//! API server trusts its certificate: the answer is *reachable*, never *proven*.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use reqwest::StatusCode;
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+
+use super::names::Names;
+use super::tls::{CaFileError, Trust};
+use super::{client, failure};
+use crate::config::{Address, DnsName};
+use crate::decide::Outcome;
+
+/// Asks the injector.
+pub(super) struct Injector {
+    address: Address,
+    url: String,
+    ca_file: Option<PathBuf>,
+    /// The trust that `client` was made with.
+    trust: Trust,
+    client: reqwest::Client,
+    pinned: Pinned,
+}
+
+/// Sends a request for the certificate's name to the address that was looked up for the service, which may be another.
+#[derive(Clone, Debug, Default)]
+struct Pinned(Arc<Mutex<Option<SocketAddr>>>);
+
+// === impl Injector ===
+
+impl Injector {
+    pub(super) fn new(address: Address, name: &DnsName, ca_file: Option<PathBuf>) -> Result<Self, CaFileError> {
+        let trust = Trust::read(ca_file.as_deref())?;
+        let pinned = Pinned::default();
+        let client = https(&trust, &pinned)
+            .map_err(|complaint| CaFileError::Pem { path: ca_file.clone().unwrap_or_default(), complaint })?;
+        let url = format!("https://{name}:{}/", address.port);
+        Ok(Self { address, url, ca_file, trust, client, pinned })
+    }
+
+    /// Whether the certificate's issuer is checked.
+    pub(super) fn verifies_issuer(&self) -> bool {
+        matches!(self.trust, Trust::Bundle(_))
+    }
+
+    pub(super) async fn look(&mut self, names: &Names) -> Outcome {
+        if let Err(why) = self.follow_ca_file() {
+            return Outcome::unknown(why);
+        }
+        let addresses = match names.resolve(&self.address).await {
+            Ok(addresses) => addresses,
+            Err(outcome) => return outcome,
+        };
+        // A service has one address per family: the first that serves is enough, the last word is the reason.
+        let mut last = Outcome::unknown("no address was asked");
+        for address in addresses.into_iter().take(super::ADDRESSES_ASKED) {
+            last = self.ask(address).await;
+            if last.is_ready() {
+                break;
+            }
+        }
+        last
+    }
+
+    async fn ask(&self, address: SocketAddr) -> Outcome {
+        self.pinned.set(address);
+        match self.client.get(&self.url).send().await {
+            Ok(response) if response.status() == StatusCode::OK => Outcome::Ready,
+            Ok(response) => Outcome::not_ready(format!("{address} answered HTTP {}", response.status())),
+            Err(error) => failure::outcome(&error, address).await,
+        }
+    }
+
+    /// A mounted bundle changes when the injector's certificate is rotated: a pod must not be held by an old one.
+    fn follow_ca_file(&mut self) -> Result<(), String> {
+        let Some(path) = &self.ca_file else { return Ok(()) };
+        let trust = Trust::read(Some(path)).map_err(|error| error.to_string())?;
+        if trust != self.trust {
+            self.client = https(&trust, &self.pinned)?;
+            self.trust = trust;
+        }
+        Ok(())
+    }
+}
+
+fn https(trust: &Trust, pinned: &Pinned) -> Result<reqwest::Client, String> {
+    let builder = client(trust).map_err(|error| error.to_string())?;
+    builder.http1_only().dns_resolver(pinned.clone()).build().map_err(|error| error.to_string())
+}
+
+// === impl Pinned ===
+
+impl Pinned {
+    fn set(&self, address: SocketAddr) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(address);
+    }
+}
+
+impl Resolve for Pinned {
+    fn resolve(&self, _name: Name) -> Resolving {
+        let address = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Box::pin(std::future::ready(Ok(Box::new(address.into_iter()) as Addrs)))
+    }
+}

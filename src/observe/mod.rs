@@ -1,0 +1,51 @@
+//! Gathers evidence: asks the parts of Linkerd, without any rights, and says in one line what each of them answered.
+//!
+//! Every wait on the network has a limit of its own, different from its neighbours', so that a reason tells which fired.
+
+mod direct;
+mod failure;
+mod identity;
+mod injector;
+mod names;
+mod ready;
+mod tls;
+
+use std::time::Duration;
+
+pub use self::direct::{Direct, DirectError};
+pub use self::tls::CaFileError;
+use self::tls::Trust;
+
+/// How long a DNS answer may take. A resolver that is up answers a cluster name in milliseconds.
+const RESOLVE_LIMIT: Duration = Duration::from_millis(2500);
+
+/// How long a TCP connection and its TLS handshake may take together.
+const CONNECT_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long a whole request may take, its connection included.
+const ANSWER_LIMIT: Duration = Duration::from_secs(3);
+
+/// How long the second, bare TCP connection may take that tells a silent host from a handshake that hangs.
+const DIAGNOSE_LIMIT: Duration = Duration::from_millis(500);
+
+/// At most this many addresses of one name are asked in one look: readiness needs one that answers.
+const ADDRESSES_ASKED: usize = 8;
+
+/// The client that every probe starts from: no proxy from the environment, no redirects, no system roots (a scratch image
+/// has none), and a fresh connection each time, because one that was opened before a fault proves nothing about the next.
+fn client(trust: &Trust) -> Result<reqwest::ClientBuilder, rustls::Error> {
+    Ok(reqwest::Client::builder()
+        .use_preconfigured_tls(trust.client_config()?)
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .pool_max_idle_per_host(0)
+        .connect_timeout(CONNECT_LIMIT)
+        .timeout(ANSWER_LIMIT)
+        .user_agent(concat!("linkerd-gate/", env!("CARGO_PKG_VERSION"))))
+}
+
+/// A client of ports that do not speak TLS.
+fn plain_client() -> reqwest::ClientBuilder {
+    client(&Trust::NameOnly)
+        .unwrap_or_else(|error| unreachable!("TLS settings without a bundle cannot be wrong: {error}"))
+}

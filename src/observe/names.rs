@@ -1,0 +1,127 @@
+//! Cluster DNS: a service's name becomes addresses, or one line that says why not.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use hickory_resolver::TokioResolver;
+use hickory_resolver::config::LookupIpStrategy;
+use hickory_resolver::net::{DnsError, NetError};
+use hickory_resolver::proto::op::ResponseCode;
+
+use super::RESOLVE_LIMIT;
+use crate::config::Address;
+use crate::decide::Outcome;
+
+/// Resolves names as a pod does, by `/etc/resolv.conf`, and remembers nothing: a negative answer kept for its 30 s would
+/// hold a pod for that long after Linkerd is back.
+///
+/// The resolver is asynchronous all the way: dropping a look ends it, where a `getaddrinfo` in a thread would not.
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    system: OnceLock<System>,
+}
+
+#[derive(Debug)]
+struct System {
+    resolver: TokioResolver,
+    /// What follows `svc.` in the search list: `cluster.local`, mostly.
+    cluster_domain: Option<String>,
+    /// The name servers, for people.
+    servers: String,
+}
+
+// === impl Names ===
+
+impl Names {
+    /// The socket addresses of `address`; at least one.
+    ///
+    /// # Errors
+    /// What to report of a probe that could not even find out where to ask.
+    pub(super) async fn resolve(&self, address: &Address) -> Result<Vec<SocketAddr>, Outcome> {
+        if let Ok(ip) = address.host.parse::<IpAddr>() {
+            return Ok(vec![SocketAddr::new(ip, address.port)]);
+        }
+        let system = self.system()?;
+        let host = &address.host;
+        let lookup = system.resolver.lookup_ip(system.absolute(host));
+        match tokio::time::timeout(RESOLVE_LIMIT, lookup).await {
+            Ok(Ok(found)) => {
+                let mut addresses: Vec<_> = found.iter().map(|ip| SocketAddr::new(ip, address.port)).collect();
+                // DNS shuffles its answers; reasons should not.
+                addresses.sort_unstable();
+                if addresses.is_empty() { Err(without_address(host)) } else { Ok(addresses) }
+            }
+            Ok(Err(error)) => Err(system.failure(host, &error)),
+            Err(_elapsed) => Err(system.silent(host)),
+        }
+    }
+
+    fn system(&self) -> Result<&System, Outcome> {
+        if let Some(system) = self.system.get() {
+            return Ok(system);
+        }
+        let system = System::read().map_err(|error| {
+            Outcome::unknown(format!("cannot look up names: /etc/resolv.conf could not be used: {error}"))
+        })?;
+        Ok(self.system.get_or_init(|| system))
+    }
+}
+
+// === impl System ===
+
+impl System {
+    fn read() -> Result<Self, NetError> {
+        let mut builder = TokioResolver::builder_tokio()?;
+        let options = builder.options_mut();
+        options.cache_size = 0;
+        options.attempts = 1;
+        options.timeout = Duration::from_millis(1100);
+        options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
+        let resolver = builder.build()?;
+        let (config, _options) = hickory_resolver::system_conf::read_system_conf()?;
+        let cluster_domain = config
+            .search
+            .iter()
+            .find_map(|domain| domain.to_ascii().trim_end_matches('.').strip_prefix("svc.").map(str::to_owned));
+        let servers: Vec<_> = config.name_servers.iter().map(|server| server.ip.to_string()).collect();
+        Ok(Self { resolver, cluster_domain, servers: servers.join(", ") })
+    }
+
+    /// A service's name with the cluster's domain, so that one query does where the search list (`ndots:5`) would send
+    /// six: a thousand waiting pods are kinder to a cluster's DNS that way.
+    fn absolute(&self, host: &str) -> String {
+        match &self.cluster_domain {
+            Some(domain) if host.rsplit('.').next() == Some("svc") => format!("{host}.{domain}."),
+            _ => host.to_owned(),
+        }
+    }
+
+    fn failure(&self, host: &str, error: &NetError) -> Outcome {
+        match error {
+            NetError::Dns(DnsError::NoRecordsFound(none)) if none.response_code == ResponseCode::NXDomain => {
+                Outcome::not_ready(format!("DNS knows no name {host}: is Linkerd installed?"))
+            }
+            NetError::Dns(DnsError::NoRecordsFound(none)) if none.response_code == ResponseCode::NoError => {
+                without_address(host)
+            }
+            NetError::Dns(DnsError::NoRecordsFound(none)) => self.refused(host, none.response_code),
+            NetError::Dns(DnsError::ResponseCode(code)) => self.refused(host, *code),
+            NetError::Timeout => self.silent(host),
+            other => Outcome::unknown(format!("cannot look up {host}: DNS at {}: {other}", self.servers)),
+        }
+    }
+
+    fn refused(&self, host: &str, code: ResponseCode) -> Outcome {
+        Outcome::unknown(format!("cannot look up {host}: DNS at {} answered {code}", self.servers))
+    }
+
+    fn silent(&self, host: &str) -> Outcome {
+        Outcome::unknown(format!("cannot look up {host}: DNS at {} does not answer", self.servers))
+    }
+}
+
+/// CoreDNS answers so for a headless service none of whose pods is ready.
+fn without_address(host: &str) -> Outcome {
+    Outcome::not_ready(format!("DNS knows {host}, but it has no address: none of its pods is ready"))
+}

@@ -1,0 +1,69 @@
+//! A part's `/ready`, and the rule for services of several pods: one that answers is enough.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use reqwest::StatusCode;
+
+use super::names::Names;
+use super::{ADDRESSES_ASKED, failure, plain_client};
+use crate::config::Address;
+use crate::decide::Outcome;
+
+/// Asks `/ready` of an admin port.
+pub(super) struct Admin {
+    address: Address,
+    client: reqwest::Client,
+}
+
+// === impl Admin ===
+
+impl Admin {
+    pub(super) fn new(address: Address) -> Result<Self, reqwest::Error> {
+        Ok(Self { address, client: plain_client().http1_only().build()? })
+    }
+
+    pub(super) async fn look(&self, names: &Names) -> Outcome {
+        any(names, &self.address, |address| self.ask(address)).await
+    }
+
+    async fn ask(&self, address: SocketAddr) -> Outcome {
+        match self.client.get(format!("http://{address}/ready")).send().await {
+            Ok(response) if response.status() == StatusCode::OK => Outcome::Ready,
+            Ok(response) => Outcome::not_ready(format!("{address} answered /ready with HTTP {}", response.status())),
+            Err(error) => failure::outcome(&error, address).await,
+        }
+    }
+}
+
+/// Asks every address of a name at once: ready as soon as one of them is. A pod that died with its node and hangs does not
+/// delay the word of one that lives. Where none is ready, the lowest address speaks for all, so that the reason does not
+/// change with the order in which they happened to fail.
+pub(super) async fn any<Answer: Future<Output = Outcome>>(
+    names: &Names,
+    address: &Address,
+    ask: impl Fn(SocketAddr) -> Answer,
+) -> Outcome {
+    let addresses = match names.resolve(address).await {
+        Ok(addresses) => addresses,
+        Err(outcome) => return outcome,
+    };
+    let mut answers: FuturesUnordered<_> = addresses
+        .into_iter()
+        .take(ADDRESSES_ASKED)
+        .map(|address| {
+            let answer = ask(address);
+            async move { (address, answer.await) }
+        })
+        .collect();
+    let mut failures = BTreeMap::new();
+    while let Some((address, answer)) = answers.next().await {
+        if answer.is_ready() {
+            return answer;
+        }
+        failures.insert(address, answer);
+    }
+    failures.into_values().next().unwrap_or_else(|| Outcome::unknown(format!("nobody was asked at {address}")))
+}

@@ -1,0 +1,3 @@
+//! The roles: loops that join observation, decision and the cluster.
+
+pub mod wait;

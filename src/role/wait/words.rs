@@ -1,0 +1,197 @@
+//! The lines that a person reads at three in the morning: what holds, why, and what to run next. Pure.
+
+use std::time::Duration;
+
+use super::narrator::whole_seconds;
+use super::standing::Standing;
+use crate::config::{OnMissed, OnTimeout, OwnPod, Wait};
+use crate::decide::Gate;
+
+/// The first line: what this pod is, and what `wait` will do about it.
+pub(super) fn beginning(settings: &Wait, standing: Standing) -> String {
+    let own = pod(&settings.pod);
+    let namespace = &settings.linkerd.namespace;
+    match standing {
+        Standing::Meshed => match settings.when_meshed {
+            crate::config::WhenMeshed::Pass => {
+                format!("{own} is meshed (by {}): its proxy waits for identity itself; open", settings.pod.injected_by)
+            }
+            crate::config::WhenMeshed::Identity => {
+                format!("{own} is meshed (by {}): waiting for Linkerd's identity", settings.pod.injected_by)
+            }
+        },
+        Standing::Disabled => {
+            format!(
+                "{own} says linkerd.io/inject: disabled: it starts outside the mesh once Linkerd in {namespace} is ready"
+            )
+        }
+        Standing::HostNetwork => {
+            format!(
+                "{own} is on the host network, where Linkerd never injects: it starts once Linkerd in {namespace} is ready"
+            )
+        }
+        Standing::Missed => {
+            let then = match settings.on_missed {
+                OnMissed::Hold => "it is held until it is created again through Linkerd's injector",
+                OnMissed::Exit => {
+                    "once Linkerd is ready this container exits with code 75, so that it is created again"
+                }
+                OnMissed::Replace => "once injection is proven it is deleted, so that it is created again",
+                OnMissed::Open => "LINKERD_GATE_ON_MISSED=open: once Linkerd is ready it starts outside the mesh",
+            };
+            let end = match (settings.timeout, settings.on_timeout) {
+                (None, _) => String::new(),
+                (Some(limit), OnTimeout::Fail) => format!("; after {} it fails", humantime::format_duration(limit)),
+                (Some(limit), OnTimeout::Open) => {
+                    format!("; after {} it starts outside the mesh all the same", humantime::format_duration(limit))
+                }
+            };
+            format!("{own} was created without Linkerd's proxy: {then}{end}")
+        }
+    }
+}
+
+/// Ready, and this pod may start.
+pub(super) fn open(standing: Standing, verified: bool, after: Duration) -> String {
+    let after = humantime::format_duration(whole_seconds(after));
+    let how = if verified {
+        "its injector's certificate chains to the bundle given"
+    } else {
+        "reachable, not proven: without a CA bundle the injector's issuer was not checked"
+    };
+    match standing {
+        Standing::Meshed => format!("Linkerd's identity answers; open after {after}"),
+        Standing::Disabled | Standing::HostNetwork => format!("Linkerd is ready ({how}); open after {after}"),
+        Standing::Missed => format!(
+            "Linkerd is ready ({how}); LINKERD_GATE_ON_MISSED=open lets this pod start OUTSIDE the mesh after {after}"
+        ),
+    }
+}
+
+/// Ready, but this pod has to be created again by somebody else.
+pub(super) fn held(pod: &OwnPod) -> String {
+    let mut line = format!(
+        "Linkerd is ready, but a pod cannot be injected once it exists: {} has to be created again. Its owner does so \
+         after: {}",
+        self::pod(pod),
+        delete_command(pod)
+    );
+    if let Some(hint) = annotation_hint(pod) {
+        line.push_str(". ");
+        line.push_str(&hint);
+    }
+    line
+}
+
+/// Ready, and the container exits so that the pod's owner creates it again.
+pub(super) fn exit(pod: &OwnPod) -> String {
+    format!(
+        "Linkerd is ready, but a pod cannot be injected once it exists: exiting with code 75, so that {}'s owner creates \
+         it again. Only a Job whose podFailurePolicy ignores 75 does; elsewhere run: {}",
+        self::pod(pod),
+        delete_command(pod)
+    )
+}
+
+/// SIGTERM.
+pub(super) fn terminated(standing: Standing, gate: &Gate, after: Duration) -> String {
+    format!("ended by SIGTERM after {}, nothing was opened; {}", short(after), awaited(standing, gate))
+}
+
+/// The timeout, and the pod fails.
+pub(super) fn gave_up(pod: &OwnPod, standing: Standing, gate: &Gate, after: Duration) -> String {
+    let next = if gate.is_open() {
+        format!("run: {}", delete_command(pod))
+    } else {
+        "look at Linkerd's pods, or run: linkerd check".to_owned()
+    };
+    format!("gave up after {} (LINKERD_GATE_TIMEOUT); {}; {next}", short(after), awaited(standing, gate))
+}
+
+/// The timeout, and the pod starts all the same.
+pub(super) fn opened_by_timeout(standing: Standing, gate: &Gate, after: Duration) -> String {
+    let how = match standing {
+        Standing::Missed => "this pod starts OUTSIDE the mesh",
+        Standing::Meshed | Standing::Disabled | Standing::HostNetwork => "this pod starts all the same",
+    };
+    format!("waited {} (LINKERD_GATE_ON_TIMEOUT=open): {how}; {}", short(after), awaited(standing, gate))
+}
+
+/// The pod was deleted by us.
+pub(super) fn replaced(pod: &OwnPod) -> String {
+    format!("injection is proven: {} was deleted, its owner creates it again; waiting to be ended", self::pod(pod))
+}
+
+/// The command that replaces this pod, to be copied.
+pub(super) fn delete_command(pod: &OwnPod) -> String {
+    match (&pod.name, &pod.namespace) {
+        (Some(name), Some(namespace)) => format!("kubectl delete pod {name} --namespace {namespace}"),
+        _ => "kubectl delete pod <this pod>".to_owned(),
+    }
+}
+
+/// This pod, for people.
+pub(super) fn pod(pod: &OwnPod) -> String {
+    match (&pod.namespace, &pod.name) {
+        (Some(namespace), Some(name)) => format!("pod {namespace}/{name}"),
+        (None, Some(name)) => format!("pod {name}"),
+        (_, None) => "this pod".to_owned(),
+    }
+}
+
+/// An annotation that keeps the next pod out of the mesh as well.
+///
+/// Values are exact: `linkerd.io/inject: Enabled` makes the injector skip the pod (linkerd2, `pkg/inject/report.go`).
+fn annotation_hint(pod: &OwnPod) -> Option<String> {
+    let value = pod.inject.as_deref()?;
+    if ["enabled", "ingress", "disabled"].contains(&value) {
+        return None;
+    }
+    Some(format!(
+        "But first mend its template: linkerd.io/inject: {value:?} is no value that Linkerd takes (enabled, ingress, \
+         disabled), so the next pod would come without a proxy too"
+    ))
+}
+
+fn awaited(standing: Standing, gate: &Gate) -> String {
+    match gate {
+        Gate::Closed { why, .. } => format!("Linkerd was not ready: {why}"),
+        Gate::Settling { .. } => "Linkerd had just begun to answer".to_owned(),
+        Gate::Open { .. } if standing == Standing::Missed => {
+            "Linkerd was ready, but this pod was not created again".to_owned()
+        }
+        Gate::Open { .. } => "Linkerd was ready".to_owned(),
+    }
+}
+
+fn short(duration: Duration) -> impl std::fmt::Display {
+    humantime::format_duration(whole_seconds(duration))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shop(inject: Option<&str>) -> OwnPod {
+        OwnPod {
+            injected_by: String::new(),
+            inject: inject.map(str::to_owned),
+            ip: None,
+            host_ip: None,
+            name: Some("web-0".to_owned()),
+            namespace: Some("shop".to_owned()),
+            uid: None,
+        }
+    }
+
+    #[test]
+    fn a_held_pod_names_the_command_that_replaces_it() {
+        assert!(held(&shop(None)).ends_with("kubectl delete pod web-0 --namespace shop"));
+    }
+
+    #[test]
+    fn a_value_that_linkerd_does_not_take_is_pointed_out() {
+        assert!(held(&shop(Some("Enabled"))).contains("\"Enabled\" is no value that Linkerd takes"));
+        assert!(!held(&shop(Some("ingress"))).contains("no value"));
+    }
+}
