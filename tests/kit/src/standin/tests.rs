@@ -1,0 +1,351 @@
+//! The stand-ins as seen by those who call them.
+
+use super::{
+    Certificates, CertifyRequest, Fault, Flaw, Identity, Injector, Namespaces, Sidecar, Standin,
+    client::{self, Refused, Verdict, WebhookCaller},
+};
+use anyhow::Result;
+use bytes::Bytes;
+use http::{Method, StatusCode};
+use serde_json::{Value, json};
+use std::{collections::BTreeMap, io::ErrorKind, net::SocketAddr, time::Duration};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::timeout,
+};
+
+/// Longer than any answer on loopback takes, shorter than a test may.
+const SILENCE: Duration = Duration::from_millis(300);
+
+async fn injector() -> Result<(Standin, WebhookCaller)> {
+    let certificates = Certificates::for_injector("linkerd")?;
+    let namespaces = Namespaces::none().asking("shop");
+    let injector = Injector::new(certificates.clone(), &namespaces, Sidecar::genuine("linkerd")).start().await?;
+    let caller = WebhookCaller::new(injector.address(), "linkerd", certificates.ca_bundle())?;
+    Ok((injector, caller))
+}
+
+fn pod() -> Value {
+    json!({"metadata": {"name": "web"}, "spec": {"containers": [{"name": "app", "image": "app:1"}]}})
+}
+
+/// What a caller sees of an injector, in a few words.
+async fn seen(caller: &WebhookCaller, admin: SocketAddr) -> String {
+    let webhook = match timeout(SILENCE, caller.review("shop", &pod())).await {
+        Err(_) => match timeout(SILENCE, caller.shake_hands()).await {
+            Ok(Ok(())) => "silence after the handshake".to_owned(),
+            _ => "silence".to_owned(),
+        },
+        Ok(Err(error)) => format!("{error:#}"),
+        Ok(Ok(Verdict::Denied(why))) => format!("denied: {why}"),
+        Ok(Ok(Verdict::Allowed(operations))) => format!("{} operations", operations.len()),
+    };
+    format!("{webhook}; {}", readiness(admin).await)
+}
+
+async fn readiness(admin: SocketAddr) -> String {
+    match client::get(admin, "/ready").await {
+        Err(error) => format!("admin: {error:#}"),
+        Ok(answer) => format!("admin: {}", answer.status.as_u16()),
+    }
+}
+
+#[tokio::test]
+async fn a_pod_that_asks_comes_back_with_a_proxy() -> Result<()> {
+    let (_injector, caller) = injector().await?;
+    let Verdict::Allowed(operations) = caller.review("shop", &pod()).await? else { panic!("denied") };
+    assert!(operations.iter().any(|operation| operation["value"]["name"] == "linkerd-proxy"));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_namespace_that_the_injector_does_not_know_is_denied() -> Result<()> {
+    let (_injector, caller) = injector().await?;
+    let verdict = caller.review("new", &pod()).await?;
+    assert_eq!(verdict, Verdict::Denied("namespaces \"new\" not found".to_owned()));
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_empty_body_is_answered_with_an_empty_body() -> Result<()> {
+    let (_injector, caller) = injector().await?;
+    let answer = caller.send(Bytes::new()).await?;
+    assert_eq!((answer.status, answer.body), (StatusCode::OK, Bytes::new()));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_body_that_is_no_review_is_a_bad_request() -> Result<()> {
+    let (_injector, caller) = injector().await?;
+    for body in ["no", "{}", r#"{"request": {"uid": ""}}"#] {
+        assert_eq!(caller.send(body).await?.status, StatusCode::BAD_REQUEST, "{body}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_whole_request_is_echoed() -> Result<()> {
+    let (_injector, caller) = injector().await?;
+    let body = json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {
+        "uid": "1", "namespace": "shop", "kind": {"kind": "Gadget"}, "object": {"any": "thing"}}});
+    let answer: Value = serde_json::from_slice(&caller.send(body.to_string()).await?.body)?;
+    assert_eq!(answer["request"], body["request"]);
+    assert_eq!(answer["response"], json!({"uid": "1", "allowed": true}));
+    Ok(())
+}
+
+#[tokio::test]
+async fn every_fault_of_an_injector_looks_different_from_outside() -> Result<()> {
+    let (injector, caller) = injector().await?;
+    let mut looks = BTreeMap::new();
+    looks.insert(seen(&caller, injector.admin_address()).await, None);
+    for fault in [
+        Fault::Absent,
+        Fault::Refuse,
+        Fault::Reset,
+        Fault::Hang,
+        Fault::HangAfterHandshake,
+        Fault::Status(500),
+        Fault::Stranger,
+        Fault::PlainHttp,
+        Fault::Certificate(Flaw::Name),
+        Fault::Certificate(Flaw::Authority),
+        Fault::Certificate(Flaw::Expired),
+        Fault::NotReady,
+        Fault::Deny,
+    ] {
+        injector.suffer(fault).await?;
+        let look = seen(&caller, injector.admin_address()).await;
+        if let Some(other) = looks.insert(look.clone(), Some(fault)) {
+            panic!("{fault:?} and {other:?} both look like {look:?}");
+        }
+    }
+    injector.recover().await?;
+    assert_eq!(looks.get(&seen(&caller, injector.admin_address()).await), Some(&None));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_slow_injector_answers_in_the_end() -> Result<()> {
+    let (injector, caller) = injector().await?;
+    let delay = Duration::from_millis(50);
+    injector.suffer(Fault::Slow(delay)).await?;
+    let start = std::time::Instant::now();
+    caller.review("shop", &pod()).await?;
+    assert!(start.elapsed() >= delay);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_flapping_injector_comes_and_goes_on_the_same_port() -> Result<()> {
+    let (injector, caller) = injector().await?;
+    let (up, down) = (Duration::from_millis(40), Duration::from_millis(40));
+    injector.suffer(Fault::Flap { up, down }).await?;
+    let mut changes = 0;
+    let mut last = None;
+    while changes < 4 {
+        let now = caller.send(Bytes::new()).await.is_ok();
+        changes += u32::from(last.is_some_and(|last| last != now));
+        last = Some(now);
+    }
+    injector.recover().await?;
+    assert!(caller.send(Bytes::new()).await.is_ok());
+    Ok(())
+}
+
+#[tokio::test]
+async fn open_connections_survive_a_new_certificate_and_not_the_end_of_the_process() -> Result<()> {
+    let (injector, caller) = injector().await?;
+    let mut session = caller.connect().await?;
+    injector.suffer(Fault::Certificate(Flaw::Expired)).await?;
+    assert_eq!(session.send(Bytes::new()).await?.status, StatusCode::OK);
+    assert!(caller.connect().await.is_err());
+    injector.stop().await?;
+    injector.start_again().await?;
+    assert!(session.send(Bytes::new()).await.is_err());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_reset_cuts_connections_that_were_open() -> Result<()> {
+    let (injector, _caller) = injector().await?;
+    let mut open = TcpStream::connect(injector.address()).await?;
+    injector.until_connections(1).await;
+    injector.suffer(Fault::Reset).await?;
+    let error = open.read_u8().await.expect_err("nothing was sent");
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_frozen_connection_goes_on_where_it_stood() -> Result<()> {
+    let identity = Identity::new().start().await?;
+    identity.suffer(Fault::Hang).await?;
+    let address = identity.address();
+    let asking = tokio::spawn(async move { client::certify(address, &CertifyRequest::default()).await });
+    identity.until_connections(1).await;
+    assert!(timeout(SILENCE, identity.until_requests(1)).await.is_err(), "frozen, and it reads requests");
+    identity.recover().await?;
+    assert_eq!(asking.await??, Err(refused(3, "missing identity")));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_port_is_kept_while_nothing_listens_on_it() -> Result<()> {
+    let (injector, caller) = injector().await?;
+    injector.stop().await?;
+    let error = TcpStream::connect(injector.address()).await.expect_err("nothing listens");
+    assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+    for _ in 0..200 {
+        let other = std::net::TcpListener::bind("127.0.0.1:0")?;
+        assert_ne!(other.local_addr()?, injector.address());
+    }
+    injector.start_again().await?;
+    assert!(caller.send(Bytes::new()).await.is_ok());
+    Ok(())
+}
+
+#[tokio::test]
+async fn certificates_survive_their_json() -> Result<()> {
+    let certificates = Certificates::in_the_charts_form("linkerd")?;
+    let copy = Certificates::from_json(&certificates.to_json()?)?;
+    let injector = Injector::new(copy, &Namespaces::any(), Sidecar::genuine("linkerd")).start().await?;
+    let caller = WebhookCaller::new(injector.address(), "linkerd", certificates.ca_bundle())?;
+    assert!(caller.send(Bytes::new()).await.is_ok());
+    Ok(())
+}
+
+fn refused(code: i32, message: &str) -> Refused {
+    Refused { code, message: message.to_owned() }
+}
+
+fn asked() -> CertifyRequest {
+    CertifyRequest {
+        identity: "web.shop.serviceaccount.identity.linkerd.cluster.local".to_owned(),
+        token: b"token".to_vec(),
+        signing_request: vec![0x30, 0],
+    }
+}
+
+#[tokio::test]
+async fn identity_names_what_is_missing_and_certifies_when_nothing_is() -> Result<()> {
+    let identity = Identity::new().start().await?;
+    let address = identity.address();
+    let mut request = CertifyRequest::default();
+    assert_eq!(client::certify(address, &request).await?, Err(refused(3, "missing identity")));
+    request.identity = asked().identity;
+    assert_eq!(client::certify(address, &request).await?, Err(refused(3, "missing token")));
+    request.token = asked().token;
+    assert_eq!(client::certify(address, &request).await?, Err(refused(3, "missing certificate signing request")));
+    let certified = client::certify(address, &asked()).await?.expect("certified");
+    assert_eq!((certified.leaf[0], certified.intermediates.len()), (0x30, 1));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_refusal_is_headers_that_end_the_stream() -> Result<()> {
+    let identity = Identity::new().start().await?;
+    let (code, message, body) = client::call(
+        identity.address(),
+        Method::POST,
+        "/io.linkerd.proxy.identity.Identity/Certify",
+        "application/grpc",
+        &CertifyRequest::default(),
+    )
+    .await?;
+    assert_eq!((code, message.as_str(), body.len()), (3, "missing identity", 0));
+    Ok(())
+}
+
+#[tokio::test]
+async fn other_methods_are_unimplemented_as_grpc_go_words_it() -> Result<()> {
+    let identity = Identity::new().start().await?;
+    for (path, message) in [
+        ("/grpc.health.v1.Health/Check", "unknown service grpc.health.v1.Health"),
+        (
+            "/io.linkerd.proxy.identity.Identity/Other",
+            "unknown method Other for service io.linkerd.proxy.identity.Identity",
+        ),
+        ("/nothing", "malformed method name: \"/nothing\""),
+    ] {
+        let answer =
+            client::call(identity.address(), Method::POST, path, "application/grpc", &CertifyRequest::default())
+                .await?;
+        assert_eq!((answer.0, answer.1.as_str()), (12, message));
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn identity_does_not_speak_http_1() -> Result<()> {
+    let identity = Identity::new().start().await?;
+    let mut stream = TcpStream::connect(identity.address()).await?;
+    stream.write_all(b"GET /ready HTTP/1.1\r\nHost: identity\r\n\r\n").await?;
+    let mut answer = Vec::new();
+    // It may end in a reset, as what we sent was not read to its end.
+    let _ = timeout(Duration::from_secs(5), stream.read_to_end(&mut answer)).await?;
+    assert!(!answer.starts_with(b"HTTP/1"), "{answer:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn every_fault_of_identity_looks_different_from_outside() -> Result<()> {
+    async fn look(identity: &Standin) -> String {
+        let address = identity.address();
+        let mut words = Vec::new();
+        for request in [CertifyRequest::default(), asked()] {
+            words.push(match timeout(SILENCE, client::certify(address, &request)).await {
+                Err(_) => {
+                    let mut stream = TcpStream::connect(address).await.expect("it accepts");
+                    let mut settings = [0; 9];
+                    match timeout(SILENCE, stream.read_exact(&mut settings)).await {
+                        Err(_) => "silence".to_owned(),
+                        Ok(_) => "silence after the handshake".to_owned(),
+                    }
+                }
+                Ok(Err(error)) => format!("{error:#}"),
+                Ok(Ok(Err(refused))) => format!("{refused:?}"),
+                Ok(Ok(Ok(_))) => "certified".to_owned(),
+            });
+        }
+        words.push(readiness(identity.admin_address()).await);
+        words.join("; ")
+    }
+    let identity = Identity::new().start().await?;
+    let mut looks = BTreeMap::new();
+    looks.insert(look(&identity).await, None);
+    for fault in [
+        Fault::Absent,
+        Fault::Refuse,
+        Fault::Reset,
+        Fault::Hang,
+        Fault::HangAfterHandshake,
+        Fault::Status(500),
+        Fault::Stranger,
+        Fault::PlainHttp,
+        Fault::NotReady,
+        Fault::Deny,
+    ] {
+        identity.suffer(fault).await?;
+        let look = look(&identity).await;
+        if let Some(other) = looks.insert(look.clone(), Some(fault)) {
+            panic!("{fault:?} and {other:?} both look like {look:?}");
+        }
+    }
+    assert!(identity.suffer(Fault::Certificate(Flaw::Name)).await.is_err());
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_admin_port_answers_like_linkerds_controllers() -> Result<()> {
+    let identity = Identity::new().start().await?;
+    let admin = identity.admin_address();
+    let ready = client::get(admin, "/ready").await?;
+    assert_eq!((ready.status, &ready.body[..]), (StatusCode::OK, &b"ok\n"[..]));
+    identity.suffer(Fault::NotReady).await?;
+    let ready = client::get(admin, "/ready").await?;
+    assert_eq!((ready.status, &ready.body[..]), (StatusCode::INTERNAL_SERVER_ERROR, &b"not ready\n"[..]));
+    assert_eq!(&client::get(admin, "/ping").await?.body[..], b"pong\n");
+    Ok(())
+}
