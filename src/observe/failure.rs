@@ -56,7 +56,7 @@ fn handshake(error: &rustls::Error, address: SocketAddr) -> Outcome {
     match error {
         rustls::Error::InvalidCertificate(certificate) => match certificate {
             CertificateError::NotValidForNameContext { expected, presented } => {
-                wrong(format!("it is for {}, not for {}", presented.join(", "), expected.to_str()))
+                wrong(format!("it is for {}, not for {}", names(presented), expected.to_str()))
             }
             CertificateError::NotValidForName => wrong("it is for another name".to_owned()),
             CertificateError::Expired | CertificateError::ExpiredContext { .. } => wrong("it has expired".to_owned()),
@@ -76,6 +76,13 @@ fn handshake(error: &rustls::Error, address: SocketAddr) -> Outcome {
         }
         other => Outcome::not_ready(format!("{address} failed the TLS handshake: {other}")),
     }
+}
+
+/// The names that a certificate carries, for people; webpki hands them over as `DnsName("…")`.
+fn names(presented: &[String]) -> String {
+    let bare = |name: &String| name.split('"').nth(1).unwrap_or(name).to_owned();
+    let names: Vec<_> = presented.iter().map(bare).collect();
+    if names.is_empty() { "no name".to_owned() } else { names.join(", ") }
 }
 
 /// The first error of that type in a chain, those that `io::Error` wraps included.

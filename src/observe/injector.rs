@@ -70,6 +70,9 @@ impl Injector {
     async fn ask(&self, address: SocketAddr) -> Outcome {
         self.pinned.set(address);
         match self.client.get(&self.url).send().await {
+            Ok(response) if response.status() == StatusCode::OK && is_page(&response) => Outcome::not_ready(format!(
+                "{address} answered with a web page: something else than Linkerd's injector is there"
+            )),
             Ok(response) if response.status() == StatusCode::OK => Outcome::Ready,
             Ok(response) => Outcome::not_ready(format!("{address} answered HTTP {}", response.status())),
             Err(error) => failure::outcome(&error, address).await,
@@ -86,6 +89,12 @@ impl Injector {
         }
         Ok(())
     }
+}
+
+/// The genuine injector answers a GET without any body, hence without a type.
+fn is_page(response: &reqwest::Response) -> bool {
+    let kind = response.headers().get("content-type").and_then(|kind| kind.to_str().ok());
+    kind.is_some_and(|kind| kind.starts_with("text/html"))
 }
 
 fn https(trust: &Trust, pinned: &Pinned) -> Result<reqwest::Client, String> {

@@ -1,0 +1,158 @@
+//! The table of design: what this pod is, and what follows.
+
+use linkerd_gate_kit::standin::Fault;
+
+use crate::support::{Linkerd, missed};
+
+#[tokio::test]
+async fn a_meshed_pod_passes_at_once_and_asks_nobody() {
+    let linkerd = Linkerd::start().await;
+    linkerd.injector.suffer(Fault::Absent).await.unwrap();
+    linkerd.identity.suffer(Fault::Absent).await.unwrap();
+    let ended = missed().asking(&linkerd).meshed().end().await;
+    assert_eq!(ended.code, 0);
+    assert_eq!(linkerd.identity.connections() + linkerd.injector.connections(), 0);
+}
+
+#[tokio::test]
+async fn a_meshed_pod_told_to_waits_for_identity_and_for_nothing_else() {
+    let linkerd = Linkerd::start().await;
+    linkerd.injector.suffer(Fault::Absent).await.unwrap();
+    linkerd.identity.suffer(Fault::NotReady).await.unwrap();
+    let mut run = missed().asking(&linkerd).meshed().with("WHEN_MESHED", "identity").start();
+    run.until("cert issuer not ready yet").await;
+    linkerd.identity.recover().await.unwrap();
+    let ended = run.end().await;
+    assert_eq!(ended.code, 0, "{}", ended.said);
+    assert_eq!(linkerd.injector.connections(), 0);
+}
+
+#[tokio::test]
+async fn a_pod_that_says_disabled_starts_once_linkerd_is_ready() {
+    let linkerd = Linkerd::start().await;
+    linkerd.injector.suffer(Fault::Absent).await.unwrap();
+    let mut run = missed().asking(&linkerd).with("INJECT", "disabled").start();
+    run.until("injector not ready").await;
+    linkerd.injector.recover().await.unwrap();
+    assert_eq!(run.end().await.code, 0);
+}
+
+#[tokio::test]
+async fn a_pod_on_the_host_network_starts_once_linkerd_is_ready() {
+    let linkerd = Linkerd::start().await;
+    linkerd.identity.suffer(Fault::Absent).await.unwrap();
+    let mut run = missed().asking(&linkerd).with("POD_IP", "192.0.2.7").with("HOST_IP", "192.0.2.7").start();
+    run.until("identity not ready").await;
+    linkerd.identity.recover().await.unwrap();
+    assert_eq!(run.end().await.code, 0);
+}
+
+#[tokio::test]
+async fn a_missed_pod_is_held_when_linkerd_is_ready_and_names_the_command() {
+    let linkerd = Linkerd::start().await;
+    let mut run = missed().asking(&linkerd).with("POD_NAME", "web-0").with("POD_NAMESPACE", "shop").start();
+    run.until("kubectl delete pod web-0 --namespace shop").await;
+    assert!(run.is_running());
+    run.terminate();
+    let ended = run.end().await;
+    assert_eq!(ended.code, 143);
+    assert!(ended.termination_log.contains("this pod was not created again"), "{}", ended.termination_log);
+}
+
+#[tokio::test]
+async fn a_missed_pod_told_to_exit_does_so_with_75_only_once_linkerd_is_ready() {
+    let linkerd = Linkerd::start().await;
+    linkerd.injector.suffer(Fault::Absent).await.unwrap();
+    let mut run = missed().asking(&linkerd).with("ON_MISSED", "exit").start();
+    run.until("injector not ready").await;
+    assert!(run.is_running());
+    linkerd.injector.recover().await.unwrap();
+    assert_eq!(run.end().await.code, 75);
+}
+
+#[tokio::test]
+async fn a_missed_pod_told_to_open_starts_only_once_linkerd_is_ready() {
+    let linkerd = Linkerd::start().await;
+    linkerd.identity.suffer(Fault::Absent).await.unwrap();
+    let mut run = missed().asking(&linkerd).with("ON_MISSED", "open").start();
+    run.until("identity not ready").await;
+    assert!(run.is_running());
+    linkerd.identity.recover().await.unwrap();
+    let ended = run.end().await;
+    assert_eq!(ended.code, 0);
+    assert!(ended.said.contains("OUTSIDE the mesh"), "{}", ended.said);
+}
+
+#[tokio::test]
+async fn replace_without_a_service_account_says_so_and_goes_on_holding() {
+    let linkerd = Linkerd::start().await;
+    let mut run = missed()
+        .asking(&linkerd)
+        .with("ON_MISSED", "replace")
+        .with("POD_NAME", "web-0")
+        .with("POD_NAMESPACE", "shop")
+        .with("POD_UID", "0b5e6d9c")
+        .start();
+    let line = run.until("cannot replace itself").await;
+    assert!(line.contains("automountServiceAccountToken"), "{line}");
+    assert!(run.is_running());
+}
+
+#[tokio::test]
+async fn the_timeout_fails_a_held_pod_with_69_and_says_what_was_missing() {
+    let linkerd = Linkerd::start().await;
+    linkerd.injector.suffer(Fault::Absent).await.unwrap();
+    let ended = missed().asking(&linkerd).with("TIMEOUT", "1s").end().await;
+    assert_eq!(ended.code, 69);
+    assert!(ended.termination_log.contains("refuses connections"), "{}", ended.termination_log);
+}
+
+#[tokio::test]
+async fn the_timeout_opens_where_it_is_told_to_and_says_so_loudly() {
+    let linkerd = Linkerd::start().await;
+    linkerd.injector.suffer(Fault::Hang).await.unwrap();
+    let ended = missed().asking(&linkerd).with("TIMEOUT", "1s").with("ON_TIMEOUT", "open").end().await;
+    assert_eq!(ended.code, 0);
+    assert!(ended.said.contains("WARN") && ended.said.contains("OUTSIDE the mesh"), "{}", ended.said);
+}
+
+#[tokio::test]
+async fn only_what_is_required_is_asked() {
+    let linkerd = Linkerd::start().await;
+    linkerd.identity.suffer(Fault::Absent).await.unwrap();
+    let run = missed().asking(&linkerd).with("ON_MISSED", "exit").with("REQUIRE", "injector").start();
+    assert_eq!(run.end().await.code, 75);
+}
+
+#[tokio::test]
+async fn destination_and_policy_are_asked_for_their_readiness_when_required() {
+    let linkerd = Linkerd::start().await;
+    // Any part's admin port answers /ready as destination's and policy's do.
+    let mut run = missed()
+        .asking(&linkerd)
+        .with("ON_MISSED", "exit")
+        .with("REQUIRE", "injector,identity,destination,policy")
+        .with("DESTINATION_ADDRESS", linkerd.identity.admin_address().to_string())
+        .with("POLICY_ADDRESS", linkerd.injector.admin_address().to_string());
+    linkerd.identity.suffer(Fault::NotReady).await.unwrap();
+    let mut held = run.start();
+    held.until("destination not ready").await;
+    linkerd.identity.recover().await.unwrap();
+    assert_eq!(held.end().await.code, 75);
+
+    run = missed().asking(&linkerd).with("ON_MISSED", "exit").with("REQUIRE", "policy");
+    let mut held = run.with("POLICY_ADDRESS", "127.0.0.1:9").start();
+    held.until("policy not ready").await;
+    assert!(held.is_running());
+}
+
+#[tokio::test]
+async fn logs_are_json_where_asked() {
+    let linkerd = Linkerd::start().await;
+    let ended = missed().asking(&linkerd).with("ON_MISSED", "exit").with("LOG_FORMAT", "json").end().await;
+    assert_eq!(ended.code, 75);
+    for line in ended.said.lines() {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert!(line["message"].is_string() && line["level"].is_string(), "{line}");
+    }
+}

@@ -1,0 +1,71 @@
+//! Bad input is told before any I/O, with exit code 2; it never opens.
+
+use linkerd_gate::config::table;
+
+use crate::support::{Linkerd, missed};
+
+/// A value that this variable does not take; nothing where every text is taken, because it is somebody's name.
+fn bad(variable: &str) -> Option<&'static str> {
+    match &variable[table::PREFIX.len()..] {
+        "INJECTED_BY" | "INJECT" | "POD_NAME" | "POD_NAMESPACE" | "POD_UID" | "TERMINATION_LOG" => None,
+        "CA_FILE" => Some("/nonexistent/ca.crt"),
+        _ => Some("no such thing!"),
+    }
+}
+
+#[tokio::test]
+async fn every_variable_wrong_in_turn_is_exit_2_and_named() {
+    // Linkerd is ready: what is not refused would open.
+    let linkerd = Linkerd::start().await;
+    for variable in table::WAIT {
+        let Some(value) = bad(variable.name) else { continue };
+        let name = &variable.name[table::PREFIX.len()..];
+        let ended = missed().asking(&linkerd).with("ON_MISSED", "open").with(name, value).end().await;
+        assert_eq!(ended.code, 2, "{}: {}", variable.name, ended.said);
+        assert!(ended.said.contains(variable.name) && ended.said.contains(value), "{}", ended.said);
+    }
+    assert_eq!((linkerd.injector.connections(), linkerd.identity.connections()), (0, 0), "something was sent");
+}
+
+#[tokio::test]
+async fn several_wrong_at_once_are_all_reported() {
+    let ended = missed().with("TIMEOUT", "soon").with("ON_MISSED", "x").with("ONMISSED", "hold").end().await;
+    assert_eq!(ended.code, 2);
+    for name in ["LINKERD_GATE_TIMEOUT=\"soon\"", "LINKERD_GATE_ON_MISSED=\"x\"", "LINKERD_GATE_ONMISSED=\"hold\""] {
+        assert!(ended.said.contains(name), "{}", ended.said);
+    }
+    assert!(ended.said.contains("did you mean LINKERD_GATE_ON_MISSED?"), "{}", ended.said);
+}
+
+#[tokio::test]
+async fn an_absent_label_variable_is_exit_2_and_an_empty_one_is_held() {
+    let linkerd = Linkerd::start().await;
+    let absent = missed().asking(&linkerd).without("INJECTED_BY").end().await;
+    assert_eq!(absent.code, 2);
+    assert!(absent.said.contains("LINKERD_GATE_INJECTED_BY is not set"), "{}", absent.said);
+
+    let mut empty = missed().asking(&linkerd).start();
+    empty.until("has to be created again").await;
+    assert!(empty.is_running());
+}
+
+#[tokio::test]
+async fn a_ca_file_that_is_no_bundle_is_exit_2() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    for (content, complaint) in [
+        ("", "holds no certificate"),
+        ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "is not PEM"),
+        ("-----BEGIN CERTIFICATE-----\nAAAA\n", "is not PEM"),
+    ] {
+        std::fs::write(file.path(), content).unwrap();
+        let ended = missed().with("CA_FILE", file.path().to_str().unwrap()).end().await;
+        assert_eq!(ended.code, 2, "{content:?}: {}", ended.said);
+        assert!(ended.said.contains("LINKERD_GATE_CA_FILE") && ended.said.contains(complaint), "{}", ended.said);
+    }
+}
+
+#[tokio::test]
+async fn the_last_error_is_in_the_termination_log() {
+    let ended = missed().with("CA_FILE", "/nonexistent/ca.crt").end().await;
+    assert!(ended.termination_log.contains("/nonexistent/ca.crt"), "{}", ended.termination_log);
+}

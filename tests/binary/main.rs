@@ -1,0 +1,8 @@
+//! The binary as a box: what goes in by environment and network, what comes out by exit code, log and signals.
+
+mod cases;
+mod configuration;
+mod faults;
+mod help;
+mod signals;
+mod support;

@@ -1,0 +1,166 @@
+//! A running `linkerd-gate wait`, and stand-ins for it to ask.
+
+use std::collections::BTreeMap;
+use std::process::Stdio;
+use std::time::Duration;
+
+use linkerd_gate_kit::standin::{Certificates, Identity, Injector, Namespaces, Sidecar, Standin};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::{Child, Command};
+use tokio::sync::mpsc;
+
+/// Long enough for the slowest machine; nothing waits for it but a test that fails.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What `wait` is told, before it starts.
+pub struct Wait {
+    variables: BTreeMap<String, String>,
+    termination_log: tempfile::NamedTempFile,
+}
+
+/// A process, and what it said so far.
+pub struct Running {
+    child: Child,
+    lines: mpsc::UnboundedReceiver<String>,
+    said: Vec<String>,
+    termination_log: tempfile::NamedTempFile,
+}
+
+/// How a process ended.
+pub struct Ended {
+    pub code: i32,
+    /// Every line of its standard error.
+    pub said: String,
+    pub termination_log: String,
+}
+
+/// An injector and an identity that serve on loopback, healthy at first.
+pub struct Linkerd {
+    pub injector: Standin,
+    pub identity: Standin,
+    pub ca_file: tempfile::NamedTempFile,
+}
+
+/// A `wait` in a pod that nothing injected.
+pub fn missed() -> Wait {
+    let wait = Wait { variables: BTreeMap::new(), termination_log: tempfile::NamedTempFile::new().unwrap() };
+    let log = wait.termination_log.path().to_str().unwrap().to_owned();
+    wait.with("INJECTED_BY", "").with("TERMINATION_LOG", log)
+}
+
+// === impl Linkerd ===
+
+impl Linkerd {
+    pub async fn start() -> Self {
+        Self::start_with(Certificates::for_injector("linkerd").unwrap()).await
+    }
+
+    pub async fn start_with(certificates: Certificates) -> Self {
+        let ca_file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(ca_file.path(), certificates.ca_bundle()).unwrap();
+        let injector = Injector::new(certificates, &Namespaces::any(), Sidecar::genuine("linkerd"));
+        Self { injector: injector.start().await.unwrap(), identity: Identity::new().start().await.unwrap(), ca_file }
+    }
+}
+
+// === impl Wait ===
+
+impl Wait {
+    /// Sets `LINKERD_GATE_{name}`.
+    pub fn with(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.variables.insert(format!("LINKERD_GATE_{name}"), value.into());
+        self
+    }
+
+    pub fn without(mut self, name: &str) -> Self {
+        self.variables.remove(&format!("LINKERD_GATE_{name}"));
+        self
+    }
+
+    pub fn meshed(self) -> Self {
+        self.with("INJECTED_BY", "linkerd")
+    }
+
+    pub fn asking(self, linkerd: &Linkerd) -> Self {
+        self.with("INJECTOR_ADDRESS", linkerd.injector.address().to_string())
+            .with("IDENTITY_ADDRESS", linkerd.identity.address().to_string())
+    }
+
+    pub fn trusting(self, linkerd: &Linkerd) -> Self {
+        self.with("CA_FILE", linkerd.ca_file.path().to_str().unwrap())
+    }
+
+    pub fn start(self) -> Running {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_linkerd-gate"))
+            .arg("wait")
+            .env_clear()
+            .envs(&self.variables)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut stderr = BufReader::new(child.stderr.take().unwrap()).lines();
+        let (sender, lines) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Ok(Some(line)) = stderr.next_line().await {
+                if sender.send(line).is_err() {
+                    break;
+                }
+            }
+        });
+        Running { child, lines, said: Vec::new(), termination_log: self.termination_log }
+    }
+
+    pub async fn end(self) -> Ended {
+        self.start().end().await
+    }
+}
+
+// === impl Running ===
+
+impl Running {
+    /// Waits for a line that contains `text`.
+    pub async fn until(&mut self, text: &str) -> String {
+        let line = tokio::time::timeout(PATIENCE, async {
+            loop {
+                let line = self.lines.recv().await?;
+                self.said.push(line.clone());
+                if line.contains(text) {
+                    return Some(line);
+                }
+            }
+        });
+        match line.await {
+            Ok(Some(line)) => line,
+            Ok(None) => panic!("it ended without saying {text:?}; it said:\n{}", self.said.join("\n")),
+            Err(_) => panic!("it did not say {text:?} in {PATIENCE:?}; it said:\n{}", self.said.join("\n")),
+        }
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    pub fn terminate(&self) {
+        kill(Pid::from_raw(self.child.id().unwrap().try_into().unwrap()), Signal::SIGTERM).unwrap();
+    }
+
+    /// Waits for the process to end by itself, or by what was sent to it.
+    pub async fn end(mut self) -> Ended {
+        let Ok(status) = tokio::time::timeout(PATIENCE, self.child.wait()).await else {
+            panic!("it did not end in {PATIENCE:?}; it said:\n{}", self.said.join("\n"));
+        };
+        while let Some(line) = self.lines.recv().await {
+            self.said.push(line);
+        }
+        Ended {
+            code: status.unwrap().code().expect("it ended by itself, not by a signal"),
+            said: self.said.join("\n"),
+            termination_log: std::fs::read_to_string(self.termination_log.path()).unwrap(),
+        }
+    }
+}
