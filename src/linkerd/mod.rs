@@ -1,1 +1,25 @@
-//! What Linkerd is.
+//! What Linkerd is: the names it uses, the webhook it registers, the pods it injects.
+//!
+//! Pure: Kubernetes objects in, values out. The facts are read from Linkerd edge-26.8.3 and, where a line says *measured*,
+//! from its genuine injector behind a genuine API server (1.36.3).
+//!
+//! - [`names`]: keys, names and ports.
+//! - [`selector`]: label selectors, evaluated as the API server does.
+//! - [`webhook`]: the injector's webhook configuration, reduced to what decisions need.
+//! - [`injection`]: whether the injector would be called for a pod, and what it would do.
+//! - [`meshing`]: whether a pod is meshed, missed, held.
+
+pub mod injection;
+pub mod meshing;
+pub mod names;
+pub mod selector;
+pub mod webhook;
+
+pub use self::{
+    injection::{AskedBy, Injection, NotCalled, SkipReason, TokenProjection, injection},
+    meshing::{Meshing, Started, held, meshed, missed},
+    webhook::{InjectorWebhook, WebhookView},
+};
+
+#[cfg(test)]
+mod properties;

@@ -1,0 +1,345 @@
+//! Whether the injector would be called for a pod, and what it would do.
+
+use super::{
+    names,
+    webhook::{Call, Exclusion, WebhookView},
+};
+use k8s_openapi::{
+    api::core::v1::{Container, Namespace, Pod, PodSpec},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use std::{collections::BTreeMap, fmt};
+
+/// What becomes of a pod that is created now, if everything works.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Injection {
+    /// The injector is called and injects it.
+    Inject(AskedBy),
+
+    /// The injector would inject it if it is called, and it is called only if match conditions of its webhooks hold. They are
+    /// CEL, which only the API server evaluates: this is an answer, not a guess.
+    Conditional(Vec<Condition>),
+
+    /// If the injector is called, it leaves the pod alone, for each of these reasons: at least one, in Linkerd's order.
+    Skip(Vec<SkipReason>),
+
+    /// The injector is not called.
+    NotCalled(NotCalled),
+}
+
+/// Whose annotation asks for injection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AskedBy {
+    /// The pod's own.
+    Pod,
+
+    /// The namespace's, which the pod does not contradict.
+    Namespace,
+}
+
+/// Match conditions on which a call depends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Condition {
+    /// The webhook they belong to.
+    pub webhook: String,
+    /// Their names: at least one. All of them must hold.
+    pub names: Vec<String>,
+}
+
+/// Why the injector is not called.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotCalled {
+    /// There is no webhook of Linkerd's injector.
+    NotInstalled,
+
+    /// Each of its webhooks excludes the pod.
+    Excluded(Vec<Excluded>),
+}
+
+/// How one webhook excludes a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Excluded {
+    /// The webhook.
+    pub webhook: String,
+    /// The reasons: at least one.
+    pub by: Vec<Exclusion>,
+}
+
+/// Why the injector leaves a pod alone; its own keys and sentences (`pkg/inject/report.go`, edge-26.8.3).
+///
+/// Variants are in the order in which Linkerd lists them. UDP ports, which the same file names, are a warning of
+/// `linkerd inject` and no reason to the webhook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum SkipReason {
+    /// The pod is in its host's network.
+    HostNetwork,
+
+    /// The pod has a sidecar of Linkerd's or Istio's already.
+    SidecarExists,
+
+    /// There is no pod to inject.
+    UnsupportedResource,
+
+    /// Neither the namespace nor the pod asks.
+    EnableAnnotationAbsent,
+
+    /// The namespace asks, and the pod declines.
+    DisableAnnotationPresent,
+
+    /// The pod's annotation has a value that Linkerd does not know.
+    InvalidAnnotationAtWorkload,
+
+    /// The namespace's annotation has a value that Linkerd does not know. The pod's is not even read.
+    InvalidAnnotationAtNamespace,
+
+    /// The proxy would find no token to identify itself with.
+    NoServiceAccountToken,
+}
+
+/// Whether Linkerd was installed with `identity.serviceAccountTokenProjection`: the one input to its decision that neither
+/// the pod, nor the namespace, nor the webhook configuration tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum TokenProjection {
+    /// Yes, the chart's default: the proxy brings its own token.
+    #[default]
+    Enabled,
+
+    /// No: the proxy takes the token that the API server mounted into the pod's first container.
+    Disabled,
+}
+
+/// What becomes of `pod` if it is created in `namespace` now, with these webhooks, and everything works.
+///
+/// The pod is the one that the injector would be sent, *before* injection: an injected pod, asked about again, is skipped
+/// because it has a sidecar. Ask [`meshing`](super::meshing::meshing) first.
+pub fn injection(pod: &Pod, namespace: &Namespace, webhooks: &WebhookView, projection: TokenProjection) -> Injection {
+    let namespace_labels = namespace_labels(&namespace.metadata);
+    let no_labels = BTreeMap::new();
+    let pod_labels = pod.metadata.labels.as_ref().unwrap_or(&no_labels);
+
+    let mut excluded = Vec::new();
+    let mut conditions = Vec::new();
+    let mut called = false;
+    for webhook in &webhooks.webhooks {
+        match webhook.call(&namespace_labels, pod_labels) {
+            Call::Called => called = true,
+            Call::Conditional(names) => conditions.push(Condition { webhook: webhook.name.clone(), names }),
+            Call::Excluded(by) => excluded.push(Excluded { webhook: webhook.name.clone(), by }),
+        }
+    }
+    if webhooks.is_empty() {
+        return Injection::NotCalled(NotCalled::NotInstalled);
+    }
+    if !called && conditions.is_empty() {
+        return Injection::NotCalled(NotCalled::Excluded(excluded));
+    }
+    match injectable(pod, namespace, projection) {
+        Err(reasons) => Injection::Skip(reasons),
+        Ok(asked_by) if called => Injection::Inject(asked_by),
+        Ok(_) => Injection::Conditional(conditions),
+    }
+}
+
+/// The labels by which a namespace is selected: its own, and its name under the key that the API server always sets.
+fn namespace_labels(metadata: &ObjectMeta) -> BTreeMap<String, String> {
+    let mut labels = metadata.labels.clone().unwrap_or_default();
+    if let Some(name) = &metadata.name {
+        labels.insert(names::label::METADATA_NAME.to_owned(), name.clone());
+    }
+    labels
+}
+
+/// What the injector itself decides, once it is called (`Report.Injectable` in `pkg/inject/report.go`).
+fn injectable(pod: &Pod, namespace: &Namespace, projection: TokenProjection) -> Result<AskedBy, Vec<SkipReason>> {
+    let asked = asked(inject_annotation(&namespace.metadata), inject_annotation(&pod.metadata));
+    let Some(spec) = &pod.spec else {
+        return Err(vec![SkipReason::UnsupportedResource]);
+    };
+    let reasons: Vec<_> = [
+        spec.host_network.unwrap_or(false).then_some(SkipReason::HostNetwork),
+        has_sidecar(spec).then_some(SkipReason::SidecarExists),
+        asked.err(),
+        (projection == TokenProjection::Disabled && !has_token(spec)).then_some(SkipReason::NoServiceAccountToken),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    match asked {
+        Ok(asked_by) if reasons.is_empty() => Ok(asked_by),
+        Ok(_) | Err(_) => Err(reasons),
+    }
+}
+
+/// The value of the annotation that asks for injection; empty where there is none, which Linkerd does not tell apart.
+pub fn inject_annotation(metadata: &ObjectMeta) -> &str {
+    metadata
+        .annotations
+        .as_ref()
+        .and_then(|annotations| annotations.get(names::annotation::INJECT))
+        .map_or("", String::as_str)
+}
+
+/// Whether the two annotations together ask for injection. Values count to the letter: `Enabled` and ` enabled` are invalid.
+fn asked(namespace: &str, pod: &str) -> Result<AskedBy, SkipReason> {
+    enum Says {
+        Yes,
+        No,
+        Nothing,
+    }
+    let read = |value| match value {
+        names::inject::ENABLED | names::inject::INGRESS => Some(Says::Yes),
+        names::inject::DISABLED => Some(Says::No),
+        "" => Some(Says::Nothing),
+        _ => None,
+    };
+    let namespace = read(namespace).ok_or(SkipReason::InvalidAnnotationAtNamespace)?;
+    let pod = read(pod).ok_or(SkipReason::InvalidAnnotationAtWorkload)?;
+    match (namespace, pod) {
+        (_, Says::Yes) => Ok(AskedBy::Pod),
+        (Says::Yes, Says::Nothing) => Ok(AskedBy::Namespace),
+        (Says::Yes, Says::No) => Err(SkipReason::DisableAnnotationPresent),
+        (Says::No | Says::Nothing, Says::No | Says::Nothing) => Err(SkipReason::EnableAnnotationAbsent),
+    }
+}
+
+/// Whether the pod has a proxy, or what prepares for one, by `HasExistingSidecars` in `pkg/healthcheck/sidecar.go`.
+fn has_sidecar(spec: &PodSpec) -> bool {
+    all_containers(spec).any(is_sidecar) || init_containers(spec).any(is_sidecar_init)
+}
+
+/// Whether the injector takes this container, wherever it stands in a pod, for a sidecar.
+pub fn is_sidecar(container: &Container) -> bool {
+    [names::container::PROXY, names::container::ISTIO_PROXY].contains(&container.name.as_str())
+        || has_image(container, &[names::image_prefix::PROXY, names::image_prefix::ISTIO_PROXY])
+}
+
+/// Whether the injector takes this container, among a pod's init containers, for one that prepares for a sidecar.
+pub fn is_sidecar_init(container: &Container) -> bool {
+    [names::container::INIT, names::container::ISTIO_INIT].contains(&container.name.as_str())
+        || has_image(container, &[names::image_prefix::PROXY_INIT, names::image_prefix::ISTIO_PROXY_INIT])
+}
+
+fn has_image(container: &Container, prefixes: &[&str]) -> bool {
+    container.image.as_deref().is_some_and(|image| prefixes.iter().any(|prefix| image.starts_with(prefix)))
+}
+
+/// Whether the API server mounted a service account's token where the proxy would look for it: in the first container.
+fn has_token(spec: &PodSpec) -> bool {
+    spec.automount_service_account_token != Some(false)
+        && spec.containers.first().is_some_and(|container| {
+            let mut mounts = container.volume_mounts.iter().flatten();
+            mounts.any(|mount| mount.mount_path == names::path::SERVICE_ACCOUNT)
+        })
+}
+
+fn init_containers(spec: &PodSpec) -> impl Iterator<Item = &Container> {
+    spec.init_containers.iter().flatten()
+}
+
+/// Init containers, then containers.
+pub(super) fn all_containers(spec: &PodSpec) -> impl Iterator<Item = &Container> {
+    init_containers(spec).chain(&spec.containers)
+}
+
+// === impl Injection ===
+
+impl Injection {
+    /// Whether the pod asks and the injector would answer: [`Injection::Inject`], and nothing less certain.
+    pub fn is_inject(&self) -> bool {
+        matches!(self, Self::Inject(_))
+    }
+}
+
+// === impl SkipReason ===
+
+impl SkipReason {
+    /// All of them, in the order in which Linkerd lists them.
+    pub const ALL: [Self; 8] = [
+        Self::HostNetwork,
+        Self::SidecarExists,
+        Self::UnsupportedResource,
+        Self::EnableAnnotationAbsent,
+        Self::DisableAnnotationPresent,
+        Self::InvalidAnnotationAtWorkload,
+        Self::InvalidAnnotationAtNamespace,
+        Self::NoServiceAccountToken,
+    ];
+
+    /// The key in Linkerd's metrics (`skip_reason`).
+    pub const fn key(self) -> &'static str {
+        match self {
+            Self::HostNetwork => "host_network_enabled",
+            Self::SidecarExists => "sidecar_already_exists",
+            Self::UnsupportedResource => "unsupported_resource",
+            Self::EnableAnnotationAbsent => "injection_enable_annotation_absent",
+            Self::DisableAnnotationPresent => "injection_disable_annotation_present",
+            Self::InvalidAnnotationAtWorkload => "invalid_inject_annotation_at_workload",
+            Self::InvalidAnnotationAtNamespace => "invalid_inject_annotation_at_ns",
+            Self::NoServiceAccountToken => "disabled_automount_service_account_token_account",
+        }
+    }
+
+    /// The sentence in Linkerd's events (`InjectionSkipped`) and logs.
+    pub const fn sentence(self) -> &'static str {
+        match self {
+            Self::HostNetwork => "hostNetwork is enabled",
+            Self::SidecarExists => "pod has a sidecar injected already",
+            Self::UnsupportedResource => "this resource kind is unsupported",
+            Self::EnableAnnotationAbsent => {
+                "neither the namespace nor the pod have the annotation \"linkerd.io/inject:enabled\""
+            }
+            Self::DisableAnnotationPresent => "pod has the annotation \"linkerd.io/inject:disabled\"",
+            Self::InvalidAnnotationAtWorkload => "invalid value for annotation \"linkerd.io/inject\" at workload",
+            Self::InvalidAnnotationAtNamespace => "invalid value for annotation \"linkerd.io/inject\" at namespace",
+            Self::NoServiceAccountToken => {
+                "automountServiceAccountToken set to \"false\", \
+                 with Values.identity.serviceAccountTokenProjection set to \"false\""
+            }
+        }
+    }
+}
+
+impl fmt::Display for SkipReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.sentence())
+    }
+}
+
+// === impl NotCalled ===
+
+impl NotCalled {
+    /// One word for each reason, each once, for JSON and metrics.
+    pub fn keys(&self) -> Vec<&'static str> {
+        match self {
+            Self::NotInstalled => vec!["not_installed"],
+            Self::Excluded(excluded) => {
+                let mut keys = Vec::new();
+                for exclusion in excluded.iter().flat_map(|excluded| &excluded.by) {
+                    if !keys.contains(&exclusion.key()) {
+                        keys.push(exclusion.key());
+                    }
+                }
+                keys
+            }
+        }
+    }
+}
+
+impl fmt::Display for NotCalled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotInstalled => f.write_str("there is no webhook of Linkerd's injector"),
+            Self::Excluded(excluded) => {
+                for (place, Excluded { webhook, by }) in excluded.iter().enumerate() {
+                    let separator = if place > 0 { "; " } else { "" };
+                    write!(f, "{separator}webhook {webhook}: ")?;
+                    for (place, exclusion) in by.iter().enumerate() {
+                        let separator = if place > 0 { ", and " } else { "" };
+                        write!(f, "{separator}{exclusion}")?;
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+}
