@@ -57,7 +57,7 @@ pub(super) const CONTROL: Group = Group {
         "k8s.io/kubernetes/cmd/kubectl",
     ],
     linked: KUBERNETES,
-    cold: Duration::from_secs(6 * 60),
+    cold: Duration::from_mins(6),
 };
 
 pub(super) const NODE: Group = Group {

@@ -1,0 +1,405 @@
+//! The control plane.
+
+use std::{
+    future::Future,
+    net::Ipv4Addr,
+    panic::AssertUnwindSafe,
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use futures::{FutureExt as _, future::LocalBoxFuture};
+use k8s_openapi::api::{
+    authentication::v1::{TokenRequest, TokenRequestSpec},
+    core::v1::{Namespace, ServiceAccount},
+};
+use kube::{api::PostParams, client::Body};
+use serde_json::json;
+
+use super::{LoopbackAddress, credentials::Credentials, process::Process, report, scratch::Scratch, watch};
+use crate::parts::ApiParts;
+
+/// How long one of the programs may take to become usable. Measured: about 3 s for the API server; several of them may
+/// be starting on few cores at once.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// How long an API server that is asked to end may take before it is killed. It stops listening at once, but then waits
+/// for its clients' watches for more than 10 s (measured), which no test has to see.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// How often a server that has no event to tell of is asked whether it is ready.
+const ASK_EVERY: Duration = Duration::from_millis(50);
+
+/// The address of Service `default/kubernetes`: the first of [`SERVICES`].
+pub(super) const KUBERNETES_SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
+
+/// The range of Service addresses.
+pub(super) const SERVICES: &str = "10.96.0.0/16";
+
+/// What may differ from one cluster to another.
+#[derive(Clone, Debug, Default)]
+pub struct ApiOptions {
+    /// More arguments for the API server, for instance `--feature-gates=…`. Of two equal flags the later one counts.
+    pub api_server: Vec<String>,
+    /// More arguments for the controller manager.
+    pub controller_manager: Vec<String>,
+}
+
+/// A genuine control plane: etcd, API server, controller manager, scheduler.
+///
+/// Dropping it ends everything and removes its data. So does this process's end, whichever way it comes.
+pub struct Api {
+    address: Ipv4Addr,
+    parts: ApiParts,
+    options: ApiOptions,
+    credentials: Credentials,
+    processes: Mutex<Processes>,
+    /// Held, not read: the claim on the address, in API size.
+    _claim: Option<LoopbackAddress>,
+    /// Last, since the others write there.
+    scratch: Scratch,
+    routing: Routing,
+}
+
+/// How the API server finds the server behind a Service that a webhook configuration names.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Routing {
+    /// By the Service's own address or external name: there are no nodes, only the latter leads anywhere.
+    Service,
+    /// By the addresses in its EndpointSlices: the API server is on no node, so nothing routes Service addresses for it.
+    #[expect(dead_code, reason = "for the node-size cluster, which is not here yet")]
+    Endpoints,
+}
+
+/// In the order in which they are started; they end in the opposite one.
+#[derive(Default)]
+struct Processes {
+    etcd: Option<Process>,
+    api_server: Option<Process>,
+    controller_manager: Option<Process>,
+    scheduler: Option<Process>,
+}
+
+// === impl Api ===
+
+impl Api {
+    /// Boots a control plane and waits until it is usable: namespaces get their service accounts.
+    pub async fn start() -> Result<Self> {
+        Self::start_with(ApiOptions::default()).await
+    }
+
+    /// Like [`Api::start`], with other options.
+    pub async fn start_with(options: ApiOptions) -> Result<Self> {
+        let parts = find_parts(ApiParts::find).await?;
+        let claim = LoopbackAddress::claim()?;
+        let api = Self::prepare(claim.ip(), Some(claim), parts, options, Routing::Service, &[])?;
+        api.boot().await?;
+        Ok(api)
+    }
+
+    /// Everything but the processes.
+    pub(super) fn prepare(
+        address: Ipv4Addr,
+        claim: Option<LoopbackAddress>,
+        parts: ApiParts,
+        options: ApiOptions,
+        routing: Routing,
+        nodes: &[&str],
+    ) -> Result<Self> {
+        let scratch = Scratch::new()?;
+        scratch.directory("log")?;
+        let credentials = Credentials::make(scratch.directory("credentials")?, address, KUBERNETES_SERVICE, nodes)?;
+        let processes = Mutex::default();
+        Ok(Self { address, parts, options, credentials, processes, _claim: claim, scratch, routing })
+    }
+
+    pub(super) async fn boot(&self) -> Result<()> {
+        let started = Instant::now();
+        self.locked().etcd = Some(self.start_etcd()?);
+        self.start_api_server().await?;
+        let controller_manager = self.start_controller_manager()?;
+        let scheduler = self.start_scheduler()?;
+        {
+            let mut processes = self.locked();
+            processes.controller_manager = Some(controller_manager);
+            processes.scheduler = Some(scheduler);
+        }
+        let accounts = kube::Api::<ServiceAccount>::namespaced(self.client().await?, "default");
+        let account = watch::until(&accounts, "default", "made", PATIENCE, |_| true).await;
+        self.check()?;
+        account.context("the controller manager does not make service accounts")?;
+        eprintln!("cluster: control plane at {} usable after {:.1} s", self.address, started.elapsed().as_secs_f64());
+        Ok(())
+    }
+
+    /// The address that everything of this cluster listens on.
+    pub fn address(&self) -> Ipv4Addr {
+        self.address
+    }
+
+    /// The API server's URL.
+    pub fn server(&self) -> &str {
+        self.credentials.server()
+    }
+
+    /// The certificate authority of the API server's certificate, in PEM.
+    pub fn authority_pem(&self) -> &str {
+        self.credentials.authority_pem()
+    }
+
+    /// The administrator's kubeconfig, for `kubectl` and for programs under test.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.credentials.file("admin.kubeconfig")
+    }
+
+    /// The genuine `kubectl` of the same release. It needs `--kubeconfig` or `KUBECONFIG`.
+    pub fn kubectl(&self) -> &Path {
+        &self.parts.kubectl
+    }
+
+    /// An administrator's client, for the calling async runtime.
+    pub async fn client(&self) -> Result<kube::Client> {
+        self.credentials.client(self.credentials.admin()).await
+    }
+
+    /// A client with the rights of a service account, for the calling async runtime. The token is a genuine one, for ten
+    /// minutes, the shortest that the API server issues.
+    pub async fn client_as(&self, namespace: &str, service_account: &str) -> Result<kube::Client> {
+        let token = self.token(namespace, service_account).await?;
+        self.credentials.client(&token).await
+    }
+
+    /// A kubeconfig file with the rights of a service account, for programs under test. It is removed with the cluster.
+    pub async fn kubeconfig_as(&self, namespace: &str, service_account: &str) -> Result<PathBuf> {
+        let token = self.token(namespace, service_account).await?;
+        let path = self.credentials.file(&format!("{namespace}.{service_account}.kubeconfig"));
+        std::fs::write(&path, self.credentials.kubeconfig(&token, namespace))?;
+        Ok(path)
+    }
+
+    /// A token of a service account, for the API server itself.
+    pub async fn token(&self, namespace: &str, service_account: &str) -> Result<String> {
+        let accounts = kube::Api::<ServiceAccount>::namespaced(self.client().await?, namespace);
+        let spec = TokenRequestSpec { expiration_seconds: Some(600), ..TokenRequestSpec::default() };
+        let request = TokenRequest { spec, ..TokenRequest::default() };
+        let answer = accounts.create_token_request(service_account, &PostParams::default(), &request).await;
+        let answer = answer.with_context(|| format!("no token for service account {namespace}/{service_account}"))?;
+        Ok(answer.status.context("a TokenRequest without a status")?.token)
+    }
+
+    /// Makes a namespace whose name begins with `prefix` and is nobody else's, with these annotations, and waits until
+    /// pods can be created in it. Returns its name.
+    pub async fn namespace(&self, prefix: &str, annotations: &[(&str, &str)]) -> Result<String> {
+        let annotations: serde_json::Map<_, _> =
+            annotations.iter().map(|(key, value)| ((*key).to_owned(), json!(value))).collect();
+        let namespace = serde_json::from_value(json!({
+            "metadata": {"generateName": format!("{prefix}-"), "annotations": annotations},
+        }))?;
+        self.create_namespace(&namespace).await
+    }
+
+    /// Creates `namespace` and waits until pods can be created in it: until it has the service account that they run
+    /// under. Returns its name.
+    pub async fn create_namespace(&self, namespace: &Namespace) -> Result<String> {
+        let client = self.client().await?;
+        let created = kube::Api::<Namespace>::all(client.clone()).create(&PostParams::default(), namespace).await?;
+        let name = created.metadata.name.context("a created namespace without a name")?;
+        let accounts = kube::Api::<ServiceAccount>::namespaced(client, &name);
+        watch::until(&accounts, "default", "made", PATIENCE, |_| true).await?;
+        Ok(name)
+    }
+
+    /// Stops the API server; what it knew stays in etcd. The rest of the control plane keeps running and retries.
+    pub async fn stop_api_server(&self) -> Result<()> {
+        let process = self.locked().api_server.take();
+        match process {
+            Some(process) => process.stop(GRACE).await,
+            None => bail!("the API server is not running"),
+        }
+        Ok(())
+    }
+
+    /// Starts the API server after [`Api::stop_api_server`], and waits until it says that it is ready.
+    pub async fn start_api_server(&self) -> Result<()> {
+        let process = self.spawn_api_server()?;
+        {
+            let mut processes = self.locked();
+            if processes.api_server.is_some() {
+                bail!("the API server is running already");
+            }
+            processes.api_server = Some(process);
+        }
+        let client = self.client().await?;
+        let ready = async {
+            let mut ask = tokio::time::interval(ASK_EVERY);
+            loop {
+                ask.tick().await;
+                self.check()?;
+                let request = http::Request::get("/readyz").body(Body::empty())?;
+                // Refused connections and "not ready" alike: the reason is in its log, which the error shows.
+                if client.send(request).await.is_ok_and(|response| response.status().is_success()) {
+                    return Ok(());
+                }
+            }
+        };
+        match tokio::time::timeout(PATIENCE, ready).await {
+            Ok(outcome) => outcome,
+            Err(_) => {
+                bail!(
+                    "the API server is not ready after {} s; {}",
+                    PATIENCE.as_secs(),
+                    report::api_server(&self.logs())
+                )
+            }
+        }
+    }
+
+    /// What a person would ask for after a failure: pods and their states, the logs of their init containers where a
+    /// node runs them, recent events, and the last errors of the API server and the others.
+    ///
+    /// `namespaces` limits it to a test's own; empty means all.
+    pub async fn report(&self, namespaces: &[&str]) -> String {
+        report::of(self.client().await, namespaces, self.logs()).await
+    }
+
+    /// Runs a test; when it fails or panics, [reports](Api::report) on its namespaces, on stderr.
+    pub fn reported<'a, T>(
+        &'a self,
+        namespaces: &'a [&'a str],
+        test: impl Future<Output = Result<T>> + 'a,
+    ) -> LocalBoxFuture<'a, Result<T>> {
+        let test = AssertUnwindSafe(test).catch_unwind();
+        // A test's future is large: it holds every object that the test knows at once.
+        Box::pin(async move {
+            let outcome = test.await;
+            if !matches!(outcome, Ok(Ok(_))) {
+                eprintln!("{}", self.report(namespaces).await);
+            }
+            outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    /// An error if one of the programs ended that should be running.
+    fn check(&self) -> Result<()> {
+        let processes = self.locked();
+        let Processes { etcd, api_server, controller_manager, scheduler } = &*processes;
+        [etcd, api_server, controller_manager, scheduler].into_iter().flatten().try_for_each(Process::check)
+    }
+
+    /// The directory of the log files, one for each program.
+    pub(super) fn logs(&self) -> PathBuf {
+        self.scratch.path().join("log")
+    }
+
+    #[expect(dead_code, reason = "for the node-size cluster, which is not here yet")]
+    pub(super) fn scratch(&self) -> &Scratch {
+        &self.scratch
+    }
+
+    #[expect(dead_code, reason = "for the node-size cluster, which is not here yet")]
+    pub(super) fn credentials(&self) -> &Credentials {
+        &self.credentials
+    }
+
+    fn log(&self, program: &str) -> PathBuf {
+        self.logs().join(format!("{program}.log"))
+    }
+
+    /// A panic while it is locked leaves it as good as it was: nothing is half done there.
+    fn locked(&self) -> MutexGuard<'_, Processes> {
+        self.processes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn start_etcd(&self) -> Result<Process> {
+        let address = self.address;
+        let (client, peer) = (format!("http://{address}:2379"), format!("http://{address}:2380"));
+        let arguments = [
+            format!("--data-dir={}", self.scratch.directory("etcd")?.display()),
+            format!("--listen-client-urls={client}"),
+            format!("--advertise-client-urls={client}"),
+            format!("--listen-peer-urls={peer}"),
+            format!("--initial-advertise-peer-urls={peer}"),
+            format!("--initial-cluster=default={peer}"),
+            // A test's data need not survive a power cut.
+            "--unsafe-no-fsync".to_owned(),
+            "--log-level=warn".to_owned(),
+        ];
+        Process::start("etcd", &self.parts.etcd, arguments, &self.log("etcd"))
+    }
+
+    fn spawn_api_server(&self) -> Result<Process> {
+        let file = |name: &str| self.credentials.file(name).display().to_string();
+        let mut arguments = vec![
+            format!("--etcd-servers=http://{}:2379", self.address),
+            format!("--bind-address={}", self.address),
+            format!("--advertise-address={}", self.address),
+            format!("--secure-port={}", super::API_SERVER_PORT),
+            format!("--tls-cert-file={}", file("apiserver.crt")),
+            format!("--tls-private-key-file={}", file("apiserver.key")),
+            format!("--client-ca-file={}", file("ca.crt")),
+            format!("--token-auth-file={}", file("tokens.csv")),
+            "--authorization-mode=Node,RBAC".to_owned(),
+            "--enable-admission-plugins=NodeRestriction".to_owned(),
+            "--allow-privileged=true".to_owned(),
+            format!("--service-cluster-ip-range={SERVICES}"),
+            "--service-account-issuer=https://kubernetes.default.svc.cluster.local".to_owned(),
+            format!("--service-account-key-file={}", file("service-accounts.pub")),
+            format!("--service-account-signing-key-file={}", file("service-accounts.key")),
+            format!("--kubelet-client-certificate={}", file("apiserver-kubelet.crt")),
+            format!("--kubelet-client-key={}", file("apiserver-kubelet.key")),
+            "--kubelet-preferred-address-types=InternalIP".to_owned(),
+        ];
+        match self.routing {
+            // Nor may a loopback address be an endpoint of Service default/kubernetes.
+            Routing::Service => arguments.push("--endpoint-reconciler-type=none".to_owned()),
+            Routing::Endpoints => arguments.push("--enable-aggregator-routing=true".to_owned()),
+        }
+        arguments.extend(self.options.api_server.iter().cloned());
+        Process::start("kube-apiserver", &self.parts.kube_apiserver, arguments, &self.log("kube-apiserver"))
+    }
+
+    fn start_controller_manager(&self) -> Result<Process> {
+        let file = |name: &str| self.credentials.file(name).display().to_string();
+        let mut arguments = vec![
+            format!("--kubeconfig={}", file("kube-controller-manager.kubeconfig")),
+            "--leader-elect=false".to_owned(),
+            // As every installer does: each controller has the rights of its own role only.
+            "--use-service-account-credentials=true".to_owned(),
+            format!("--root-ca-file={}", file("ca.crt")),
+            format!("--service-account-private-key-file={}", file("service-accounts.key")),
+            // Nobody asks for its metrics, and a port would have to be free.
+            "--secure-port=0".to_owned(),
+        ];
+        arguments.extend(self.options.controller_manager.iter().cloned());
+        let log = self.log("kube-controller-manager");
+        Process::start("kube-controller-manager", &self.parts.kube_controller_manager, arguments, &log)
+    }
+
+    fn start_scheduler(&self) -> Result<Process> {
+        let arguments = [
+            format!("--kubeconfig={}", self.credentials.file("kube-scheduler.kubeconfig").display()),
+            "--leader-elect=false".to_owned(),
+            "--secure-port=0".to_owned(),
+        ];
+        Process::start("kube-scheduler", &self.parts.kube_scheduler, arguments, &self.log("kube-scheduler"))
+    }
+}
+
+// === impl Processes ===
+
+impl Drop for Processes {
+    fn drop(&mut self) {
+        // The opposite of the order in which they were started: an API server without its etcd does not go quietly.
+        drop(self.scheduler.take());
+        drop(self.controller_manager.take());
+        drop(self.api_server.take());
+        drop(self.etcd.take());
+    }
+}
+
+/// Looks for the parts where blocking for minutes disturbs nobody.
+pub(super) async fn find_parts<P: Send + 'static>(find: fn() -> Result<P>) -> Result<P> {
+    tokio::task::spawn_blocking(find).await.context("the build of the parts panicked")?
+}
