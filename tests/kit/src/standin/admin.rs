@@ -1,4 +1,4 @@
-//! The admin port of Linkerd's controllers: `/ready`, `/ping`, `/live`.
+//! The admin ports of Linkerd's programs: `/ready`, `/ping`, `/live`.
 
 use super::{
     fault::Fault,
@@ -7,34 +7,44 @@ use super::{
 };
 use ::http::StatusCode;
 
-/// How a program words its readiness.
-#[derive(Clone, Copy)]
-pub(super) struct Readiness {
-    /// Body of `/ready` once ready, with status 200.
-    pub(super) ready: &'static str,
-    /// Body of `/ready` before that, with status 500.
-    pub(super) not_ready: &'static str,
+/// A status and its body.
+pub(super) type Readiness = (StatusCode, &'static str);
+
+/// What a proxy says before and after it is certified (linkerd2-proxy, app/admin/src/server/readiness.rs).
+pub(super) const UNREADY_PROXY: Readiness = (StatusCode::SERVICE_UNAVAILABLE, "not ready\n");
+pub(super) const READY_PROXY: Readiness = (StatusCode::OK, "ready\n");
+
+/// The readiness of Linkerd's Go controllers (linkerd2 pkg/admin/admin.go) and, in the same words, of the policy controller.
+pub(super) fn controller(fault: Option<Fault>) -> Readiness {
+    if fault == Some(Fault::NotReady) {
+        (StatusCode::INTERNAL_SERVER_ERROR, "not ready\n")
+    } else {
+        (StatusCode::OK, "ok\n")
+    }
 }
 
-/// What Linkerd's Go controllers say (linkerd2 pkg/admin/admin.go).
-pub(super) const GO_CONTROLLER: Readiness = Readiness { ready: "ok\n", not_ready: "not ready\n" };
-
-pub(super) fn serve(readiness: Readiness) -> Serve {
-    http::serve_plain(move |request, conditions: Conditions| async move {
-        let fault = conditions.at_request().await;
-        if let Some(answer) = fault.and_then(http::fault_answer) {
-            return answer;
+/// Serves an admin port whose `/ready` says what this function makes of the fault of the moment.
+pub(super) fn serve(readiness: impl Fn(Option<Fault>) -> Readiness + Clone + Send + Sync + 'static) -> Serve {
+    http::serve_plain(move |request, conditions: Conditions| {
+        let readiness = readiness.clone();
+        async move {
+            let fault = conditions.at_request().await;
+            if let Some(answer) = fault.and_then(http::fault_answer) {
+                return answer;
+            }
+            answer(request.uri().path(), || readiness(fault))
         }
-        answer(readiness, request.uri().path(), fault == Some(Fault::NotReady))
     })
 }
 
-fn answer(readiness: Readiness, path: &str, not_ready: bool) -> Answer {
+fn answer(path: &str, readiness: impl FnOnce() -> Readiness) -> Answer {
     match path {
         "/ping" => http::text(StatusCode::OK, "pong\n"),
-        "/live" => http::text(StatusCode::OK, "alive\n"),
-        "/ready" if not_ready => http::text(StatusCode::INTERNAL_SERVER_ERROR, readiness.not_ready),
-        "/ready" => http::text(StatusCode::OK, readiness.ready),
+        "/live" => http::text(StatusCode::OK, "live\n"),
+        "/ready" => {
+            let (status, body) = readiness();
+            http::text(status, body)
+        }
         _ => http::text(StatusCode::NOT_FOUND, "404 page not found\n"),
     }
 }

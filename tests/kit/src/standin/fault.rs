@@ -144,7 +144,7 @@ impl fmt::Display for Fault {
 }
 
 /// Reads `1500ms`, `3s` or `2m`.
-pub(super) fn duration(text: &str) -> Option<Duration> {
+pub fn duration(text: &str) -> Option<Duration> {
     let split = text.find(|c: char| !c.is_ascii_digit())?;
     let (number, unit) = text.split_at(split);
     let number: u64 = number.parse().ok()?;

@@ -71,7 +71,7 @@ impl Injector {
         let serve: Serve = Arc::new(move |wire, conditions| {
             Box::pin(connection(wire, conditions, configurations.clone(), Arc::clone(&handler)))
         });
-        Standin::start("the injector", Some((self.serving, serve)), self.admin, admin::GO_CONTROLLER, true)
+        Standin::start("the injector", Some((self.serving, serve)), (self.admin, admin::serve(admin::controller)), true)
             .await
             .context("the injector stand-in does not start")
     }

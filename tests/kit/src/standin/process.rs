@@ -1,7 +1,6 @@
 //! A running stand-in: a serving port, an admin port, and the faults of both.
 
 use super::{
-    admin::{self, Readiness},
     fault::Fault,
     port::{Port, Serve},
 };
@@ -37,14 +36,13 @@ impl Standin {
     pub(super) async fn start(
         name: &'static str,
         serving: Option<(SocketAddr, Serve)>,
-        admin_address: SocketAddr,
-        readiness: Readiness,
+        (admin_address, admin): (SocketAddr, Serve),
         has_certificate: bool,
     ) -> io::Result<Self> {
         let ports = Ports {
             name,
             serving: serving.map(|(address, serve)| Port::bind(address, serve)).transpose()?,
-            admin: Port::bind(admin_address, admin::serve(readiness))?,
+            admin: Port::bind(admin_address, admin)?,
             has_certificate,
         };
         ports.suffer(None).await?;

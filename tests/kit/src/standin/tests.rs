@@ -1,7 +1,7 @@
 //! The stand-ins as seen by those who call them.
 
 use super::{
-    Certificates, CertifyRequest, Fault, Flaw, Identity, Injector, Namespaces, Sidecar, Standin,
+    Certificates, CertifyRequest, Fault, Flaw, Identity, Injector, Namespaces, Proxy, Sidecar, Standin,
     client::{self, Refused, Verdict, WebhookCaller},
 };
 use anyhow::Result;
@@ -347,5 +347,47 @@ async fn an_admin_port_answers_like_linkerds_controllers() -> Result<()> {
     let ready = client::get(admin, "/ready").await?;
     assert_eq!((ready.status, &ready.body[..]), (StatusCode::INTERNAL_SERVER_ERROR, &b"not ready\n"[..]));
     assert_eq!(&client::get(admin, "/ping").await?.body[..], b"pong\n");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_proxy_completes_handshakes_and_is_ready_only_once_certified() -> Result<()> {
+    let identity = Identity::new().start().await?;
+    identity.suffer(Fault::NotReady).await?;
+    let proxy = Proxy::new(&identity.address().to_string(), "web.shop.serviceaccount.identity.linkerd.cluster.local")
+        .retrying_after(Duration::from_millis(10))
+        .start()
+        .await?;
+    identity.until_requests(2).await;
+    let ready = client::get(proxy.admin_address(), "/ready").await?;
+    assert_eq!((ready.status, &ready.body[..]), (StatusCode::SERVICE_UNAVAILABLE, &b"not ready\n"[..]));
+    assert_eq!(client::get(proxy.admin_address(), "/live").await?.status, StatusCode::OK);
+    // The kernel takes the connection, and the proxy leaves it where it is.
+    let mut traffic = TcpStream::connect(proxy.inbound_address()).await?;
+    assert!(timeout(SILENCE, traffic.read_u8()).await.is_err());
+
+    identity.recover().await?;
+    proxy.until_certified().await;
+    assert_eq!(client::get(proxy.admin_address(), "/ready").await?.status, StatusCode::OK);
+    assert!(timeout(Duration::from_secs(5), traffic.read_u8()).await.is_ok());
+
+    identity.stop().await?;
+    assert_eq!(client::get(proxy.admin_address(), "/ready").await?.status, StatusCode::OK);
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_app_answers_everybody() -> Result<()> {
+    let app = super::app(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
+    assert_eq!(&client::get(app.address(), "/any").await?.body[..], b"here\n");
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_admin_port_alone_can_be_not_ready() -> Result<()> {
+    let destination = super::readiness(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
+    assert_eq!(client::get(destination.address(), "/ready").await?.status, StatusCode::OK);
+    destination.suffer(Fault::NotReady).await?;
+    assert_eq!(client::get(destination.address(), "/ready").await?.status, StatusCode::INTERNAL_SERVER_ERROR);
     Ok(())
 }
