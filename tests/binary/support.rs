@@ -12,7 +12,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 
 /// Long enough for the slowest machine; nothing waits for it but a test that fails.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// What `wait` is told, before it starts.
 pub struct Wait {
@@ -137,7 +137,7 @@ impl Running {
         match line.await {
             Ok(Some(line)) => line,
             Ok(None) => panic!("it ended without saying {text:?}; it said:\n{}", self.said.join("\n")),
-            Err(_) => panic!("it did not say {text:?} in {PATIENCE:?}; it said:\n{}", self.said.join("\n")),
+            Err(_elapsed) => panic!("it did not say {text:?} in {PATIENCE:?}; it said:\n{}", self.said.join("\n")),
         }
     }
 

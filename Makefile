@@ -1,0 +1,37 @@
+# `make` alone lists the targets.
+SHELL := /usr/bin/env bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+CACHE := $(HOME)/.cache/linkerd-gate
+CARGO_DENY_VERSION := 0.20.2
+CARGO_DENY := $(CACHE)/tools/cargo-deny/bin/cargo-deny
+
+.PHONY: help
+help: ## List the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+.PHONY: demo
+demo: ## Play a cluster boot without and with the gate: real processes, no cluster, a table and a picture
+	@cargo build --locked --quiet --package linkerd-gate --bin linkerd-gate
+	@cargo run --locked --quiet --package cluster-boot
+
+.PHONY: test
+test: lint ## Run every check and every test, on genuine Kubernetes parts that it fetches and builds (first time: ~20 min)
+	cargo test --locked --workspace
+
+.PHONY: lint
+lint: $(CARGO_DENY) ## Check format, lints, licences, banned crates and documentation
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets --quiet -- -D warnings
+	$(CARGO_DENY) --locked check --hide-inclusion-graph bans licenses sources
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --quiet
+
+# Advisories need the advisory database, which not every machine can reach: the workflow checks them.
+.PHONY: advisories
+advisories: $(CARGO_DENY) ## Check dependencies for advisories (fetches the RustSec database)
+	$(CARGO_DENY) --locked check advisories
+
+$(CARGO_DENY):
+	@echo "building cargo-deny $(CARGO_DENY_VERSION), once (about 5 minutes)" >&2
+	cargo install --locked --quiet cargo-deny --version $(CARGO_DENY_VERSION) --root $(CACHE)/tools/cargo-deny
