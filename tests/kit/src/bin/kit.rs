@@ -1,22 +1,73 @@
 //! `kit`: what the Makefile and a person need of the test kit outside a test run.
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
-use linkerd_gate_kit::parts::{ApiParts, NodeParts};
+use anyhow::{Context, Result};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use linkerd_gate_kit::{
+    image::{Architecture, Image, size_of},
+    parts::{ApiParts, NodeParts},
+};
 
-const USAGE: &str =
-    "usage: kit parts [api|node]    fetch and build the genuine cluster parts that tests need (default: node)";
+/// The test kit's tools: genuine cluster parts, images without a container engine.
+#[derive(Parser)]
+#[command(name = "kit")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Fetches and builds the genuine cluster parts that tests need, and prints where they are.
+    Parts {
+        /// Those of a control plane, or those of nodes as well.
+        #[arg(value_enum, default_value = "node")]
+        set: Set,
+    },
+    /// Makes a container image out of a static binary, for `ctr images import`, `docker load` or `podman load`.
+    Image(ImageArguments),
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Set {
+    Api,
+    Node,
+}
+
+#[derive(Args)]
+struct ImageArguments {
+    /// The static program.
+    #[arg(long)]
+    binary: PathBuf,
+    /// What the image is called: NAME:TAG.
+    #[arg(long)]
+    tag: String,
+    /// The archive to write.
+    #[arg(long)]
+    output: PathBuf,
+    /// The program's path in the image, which is its entrypoint [default: / and the binary's own name].
+    #[arg(long, value_name = "PATH")]
+    entrypoint: Option<String>,
+    /// The user that runs it, a number.
+    #[arg(long, default_value = "0")]
+    user: String,
+    /// amd64 or arm64 [default: this machine's].
+    #[arg(long)]
+    arch: Option<String>,
+    /// A label; may be repeated.
+    #[arg(long = "label", value_name = "NAME=VALUE")]
+    labels: Vec<String>,
+    /// An environment variable; may be repeated.
+    #[arg(long = "env", value_name = "NAME=VALUE")]
+    variables: Vec<String>,
+}
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let outcome = match arguments.as_slice() {
-        ["parts", "api"] => ApiParts::find().map(|parts| println!("{parts:#?}")),
-        ["parts"] | ["parts", "node"] => NodeParts::find().map(|parts| println!("{parts:#?}")),
-        _ => {
-            eprintln!("{USAGE}");
-            return ExitCode::from(2);
-        }
+    let outcome = match Arguments::parse().command {
+        Command::Parts { set: Set::Api } => ApiParts::find().map(|parts| println!("{parts:#?}")),
+        Command::Parts { set: Set::Node } => NodeParts::find().map(|parts| println!("{parts:#?}")),
+        Command::Image(arguments) => image(&arguments),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -25,4 +76,31 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn image(arguments: &ImageArguments) -> Result<()> {
+    let architecture = match &arguments.arch {
+        Some(name) => Architecture::named(name)?,
+        None => Architecture::host()?,
+    };
+    let name = arguments.binary.file_name().context("--binary names no file")?.to_string_lossy();
+    let program = arguments.entrypoint.clone().unwrap_or_else(|| format!("/{name}"));
+    let mut image = Image::new(&arguments.tag, architecture)
+        .with_program(&program, &arguments.binary)?
+        .with_entrypoint(&[&program])
+        .with_user(&arguments.user);
+    for (name, value) in pairs(&arguments.labels)? {
+        image = image.with_label(name, value);
+    }
+    for (name, value) in pairs(&arguments.variables)? {
+        image = image.with_variable(name, value);
+    }
+    image.write(&arguments.output)?;
+    let size = size_of(&arguments.output)?;
+    println!("{}: {} for {}, {size} bytes", arguments.output.display(), image.name(), architecture.name());
+    Ok(())
+}
+
+fn pairs(words: &[String]) -> Result<Vec<(&str, &str)>> {
+    words.iter().map(|word| word.split_once('=').with_context(|| format!("not NAME=VALUE: {word}"))).collect()
 }

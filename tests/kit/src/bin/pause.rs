@@ -1,0 +1,58 @@
+//! `pause`: the container that holds a pod's network while its own containers come and go, and a smallest possible
+//! workload for the kit's own tests. It is never shipped.
+//!
+//! ```text
+//! pause                    waits to be told to end
+//! pause reach HOST:PORT    connects until it succeeds, prints what it is told, then waits to be told to end
+//! ```
+
+use std::{process::ExitCode, time::Duration};
+
+use anyhow::{Result, bail};
+use tokio::{
+    io::AsyncReadExt as _,
+    net::TcpStream,
+    signal::unix::{SignalKind, signal},
+};
+
+/// Between two attempts to connect.
+const RETRY_AFTER: Duration = Duration::from_millis(200);
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<ExitCode> {
+    // The first process of a container has no default actions: without a handler SIGTERM would do nothing.
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    tokio::select! {
+        biased;
+        // Told to end.
+        _ = terminate.recv() => Ok(ExitCode::SUCCESS),
+        _ = interrupt.recv() => Ok(ExitCode::SUCCESS),
+        // Only an error ends it.
+        outcome = work(&arguments) => outcome.map(|()| ExitCode::SUCCESS),
+    }
+}
+
+async fn work(arguments: &[String]) -> Result<()> {
+    match arguments {
+        [] => {}
+        [verb, address] if verb == "reach" => println!("{address} says: {}", reach(address).await),
+        _ => bail!("usage: pause [reach HOST:PORT]"),
+    }
+    std::future::pending().await
+}
+
+async fn reach(address: &str) -> String {
+    let mut told = String::new();
+    loop {
+        match TcpStream::connect(address).await {
+            Ok(mut stream) => match stream.read_to_string(&mut told).await {
+                Ok(_) => return told.trim().to_owned(),
+                Err(error) => eprintln!("{address}: {error}"),
+            },
+            Err(error) => eprintln!("{address}: {error}"),
+        }
+        tokio::time::sleep(RETRY_AFTER).await;
+    }
+}

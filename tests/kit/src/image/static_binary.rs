@@ -1,0 +1,102 @@
+//! Static programs out of this workspace.
+
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context, Result, anyhow, bail};
+
+/// Which features of a package a program is built with.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Features {
+    /// The package's default ones.
+    Default,
+    /// None of them.
+    None,
+}
+
+/// Builds the program `binary` of the workspace's `package` as a static one and returns its path.
+///
+/// It is built for this machine's own target, with the C library linked in: a musl target need not be installed. Target
+/// directory and flags are its own, so that neither build spoils the other's cache. `profile` is Cargo's name for it:
+/// `release`, `dev`.
+pub fn static_binary(package: &str, binary: &str, profile: &str) -> Result<PathBuf> {
+    let [path] = build(package, [binary], profile, Features::Default)?;
+    Ok(path)
+}
+
+/// A static program of this kit itself, for instance `pause`: without debugging information, since images hold it.
+pub fn kit_binary(binary: &str) -> Result<PathBuf> {
+    let [path] = build("linkerd-gate-kit", [binary], "dev", Features::None)?;
+    Ok(path)
+}
+
+fn build<const N: usize>(
+    package: &str,
+    binaries: [&str; N],
+    profile: &str,
+    features: Features,
+) -> Result<[PathBuf; N]> {
+    let triple = host_triple()?;
+    let target = target_directory().join("static");
+    let mut command = cargo();
+    command
+        .args(["build", "--quiet", "--locked", "--package", package, "--profile", profile, "--target", &triple])
+        .arg("--target-dir")
+        .arg(&target)
+        .args(binaries.iter().flat_map(|binary| ["--bin", binary]))
+        .env("RUSTFLAGS", flags())
+        // It would win over RUSTFLAGS.
+        .env_remove("CARGO_ENCODED_RUSTFLAGS");
+    if features == Features::None {
+        command.arg("--no-default-features");
+    }
+    if profile == "dev" {
+        command.env("CARGO_PROFILE_DEV_DEBUG", "none").env("CARGO_PROFILE_DEV_STRIP", "symbols");
+    }
+    let output = command.output().context("cannot start cargo")?;
+    if !output.status.success() {
+        bail!("cannot build {} of {package}:\n{}", binaries.join(", "), String::from_utf8_lossy(&output.stderr));
+    }
+    // The one profile whose directory is not called like itself.
+    let directory = target.join(triple).join(if profile == "dev" { "debug" } else { profile });
+    Ok(binaries.map(|binary| directory.join(binary)))
+}
+
+/// The flags of the outer build, and the static C library.
+fn flags() -> OsString {
+    let mut flags = std::env::var_os("RUSTFLAGS").unwrap_or_default();
+    flags.push(" -Ctarget-feature=+crt-static");
+    flags
+}
+
+/// The workspace's target directory.
+fn target_directory() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from)
+}
+
+/// `tests/kit`, twice up.
+fn workspace() -> &'static Path {
+    let kit = Path::new(env!("CARGO_MANIFEST_DIR"));
+    kit.ancestors().nth(2).unwrap_or(kit)
+}
+
+fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(workspace()).stdin(Stdio::null());
+    command
+}
+
+/// The target of this machine's compiler, for instance `x86_64-unknown-linux-gnu`.
+fn host_triple() -> Result<String> {
+    let output = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()))
+        .arg("-vV")
+        .current_dir(workspace())
+        .output()
+        .context("cannot start rustc")?;
+    let words = String::from_utf8_lossy(&output.stdout);
+    let triple = words.lines().find_map(|line| line.strip_prefix("host: "));
+    triple.map(str::to_owned).ok_or_else(|| anyhow!("rustc -vV does not name its host"))
+}
