@@ -27,6 +27,10 @@ lint: $(CARGO_DENY) ## Check format, lints, licences, banned crates and document
 	$(CARGO_DENY) --locked check --hide-inclusion-graph bans licenses sources
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --quiet
 
+.PHONY: docs
+docs: ## Write the reference pages anew from the tables in the source
+	UPDATE_DOCS=1 cargo test --locked --quiet --test manifests the_page_of_variables_is_the_table
+
 # Advisories need the advisory database, which not every machine can reach: the workflow checks them.
 .PHONY: advisories
 advisories: $(CARGO_DENY) ## Check dependencies for advisories (fetches the RustSec database)

@@ -137,7 +137,7 @@ impl Running {
         match line.await {
             Ok(Some(line)) => line,
             Ok(None) => panic!("it ended without saying {text:?}; it said:\n{}", self.said.join("\n")),
-            Err(_elapsed) => panic!("it did not say {text:?} in {PATIENCE:?}; it said:\n{}", self.said.join("\n")),
+            Err(elapsed) => panic!("it did not say {text:?} ({elapsed}); it said:\n{}", self.said.join("\n")),
         }
     }
 

@@ -20,6 +20,8 @@ pub fn gate(image: &str) -> Gate {
             "env": [
                 field("LINKERD_GATE_INJECTED_BY", "metadata.labels['linkerd.io/control-plane-ns']"),
                 field("LINKERD_GATE_INJECT", "metadata.annotations['linkerd.io/inject']"),
+                field("LINKERD_GATE_POD_NAME", "metadata.name"),
+                field("LINKERD_GATE_POD_NAMESPACE", "metadata.namespace"),
                 field("LINKERD_GATE_POD_IP", "status.podIP"),
                 field("LINKERD_GATE_HOST_IP", "status.hostIP"),
             ],

@@ -1,0 +1,191 @@
+//! Every request that this program makes of an API server, held to method, path, body and precondition by a scripted one:
+//! a request that is not in the script fails the test, and so does one that never came.
+
+use http::{Method, Request, Response, StatusCode};
+use k8s_openapi::api::core::v1::Pod;
+use kube::Client;
+use kube::client::Body;
+use linkerd_gate::cluster::{self, Deletion, RequestError};
+use serde_json::{Value, json};
+use tower_test::mock::{self, Handle};
+
+/// What one request has to be, and what is answered.
+struct Step {
+    method: Method,
+    path_and_query: &'static str,
+    body: Value,
+    answer: (StatusCode, Value),
+}
+
+/// Runs `act` against an API server that follows `steps` and nothing else.
+async fn scripted<T>(steps: Vec<Step>, act: impl AsyncFnOnce(Client) -> T) -> T {
+    let (service, handle) = mock::pair::<Request<Body>, Response<Body>>();
+    let server = tokio::spawn(serve(handle, steps));
+    let result = act(Client::new(service, "default")).await;
+    server.await.expect("the script was followed to its end");
+    result
+}
+
+async fn serve(mut handle: Handle<Request<Body>, Response<Body>>, steps: Vec<Step>) {
+    for step in steps {
+        let (request, respond) = handle.next_request().await.expect("a request that the script expects");
+        assert_eq!(request.method(), step.method);
+        assert_eq!(plain(request.uri()), step.path_and_query);
+        let bytes = request.into_body().collect_bytes().await.unwrap();
+        let body = if bytes.is_empty() { Value::Null } else { serde_json::from_slice(&bytes).unwrap() };
+        assert_eq!(body, step.body);
+        let (status, answer) = step.answer;
+        let answer = Body::from(serde_json::to_vec(&answer).unwrap());
+        respond.send_response(Response::builder().status(status).body(answer).unwrap());
+    }
+    // The client is gone once `act` has returned: anything else that comes was not in the script.
+    assert!(handle.next_request().await.is_none(), "a request that the script does not know");
+}
+
+/// Path and query, without the empty parts that kube leaves in (`?`, `?&`).
+fn plain(uri: &http::Uri) -> String {
+    let parts: Vec<&str> = uri.query().unwrap_or_default().split('&').filter(|part| !part.is_empty()).collect();
+    if parts.is_empty() { uri.path().to_owned() } else { format!("{}?{}", uri.path(), parts.join("&")) }
+}
+
+fn status(code: u16, reason: &str, message: &str) -> (StatusCode, Value) {
+    let body = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": message,
+        "reason": reason, "code": code});
+    (StatusCode::from_u16(code).unwrap(), body)
+}
+
+fn own() -> Pod {
+    serde_json::from_value(json!({
+        "metadata": {
+            "name": "web-0", "namespace": "shop", "uid": "u-1", "resourceVersion": "7",
+            "labels": {"app": "web"}, "annotations": {"linkerd.io/inject": "enabled"},
+            "ownerReferences": [{"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "web", "uid": "o-1", "controller": true}],
+        },
+        "spec": {
+            "serviceAccountName": "web", "nodeName": "node-1", "hostPID": false,
+            "volumes": [{"name": "data", "emptyDir": {}}],
+            "initContainers": [{"name": "linkerd-gate", "image": "gate:1"}],
+            "containers": [{"name": "web", "image": "web:1", "resources": {"requests": {"cpu": "10m"}},
+                "env": [{"name": "PASSWORD", "value": "secret"}]}],
+        },
+    }))
+    .unwrap()
+}
+
+/// The dry-run pod that stands for the next pod of the same owner.
+fn twin() -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {
+            "name": "linkerd-gate-proof-u-1", "namespace": "shop",
+            "labels": {"app": "web"}, "annotations": {"linkerd.io/inject": "enabled"},
+        },
+        "spec": {
+            "serviceAccountName": "web",
+            "containers": [{
+                "name": "proof", "image": "web:1", "resources": {"requests": {"cpu": "10m"}},
+                "securityContext": {
+                    "allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}, "runAsNonRoot": true,
+                    "runAsUser": 2102, "seccompProfile": {"type": "RuntimeDefault"},
+                },
+            }],
+        },
+    })
+}
+
+const PROVE: &str = "/api/v1/namespaces/shop/pods?dryRun=All&fieldManager=linkerd-gate";
+const POD: &str = "/api/v1/namespaces/shop/pods/web-0";
+
+fn prove(answer: (StatusCode, Value)) -> Step {
+    Step { method: Method::POST, path_and_query: PROVE, body: twin(), answer }
+}
+
+fn delete(answer: (StatusCode, Value)) -> Step {
+    let body = json!({"preconditions": {"uid": "u-1"}});
+    Step { method: Method::DELETE, path_and_query: POD, body, answer }
+}
+
+fn get(answer: (StatusCode, Value)) -> Step {
+    Step { method: Method::GET, path_and_query: POD, body: Value::Null, answer }
+}
+
+fn injected() -> Value {
+    let mut pod = twin();
+    pod["spec"]["initContainers"] =
+        json!([{"name": "linkerd-init"}, {"name": "linkerd-proxy", "restartPolicy": "Always"}]);
+    pod
+}
+
+#[tokio::test]
+async fn a_proof_is_a_dry_run_of_a_pod_that_asks_as_ours_does_and_carries_nothing_else_of_it() {
+    let steps = vec![prove((StatusCode::CREATED, injected()))];
+    let outcome = scripted(steps, async |client| cluster::prove(client, &own()).await).await;
+    assert!(outcome.unwrap().is_ready());
+}
+
+#[tokio::test]
+async fn a_dry_run_that_comes_back_bare_is_not_ready() {
+    let steps = vec![prove((StatusCode::CREATED, twin()))];
+    let outcome = scripted(steps, async |client| cluster::prove(client, &own()).await).await;
+    assert!(matches!(outcome.unwrap(), linkerd_gate::decide::Outcome::NotReady(_)));
+}
+
+#[tokio::test]
+async fn a_dry_run_that_the_injector_denies_is_not_ready_and_not_forbidden() {
+    let message =
+        "admission webhook \"linkerd-proxy-injector.linkerd.io\" denied the request: namespaces \"shop\" not found";
+    let steps = vec![prove(status(400, "BadRequest", message))];
+    let outcome = scripted(steps, async |client| cluster::prove(client, &own()).await).await;
+    assert!(matches!(outcome.unwrap(), linkerd_gate::decide::Outcome::NotReady(_)));
+}
+
+#[tokio::test]
+async fn a_missing_right_names_the_role_and_the_account() {
+    let message = "pods is forbidden: User \"system:serviceaccount:shop:web\" cannot create resource \"pods\" in API group \
+                   \"\" in the namespace \"shop\"";
+    let steps = vec![prove(status(403, "Forbidden", message))];
+    let error = scripted(steps, async |client| cluster::prove(client, &own()).await).await.unwrap_err();
+    assert!(matches!(error, RequestError::Refused(_)));
+    let told = error.to_string();
+    assert!(told.contains("--verb=get,create,delete --resource=pods"), "{told}");
+    assert!(told.contains("--serviceaccount=shop:web"), "{told}");
+}
+
+#[tokio::test]
+async fn a_deletion_has_a_uid_precondition_and_nothing_else() {
+    let steps = vec![delete((StatusCode::OK, serde_json::to_value(own()).unwrap()))];
+    let deletion = scripted(steps, async |client| cluster::delete(client, "shop", "web-0", "u-1").await).await;
+    assert_eq!(deletion.unwrap(), Deletion::Deleted);
+}
+
+#[tokio::test]
+async fn a_name_that_belongs_to_another_pod_now_deletes_nothing() {
+    for answer in
+        [status(409, "Conflict", "the UID in the precondition (u-1) does not match"), status(404, "NotFound", "")]
+    {
+        let steps = vec![delete(answer)];
+        let deletion = scripted(steps, async |client| cluster::delete(client, "shop", "web-0", "u-1").await).await;
+        assert_eq!(deletion.unwrap(), Deletion::AlreadyGone);
+    }
+}
+
+#[tokio::test]
+async fn a_failed_deletion_is_an_error_and_is_not_tried_again_here() {
+    for code in [429, 500, 503, 504] {
+        let steps = vec![delete(status(code, "X", "try later"))];
+        let deletion = scripted(steps, async |client| cluster::delete(client, "shop", "web-0", "u-1").await).await;
+        assert!(matches!(deletion, Err(RequestError::Failed { .. })), "{code}");
+    }
+}
+
+#[tokio::test]
+async fn a_pod_that_is_gone_is_told_from_one_that_cannot_be_read() {
+    let gone = vec![get(status(404, "NotFound", "pods \"web-0\" not found"))];
+    let pod = scripted(gone, async |client| cluster::get(client, "shop", "web-0").await).await;
+    assert!(pod.unwrap().is_none());
+
+    let message = "pods \"web-0\" is forbidden: User \"system:serviceaccount:shop:web\" cannot get resource \"pods\"";
+    let refused = vec![get(status(403, "Forbidden", message))];
+    let pod = scripted(refused, async |client| cluster::get(client, "shop", "web-0").await).await;
+    assert!(matches!(pod, Err(RequestError::Refused(_))));
+}

@@ -1,0 +1,100 @@
+//! What users paste is what is tested: README, examples and the test kit hold the same init container.
+
+use std::path::{Path, PathBuf};
+
+use linkerd_gate::config::{Wait, table};
+use linkerd_gate_kit::object::gate;
+use serde_json::Value;
+
+const IMAGE: &str = concat!("ghcr.io/linkerd-gate/linkerd-gate:", env!("CARGO_PKG_VERSION"));
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn examples() -> Vec<PathBuf> {
+    let mut examples: Vec<PathBuf> = std::fs::read_dir(root().join("examples"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "yaml"))
+        .collect();
+    examples.sort();
+    assert!(examples.len() >= 4, "{examples:?}");
+    examples
+}
+
+fn documents(path: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(path).unwrap();
+    serde_saphyr::from_multiple(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// The entries of `wait` in all examples, with the file they stand in.
+fn entries() -> Vec<(PathBuf, Value)> {
+    let mut entries = Vec::new();
+    for path in examples() {
+        for document in documents(&path) {
+            let containers = &document["spec"]["template"]["spec"]["initContainers"];
+            entries.extend(containers.as_array().into_iter().flatten().map(|entry| (path.clone(), entry.clone())));
+        }
+    }
+    entries
+}
+
+/// The entry without the variables that a case adds to it.
+fn plain(mut entry: Value) -> Value {
+    let common = gate(IMAGE).json();
+    let known: Vec<Value> = common["env"].as_array().unwrap().iter().map(|variable| variable["name"].clone()).collect();
+    entry["env"].as_array_mut().unwrap().retain(|variable| known.contains(&variable["name"]));
+    entry
+}
+
+#[test]
+fn every_example_has_the_documented_entry() {
+    let entries = entries();
+    assert_eq!(entries.len(), 4);
+    for (path, entry) in entries {
+        assert_eq!(plain(entry), gate(IMAGE).json(), "{}", path.display());
+    }
+}
+
+#[test]
+fn the_entry_in_the_readme_is_the_documented_one() {
+    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+    let block = readme.split("```yaml\n").nth(1).expect("a block of YAML").split("```").next().unwrap();
+    let pasted: Value = serde_saphyr::from_str(block).unwrap();
+    assert_eq!(pasted["initContainers"][0], gate(IMAGE).json());
+}
+
+#[test]
+fn every_variable_in_the_examples_is_one_that_wait_takes() {
+    for (path, entry) in entries() {
+        let variables = entry["env"].as_array().unwrap().iter().map(|variable| {
+            let name = variable["name"].as_str().unwrap();
+            let example = table::find(name).unwrap_or_else(|| panic!("{name}")).example;
+            (name.into(), variable["value"].as_str().unwrap_or(example).into())
+        });
+        Wait::from_variables(variables).unwrap_or_else(|problems| panic!("{}: {problems}", path.display()));
+    }
+}
+
+#[test]
+fn the_page_of_variables_is_the_table() {
+    const MARK: &str = "<!-- table -->\n\n";
+    let path = root().join("docs/configuration.md");
+    let page = std::fs::read_to_string(&path).unwrap();
+    let (text, table) = page.split_once(MARK).expect("a marked table");
+    let generated = table::markdown(table::WAIT);
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(&path, format!("{text}{MARK}{generated}")).unwrap();
+        return;
+    }
+    assert_eq!(table, generated, "docs/configuration.md is out of date: run `make docs`");
+}
+
+#[test]
+fn the_readme_has_every_exit_code() {
+    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+    for exit in linkerd_gate::exit::Exit::ALL {
+        assert!(readme.contains(&format!("| {} | {} |", exit.code(), exit.meaning())), "{exit:?}");
+    }
+}
