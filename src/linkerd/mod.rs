@@ -6,7 +6,7 @@
 //! - [`names`]: keys, names and ports.
 //! - [`selector`]: label selectors, evaluated as the API server does.
 //! - [`webhook`]: the injector's webhook configuration, reduced to what decisions need.
-//! - [`injection`]: whether the injector would be called for a pod, and what it would do.
+//! - [`mod@injection`]: whether the injector would be called for a pod, and what it would do.
 //! - [`meshing`]: whether a pod is meshed, missed, held.
 
 pub mod injection;

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::core::v1::{Pod, Service, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
-use kube::api::{Api, DeleteParams, PostParams};
+use kube::api::{Api, DeleteParams, ListParams, PostParams};
 use linkerd_gate::cluster::{self, Deletion, RequestError};
 use linkerd_gate::decide::Outcome;
 use linkerd_gate_kit::cluster::{Api as Cluster, LoopbackAddress};
@@ -145,7 +145,7 @@ async fn a_proof_tells_injection_from_its_absence(stage: &Stage) -> Result<()> {
 
     let pods: Api<Pod> = Api::namespaced(admin, "shop");
     let stored: Vec<_> =
-        pods.list(&Default::default()).await?.items.into_iter().filter_map(|pod| pod.metadata.name).collect();
+        pods.list(&ListParams::default()).await?.items.into_iter().filter_map(|pod| pod.metadata.name).collect();
     ensure!(stored == ["missed"], "a proof stored something: {stored:?}");
     pods.delete("missed", &DeleteParams::default().grace_period(0)).await?;
     Ok(())
