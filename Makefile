@@ -3,6 +3,9 @@ SHELL := /usr/bin/env bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
+VERSION := $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' Cargo.toml | head -1)
+IMAGE ?= ghcr.io/linkerd-gate/linkerd-gate:$(VERSION)
+IMAGE_FILE ?= target/image/linkerd-gate.tar
 CACHE := $(HOME)/.cache/linkerd-gate
 CARGO_DENY_VERSION := 0.20.2
 CARGO_DENY := $(CACHE)/tools/cargo-deny/bin/cargo-deny
@@ -19,6 +22,18 @@ demo: ## Play a cluster boot without and with the gate: real processes, no clust
 .PHONY: test
 test: lint ## Run every check and every test, on genuine Kubernetes parts that it fetches and builds (first time: ~20 min)
 	cargo test --locked --workspace
+
+.PHONY: image
+image: ## Build the container image without a container engine, for `docker load` or `ctr images import`
+	@mkdir -p $(dir $(IMAGE_FILE))
+	cargo run --locked --quiet --package linkerd-gate-kit --bin kit -- image \
+	  --binary "$$(cargo run --locked --quiet --package linkerd-gate-kit --bin kit -- static linkerd-gate)" \
+	  --tag $(IMAGE) --output $(IMAGE_FILE) --entrypoint /linkerd-gate --user 2102:2102 \
+	  --label "org.opencontainers.image.title=linkerd-gate" \
+	  --label "org.opencontainers.image.description=Keeps Kubernetes workloads from starting outside the Linkerd mesh" \
+	  --label "org.opencontainers.image.licenses=Apache-2.0" \
+	  --label "org.opencontainers.image.version=$(VERSION)" \
+	  --label "org.opencontainers.image.revision=$(shell git rev-parse HEAD 2>/dev/null || echo unknown)"
 
 .PHONY: lint
 lint: $(CARGO_DENY) ## Check format, lints, licences, banned crates and documentation

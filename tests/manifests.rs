@@ -98,3 +98,24 @@ fn the_readme_has_every_exit_code() {
         assert!(readme.contains(&format!("| {} | {} |", exit.code(), exit.meaning())), "{exit:?}");
     }
 }
+
+#[test]
+fn the_dockerfile_and_make_image_make_the_same_layout() {
+    let dockerfile = std::fs::read_to_string(root().join("Dockerfile")).unwrap();
+    let dry_run = std::process::Command::new("make").args(["--dry-run", "image"]).current_dir(root()).output().unwrap();
+    let image = String::from_utf8(dry_run.stdout).unwrap();
+    let labels: Vec<&str> = dockerfile.split("org.opencontainers.image.").skip(1).collect();
+    assert!(labels.len() >= 5);
+    for label in labels {
+        let name = label.split('=').next().unwrap();
+        assert!(image.contains(&format!("org.opencontainers.image.{name}=")), "{name} is in the Dockerfile only");
+    }
+    for (line, flag) in
+        [("USER 2102:2102", "--user 2102:2102"), ("ENTRYPOINT [\"/linkerd-gate\"]", "--entrypoint /linkerd-gate")]
+    {
+        assert!(dockerfile.lines().any(|found| found == line), "the Dockerfile has no {line}");
+        assert!(image.contains(flag), "make image has no {flag}");
+    }
+    let version = dockerfile.lines().find_map(|line| line.strip_prefix("ARG VERSION=")).unwrap();
+    assert_eq!(version, env!("CARGO_PKG_VERSION"));
+}

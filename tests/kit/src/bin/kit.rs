@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode};
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use linkerd_gate_kit::{
-    image::{Architecture, Image, size_of},
+    image::{Architecture, Image, size_of, static_binary},
     parts::{ApiParts, NodeParts},
 };
 
@@ -27,6 +27,11 @@ enum Command {
     },
     /// Makes a container image out of a static binary, for `ctr images import`, `docker load` or `podman load`.
     Image(ImageArguments),
+    /// Builds a package's program of the same name as a static one, in its release profile, and prints where it is.
+    Static {
+        /// The package.
+        package: String,
+    },
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -68,6 +73,10 @@ fn main() -> ExitCode {
         Command::Parts { set: Set::Api } => ApiParts::find().map(|parts| println!("{parts:#?}")),
         Command::Parts { set: Set::Node } => NodeParts::find().map(|parts| println!("{parts:#?}")),
         Command::Image(arguments) => image(&arguments),
+        Command::Static { package } => {
+            eprintln!("building {package} as a static binary (about 3 minutes the first time)");
+            static_binary(&package, &package, "release").map(|path| println!("{}", path.display()))
+        }
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,0 +1,23 @@
+# syntax=docker/dockerfile:1
+# One static binary in an otherwise empty image, for every architecture that buildx is asked for. `make image` builds the very
+# same layout without a container engine; a test holds the two to each other.
+FROM --platform=$TARGETPLATFORM rust:1.95-alpine AS build
+RUN apk add --no-cache musl-dev
+WORKDIR /src
+COPY . .
+# Alpine's Rust links statically against musl.
+RUN cargo build --locked --release --package linkerd-gate --bin linkerd-gate \
+ && install -D target/release/linkerd-gate /image/linkerd-gate
+
+FROM scratch
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="linkerd-gate" \
+      org.opencontainers.image.description="Keeps Kubernetes workloads from starting outside the Linkerd mesh" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="$VERSION" \
+      org.opencontainers.image.revision="$REVISION"
+COPY --from=build /image/linkerd-gate /linkerd-gate
+# Linkerd's own uid: traffic of this user is not redirected into a proxy that does not run yet.
+USER 2102:2102
+ENTRYPOINT ["/linkerd-gate"]
