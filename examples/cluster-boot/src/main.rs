@@ -1,2 +1,102 @@
-//! Demo.
-fn main() {}
+//! Plays the same cluster boot twice, without and with linkerd-gate, and draws what happened.
+//!
+//! No cluster, no network, no container engine. **Real**: every `linkerd-gate wait` is a process of the program that you just
+//! built, with the environment that kubelet would give it, and it judges for itself when to end. **Played by this process**:
+//!
+//! - Linkerd's injector and identity, by the test kit's stand-ins, on loopback;
+//! - an API server that does one thing: it calls the injector over HTTPS and, `failurePolicy: Ignore`, admits the pod as it is
+//!   when the call fails;
+//! - a kubelet that runs a pod's init containers in order and then says that its app has started;
+//! - owners that create a pod again when its gate ends with code 75, as a Job does whose `podFailurePolicy` ignores it.
+//!
+//! ```text
+//! cluster-boot [LINKERD_GATE_BINARY] [PICTURE.svg]
+//! ```
+
+mod api_server;
+mod boot;
+mod kubelet;
+mod narrator;
+mod picture;
+mod story;
+mod timeline;
+
+use crate::{
+    boot::Boot,
+    story::Variant,
+    timeline::{Timeline, table},
+};
+use anyhow::{Context as _, Result, bail};
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    match run().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("cluster-boot: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run() -> Result<()> {
+    let mut arguments = env::args_os().skip(1).map(PathBuf::from);
+    let program = gate_program(arguments.next())?;
+    let picture = arguments.next().map_or_else(default_picture, Ok)?;
+
+    println!("The same boot twice, about {} s each.", story::END.as_secs());
+    println!("Real: the processes {} wait. Played by this program: everything else.", program.display());
+    let mut timelines = Vec::new();
+    for variant in [Variant::WithoutGate, Variant::WithGate] {
+        println!("\n{}", variant.heading());
+        timelines.push(Boot::new(variant, &program)?.play().await?);
+    }
+    let [without, with] = &timelines[..] else { bail!("two boots, two timelines") };
+
+    println!("\nWhat a held pod's gate said, word for word:");
+    for line in with.words_of_first_gate() {
+        println!("  | {line}");
+    }
+    println!("\n{}", table(without, with));
+    std::fs::write(&picture, picture::draw(without, with)).with_context(|| picture.display().to_string())?;
+    println!("Both boots as a picture: {}", picture.display());
+    check(without, with)
+}
+
+/// What the demo claims, checked against what it saw.
+fn check(without: &Timeline, with: &Timeline) -> Result<()> {
+    let (outside, gated) = (without.started_outside(), with.started_outside());
+    if gated != 0 {
+        bail!("{gated} pods started outside the mesh although they had the gate");
+    }
+    if with.last_early_pod_inside().is_none() {
+        bail!("not every pod that the gate held ended up in the mesh");
+    }
+    if outside == 0 {
+        bail!("no pod started outside the mesh without the gate: there was nothing to show");
+    }
+    Ok(())
+}
+
+/// The binary under demonstration: as an argument, in a variable, or beside this program.
+fn gate_program(argument: Option<PathBuf>) -> Result<PathBuf> {
+    let beside = || env::current_exe().ok().map(|program| program.with_file_name("linkerd-gate"));
+    let program = argument.or_else(|| env::var_os("LINKERD_GATE_BINARY").map(PathBuf::from)).or_else(beside);
+    match program {
+        Some(program) if program.is_file() => Ok(program),
+        Some(program) => bail!("{} is not there; build it: cargo build --bin linkerd-gate", program.display()),
+        None => bail!("say which linkerd-gate to run: cluster-boot PATH"),
+    }
+}
+
+/// `target/boot.svg`, found from this program, which cargo puts two levels deeper at least.
+fn default_picture() -> Result<PathBuf> {
+    let program = env::current_exe()?;
+    let target = program.ancestors().find(|directory| directory.file_name().is_some_and(|name| name == "target"));
+    Ok(target.unwrap_or(Path::new(".")).join("boot.svg"))
+}

@@ -65,6 +65,30 @@ pub struct Refused {
     pub message: String,
 }
 
+/// Applies an injector's JSON patch, in which every operation is an `add`, as an API server does.
+pub fn apply(mut object: Value, operations: &[Value]) -> Result<Value> {
+    for operation in operations {
+        let path = operation["path"].as_str().context("an operation without a path")?;
+        ensure!(operation["op"] == "add", "{path}: an operation that is no add");
+        let (parent, key) = path.rsplit_once('/').with_context(|| format!("{path}: no JSON pointer"))?;
+        // RFC 6901: a slash within a key is written ~1, a tilde ~0.
+        let key = key.replace("~1", "/").replace("~0", "~");
+        let value = operation["value"].clone();
+        match object.pointer_mut(parent) {
+            Some(Value::Object(fields)) => {
+                fields.insert(key, value);
+            }
+            Some(Value::Array(list)) => {
+                let index = if key == "-" { list.len() } else { key.parse()? };
+                ensure!(index <= list.len(), "{path}: beyond the end of the list");
+                list.insert(index, value);
+            }
+            _ => bail!("{path}: the parent is not there"),
+        }
+    }
+    Ok(object)
+}
+
 // === impl WebhookCaller ===
 
 impl WebhookCaller {

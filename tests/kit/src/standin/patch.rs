@@ -358,6 +358,11 @@ fn environment(sidecar: &Sidecar) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::standin::client;
+
+    fn applied(pod: Value, operations: &[Value]) -> Value {
+        client::apply(pod, operations).expect("operations that apply")
+    }
 
     fn bare() -> Value {
         json!({"metadata": {"name": "web"}, "spec": {
@@ -370,26 +375,6 @@ mod tests {
         [("linkerd.io/inject".to_owned(), "enabled".to_owned())].into()
     }
 
-    /// Applies the only operation there is.
-    fn patched(mut pod: Value, operations: &[Value]) -> Value {
-        for operation in operations {
-            let path = operation["path"].as_str().expect("a path");
-            let (parent, key) = path.rsplit_once('/').expect("a pointer");
-            let key = key.replace("~1", "/");
-            match pod.pointer_mut(parent).expect("the parent is there before its child") {
-                Value::Object(map) => {
-                    map.insert(key, operation["value"].clone());
-                }
-                Value::Array(list) => {
-                    let index = if key == "-" { list.len() } else { key.parse().expect("an index") };
-                    list.insert(index, operation["value"].clone());
-                }
-                other => panic!("{path}: {other} has no children"),
-            }
-        }
-        pod
-    }
-
     fn names(pod: &Value, field: &str) -> Vec<String> {
         let list = pod["spec"][field].as_array().expect("a list");
         list.iter().map(|container| container["name"].as_str().expect("a name").to_owned()).collect()
@@ -397,7 +382,7 @@ mod tests {
 
     #[test]
     fn a_native_sidecar_comes_before_the_users_init_containers() {
-        let pod = patched(bare(), &inject(&bare(), "shop", &asks(), &Sidecar::genuine("linkerd")));
+        let pod = applied(bare(), &inject(&bare(), "shop", &asks(), &Sidecar::genuine("linkerd")));
         assert_eq!(names(&pod, "initContainers"), ["linkerd-init", "linkerd-proxy", "setup"]);
         assert_eq!(names(&pod, "containers"), ["app"]);
         assert_eq!(pod["spec"]["initContainers"][1]["restartPolicy"], "Always");
@@ -408,7 +393,7 @@ mod tests {
     fn a_classic_sidecar_comes_first_among_the_containers_and_its_init_container_last() {
         let mut pod = bare();
         pod["metadata"]["annotations"]["config.linkerd.io/proxy-enable-native-sidecar"] = json!("false");
-        let pod = patched(pod.clone(), &inject(&pod, "shop", &asks(), &Sidecar::genuine("linkerd")));
+        let pod = applied(pod.clone(), &inject(&pod, "shop", &asks(), &Sidecar::genuine("linkerd")));
         assert_eq!(names(&pod, "initContainers"), ["setup", "linkerd-init"]);
         assert_eq!(names(&pod, "containers"), ["linkerd-proxy", "app"]);
         assert_eq!(
@@ -420,7 +405,7 @@ mod tests {
     #[test]
     fn an_injected_pod_carries_the_labels_and_annotations_measured() {
         let pod = json!({"metadata": {"name": "web"}, "spec": {"containers": [{"name": "app"}]}});
-        let pod = patched(pod.clone(), &inject(&pod, "shop", &asks(), &Sidecar::genuine("linkerd")));
+        let pod = applied(pod.clone(), &inject(&pod, "shop", &asks(), &Sidecar::genuine("linkerd")));
         assert_eq!(
             pod["metadata"]["labels"],
             json!({"linkerd.io/control-plane-ns": "linkerd", "linkerd.io/workload-ns": "shop"})
@@ -445,7 +430,7 @@ mod tests {
         let service = json!({"metadata": {"name": "db"}, "spec": {"ports": [{"port": 5432, "targetPort": 5432}]}});
         let operations = opaque_ports(&service, "Service", &Annotations::new());
         assert_eq!(
-            patched(service, &operations)["metadata"],
+            applied(service, &operations)["metadata"],
             json!({"name": "db", "annotations": {"config.linkerd.io/opaque-ports": "5432"}})
         );
         let web = json!({"metadata": {"name": "web"}, "spec": {"ports": [{"port": 80}]}});
