@@ -13,9 +13,13 @@ use anyhow::{Context, Result, bail};
 use futures::{FutureExt as _, future::LocalBoxFuture};
 use k8s_openapi::api::{
     authentication::v1::{TokenRequest, TokenRequestSpec},
-    core::v1::{Namespace, ServiceAccount},
+    core::v1::{Namespace, Pod, Service, ServiceAccount},
+    discovery::v1::EndpointSlice,
 };
-use kube::{api::PostParams, client::Body};
+use kube::{
+    api::{LogParams, PostParams},
+    client::Body,
+};
 use serde_json::json;
 
 use super::{LoopbackAddress, credentials::Credentials, process::Process, report, scratch::Scratch, watch};
@@ -69,7 +73,6 @@ pub(super) enum Routing {
     /// By the Service's own address or external name: there are no nodes, only the latter leads anywhere.
     Service,
     /// By the addresses in its EndpointSlices: the API server is on no node, so nothing routes Service addresses for it.
-    #[expect(dead_code, reason = "for the node-size cluster, which is not here yet")]
     Endpoints,
 }
 
@@ -211,6 +214,45 @@ impl Api {
         Ok(name)
     }
 
+    /// Makes a Service `name` that leads to a server at `address`, in the test's own process for instance: for the API
+    /// server, and where there are nodes for pods. `ports` are pairs of the Service's port and the server's.
+    ///
+    /// Without nodes the server has to listen on the Service's port: an external name has no other.
+    pub async fn expose(&self, namespace: &str, name: &str, address: Ipv4Addr, ports: &[(u16, u16)]) -> Result<()> {
+        let client = self.client().await?;
+        let service_ports: Vec<_> =
+            ports.iter().map(|(port, _)| json!({"name": format!("p{port}"), "port": port})).collect();
+        let spec = match self.routing {
+            Routing::Service => json!({"type": "ExternalName", "externalName": address, "ports": service_ports}),
+            Routing::Endpoints => json!({"ports": service_ports}),
+        };
+        let service = serde_json::from_value(json!({"metadata": {"name": name}, "spec": spec}))?;
+        kube::Api::<Service>::namespaced(client.clone(), namespace).create(&PostParams::default(), &service).await?;
+        if self.routing == Routing::Endpoints {
+            let slice_ports: Vec<_> =
+                ports.iter().map(|(port, target)| json!({"name": format!("p{port}"), "port": target})).collect();
+            let slice = serde_json::from_value(json!({
+                "metadata": {"name": name, "labels": {
+                    "kubernetes.io/service-name": name,
+                    "endpointslice.kubernetes.io/managed-by": "linkerd-gate-kit",
+                }},
+                "addressType": "IPv4",
+                "endpoints": [{"addresses": [address], "conditions": {"ready": true}}],
+                "ports": slice_ports,
+            }))?;
+            let slices = kube::Api::<EndpointSlice>::namespaced(client, namespace);
+            slices.create(&PostParams::default(), &slice).await?;
+        }
+        Ok(())
+    }
+
+    /// What a container of a pod has written.
+    pub async fn logs_of(&self, namespace: &str, pod: &str, container: &str) -> Result<String> {
+        let pods = kube::Api::<Pod>::namespaced(self.client().await?, namespace);
+        let parameters = LogParams { container: Some(container.to_owned()), ..LogParams::default() };
+        pods.logs(pod, &parameters).await.with_context(|| format!("no log of {container} in {namespace}/{pod}"))
+    }
+
     /// Stops the API server; what it knew stays in etcd. The rest of the control plane keeps running and retries.
     pub async fn stop_api_server(&self) -> Result<()> {
         let process = self.locked().api_server.take();
@@ -293,12 +335,10 @@ impl Api {
         self.scratch.path().join("log")
     }
 
-    #[expect(dead_code, reason = "for the node-size cluster, which is not here yet")]
     pub(super) fn scratch(&self) -> &Scratch {
         &self.scratch
     }
 
-    #[expect(dead_code, reason = "for the node-size cluster, which is not here yet")]
     pub(super) fn credentials(&self) -> &Credentials {
         &self.credentials
     }

@@ -77,7 +77,6 @@ impl Process {
         Ok(Self { name: name.to_owned(), log: log.to_path_buf(), pid, ended, waiter: Some(waiter) })
     }
 
-    #[cfg(test)]
     pub(super) fn pid(&self) -> Pid {
         self.pid
     }
@@ -88,9 +87,9 @@ impl Process {
     }
 
     /// Waits for its end.
-    pub(super) async fn end(&self) -> Option<ExitStatus> {
+    pub(super) fn end(&self) -> impl Future<Output = Option<ExitStatus>> + Send + use<> {
         let mut ended = self.ended.clone();
-        ended.wait_for(Option::is_some).await.ok().and_then(|status| *status)
+        async move { ended.wait_for(Option::is_some).await.ok().and_then(|status| *status) }
     }
 
     /// Sends SIGTERM, waits for at most `grace`, then SIGKILL.

@@ -11,6 +11,20 @@ use anyhow::{Context, Result};
 /// Names the directory under which everything of a sandbox lies; whoever made the sandbox removes it.
 pub(super) const PARENT: &str = "LINKERD_GATE_TESTS_SCRATCH";
 
+/// Waits for the end of its standard input, then removes the directory `$1` and every cgroup `$2` with those below it.
+///
+/// What still writes there, or is a process in there, is being killed at the same moment, hence several tries.
+const JANITOR: &str = r#"
+cat >/dev/null
+for try in 1 2 3 4 5 6 7 8 9 10; do
+    for cgroup in "/sys/fs/cgroup/$2" /sys/fs/cgroup/*/"$2"; do
+        [ -d "$cgroup" ] && find "$cgroup" -depth -type d -exec rmdir {} + 2>/dev/null
+    done
+    rm -rf -- "$1" 2>/dev/null && ! ls -d "/sys/fs/cgroup/$2" /sys/fs/cgroup/*/"$2" >/dev/null 2>&1 && exit
+    sleep 0.2
+done
+"#;
+
 /// A directory for one cluster's data, logs and sockets.
 ///
 /// Its path is short, since a Unix socket's may have 107 bytes.
@@ -30,11 +44,10 @@ impl Scratch {
             .tempdir_in(&parent)
             .with_context(|| format!("cannot make a directory in {}", parent.display()))?
             .keep();
-        // What still writes there is being killed at the same moment, hence several tries.
-        let script = r#"cat >/dev/null; for try in 1 2 3 4 5 6 7 8 9 10; do rm -rf -- "$1" 2>/dev/null && exit; sleep 0.2; done"#;
         let janitor = Command::new("sh")
-            .args(["-c", script, "janitor"])
+            .args(["-c", JANITOR, "janitor"])
             .arg(&path)
+            .arg(path.file_name().unwrap_or_default())
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -47,6 +60,14 @@ impl Scratch {
 
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The name of the cgroup under which all others of this cluster are, relative to each hierarchy's root.
+    pub(super) fn cgroup(&self) -> PathBuf {
+        // Within a sandbox, that of the directory that its maker removes, so that nobody has to survive for it.
+        let outermost = std::env::var_os(PARENT).map(PathBuf::from);
+        let outermost = outermost.as_deref().unwrap_or(&self.path);
+        outermost.file_name().map(PathBuf::from).unwrap_or_default()
     }
 
     /// A directory of that name within, made if it is not there.

@@ -1,0 +1,193 @@
+//! A node's containerd: its configuration, and what it says is there.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result};
+use nix::sys::statfs::{OVERLAYFS_SUPER_MAGIC, statfs};
+use serde_json::Value;
+
+use super::super::machine::run;
+use crate::parts::NodeParts;
+
+/// The image of the container that holds a pod's network. With a registry's name, so that nothing completes it to
+/// another one; with a tag, so that nobody tries to pull it.
+pub(super) const PAUSE_IMAGE: &str = "kit.test/pause:1";
+
+/// The network plugins' configuration, in the node's directory.
+pub(super) const NETWORKS: &str = "net.d";
+
+/// A container as containerd knows it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Container {
+    /// Its identifier.
+    pub id: String,
+    /// The image that it was made from.
+    pub image: String,
+    /// The namespace of its pod.
+    pub namespace: String,
+    /// The name of its pod.
+    pub pod: String,
+    /// Its name in its pod.
+    pub name: String,
+    /// Whether a process was started in it: `Some` of containerd's word for its state (`RUNNING`, `STOPPED`), `None` if
+    /// it was created only, or has been stopped and cleaned up.
+    pub task: Option<String>,
+}
+
+/// How to ask a containerd.
+#[derive(Clone, Debug)]
+pub(super) struct Client {
+    ctr: PathBuf,
+    socket: PathBuf,
+    snapshotter: &'static str,
+}
+
+// === impl Client ===
+
+impl Client {
+    pub(super) fn new(parts: &NodeParts, directory: &Path) -> Self {
+        Self { ctr: parts.ctr.clone(), socket: socket(directory), snapshotter: snapshotter(directory) }
+    }
+
+    /// `ctr` in the namespace that holds Kubernetes' containers.
+    pub(super) fn command(&self) -> Command {
+        let mut command = Command::new(&self.ctr);
+        command.arg("--address").arg(&self.socket).args(["--namespace", "k8s.io"]);
+        command
+    }
+
+    /// Whether it answers.
+    pub(super) fn answers(&self) -> bool {
+        self.socket.exists() && run(self.command().args(["version"])).is_ok()
+    }
+
+    /// Loads an image archive.
+    pub(super) fn import(&self, archive: &Path) -> Result<()> {
+        let arguments = ["images", "import", "--snapshotter", self.snapshotter];
+        run(self.command().args(arguments).arg(archive)).map(drop)
+    }
+
+    /// The containers of pods, those that hold a pod's network excepted.
+    pub(super) fn containers(&self) -> Result<Vec<Container>> {
+        let tasks = run(self.command().args(["tasks", "list"]))?;
+        let identifiers = run(self.command().args(["containers", "list", "--quiet"]))?;
+        let mut containers = Vec::new();
+        for id in identifiers.split_whitespace() {
+            // It may have been removed since.
+            let Ok(text) = run(self.command().args(["containers", "info", id])) else { continue };
+            let information: Value = serde_json::from_str(&text).context("what ctr says of a container")?;
+            let label = |name: &str| information["Labels"][name].as_str().unwrap_or_default().to_owned();
+            if label("io.cri-containerd.kind") == "container" {
+                containers.push(Container {
+                    id: id.to_owned(),
+                    image: information["Image"].as_str().unwrap_or_default().to_owned(),
+                    namespace: label("io.kubernetes.pod.namespace"),
+                    pod: label("io.kubernetes.pod.name"),
+                    name: label("io.kubernetes.container.name"),
+                    task: task(&tasks, id),
+                });
+            }
+        }
+        Ok(containers)
+    }
+}
+
+/// The state of the task of the container `id` in what `ctr tasks list` printed: identifier, process, state.
+fn task(tasks: &str, id: &str) -> Option<String> {
+    tasks.lines().find_map(|line| {
+        let mut words = line.split_whitespace();
+        (words.next() == Some(id)).then(|| words.nth(1).map(str::to_owned)).flatten()
+    })
+}
+
+/// Where it listens: not under /run, of which every node has its own, so that it can be reached from outside.
+pub(super) fn socket(directory: &Path) -> PathBuf {
+    directory.join("containerd.sock")
+}
+
+/// How image layers become root directories. An overlay cannot lie on an overlay, which is what a CI job's own
+/// container often has; copies can.
+fn snapshotter(directory: &Path) -> &'static str {
+    match statfs(directory) {
+        Ok(found) if found.filesystem_type() == OVERLAYFS_SUPER_MAGIC => "native",
+        _ => "overlayfs",
+    }
+}
+
+/// Writes containerd's configuration into the node's directory and returns its path.
+pub(super) fn configure(parts: &NodeParts, directory: &Path, pod_subnet: &str) -> Result<PathBuf> {
+    let shown = directory.display();
+    // `restrict_oom_score_adj`: without CAP_SYS_RESOURCE, which containers on CI machines lack, no sandbox starts else.
+    let configuration = format!(
+        r#"version = 3
+root = "{shown}/containerd"
+state = "/run/containerd"
+disabled_plugins = ["io.containerd.nri.v1.nri", "io.containerd.tracing.processor.v1.otlp", "io.containerd.internal.v1.tracing"]
+
+[grpc]
+address = "{socket}"
+
+[plugins."io.containerd.cri.v1.images"]
+snapshotter = "{snapshotter}"
+
+[plugins."io.containerd.cri.v1.images".pinned_images]
+sandbox = "{PAUSE_IMAGE}"
+
+[plugins."io.containerd.cri.v1.runtime"]
+restrict_oom_score_adj = true
+
+[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
+runtime_type = "io.containerd.runc.v2"
+
+[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc.options]
+BinaryName = "{runc}"
+SystemdCgroup = false
+
+[plugins."io.containerd.cri.v1.runtime".cni]
+bin_dirs = ["{plugins}"]
+conf_dir = "{shown}/{NETWORKS}"
+"#,
+        socket = socket(directory).display(),
+        snapshotter = snapshotter(directory),
+        runc = parts.runc.display(),
+        plugins = parts.cni_plugins.display(),
+    );
+    let path = directory.join("containerd.toml");
+    std::fs::write(&path, configuration)?;
+
+    // A veth pair for each pod, and the node routes between them. On a bridge, a pod's answer to its neighbour would go
+    // there directly, past the node's translation of Service addresses.
+    let networks = serde_json::json!({
+        "cniVersion": "1.0.0",
+        "name": "pods",
+        "plugins": [{
+            "type": "ptp",
+            "ipam": {
+                "type": "host-local",
+                "ranges": [[{"subnet": pod_subnet}]],
+                "routes": [{"dst": "0.0.0.0/0"}],
+                "dataDir": "/run/cni",
+            },
+        }],
+    });
+    let networks_directory = directory.join(NETWORKS);
+    std::fs::create_dir_all(&networks_directory)?;
+    std::fs::write(networks_directory.join("10-pods.conflist"), networks.to_string())?;
+    Ok(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_is_found_by_the_whole_identifier() {
+        let tasks = "TASK     PID      STATUS    \nab12     4242     RUNNING\nab123    4243     STOPPED\n";
+        assert_eq!(task(tasks, "ab12").as_deref(), Some("RUNNING"));
+        assert_eq!(task(tasks, "ab123").as_deref(), Some("STOPPED"));
+        assert_eq!(task(tasks, "ab1"), None);
+    }
+}
