@@ -120,15 +120,7 @@ impl Api {
 
     pub(super) async fn boot(&self) -> Result<()> {
         let started = Instant::now();
-        self.locked().etcd = Some(self.start_etcd()?);
-        self.start_api_server().await?;
-        let controller_manager = self.start_controller_manager()?;
-        let scheduler = self.start_scheduler()?;
-        {
-            let mut processes = self.locked();
-            processes.controller_manager = Some(controller_manager);
-            processes.scheduler = Some(scheduler);
-        }
+        self.start_processes().await?;
         let accounts = kube::Api::<ServiceAccount>::namespaced(self.client().await?, "default");
         let account = watch::until(&accounts, "default", "made", PATIENCE, |_| true).await;
         self.check()?;
@@ -253,6 +245,21 @@ impl Api {
         pods.logs(pod, &parameters).await.with_context(|| format!("no log of {container} in {namespace}/{pod}"))
     }
 
+    /// Stops the whole control plane at once, as a power cut would; what is in etcd stays.
+    pub fn power_off_control_plane(&self) {
+        // Dropping them kills them.
+        drop(std::mem::take(&mut *self.locked()));
+    }
+
+    /// Starts the whole control plane after [`Api::power_off_control_plane`], and waits until the API server is ready.
+    /// The controllers start to act at some moment after that.
+    pub async fn power_on_control_plane(&self) -> Result<()> {
+        if self.locked().etcd.is_some() {
+            bail!("the control plane is running already");
+        }
+        self.start_processes().await
+    }
+
     /// Stops the API server; what it knew stays in etcd. The rest of the control plane keeps running and retries.
     pub async fn stop_api_server(&self) -> Result<()> {
         let process = self.locked().api_server.take();
@@ -350,6 +357,18 @@ impl Api {
     /// A panic while it is locked leaves it as good as it was: nothing is half done there.
     fn locked(&self) -> MutexGuard<'_, Processes> {
         self.processes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn start_processes(&self) -> Result<()> {
+        let etcd = self.start_etcd()?;
+        self.locked().etcd = Some(etcd);
+        self.start_api_server().await?;
+        let controller_manager = self.start_controller_manager()?;
+        let scheduler = self.start_scheduler()?;
+        let mut processes = self.locked();
+        processes.controller_manager = Some(controller_manager);
+        processes.scheduler = Some(scheduler);
+        Ok(())
     }
 
     fn start_etcd(&self) -> Result<Process> {

@@ -99,9 +99,19 @@ impl Cluster {
 
     /// Switches a node on after [`Node::power_off`], and waits until the cluster says that this boot of it is Ready.
     pub async fn power_on(&self, node: &Node) -> Result<()> {
+        self.switch_on(node).await?;
+        self.until_ready(node).await
+    }
+
+    /// Switches a node on and lets it boot by itself: its kubelet is started, and that is all that is known of it.
+    pub async fn switch_on(&self, node: &Node) -> Result<()> {
         node.boot().await?;
         self.connect_nodes()?;
-        node.start_kubelet(&self.api)?;
+        node.start_kubelet(&self.api)
+    }
+
+    /// Waits until the cluster says that the present boot of a node is Ready.
+    pub async fn until_ready(&self, node: &Node) -> Result<()> {
         node.until_ready(&self.api).await
     }
 

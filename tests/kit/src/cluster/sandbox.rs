@@ -20,10 +20,7 @@ use super::{
     node::init,
     scratch::{PARENT, Scratch},
 };
-use crate::{
-    image::kit_binary,
-    parts::{self, NodeParts},
-};
+use crate::{image::kit_binary, parts::NodeParts};
 
 /// Asks for less than all tests: `no-node` leaves out those that need root and namespaces.
 const TESTS: &str = "LINKERD_GATE_TESTS";
@@ -122,8 +119,7 @@ fn run_inside(prepare: impl FnOnce() -> Result<()>) -> Result<ExitCode> {
     try_namespaces()?;
     kit_binary("pause")?;
     prepare()?;
-    let scratch = Scratch::new()?;
-    let _cache = MadeDirectory::make(Path::new(CNI_CACHE))?;
+    let scratch = Scratch::with_mount_point(Some(Path::new(CNI_CACHE)))?;
     let program = std::env::current_exe().context("cannot tell the path of this program")?;
     // The tests run programs by absolute path, but the daemons look for their own helpers.
     let path = parts_on_path(&parts)?;
@@ -166,28 +162,4 @@ fn parts_on_path(parts: &NodeParts) -> Result<std::ffi::OsString> {
     let system = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"].map(PathBuf::from);
     let directories = own.into_iter().chain(std::env::split_paths(&inherited)).chain(system);
     std::env::join_paths(directories).context("a directory of PATH has a colon in its name")
-}
-
-/// A directory that is removed with this value if it was not there before.
-struct MadeDirectory(Option<PathBuf>);
-
-// === impl MadeDirectory ===
-
-impl MadeDirectory {
-    fn make(path: &Path) -> Result<Self> {
-        if path.is_dir() {
-            return Ok(Self(None));
-        }
-        parts::directory(path)?;
-        Ok(Self(Some(path.to_path_buf())))
-    }
-}
-
-impl Drop for MadeDirectory {
-    fn drop(&mut self) {
-        if let Some(path) = &self.0 {
-            // Another suite may use it at this moment: an empty directory is no harm.
-            let _ = std::fs::remove_dir(path);
-        }
-    }
 }

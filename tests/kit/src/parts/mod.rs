@@ -122,7 +122,7 @@ fn on_path(program: &str) -> Option<PathBuf> {
 }
 
 /// The directory `path`, made if it is not there.
-pub(crate) fn directory(path: &Path) -> Result<&Path> {
+fn directory(path: &Path) -> Result<&Path> {
     std::fs::create_dir_all(path).with_context(|| format!("cannot make the directory {}", path.display()))?;
     Ok(path)
 }
