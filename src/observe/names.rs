@@ -100,7 +100,10 @@ impl System {
     fn failure(&self, host: &str, error: &NetError) -> Outcome {
         match error {
             NetError::Dns(DnsError::NoRecordsFound(none)) if none.response_code == ResponseCode::NXDomain => {
-                Outcome::not_ready(format!("DNS knows no name {host}: is Linkerd installed?"))
+                // CoreDNS also answers so for a headless service none of whose pods is ready (measured, 1.15.0).
+                Outcome::not_ready(format!(
+                    "DNS knows no name {host}: Linkerd is not installed there, or none of its pods is ready"
+                ))
             }
             NetError::Dns(DnsError::NoRecordsFound(none)) if none.response_code == ResponseCode::NoError => {
                 without_address(host)
@@ -121,7 +124,7 @@ impl System {
     }
 }
 
-/// CoreDNS answers so for a headless service none of whose pods is ready.
+/// The name has records, but no address: of another kind, or by a DNS server that does not deny the name as CoreDNS does.
 fn without_address(host: &str) -> Outcome {
     Outcome::not_ready(format!("DNS knows {host}, but it has no address: none of its pods is ready"))
 }

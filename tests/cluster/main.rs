@@ -1,0 +1,106 @@
+//! `wait` on a genuine node: kubelet's and containerd's word counts, not ours. Only Linkerd's own containers are stood in for.
+
+mod faults;
+mod held;
+mod jobs;
+mod reboot;
+mod replace;
+mod stage;
+mod standing;
+
+use std::process::{Command, ExitCode};
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, ensure};
+use libtest_mimic::{Arguments, Trial};
+use linkerd_gate_kit::cluster::sandbox::{self, Entered};
+use tokio::runtime::Runtime;
+
+use self::stage::{Stage, images};
+
+fn main() -> ExitCode {
+    match sandbox::enter(prepare) {
+        Entered::Outside(code) => code,
+        Entered::Inside => run(&Arguments::from_args()),
+    }
+}
+
+/// Outside the sandbox, where cargo can build: the image that users get, and the stand-ins' one.
+fn prepare() -> Result<()> {
+    let made = Command::new("make")
+        .args(["--no-print-directory", "image"])
+        .env("IMAGE_FILE", images::gate_archive())
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .status()
+        .context("cannot start make")?;
+    ensure!(made.success(), "make image failed");
+    images::make_standin()
+}
+
+fn run(arguments: &Arguments) -> ExitCode {
+    if arguments.list {
+        return libtest_mimic::run(arguments, trials(&None)).exit_code();
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => Arc::new(runtime),
+        Err(error) => {
+            eprintln!("cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let stage = match runtime.block_on(Stage::set()) {
+        Ok(stage) => Arc::new(stage),
+        Err(error) => {
+            eprintln!("the cluster does not start: {error:#}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let mut arguments = arguments.clone();
+    // Each test mostly waits for kubelet; more of them at once than cores is what makes the suite short.
+    arguments.test_threads.get_or_insert(4);
+    let shared = Some((Arc::clone(&runtime), Arc::clone(&stage)));
+    let together = libtest_mimic::run(&arguments, trials(&shared));
+    if together.has_failed() {
+        return together.exit_code();
+    }
+    // A reboot takes every pod of the node with it: after the others, alone.
+    libtest_mimic::run(&arguments, alone(&shared)).exit_code()
+}
+
+type Shared = Option<(Arc<Runtime>, Arc<Stage>)>;
+
+/// A trial by the name of its function.
+macro_rules! trial {
+    ($shared:expr, $($path:ident)::+) => {{
+        let shared = $shared.clone();
+        Trial::test(stringify!($($path)::+).replace(' ', ""), move || {
+            let Some((runtime, stage)) = shared else { return Err("there is no cluster".into()) };
+            runtime.block_on($($path)::+(&stage)).map_err(|error| format!("{error:#}").into())
+        })
+    }};
+}
+
+fn trials(shared: &Shared) -> Vec<Trial> {
+    vec![
+        trial!(shared, held::a_deployment_created_during_an_outage_is_held_until_it_is_created_again),
+        trial!(shared, held::the_examples_run_meshed),
+        trial!(shared, jobs::a_job_that_ignores_75_gets_itself_into_the_mesh),
+        trial!(shared, jobs::a_job_without_that_policy_counts_the_exit_as_a_failure),
+        trial!(shared, jobs::a_job_that_restarts_in_place_never_leaves_its_pod),
+        trial!(shared, jobs::a_held_job_is_not_failed),
+        trial!(shared, replace::a_pod_replaces_itself_with_the_role_of_the_example),
+        trial!(shared, replace::a_pod_without_the_role_is_held_and_says_which_one),
+        trial!(shared, replace::a_pod_nobody_would_create_again_is_not_deleted),
+        trial!(shared, standing::a_native_sidecar_is_certified_before_the_gate_passes),
+        trial!(shared, standing::a_classic_sidecar_passes_and_can_wait_for_identity),
+        trial!(shared, standing::a_pod_that_says_disabled_starts_once_linkerd_is_ready),
+        trial!(shared, standing::a_pod_on_the_host_network_starts_once_linkerd_is_ready),
+        trial!(shared, standing::open_starts_outside_the_mesh_once_linkerd_is_ready),
+        trial!(shared, standing::an_entry_without_the_label_is_exit_2_and_a_forged_label_passes),
+        trial!(shared, faults::cluster_dns_answers_are_told_apart),
+    ]
+}
+
+fn alone(shared: &Shared) -> Vec<Trial> {
+    vec![trial!(shared, reboot::after_a_reboot_meshed_pods_come_back_and_missed_ones_never_start)]
+}
