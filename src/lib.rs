@@ -8,11 +8,13 @@
 //! - [`cluster`]: asks the API server and writes to it. The only user of kube.
 //! - [`role`]: the loops that join the above.
 //! - [`config`]: the environment becomes meaning; the table of variables.
+//! - [`command`]: what a person runs in a shell.
 //! - [`cli`], [`exit`]: the command line and the exit codes.
 //! - [`retry`], [`shutdown`], [`telemetry`]: schedules, signals, logs.
 
 pub mod cli;
 pub mod cluster;
+pub mod command;
 pub mod config;
 pub mod decide;
 pub mod exit;

@@ -3,9 +3,11 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use linkerd_gate::cli::{Cli, Command};
+use linkerd_gate::cli::{Cli, Command, ExplainArguments};
+use linkerd_gate::command::explain::{Explain, ExplainError, explain};
 use linkerd_gate::config::Wait;
 use linkerd_gate::exit::Exit;
+use linkerd_gate::linkerd::TokenProjection;
 use linkerd_gate::role::wait::{self, write_termination_message};
 use linkerd_gate::{shutdown, telemetry};
 
@@ -21,6 +23,7 @@ fn main() -> ExitCode {
     };
     match cli.command {
         Command::Wait => run_wait().into(),
+        Command::Explain(arguments) => run_explain(arguments).into(),
     }
 }
 
@@ -43,6 +46,26 @@ fn run_wait() -> Exit {
     // A look that was dropped may leave a blocking task behind; nobody waits for it.
     runtime.shutdown_background();
     ended.unwrap_or_else(|(exit, why)| refuse(log, exit, &why))
+}
+
+fn run_explain(arguments: ExplainArguments) -> Exit {
+    let ExplainArguments { files, namespace_file, webhook_file, no_token_projection, output } = arguments;
+    let token_projection = if no_token_projection { TokenProjection::Disabled } else { TokenProjection::Enabled };
+    let arguments = Explain { files, namespace_file, webhook_file, token_projection, output };
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    match explain(&arguments, &mut std::io::stdin().lock(), &mut out, &mut std::io::stderr().lock()) {
+        Ok(()) => Exit::Done,
+        // `explain … | head` has read what it wanted.
+        Err(ExplainError::Write(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => Exit::Done,
+        Err(error @ ExplainError::Input(_)) => {
+            eprintln!("{error}");
+            Exit::Usage
+        }
+        Err(ExplainError::Write(error)) => {
+            eprintln!("linkerd-gate: the explanation could not be written: {error}");
+            Exit::Internal
+        }
+    }
 }
 
 /// The last line, where people look: standard error, and what `kubectl describe pod` shows.

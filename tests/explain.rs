@@ -1,0 +1,380 @@
+//! `linkerd-gate explain`: what it prints, for people and for programs, and what it says of bad input.
+
+#[path = "corpus/load.rs"]
+mod load;
+
+use linkerd_gate::{
+    command::explain::{Explain, ExplainError, Output, explain},
+    linkerd::TokenProjection,
+};
+use load::Expect;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use std::{
+    fs,
+    io::{self, Write},
+    path::Path,
+    process::{Command, Stdio},
+};
+
+/// `explain -f FILE…` and nothing else.
+fn of(files: &[&str]) -> Explain {
+    Explain {
+        files: files.iter().map(ToString::to_string).collect(),
+        namespace_file: None,
+        webhook_file: None,
+        token_projection: TokenProjection::Enabled,
+        output: Output::Text,
+    }
+}
+
+/// What it wrote, and what it noted; an error must not have written anything.
+fn run(arguments: &Explain, stdin: &str) -> Result<(String, String), String> {
+    let (mut out, mut notes) = (Vec::new(), Vec::new());
+    match explain(arguments, &mut stdin.as_bytes(), &mut out, &mut notes) {
+        Ok(()) => Ok((String::from_utf8(out).unwrap(), String::from_utf8(notes).unwrap())),
+        Err(error) => {
+            assert!(out.is_empty() && notes.is_empty(), "an error was told after output");
+            Err(error.to_string())
+        }
+    }
+}
+
+fn explained_as_json(arguments: Explain, stdin: &str) -> Vec<Value> {
+    let (out, _) = run(&Explain { output: Output::Json, ..arguments }, stdin).unwrap_or_else(|error| panic!("{error}"));
+    serde_json::from_str(&out).unwrap()
+}
+
+/// Holds `found` against a committed file. To change what is expected: `UPDATE_EXPECTED=1 cargo test --test explain`, which
+/// rewrites the file and fails, then read the difference.
+fn assert_expected(file: &str, found: &str) {
+    let path = Path::new("tests/explain/expected").join(file);
+    let expected = fs::read_to_string(&path).unwrap_or_default();
+    if found == expected {
+        return;
+    }
+    if std::env::var_os("UPDATE_EXPECTED").is_some() {
+        fs::create_dir_all("tests/explain/expected").unwrap();
+        fs::write(&path, found).unwrap();
+        panic!("{} was rewritten: read the difference", path.display());
+    }
+    panic!("{} expects\n{expected}\nbut found\n{found}", path.display());
+}
+
+#[test]
+fn every_kind_of_workload_in_one_file_with_its_namespace() {
+    let (out, notes) = run(&of(&["tests/explain/shop.yaml"]), "").unwrap();
+    assert_expected("shop.txt", &out);
+    assert_eq!(notes, "tests/explain/shop.yaml, document 5, line 51: Service cart makes no pods: passed over\n");
+}
+
+#[test]
+fn pods_that_exist_are_missed_held_meshed_or_left_out() {
+    let (out, notes) = run(&of(&["tests/explain/live.yaml"]), "").unwrap();
+    assert_expected("live.txt", &out);
+    assert_eq!(notes, "");
+
+    let found = explained_as_json(of(&["tests/explain/live.yaml"]), "");
+    let found: Vec<_> = found
+        .iter()
+        .map(|pod| (pod["name"].as_str().unwrap(), pod["missed"] == true, pod["held"] == true, pod["meshed"] == true))
+        .collect();
+    assert_eq!(
+        found,
+        [
+            ("cart-7d4b9c-x2x7p", true, true, false),
+            ("by-hand", true, false, false),
+            ("stock-0", false, false, true),
+            ("coredns-0", false, false, false),
+            ("forged", true, true, false),
+            ("import-1", true, false, false),
+        ]
+    );
+}
+
+#[test]
+fn what_looks_right_and_is_not_is_pointed_out() {
+    let arguments = Explain {
+        namespace_file: Some("tests/explain/namespaces.yaml".to_owned()),
+        ..of(&["tests/explain/traps.yaml"])
+    };
+    let (out, _) = run(&arguments, "").unwrap();
+    assert_expected("traps.txt", &out);
+}
+
+#[test]
+fn json_is_an_array_in_the_order_given() {
+    let arguments = Explain {
+        namespace_file: Some("tests/explain/one-namespace.json".to_owned()),
+        webhook_file: Some("tests/explain/webhook.yaml".to_owned()),
+        output: Output::Json,
+        ..of(&["-", "tests/explain/pod.json"])
+    };
+    let stdin = "{apiVersion: v1, kind: Pod, metadata: {name: first, namespace: mesh, annotations: {linkerd.io/inject: disabled}}, spec: {containers: [{name: app}]}}";
+    let (out, _) = run(&arguments, stdin).unwrap();
+    assert_expected("two.json", &out);
+}
+
+#[test]
+fn all_of_the_corpus_is_explained_as_it_is_decided() {
+    let corpus = load::load().unwrap_or_else(|error| panic!("{error:?}"));
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, content: &Value| {
+        let path = folder.path().join(name);
+        fs::write(&path, content.to_string()).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let mut explained = 0;
+    for case in &corpus.cases {
+        let arguments = Explain {
+            namespace_file: Some(file("namespace.json", &json!(case.namespace))),
+            webhook_file: Some(file(
+                "webhooks.json",
+                &json!({
+                    "apiVersion": "v1", "kind": "List", "items": corpus.webhooks[&case.webhook],
+                }),
+            )),
+            token_projection: if case.token_projection { TokenProjection::Enabled } else { TokenProjection::Disabled },
+            ..of(&["-"])
+        };
+        let pod = json!(case.pod).to_string();
+        if case.api_server.refuses.is_some() {
+            assert!(run(&arguments, &pod).is_err(), "{}", case.name);
+            continue;
+        }
+        let found = explained_as_json(arguments, &pod);
+        let [found] = found.as_slice() else { panic!("{}: {}: {found:?}", case.file, case.name) };
+        if case.api_server.changes.is_some() {
+            // What the API server would change is changed before the decision, as it would be: a token is mounted.
+            assert_eq!(found["decision"], "inject", "{}", case.name);
+            continue;
+        }
+        let decision = match case.expect {
+            Expect::Inject => "inject",
+            Expect::Skip => "skip",
+            Expect::NotCalled => "not-called",
+            Expect::Conditional => "conditional",
+        };
+        assert_eq!(found["decision"], decision, "{}", case.name);
+        assert_eq!(found["reasons"], json!(case.reasons), "{}", case.name);
+        assert_eq!(found["meshed"], case.meshed, "{}", case.name);
+        assert_eq!(found["missed"], case.expect == Expect::Inject && !case.meshed, "{}", case.name);
+        if case.api_server.refuses_injected.is_some() {
+            assert_ne!(found["warnings"], json!([]), "{}: the API server's refusal is not foretold", case.name);
+        }
+        explained += 1;
+    }
+    assert!(explained > 180, "{explained} of the corpus");
+}
+
+#[test]
+fn yaml_and_json_are_explained_alike() {
+    let yaml = fs::read_to_string("tests/explain/pod.json").unwrap();
+    let value: Value = serde_json::from_str(&yaml).unwrap();
+    let flow = value.to_string();
+    let block =
+        "apiVersion: v1\nkind: Pod\nmetadata:\n  name: web\nspec:\n  containers:\n  - name: app\n    image: web:1\n";
+    assert_eq!(run(&of(&["-"]), &flow), run(&of(&["-"]), block));
+}
+
+#[test]
+fn namespaces_are_found_beside_the_pods_or_assumed_and_said() {
+    let pod = |namespace: &str| {
+        format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: a{namespace}}}, spec: {{containers: [{{name: app}}]}}}}\n"
+        )
+    };
+    let enabled = |name: &str| {
+        format!(
+            "{{apiVersion: v1, kind: Namespace, metadata: {{name: {name}, annotations: {{linkerd.io/inject: enabled}}}}}}\n"
+        )
+    };
+    let (mesh, here) = (enabled("mesh"), pod(", namespace: mesh"));
+    let nowhere = pod("");
+    for (what, input, namespace, decision, assumed) in [
+        ("beside, before", format!("{mesh}---\n{here}"), "mesh", "inject", false),
+        ("beside, after", format!("{here}---\n{mesh}"), "mesh", "inject", false),
+        ("elsewhere", here.clone(), "mesh", "skip", true),
+        ("none named", nowhere.clone(), "default", "skip", true),
+        ("none named, another beside", format!("{nowhere}---\n{mesh}"), "default", "skip", true),
+        ("none named, default beside", format!("{nowhere}---\n{}", enabled("default")), "default", "inject", false),
+    ] {
+        let found = explained_as_json(of(&["-"]), &input);
+        assert_eq!(
+            (found[0]["namespace"].as_str(), found[0]["decision"].as_str()),
+            (Some(namespace), Some(decision)),
+            "{what}"
+        );
+        // The chart's webhook is assumed in every case.
+        assert_eq!(found[0]["assumptions"].as_array().unwrap().len(), 1 + usize::from(assumed), "{what}");
+    }
+
+    let given = |stdin: &str| {
+        let file = Some("tests/explain/one-namespace.json".to_owned());
+        explained_as_json(Explain { namespace_file: file, ..of(&["-"]) }, stdin).remove(0)
+    };
+    assert_eq!(given(&nowhere)["namespace"], "mesh", "the only one that is given is the command's");
+    assert_eq!(
+        given(&here)["because"],
+        json!(["the namespace's annotation linkerd.io/inject says ingress, and the pod has none of its own"])
+    );
+    let other = given(&pod(", namespace: other"));
+    assert_eq!((&other["namespace"], &other["decision"]), (&json!("other"), &json!("skip")));
+    assert!(
+        other["assumptions"][0].as_str().unwrap().contains("which tests/explain/one-namespace.json does not describe")
+    );
+}
+
+#[test]
+fn linkerds_absence_is_an_answer_and_an_unrelated_file_is_not() {
+    let pod = "{apiVersion: v1, kind: Pod, metadata: {name: a}, spec: {containers: [{name: app}]}}";
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("webhooks.yaml");
+    let mut arguments = of(&["-"]);
+    arguments.webhook_file = Some(path.to_str().unwrap().to_owned());
+
+    fs::write(&path, "{apiVersion: v1, kind: List, items: []}").unwrap();
+    let found = explained_as_json(arguments.clone(), pod);
+    assert_eq!((&found[0]["decision"], &found[0]["reasons"]), (&json!("not-called"), &json!(["not_installed"])));
+
+    fs::write(&path, "{apiVersion: v1, kind: Service, metadata: {name: linkerd-proxy-injector}}").unwrap();
+    assert!(run(&arguments, pod).unwrap_err().ends_with("webhooks.yaml: there is no MutatingWebhookConfiguration"));
+
+    fs::write(
+        &path,
+        "{apiVersion: admissionregistration.k8s.io/v1, kind: MutatingWebhookConfiguration, metadata: {name: a}, webhooks: [\
+         {name: linkerd-proxy-injector.linkerd.io, clientConfig: {service: {name: a, namespace: b}}, \
+         objectSelector: {matchExpressions: [{key: k, operator: Is}]}}]}",
+    )
+    .unwrap();
+    assert!(run(&arguments, pod).unwrap_err().contains("objectSelector: \"Is\" of \"k\" is no operator"));
+}
+
+#[test]
+fn bad_input_is_told_by_file_document_and_line_all_of_it_at_once() {
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {containers: [{name: app}]}\n";
+    for (input, told) in [
+        ("", "standard input: it is empty"),
+        ("# nothing\n---\n", "standard input: it is empty"),
+        ("just text", "standard input, document 1, line 1: this is no Kubernetes object, but a bare value"),
+        (
+            "a: 1\n---\n- b\n",
+            "standard input, document 1, line 1: this is no Kubernetes object: it has no kind\n\
+                              standard input, document 2, line 3: this is no Kubernetes object, but a bare value",
+        ),
+        ("kind: Pod", "standard input, document 1, line 1: this is no Kubernetes object: it has no apiVersion"),
+        ("a: [1", "standard input, document 1, line 1: this is not YAML: unclosed bracket '['"),
+        (
+            "a: 1\na: 2\n",
+            "standard input, document 1, line 2: this is not YAML: duplicate mapping key `a` is not allowed here",
+        ),
+        (
+            "apiVersion: v1\nkind: Pod\nmetadata:\n  annotations:\n    linkerd.io/inject: on\n",
+            "standard input, document 1, line 5: this is no Pod: metadata.annotations.linkerd.io/inject: \
+             invalid type: boolean `true`, expected a string: YAML takes on for more than text, so write \"on\", in quotes",
+        ),
+        (
+            "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: a}\nspec:\n  template:\n    metadata:\n      labels: {v: 1}\n",
+            "standard input, document 1, line 7: this is no Deployment: spec.template.metadata.labels.v: \
+             invalid type: integer `1`, expected a string: YAML takes 1 for more than text, so write \"1\", in quotes",
+        ),
+        (
+            "apiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, kind: Pod, metadata: {name: [a]}}\n",
+            "standard input, document 1, line 4: this is no Pod: items[0].metadata.name: invalid type: sequence, expected a string",
+        ),
+        (
+            "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\n",
+            "standard input, document 1, line 1: this is no Pod: spec.containers is empty",
+        ),
+        (
+            "apiVersion: batch/v1\nkind: CronJob\nspec: {jobTemplate: {spec: {}}}\n",
+            "standard input, document 1, line 1: this is no CronJob: it has no spec.jobTemplate.spec.template",
+        ),
+        (
+            "apiVersion: v1\nkind: Service\nmetadata: {name: a}\n",
+            "standard input: there is neither a pod nor anything that makes pods",
+        ),
+    ] {
+        assert_eq!(run(&of(&["-"]), input).unwrap_err(), told, "{input}");
+    }
+
+    let both = run(&of(&["nowhere.yaml", "-", "-"]), &format!("{pod}---\nb: [\n")).unwrap_err();
+    let both: Vec<_> = both.lines().collect();
+    assert!(both[0].starts_with("nowhere.yaml: it cannot be read: "), "{both:?}");
+    assert!(both[1].starts_with("standard input, document 2, line "), "{both:?}");
+    assert_eq!(both[2], "standard input: the standard input can be read once");
+}
+
+#[test]
+fn an_empty_list_is_nothing_to_explain_and_no_error() {
+    let arguments = Explain { output: Output::Json, ..of(&["-"]) };
+    assert_eq!(run(&arguments, "{apiVersion: v1, kind: List, items: []}"), Ok(("[]\n".to_owned(), String::new())));
+    assert_eq!(run(&arguments, "{apiVersion: v1, kind: PodList}"), Ok(("[]\n".to_owned(), String::new())));
+}
+
+#[test]
+fn an_output_that_cannot_be_written_is_an_error() {
+    struct Full;
+
+    impl Write for Full {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::StorageFull.into())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    for output in [Output::Text, Output::Json] {
+        let arguments = Explain { output, ..of(&["tests/explain/pod.json"]) };
+        let error = explain(&arguments, &mut io::empty(), &mut Full, &mut Vec::new()).unwrap_err();
+        assert!(matches!(error, ExplainError::Write(_)), "{error}");
+    }
+}
+
+#[test]
+fn the_program_explains_on_standard_output_and_exits_with_2_on_bad_input() {
+    let explain = |arguments: &[&str], stdin: &str| {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_linkerd-gate"))
+            .arg("explain")
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(stdin.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    let pod = fs::read_to_string("tests/explain/pod.json").unwrap();
+
+    let (code, out, err) = explain(&["-f", "-", "--no-token-projection", "-o", "json"], &pod);
+    assert_eq!((code, err.as_str()), (Some(0), ""));
+    let found: Vec<Value> = serde_json::from_str(&out).unwrap();
+    assert_eq!(found[0]["reasons"], json!(["injection_enable_annotation_absent"]));
+
+    let (code, out, err) = explain(&["-f", "-", "-f", "nowhere.yaml"], &pod);
+    assert_eq!((code, out.as_str()), (Some(2), ""));
+    assert!(err.starts_with("nowhere.yaml: it cannot be read: "), "{err}");
+
+    let (code, out, _) = explain(&[], "");
+    assert_eq!((code, out.as_str()), (Some(2), ""));
+}
+
+proptest! {
+    /// Nothing that can be typed or piped in brings it down, and whatever fails says where.
+    #[test]
+    fn no_input_panics(text in "(apiVersion: v1\nkind: (Pod|List|Deployment|Namespace)\n)?([a-z]{1,3}: ?|- |---\n|[\\[\\]{}&*!|>'\"%#,]|[a-z0-9 ~]{1,4}|\n|\t|\u{feff}|é){0,24}") {
+        for output in [Output::Text, Output::Json] {
+            if let Err(error) = run(&Explain { output, ..of(&["-"]) }, &text) {
+                prop_assert!(!error.is_empty());
+                for line in error.lines() {
+                    prop_assert!(line.starts_with("standard input"), "{}", line);
+                }
+            }
+        }
+    }
+}
