@@ -226,6 +226,54 @@ fn namespaces_are_found_beside_the_pods_or_assumed_and_said() {
 }
 
 #[test]
+fn of_several_descriptions_of_a_namespace_the_last_counts_and_the_namespace_file_before_all() {
+    let says = |value: &str| {
+        format!(
+            "{{apiVersion: v1, kind: Namespace, metadata: {{name: mesh, annotations: {{linkerd.io/inject: {value}}}}}}}\n---\n"
+        )
+    };
+    let pod = "{apiVersion: v1, kind: Pod, metadata: {name: a, namespace: mesh}, spec: {containers: [{name: app}]}}";
+    let input = format!("{}{}{pod}", says("enabled"), says("disabled"));
+    assert_eq!(explained_as_json(of(&["-"]), &input)[0]["decision"], "skip");
+    let file = Some("tests/explain/one-namespace.json".to_owned());
+    assert_eq!(explained_as_json(Explain { namespace_file: file, ..of(&["-"]) }, &input)[0]["decision"], "inject");
+}
+
+#[test]
+fn a_pod_that_does_not_exist_yet_is_not_held_and_one_that_goes_away_is_left_alone() {
+    let pod = |metadata: &str| {
+        format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: a, annotations: {{linkerd.io/inject: enabled}}{metadata}}}, \
+             spec: {{containers: [{{name: app}}]}}}}"
+        )
+    };
+    let found = explained_as_json(of(&["-"]), &pod(""));
+    assert_eq!((&found[0]["missed"], &found[0]["held"]), (&json!(true), &json!(false)));
+    let found = explained_as_json(of(&["-"]), &pod(", uid: u"));
+    assert_eq!((&found[0]["missed"], &found[0]["held"]), (&json!(true), &json!(true)));
+    let found = explained_as_json(of(&["-"]), &pod(", uid: u, deletionTimestamp: 2026-01-01T00:00:00Z"));
+    assert_eq!(found[0]["next"], json!(["nothing: it was missed, and is being deleted"]));
+}
+
+#[test]
+fn in_its_hosts_network_nothing_else_is_worth_mending() {
+    let pod = "{apiVersion: v1, kind: Pod, metadata: {name: a}, spec: {hostNetwork: true, containers: [{name: istio-proxy}]}}";
+    let found = explained_as_json(of(&["-"]), pod);
+    assert_eq!(found[0]["reasons"].as_array().unwrap().len(), 3);
+    assert_eq!(found[0]["next"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn kinds_of_other_groups_are_not_kubernetes_own() {
+    let pod = fs::read_to_string("tests/explain/pod.json").unwrap();
+    let input =
+        format!("{{apiVersion: example.com/v1, kind: Deployment, metadata: {{name: stage}}, spec: {{}}}}\n---\n{pod}");
+    let (out, notes) = run(&of(&["-"]), &input).unwrap();
+    assert!(out.starts_with("Pod default/web "), "{out}");
+    assert_eq!(notes, "standard input, document 1, line 1: Deployment stage makes no pods: passed over\n");
+}
+
+#[test]
 fn linkerds_absence_is_an_answer_and_an_unrelated_file_is_not() {
     let pod = "{apiVersion: v1, kind: Pod, metadata: {name: a}, spec: {containers: [{name: app}]}}";
     let folder = tempfile::tempdir().unwrap();
@@ -261,6 +309,12 @@ fn bad_input_is_told_by_file_document_and_line_all_of_it_at_once() {
             "a: 1\n---\n- b\n",
             "standard input, document 1, line 1: this is no Kubernetes object: it has no kind\n\
                               standard input, document 2, line 3: this is no Kubernetes object, but a bare value",
+        ),
+        (
+            "kind: Pod\n---\na: [\n---\nkind: Pod",
+            "standard input, document 1, line 1: this is no Kubernetes object: it has no apiVersion\n\
+                     standard input, document 2, line 3: this is not YAML: unclosed bracket '['\n\
+                     standard input, document 3, line 5: this is no Kubernetes object: it has no apiVersion",
         ),
         ("kind: Pod", "standard input, document 1, line 1: this is no Kubernetes object: it has no apiVersion"),
         ("a: [1", "standard input, document 1, line 1: this is not YAML: unclosed bracket '['"),

@@ -91,8 +91,7 @@ pub fn explain(
     notes: &mut impl Write,
 ) -> Result<(), ExplainError> {
     let mut problems = Vec::new();
-    let explained = gather(arguments, stdin, &mut problems);
-    let Some((explanations, passed_over)) = explained.filter(|_| problems.is_empty()) else {
+    let Some((explanations, passed_over)) = gather(arguments, stdin, &mut problems) else {
         return Err(ExplainError::Input(problems));
     };
 

@@ -285,6 +285,17 @@ mod tests {
     }
 
     #[test]
+    fn the_one_that_waits_is_the_entry_whatever_else_looks_like_the_gate() {
+        let agent = Container { args: Some(vec!["agent".to_owned()]), ..entry() };
+        let sidecar =
+            Container { name: "agent".to_owned(), restart_policy: Some("Always".to_owned()), ..agent.clone() };
+        for pod in [pod(vec![sidecar, entry()], vec![app()]), pod(vec![entry()], vec![agent])] {
+            let Entry::Ok { container, .. } = Entry::find(&pod) else { panic!("{:?}", Entry::find(&pod)) };
+            assert_eq!(container, "linkerd-gate");
+        }
+    }
+
+    #[test]
     fn among_containers_it_holds_nobody() {
         assert_eq!(keys(&Entry::find(&pod(vec![], vec![app(), entry()]))), ("wrong", vec!["not_an_init_container"]));
     }

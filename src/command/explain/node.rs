@@ -6,10 +6,7 @@
 
 use serde::{
     Deserialize, Deserializer,
-    de::{
-        self, DeserializeOwned, DeserializeSeed, IntoDeserializer, MapAccess, SeqAccess, Visitor,
-        value::StrDeserializer,
-    },
+    de::{self, DeserializeOwned, DeserializeSeed, MapAccess, SeqAccess, Visitor, value::StrDeserializer},
     forward_to_deserialize_any,
 };
 use serde_saphyr::Spanned;
@@ -215,20 +212,8 @@ impl<'de> Deserializer<'de> for &'de Node {
         self.deserialize_str(visitor)
     }
 
-    fn deserialize_newtype_struct<V: Visitor<'de>>(self, name: &'static str, visitor: V) -> Result<V::Value, Misfit> {
-        match &self.value {
-            // A quantity may be written as a number, and mostly is: `cpu: 1`.
-            Value::Signed(_) | Value::Unsigned(_) | Value::Float(_) if name == "Quantity" => {
-                let number = match &self.value {
-                    Value::Signed(number) => number.to_string(),
-                    Value::Unsigned(number) => number.to_string(),
-                    Value::Float(number) => number.to_string(),
-                    _ => String::new(),
-                };
-                visitor.visit_newtype_struct(IntoDeserializer::<Misfit>::into_deserializer(number))
-            }
-            _ => visitor.visit_newtype_struct(self),
-        }
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, Misfit> {
+        visitor.visit_newtype_struct(self)
     }
 
     fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Misfit> {
