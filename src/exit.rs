@@ -8,7 +8,7 @@ use std::process::ExitCode;
 pub enum Exit {
     /// The gate is open, or a long-running role was stopped cleanly.
     Done = 0,
-    /// `check` found errors, or `explain` could not read its input.
+    /// `check` found errors.
     Found = 1,
     /// The configuration or the command line is wrong. Nothing was done.
     Usage = 2,
@@ -38,7 +38,7 @@ impl Exit {
     pub const fn meaning(self) -> &'static str {
         match self {
             Self::Done => "the gate is open, or a long-running role was stopped cleanly",
-            Self::Found => "`check` found errors, or `explain` could not read its input",
+            Self::Found => "`check` found errors",
             Self::Usage => "bad configuration or usage; nothing was done",
             Self::GaveUp => "gave up waiting (LINKERD_GATE_TIMEOUT)",
             Self::Internal => "internal fault",
