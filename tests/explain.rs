@@ -168,6 +168,23 @@ fn all_of_the_corpus_is_explained_as_it_is_decided() {
 }
 
 #[test]
+fn every_example_holds_the_entry_as_it_should_be() {
+    let mut examples = 0;
+    for file in fs::read_dir("examples").unwrap() {
+        let path = file.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "yaml") {
+            continue;
+        }
+        for found in explained_as_json(of(&[path.to_str().unwrap()]), "") {
+            assert_eq!((&found["decision"], &found["wait"]["state"]), (&json!("inject"), &json!("ok")), "{found:#}");
+            assert_eq!((&found["wait"]["remarks"], &found["warnings"]), (&json!([]), &json!([])), "{found:#}");
+            examples += 1;
+        }
+    }
+    assert!(examples > 0);
+}
+
+#[test]
 fn yaml_and_json_are_explained_alike() {
     let yaml = fs::read_to_string("tests/explain/pod.json").unwrap();
     let value: Value = serde_json::from_str(&yaml).unwrap();

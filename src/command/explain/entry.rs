@@ -1,11 +1,15 @@
 //! Whether a pod holds the entry of `linkerd-gate wait`, and holds it properly.
 
-use crate::linkerd::{
-    injection::{inject_annotation, is_sidecar, is_sidecar_init},
-    names,
+use crate::{
+    config::{Problems, Wait, table},
+    linkerd::{
+        injection::{inject_annotation, is_sidecar, is_sidecar_init},
+        names,
+    },
 };
 use k8s_openapi::api::core::v1::{Container, EnvVar, Pod};
 use serde::Serialize;
+use std::ffi::OsString;
 
 /// The entry in `initContainers` that holds a pod until the mesh is up.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -100,6 +104,11 @@ fn remarks(pod: &Pod, place: Option<usize>, container: &Container, candidates: u
     if let Some(text) = label_problem(container) {
         remark(true, "label_variable", text);
     }
+    if waits(container) {
+        for problem in configuration_problems(container) {
+            remark(true, "configuration", format!("it will exit with 2, for {problem}"));
+        }
+    }
     if is_sidecar(container) || (place.is_some() && is_sidecar_init(container)) {
         remark(
             true,
@@ -160,6 +169,24 @@ fn label_problem(container: &Container) -> Option<String> {
             "{INJECTED_BY} is written down instead of being taken from the pod's label, so every pod looks alike to it: {paste}"
         )),
     }
+}
+
+/// What `wait` itself would say of its variables, as far as the pod tells their values.
+fn configuration_problems(container: &Container) -> Vec<String> {
+    let told = container.env.iter().flatten().map(|variable| {
+        let written = variable.value.as_deref().unwrap_or_default();
+        // A value from elsewhere, or made of other variables, is not known here: take one that `wait` takes.
+        let value = if variable.value_from.is_some() || written.contains("$(") {
+            table::find(&variable.name).map_or("", |known| known.example)
+        } else {
+            written
+        };
+        (variable.name.as_str(), value)
+    });
+    // What is wrong with this one is told in better words.
+    let told = told.filter(|(name, _)| *name != INJECTED_BY).chain([(INJECTED_BY, "linkerd")]);
+    let problems = Wait::from_variables(told.map(|(name, value)| (OsString::from(name), OsString::from(value)))).err();
+    problems.iter().flat_map(Problems::iter).map(ToString::to_string).collect()
 }
 
 fn variable<'a>(container: &'a Container, name: &str) -> Option<&'a EnvVar> {
@@ -282,6 +309,31 @@ mod tests {
         for (wrong, container) in cases {
             assert_eq!(keys(&Entry::find(&pod(vec![container], vec![app()]))), ("wrong", vec![wrong]));
         }
+    }
+
+    #[test]
+    fn variables_are_judged_as_wait_itself_judges_them() {
+        let with = |name: &str, value: &str| {
+            let variable = EnvVar { name: name.to_owned(), value: Some(value.to_owned()), value_from: None };
+            let mut container = entry();
+            container.env.as_mut().unwrap().push(variable);
+            pod(vec![container], vec![app()])
+        };
+        let Entry::Wrong { remarks, .. } = Entry::find(&with("LINKERD_GATE_TIMOUT", "5m")) else {
+            panic!("a variable that nobody knows");
+        };
+        assert!(remarks[0].text.contains("did you mean LINKERD_GATE_TIMEOUT?"), "{remarks:?}");
+        assert_eq!(keys(&Entry::find(&with("LINKERD_GATE_TIMEOUT", "soon"))), ("wrong", vec!["configuration"]));
+        assert_eq!(keys(&Entry::find(&with("LINKERD_GATE_TIMEOUT", "5m"))), ("ok", vec![]));
+        assert_eq!(keys(&Entry::find(&with("LINKERD_GATE_TIMEOUT", "$(PATIENCE)"))), ("ok", vec![]));
+    }
+
+    #[test]
+    fn the_variables_that_are_looked_for_are_those_of_wait() {
+        for name in [INJECTED_BY, INJECT, POD_IP, HOST_IP] {
+            assert!(table::find(name).is_some(), "{name}");
+        }
+        assert!(table::find(INJECTED_BY).unwrap().accepted.contains(INJECTED_BY_FIELD));
     }
 
     #[test]
