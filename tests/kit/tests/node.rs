@@ -13,7 +13,7 @@ use kube::{
 };
 use libtest_mimic::{Arguments, Trial};
 use linkerd_gate_kit::cluster::{
-    self, Cluster, ClusterOptions, Container, Node,
+    self, Cluster, ClusterOptions, Container, ContainerEvent, Node,
     sandbox::{self, Entered},
 };
 use serde_json::json;
@@ -86,10 +86,22 @@ async fn exercise(cluster: &Cluster, namespace: &str) -> Result<()> {
         until_greeted(cluster, pod).await?;
     }
 
+    // What keeps failing is tried again soon, or tests of it would take minutes.
+    let fails: Pod = serde_json::from_value(json!({
+        "metadata": {"name": "fails"},
+        "spec": {"containers": [{"name": "app", "image": "kit.test/pause:1", "args": ["nonsense"]}]},
+    }))?;
+    pods.create(&PostParams::default(), &fails).await?;
+    let soon = Duration::from_secs(30);
+    cluster::until(&pods, "fails", "restarted", soon, |pod| app(pod).is_some_and(|app| app.restart_count > 2)).await?;
+
     // containerd's word.
     let pod = &running[0];
     let node = node_of(cluster, pod)?;
     let container = running_container(node, pod)?;
+
+    let events = node.container_events()?;
+    ensure!(events.contains(&ContainerEvent::Started { id: container.id.clone() }), "never started: {events:#?}");
 
     // The same pod starts again in place, on another boot.
     let boot_id = node.boot_id()?;

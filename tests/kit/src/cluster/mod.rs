@@ -37,7 +37,7 @@ mod watch;
 
 pub use address::LoopbackAddress;
 pub use api::{Api, ApiOptions};
-pub use node::{Container, Node};
+pub use node::{Container, ContainerEvent, Node};
 pub use nodes::{Cluster, ClusterOptions};
 pub use watch::{until, until_any, until_gone};
 

@@ -42,6 +42,7 @@ fn directory_or_build_in(root: &Path, name: &str, build: impl FnOnce(&Path) -> R
     if finished.is_dir() {
         return Ok(finished);
     }
+    remove_unfinished(root, name);
     let unfinished = tempfile::Builder::new()
         .prefix(&format!(".{name}."))
         .tempdir_in(root)
@@ -50,6 +51,17 @@ fn directory_or_build_in(root: &Path, name: &str, build: impl FnOnce(&Path) -> R
     std::fs::rename(unfinished.keep(), &finished)
         .with_context(|| format!("cannot rename to {}", finished.display()))?;
     Ok(finished)
+}
+
+/// Removes what builds of `name` left that were killed half way. The lock is ours: no other is under way.
+fn remove_unfinished(root: &Path, name: &str) {
+    let prefix = format!(".{name}.");
+    for entry in std::fs::read_dir(root).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(&prefix) && entry.path().is_dir() {
+            // In the way of nobody if it cannot be removed.
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
 }
 
 #[cfg(test)]
@@ -82,6 +94,16 @@ mod tests {
         let leftovers: Vec<_> =
             std::fs::read_dir(root.path())?.flatten().filter(|entry| entry.path().is_dir()).collect();
         assert!(leftovers.is_empty(), "left behind: {leftovers:?}");
+        Ok(())
+    }
+
+    #[test]
+    fn what_a_killed_build_left_goes_with_the_next_one() -> Result<()> {
+        let root = tempfile::tempdir()?;
+        let left = root.path().join(".thing.AbCdEf");
+        std::fs::create_dir(&left)?;
+        directory_or_build_in(root.path(), "thing", |_| Ok(()))?;
+        assert!(!left.exists());
         Ok(())
     }
 

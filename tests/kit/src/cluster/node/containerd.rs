@@ -1,6 +1,7 @@
 //! A node's containerd: its configuration, and what it says is there.
 
 use std::{
+    ffi::OsString,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -37,6 +38,30 @@ pub struct Container {
     pub task: Option<String>,
 }
 
+/// Something that containerd told of a container, whatever has become of it since.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum ContainerEvent {
+    /// It was created. Nothing runs in it yet.
+    Created {
+        /// Its identifier.
+        id: String,
+        /// The image that it was made from, with its registry: `docker.io/library/app:1` for `app:1`.
+        image: String,
+    },
+    /// Its program was started.
+    Started {
+        /// Its identifier.
+        id: String,
+    },
+    /// Its program ended, or was killed.
+    Ended {
+        /// Its identifier.
+        id: String,
+        /// 137 after SIGKILL.
+        exit_code: u64,
+    },
+}
+
 /// How to ask a containerd.
 #[derive(Clone, Debug)]
 pub(super) struct Client {
@@ -52,32 +77,38 @@ impl Client {
         Self { ctr: parts.ctr.clone(), socket: socket(directory), snapshotter: snapshotter(directory) }
     }
 
-    /// `ctr` in the namespace that holds Kubernetes' containers.
-    pub(super) fn command(&self) -> Command {
-        let mut command = Command::new(&self.ctr);
-        command.arg("--address").arg(&self.socket).args(["--namespace", "k8s.io"]);
+    /// `ctr` and its arguments, in the namespace that holds Kubernetes' containers.
+    pub(super) fn words(&self, arguments: &[&str]) -> (PathBuf, Vec<OsString>) {
+        let general = ["--address".into(), self.socket.clone().into_os_string(), "--namespace".into(), "k8s.io".into()];
+        (self.ctr.clone(), general.into_iter().chain(arguments.iter().map(Into::into)).collect())
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let (program, words) = self.words(arguments);
+        let mut command = Command::new(program);
+        command.args(words);
         command
     }
 
     /// Whether it answers.
     pub(super) fn answers(&self) -> bool {
-        self.socket.exists() && run(self.command().args(["version"])).is_ok()
+        self.socket.exists() && run(&mut self.command(&["version"])).is_ok()
     }
 
     /// Loads an image archive.
     pub(super) fn import(&self, archive: &Path) -> Result<()> {
         let arguments = ["images", "import", "--snapshotter", self.snapshotter];
-        run(self.command().args(arguments).arg(archive)).map(drop)
+        run(self.command(&arguments).arg(archive)).map(drop)
     }
 
     /// The containers of pods, those that hold a pod's network excepted.
     pub(super) fn containers(&self) -> Result<Vec<Container>> {
-        let tasks = run(self.command().args(["tasks", "list"]))?;
-        let identifiers = run(self.command().args(["containers", "list", "--quiet"]))?;
+        let tasks = run(&mut self.command(&["tasks", "list"]))?;
+        let identifiers = run(&mut self.command(&["containers", "list", "--quiet"]))?;
         let mut containers = Vec::new();
         for id in identifiers.split_whitespace() {
             // It may have been removed since.
-            let Ok(text) = run(self.command().args(["containers", "info", id])) else { continue };
+            let Ok(text) = run(&mut self.command(&["containers", "info", id])) else { continue };
             let information: Value = serde_json::from_str(&text).context("what ctr says of a container")?;
             let label = |name: &str| information["Labels"][name].as_str().unwrap_or_default().to_owned();
             if label("io.cri-containerd.kind") == "container" {
@@ -92,6 +123,30 @@ impl Client {
             }
         }
         Ok(containers)
+    }
+}
+
+/// What `ctr events` has written to `log`, as far as it tells of containers. Sandboxes are among them.
+pub(super) fn events(log: &str) -> Vec<ContainerEvent> {
+    log.lines().filter_map(event).collect()
+}
+
+/// One line: a date, a time, an offset, a zone, containerd's namespace, the topic, and the event in JSON.
+fn event(line: &str) -> Option<ContainerEvent> {
+    let (before, json) = line.split_once(" {")?;
+    let topic = before.rsplit(' ').next()?;
+    let event: Value = serde_json::from_str(&format!("{{{json}")).ok()?;
+    let text = |key: &str| event[key].as_str().map(str::to_owned);
+    match topic {
+        "/containers/create" => Some(ContainerEvent::Created { id: text("id")?, image: text("image")? }),
+        "/tasks/start" => Some(ContainerEvent::Started { id: text("container_id")? }),
+        "/tasks/exit" => {
+            // Processes that were started in it later have an identifier of their own.
+            let id = text("container_id").filter(|id| text("id").as_ref() == Some(id))?;
+            // Zero is left out.
+            Some(ContainerEvent::Ended { id, exit_code: event["exit_status"].as_u64().unwrap_or(0) })
+        }
+        _ => None,
     }
 }
 
@@ -182,6 +237,23 @@ conf_dir = "{shown}/{NETWORKS}"
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn events_are_read_as_ctr_prints_them() {
+        let log = r#"2026-11-23 19:20:01.1 +0000 UTC k8s.io /containers/create {"id":"ab12","image":"kit.test/app:1","runtime":{"name":"io.containerd.runc.v2"}}
+2026-11-23 19:20:01.2 +0000 UTC k8s.io /tasks/create {"container_id":"ab12","bundle":"/run/x","pid":7}
+2026-11-23 19:20:01.3 +0000 UTC k8s.io /tasks/start {"container_id":"ab12","pid":7}
+2026-11-23 19:20:01.4 +0000 UTC k8s.io /tasks/exit {"container_id":"ab12","id":"probe","pid":9,"exit_status":1}
+2026-11-23 19:20:01.5 +0000 UTC k8s.io /tasks/exit {"container_id":"ab12","id":"ab12","pid":7,"exit_status":75,"exited_at":{"seconds":1}}
+"#;
+        let id = || "ab12".to_owned();
+        let expected = [
+            ContainerEvent::Created { id: id(), image: "kit.test/app:1".to_owned() },
+            ContainerEvent::Started { id: id() },
+            ContainerEvent::Ended { id: id(), exit_code: 75 },
+        ];
+        assert_eq!(events(log), expected);
+    }
 
     #[test]
     fn a_task_is_found_by_the_whole_identifier() {

@@ -21,7 +21,7 @@ use nix::{
     unistd::Pid,
 };
 
-pub use containerd::Container;
+pub use containerd::{Container, ContainerEvent};
 
 use super::{
     api::{Api, SERVICES},
@@ -59,6 +59,7 @@ pub struct Node {
 struct Running {
     kube_proxy: Option<Process>,
     kubelet: Option<Process>,
+    events: Process,
     containerd: Process,
     init: Process,
     init_pid: Pid,
@@ -116,13 +117,15 @@ impl Node {
         let _ = fs::remove_file(containerd::socket(&self.directory));
         let arguments = ["--config".into(), configuration.into_os_string()];
         let containerd = self.start_inside("containerd", init_pid, &self.parts.containerd, arguments)?;
-        let running = Running { kube_proxy: None, kubelet: None, containerd, init, init_pid };
         until("containerd answers", || {
-            running.containerd.check()?;
+            containerd.check()?;
             Ok(self.containerd.answers().then_some(()))
         })
         .await?;
-        *self.locked() = Some(running);
+        // Nothing can have been created yet: kubelet is off.
+        let (ctr, arguments) = self.containerd.words(&["events"]);
+        let events = Process::start(&format!("ctr events of {}", self.name), &ctr, arguments, &self.log(EVENTS))?;
+        *self.locked() = Some(Running { kube_proxy: None, kubelet: None, events, containerd, init, init_pid });
         Ok(())
     }
 
@@ -177,6 +180,14 @@ impl Node {
     /// an app was ever created or started. Kubelet removes ended ones some time after their pod.
     pub fn containers(&self) -> Result<Vec<Container>> {
         self.containerd.containers()
+    }
+
+    /// What containerd has told of containers since this node was first switched on, in order: also of those that are
+    /// gone. A test that gives its app an image name of its own sees here whether it was ever started.
+    pub fn container_events(&self) -> Result<Vec<ContainerEvent>> {
+        let path = self.log(EVENTS);
+        let log = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        Ok(containerd::events(&log))
     }
 
     /// Stops kubelet alone; pods keep running.
@@ -289,7 +300,7 @@ impl Node {
 impl Running {
     fn processes(&self) -> impl Iterator<Item = &Process> {
         let daemons = [self.kubelet.as_ref(), self.kube_proxy.as_ref()].into_iter().flatten();
-        [&self.init, &self.containerd].into_iter().chain(daemons)
+        [&self.init, &self.containerd, &self.events].into_iter().chain(daemons)
     }
 
     /// Kills the first process, and with it all of the namespace. It has ended when nothing of it is left.
@@ -299,6 +310,9 @@ impl Running {
         Ok(())
     }
 }
+
+/// What containerd tells, as a log of the node.
+const EVENTS: &str = "containerd-events";
 
 /// The networks of all nodes' pods.
 const PODS: &str = "10.244.0.0/16";
