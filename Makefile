@@ -23,6 +23,11 @@ demo: ## Play a cluster boot without and with the gate: real processes, no clust
 test: lint ## Run every check and every test, on genuine Kubernetes parts that it fetches and builds (first time: ~20 min)
 	cargo test --locked --workspace
 
+# BENCH="--json", "--alone", "--only holding", …
+.PHONY: bench
+bench: ## Measure size, memory, CPU and latencies beside kubectl wait and initium, in one table (about 3 min)
+	@cargo run --locked --quiet --package figures -- $(BENCH)
+
 .PHONY: image
 image: ## Build the container image without a container engine, for `docker load` or `ctr images import`
 	@mkdir -p $(dir $(IMAGE_FILE))

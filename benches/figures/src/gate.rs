@@ -1,0 +1,60 @@
+//! `linkerd-gate wait`, as a pod runs it.
+
+use std::path::{Path, PathBuf};
+
+use tokio::process::Command;
+
+use crate::linkerd::Linkerd;
+
+/// The program under measurement.
+pub struct Gate {
+    binary: PathBuf,
+}
+
+/// What becomes of the pod once Linkerd is ready.
+#[derive(Clone, Copy)]
+pub enum OnMissed {
+    /// It starts: the wait ends.
+    Open,
+    /// It is held all the same, until it is replaced.
+    Hold,
+}
+
+// === impl Gate ===
+
+impl Gate {
+    pub fn new(binary: PathBuf) -> Self {
+        Self { binary }
+    }
+
+    pub fn binary(&self) -> &Path {
+        &self.binary
+    }
+
+    /// A wait in a pod that was created bare, asking Linkerd where the stand-ins are.
+    pub fn wait(&self, linkerd: &Linkerd, on_missed: OnMissed) -> Command {
+        let mut command = bare(Command::new(&self.binary), on_missed);
+        command
+            .arg("wait")
+            .env("LINKERD_GATE_INJECTOR_ADDRESS", linkerd.injector.address().to_string())
+            .env("LINKERD_GATE_IDENTITY_ADDRESS", linkerd.identity.address().to_string());
+        command
+    }
+
+    /// A wait in a pod that is meshed: it has nothing to wait for.
+    pub fn pass(&self) -> Command {
+        let mut command = Command::new(&self.binary);
+        command.arg("wait").env_clear().env("LINKERD_GATE_INJECTED_BY", "linkerd");
+        command
+    }
+}
+
+/// Tells `command` that its pod was created bare, and nothing else: it asks Linkerd where Linkerd is by default.
+pub fn bare(mut command: Command, on_missed: OnMissed) -> Command {
+    let on_missed = match on_missed {
+        OnMissed::Open => "open",
+        OnMissed::Hold => "hold",
+    };
+    command.env_clear().env("LINKERD_GATE_INJECTED_BY", "").env("LINKERD_GATE_ON_MISSED", on_missed);
+    command
+}

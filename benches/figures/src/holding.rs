@@ -1,0 +1,146 @@
+//! What it costs to hold a pod.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use linkerd_gate_kit::standin::Fault;
+use tokio::process::Command;
+use tokio::time::{Instant, sleep};
+
+use crate::gate::{Gate, OnMissed};
+use crate::linkerd::Linkerd;
+use crate::peers::Peers;
+use crate::process::{Memory, Process};
+use crate::said;
+use crate::sample::Sample;
+use crate::table::{GATE, Table, Target};
+
+/// How many processes of each kind. Their median counts: a neighbour on the same machine disturbs some of them.
+const COPIES: usize = 5;
+
+/// How long after its start a process is left alone: what a start costs is another figure.
+const SETTLED: Duration = Duration::from_secs(4);
+
+/// How long it is watched.
+const WINDOW: Duration = Duration::from_secs(20);
+
+/// In MiB. It is what an init container's memory limit has to leave room for.
+const MEMORY_LIMIT: f64 = 6.0;
+
+/// In percent of one CPU.
+const CPU_AIM: f64 = 0.1;
+
+/// Processes of one kind that wait.
+struct Herd {
+    program: &'static str,
+    processes: Vec<Process>,
+    used: Vec<Duration>,
+}
+
+/// What they use.
+struct Usage {
+    program: &'static str,
+    /// MiB.
+    resident: f64,
+    /// MiB.
+    anonymous: f64,
+    /// Percent of one CPU.
+    cpu: f64,
+}
+
+/// All states at once, in one window.
+pub async fn measure(gate: &Gate, peers: &Peers, table: &mut Table) -> Result<()> {
+    said(&format!("holding: memory and CPU over {} s", WINDOW.as_secs()));
+    let (gone, half, back) = (Linkerd::start().await?, Linkerd::start().await?, Linkerd::start().await?);
+    gone.suffer(Fault::Absent).await?;
+    half.identity.suffer(Fault::Absent).await?;
+    let mut herds = Vec::new();
+    for linkerd in [&gone, &half, &back] {
+        herds.push(Herd::start(GATE, || gate.wait(linkerd, OnMissed::Hold))?);
+    }
+    for peer in peers.iter() {
+        peer.fall().await?;
+        herds.push(Herd::start(peer.name(), || peer.wait())?);
+    }
+
+    sleep(SETTLED).await;
+    herds.iter_mut().try_for_each(Herd::begin)?;
+    let began = Instant::now();
+    sleep(WINDOW).await;
+    let window = began.elapsed();
+    let usages = herds.iter_mut().map(|herd| herd.usage(window)).collect::<Result<Vec<_>>>()?;
+    for process in herds.into_iter().flat_map(|herd| herd.processes) {
+        process.terminate().await?;
+    }
+    // The three herds of linkerd-gate, in the order in which they were started.
+    let [refused, half, held, of_peers @ ..] = usages.as_slice() else { return Ok(()) };
+    tell(table, [refused, half, held], of_peers);
+    Ok(())
+}
+
+fn tell(table: &mut Table, states: [&Usage; 3], of_peers: &[Usage]) {
+    let how = format!("/proc/PID/status, median of {COPIES} processes, the worst of the three states below");
+    let worst = |of: fn(&Usage) -> f64| states.iter().copied().map(of).fold(f64::NAN, f64::max);
+    let resident = worst(|usage| usage.resident);
+    let figure = table.figure("resident memory while holding", "MiB", &how).value(GATE, resident);
+    for usage in of_peers {
+        figure.value(usage.program, usage.resident);
+    }
+    figure.target("≤ 6, aim 4", Target::Kept(resident <= MEMORY_LIMIT));
+
+    let how = "RssAnon of the same: several pods of one node share the rest, which is the program file's";
+    let figure = table.figure("of it not shared by a node's pods", "MiB", how);
+    figure.value(GATE, worst(|usage| usage.anonymous));
+    for usage in of_peers {
+        figure.value(usage.program, usage.anonymous);
+    }
+
+    let how = format!(
+        "/proc/PID/task/*/schedstat over {} s, median of {COPIES} processes, from {} s after their start",
+        WINDOW.as_secs(),
+        SETTLED.as_secs()
+    );
+    let names = [
+        "CPU while holding, both refuse",
+        "CPU, injector answers, identity refuses",
+        "CPU, both answer, pod to be replaced",
+    ];
+    for (at, (name, usage)) in names.into_iter().zip(states).enumerate() {
+        let figure = table.figure(name, "% of a CPU", &how).value(GATE, usage.cpu);
+        for usage in of_peers.iter().filter(|_| at == 0) {
+            figure.value(usage.program, usage.cpu);
+        }
+        figure.target("≤ 0.1", Target::Missable(usage.cpu <= CPU_AIM));
+    }
+}
+
+// === impl Herd ===
+
+impl Herd {
+    fn start(program: &'static str, command: impl Fn() -> Command) -> Result<Self> {
+        let processes = (0..COPIES).map(|_| Process::start(command())).collect::<Result<_>>()?;
+        Ok(Self { program, processes, used: Vec::new() })
+    }
+
+    /// The window begins.
+    fn begin(&mut self) -> Result<()> {
+        self.used = self.processes.iter().map(Process::cpu).collect::<Result<_>>()?;
+        Ok(())
+    }
+
+    /// The window ends.
+    fn usage(&mut self, window: Duration) -> Result<Usage> {
+        let used = self.processes.iter().map(Process::cpu).collect::<Result<Vec<_>>>()?;
+        self.processes.iter_mut().try_for_each(Process::check)?;
+        let memory = self.processes.iter().map(Process::memory).collect::<Result<Vec<Memory>>>()?;
+        let percent = |(before, after): (&Duration, &Duration)| {
+            (*after).saturating_sub(*before).as_secs_f64() / window.as_secs_f64() * 100.0
+        };
+        Ok(Usage {
+            program: self.program,
+            resident: memory.iter().map(|memory| memory.resident).collect::<Sample>().median(),
+            anonymous: memory.iter().map(|memory| memory.anonymous).collect::<Sample>().median(),
+            cpu: self.used.iter().zip(&used).map(percent).collect::<Sample>().median(),
+        })
+    }
+}

@@ -1,0 +1,99 @@
+//! `make bench`: linkerd-gate's figures, all in one run, beside other programs that wait.
+//!
+//! What is measured are processes of the static release binary as they run in a pod: what the kernel says of them, and
+//! when they end. Nothing is measured from inside. Linkerd's parts are the stand-ins of the test kit, in this process.
+//!
+//! It fails only on what does not depend on how busy a machine is: sizes, memory, and latencies as ratios within one run.
+
+mod gate;
+mod holding;
+mod linkerd;
+mod peers;
+mod process;
+mod release;
+mod sample;
+mod starting;
+mod stopping;
+mod table;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, ValueEnum};
+use linkerd_gate_kit::image::static_binary;
+
+use crate::gate::Gate;
+use crate::peers::Peers;
+use crate::table::Table;
+
+/// Measures linkerd-gate: size, memory, CPU and latencies, beside other programs that wait.
+#[derive(Parser)]
+#[command(name = "figures")]
+struct Arguments {
+    /// Print JSON instead of a table.
+    #[arg(long)]
+    json: bool,
+    /// Measure linkerd-gate alone: no `kubectl wait` beside it, hence no cluster.
+    #[arg(long)]
+    alone: bool,
+    /// Measure this only.
+    #[arg(long, value_enum, value_name = "WHAT")]
+    only: Vec<What>,
+    /// The program to measure [default: the static release binary, built anew].
+    #[arg(long, value_name = "PATH")]
+    binary: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum What {
+    /// Resident memory and CPU while a pod is held.
+    Holding,
+    /// From the instant Linkerd answers to the process's end.
+    Release,
+    /// What a meshed pod's start costs.
+    Starting,
+    /// From SIGTERM to the process's end.
+    Stopping,
+}
+
+#[tokio::main]
+async fn main() -> Result<ExitCode> {
+    let arguments = Arguments::parse();
+    let binary = if let Some(binary) = arguments.binary {
+        binary
+    } else {
+        said("building the static release binary (about 3 minutes when nothing of it is cached)");
+        static_binary("linkerd-gate", "linkerd-gate", "release")?
+    };
+    let wanted = |what| arguments.only.is_empty() || arguments.only.contains(&what);
+    let mut table = Table::new();
+    let gate = Gate::new(binary);
+    let peers = if arguments.alone { Peers::default() } else { Peers::find(&mut table).await };
+
+    table.sizes(&gate, &peers)?;
+    if wanted(What::Holding) {
+        holding::measure(&gate, &peers, &mut table).await?;
+    }
+    if wanted(What::Release) {
+        release::measure(&gate, &peers, &mut table).await?;
+    }
+    if wanted(What::Stopping) {
+        stopping::measure(&gate, &mut table).await?;
+    }
+    if wanted(What::Starting) {
+        starting::measure(&gate, &mut table).await?;
+    }
+
+    if arguments.json {
+        println!("{}", serde_json::to_string_pretty(&table)?);
+    } else {
+        println!("{table}");
+    }
+    Ok(if table.holds() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What goes on: a run takes minutes, and a person watches.
+fn said(what: &str) {
+    eprintln!("bench: {what}");
+}

@@ -1,0 +1,225 @@
+//! The figures, for people and for machines.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::SystemTime;
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+
+use crate::gate::Gate;
+use crate::peers::Peers;
+
+/// What the measured program is called in the table.
+pub const GATE: &str = "linkerd-gate";
+
+/// In MB.
+const SIZE_LIMIT: f64 = 8.0;
+
+/// Every figure of a run.
+#[derive(Serialize)]
+pub struct Table {
+    /// When, in UTC.
+    when: String,
+    /// Of the machine that this ran on.
+    cores: usize,
+    figures: Vec<Figure>,
+    /// What could not be measured, and why.
+    without: BTreeMap<String, String>,
+}
+
+/// One line.
+#[derive(Serialize)]
+pub struct Figure {
+    name: String,
+    unit: &'static str,
+    /// How it was measured.
+    how: String,
+    /// By program.
+    values: BTreeMap<&'static str, f64>,
+    target: Option<String>,
+    /// Whether the target was reached.
+    reached: Option<bool>,
+    #[serde(skip)]
+    fails: bool,
+}
+
+/// What a target is worth, and whether it was reached.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// A run that does not keep it fails.
+    Kept(bool),
+    /// A busy machine can miss it: it is shown.
+    Missable(bool),
+}
+
+// === impl Table ===
+
+impl Table {
+    pub fn new() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let when = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
+        Self { when, cores, figures: Vec::new(), without: BTreeMap::new() }
+    }
+
+    /// One more line.
+    pub fn figure(&mut self, name: &str, unit: &'static str, how: &str) -> &mut Figure {
+        self.figures.push(Figure {
+            name: name.to_owned(),
+            unit,
+            how: how.to_owned(),
+            values: BTreeMap::new(),
+            target: None,
+            reached: None,
+            fails: false,
+        });
+        let last = self.figures.len() - 1;
+        &mut self.figures[last]
+    }
+
+    /// What could not be measured here.
+    pub fn without(&mut self, what: &str, why: &anyhow::Error) {
+        self.without.insert(what.to_owned(), format!("{why:#}"));
+    }
+
+    /// The size of the programs themselves.
+    pub fn sizes(&mut self, gate: &Gate, peers: &Peers) -> Result<()> {
+        let megabytes = |path: &std::path::Path| -> Result<f64> {
+            let metadata = path.metadata().with_context(|| format!("no program at {}", path.display()))?;
+            // Lossless up to 2⁵³ bytes.
+            #[expect(clippy::cast_precision_loss)]
+            let bytes = metadata.len() as f64;
+            Ok(bytes / 1e6)
+        };
+        let own = megabytes(gate.binary())?;
+        let how = "the static release binary, stripped; the image holds nothing else";
+        let figure = self.figure("binary", "MB", how).value(GATE, own);
+        for peer in peers.iter() {
+            figure.value(peer.name(), megabytes(peer.binary())?);
+        }
+        figure.target("≤ 8, aim 5", Target::Kept(own <= SIZE_LIMIT));
+        Ok(())
+    }
+
+    /// Whether every target that a run must keep was kept.
+    pub fn holds(&self) -> bool {
+        !self.figures.iter().any(|figure| figure.fails)
+    }
+
+    /// The programs that have a value, ours first.
+    fn programs(&self) -> Vec<&'static str> {
+        let mut programs = vec![GATE];
+        for program in self.figures.iter().flat_map(|figure| figure.values.keys()) {
+            if !programs.contains(program) {
+                programs.push(program);
+            }
+        }
+        programs
+    }
+}
+
+/// Markdown, which a terminal shows as well as a page does.
+impl fmt::Display for Table {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let programs = self.programs();
+        let mut notes: Vec<&str> = Vec::new();
+        let mut head = vec!["figure".to_owned(), "unit".to_owned()];
+        head.extend(programs.iter().map(|program| (*program).to_owned()));
+        head.extend(["target".to_owned(), "how".to_owned()]);
+        let mut rows = vec![head];
+        for figure in &self.figures {
+            let note = notes.iter().position(|how| *how == figure.how).unwrap_or_else(|| {
+                notes.push(&figure.how);
+                notes.len() - 1
+            });
+            let mut row = vec![figure.name.clone(), figure.unit.to_owned()];
+            row.extend(programs.iter().map(|program| figure.values.get(program).map_or_else(String::new, number)));
+            let mark = match figure.reached {
+                Some(true) | None => "",
+                Some(false) if figure.fails => " FAILED",
+                Some(false) => " missed",
+            };
+            row.push(figure.target.as_ref().map_or_else(String::new, |target| format!("{target}{mark}")));
+            row.push(format!("({})", note + 1));
+            rows.push(row);
+        }
+        let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
+        let widths: Vec<usize> = (0..rows[0].len()).map(width).collect();
+        for (at, row) in rows.iter().enumerate() {
+            write!(out, "|")?;
+            for (cell, width) in row.iter().zip(&widths) {
+                write!(out, " {cell:<width$} |")?;
+            }
+            writeln!(out)?;
+            if at == 0 {
+                let lines: Vec<_> = widths.iter().map(|width| "-".repeat(width + 2)).collect();
+                writeln!(out, "|{}|", lines.join("|"))?;
+            }
+        }
+        writeln!(out)?;
+        for (at, how) in notes.iter().enumerate() {
+            writeln!(out, "({}) {how}  ", at + 1)?;
+        }
+        for (what, why) in &self.without {
+            writeln!(out, "\nwithout {what}: {why}")?;
+        }
+        write!(out, "\n{}, {} cores", self.when, self.cores)
+    }
+}
+
+/// Three digits that mean something.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "it is called on values of a map")]
+fn number(value: &f64) -> String {
+    let decimals = match value.abs() {
+        100.0.. => 0,
+        10.0.. => 1,
+        1.0.. => 2,
+        _ => 3,
+    };
+    format!("{value:.decimals$}")
+}
+
+// === impl Figure ===
+
+impl Figure {
+    /// What a program's value is.
+    pub fn value(&mut self, program: &'static str, value: f64) -> &mut Self {
+        self.values.insert(program, value);
+        self
+    }
+
+    /// What linkerd-gate's value should be.
+    pub fn target(&mut self, words: &str, target: Target) -> &mut Self {
+        let (Target::Kept(reached) | Target::Missable(reached)) = target;
+        self.target = Some(words.to_owned());
+        self.reached = Some(reached);
+        self.fails = target == Target::Kept(false);
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_that_must_be_kept_fails_the_run_and_one_that_may_be_missed_does_not() {
+        let mut table = Table::new();
+        table.figure("a", "ms", "by hand").value(GATE, 3.0).target("≤ 2", Target::Missable(false));
+        assert!(table.holds());
+        assert!(table.to_string().contains("≤ 2 missed"));
+        table.figure("b", "ms", "by hand").value(GATE, 3.0).target("≤ 2", Target::Kept(false));
+        assert!(!table.holds());
+        assert!(table.to_string().contains("≤ 2 FAILED"));
+    }
+
+    #[test]
+    fn what_is_measured_in_the_same_way_shares_a_note() {
+        let mut table = Table::new();
+        table.figure("a", "ms", "by hand").value(GATE, 0.1234);
+        table.figure("b", "MB", "by hand").value("kubectl wait", 1234.5);
+        let text = table.to_string();
+        assert_eq!(text.matches("by hand").count(), 1);
+        assert!(text.contains("0.123") && text.contains(" 1234 ") | text.contains(" 1235 "), "{text}");
+    }
+}
