@@ -73,7 +73,7 @@ type Shared = Option<(Arc<Runtime>, Arc<Stage>)>;
 macro_rules! trial {
     ($shared:expr, $($path:ident)::+) => {{
         let shared = $shared.clone();
-        Trial::test(stringify!($($path)::+).replace(' ', ""), move || {
+        Trial::test(stringify!($($path)::+).replace([' ', '\n'], ""), move || {
             let Some((runtime, stage)) = shared else { return Err("there is no cluster".into()) };
             runtime.block_on($($path)::+(&stage)).map_err(|error| format!("{error:#}").into())
         })
