@@ -14,7 +14,7 @@ use kube::{
 };
 use linkerd_gate_kit::cluster;
 use serde_json::json;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, process::Command};
 
 const PATIENCE: Duration = Duration::from_mins(1);
 
@@ -95,6 +95,13 @@ async fn exercise(cluster: &cluster::Api, namespace: &str) -> Result<()> {
     let refused = Api::<ConfigMap>::namespaced(nobody, namespace).list(&ListParams::default()).await;
     let refused = refused.err().context("a service account without a role could list")?;
     ensure!(matches!(&refused, kube::Error::Api(status) if status.code == 403), "not a 403: {refused}");
+
+    // The same with kubectl.
+    let kubeconfig = cluster.kubeconfig_as(namespace, "default").await?;
+    let whoami =
+        Command::new(cluster.kubectl()).args(["auth", "whoami"]).env("KUBECONFIG", kubeconfig).output().await?;
+    let words = String::from_utf8_lossy(&whoami.stdout);
+    ensure!(words.contains(&format!("system:serviceaccount:{namespace}:default")), "{whoami:?}");
 
     // What was in etcd is there after a restart, and an API server that is away is waited for.
     cluster.stop_api_server().await?;

@@ -1,8 +1,10 @@
 //! The control plane.
 
 use std::{
+    fs::Permissions,
     future::Future,
     net::Ipv4Addr,
+    os::unix::fs::PermissionsExt as _,
     panic::AssertUnwindSafe,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
@@ -59,6 +61,7 @@ pub struct Api {
     parts: ApiParts,
     options: ApiOptions,
     credentials: Credentials,
+    kubectl: PathBuf,
     processes: Mutex<Processes>,
     /// Held, not read: the claim on the address, in API size.
     _claim: Option<LoopbackAddress>,
@@ -114,8 +117,17 @@ impl Api {
         let scratch = Scratch::new()?;
         scratch.directory("log")?;
         let credentials = Credentials::make(scratch.directory("credentials")?, address, KUBERNETES_SERVICE, nodes)?;
+        let kubectl = scratch.path().join("kubectl");
+        let script = format!(
+            "#!/bin/sh\nexport KUBECACHEDIR='{}' KUBECONFIG=\"${{KUBECONFIG:-{}}}\"\nexec '{}' \"$@\"\n",
+            scratch.path().join("kubectl-cache").display(),
+            credentials.file("admin.kubeconfig").display(),
+            parts.kubectl.display(),
+        );
+        std::fs::write(&kubectl, script)?;
+        std::fs::set_permissions(&kubectl, Permissions::from_mode(0o755))?;
         let processes = Mutex::default();
-        Ok(Self { address, parts, options, credentials, processes, _claim: claim, scratch, routing })
+        Ok(Self { address, parts, options, credentials, kubectl, processes, _claim: claim, scratch, routing })
     }
 
     pub(super) async fn boot(&self) -> Result<()> {
@@ -149,9 +161,10 @@ impl Api {
         self.credentials.file("admin.kubeconfig")
     }
 
-    /// The genuine `kubectl` of the same release. It needs `--kubeconfig` or `KUBECONFIG`.
+    /// The genuine `kubectl` of the same release: a script that runs it as the administrator, unless `--kubeconfig` or
+    /// `KUBECONFIG` say otherwise, and keeps what it caches out of `~/.kube`.
     pub fn kubectl(&self) -> &Path {
-        &self.parts.kubectl
+        &self.kubectl
     }
 
     /// An administrator's client, for the calling async runtime.
@@ -428,6 +441,9 @@ impl Api {
             "--use-service-account-credentials=true".to_owned(),
             format!("--root-ca-file={}", file("ca.crt")),
             format!("--service-account-private-key-file={}", file("service-accounts.key")),
+            // It asks for some thirty tokens when it starts; at the default of 20 requests a second that is 4 s (measured).
+            "--kube-api-qps=500".to_owned(),
+            "--kube-api-burst=1000".to_owned(),
             // Nobody asks for its metrics, and a port would have to be free.
             "--secure-port=0".to_owned(),
         ];

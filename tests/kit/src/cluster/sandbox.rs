@@ -9,7 +9,7 @@ use std::{
     net::Ipv4Addr,
     path::{Path, PathBuf},
     process::{Command, ExitCode, Stdio},
-    sync::atomic::{AtomicU8, Ordering},
+    sync::atomic::{AtomicU16, Ordering},
 };
 
 use anyhow::{Context, Result, bail};
@@ -93,9 +93,11 @@ pub(super) fn check() -> Result<()> {
 /// An address that no other server of this process has, on the machine's end of the nodes' network. Pods reach it, and so
 /// does the API server.
 pub fn new_address() -> Result<Ipv4Addr> {
-    static NEXT: AtomicU8 = AtomicU8::new(1);
+    static NEXT: AtomicU16 = AtomicU16::new(1);
     check()?;
-    let address = Ipv4Addr::new(172, 31, 1, NEXT.fetch_add(1, Ordering::Relaxed));
+    // From 172.31.16.1 on, away from the machine's and the nodes' own.
+    let [high, low] = NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+    let address = Ipv4Addr::new(172, 31, 16 + high, low);
     ip(["address", "add", &format!("{address}/32"), "dev", BRIDGE])?;
     Ok(address)
 }

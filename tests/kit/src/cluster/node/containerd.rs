@@ -7,7 +7,6 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use nix::sys::statfs::{OVERLAYFS_SUPER_MAGIC, statfs};
 use serde_json::Value;
 
 use super::super::machine::run;
@@ -163,9 +162,16 @@ pub(super) fn socket(directory: &Path) -> PathBuf {
     directory.join("containerd.sock")
 }
 
+#[cfg(not(target_os = "linux"))]
+fn snapshotter(_directory: &Path) -> &'static str {
+    "native"
+}
+
 /// How image layers become root directories. An overlay cannot lie on an overlay, which is what a CI job's own
 /// container often has; copies can.
+#[cfg(target_os = "linux")]
 fn snapshotter(directory: &Path) -> &'static str {
+    use nix::sys::statfs::{OVERLAYFS_SUPER_MAGIC, statfs};
     match statfs(directory) {
         Ok(found) if found.filesystem_type() == OVERLAYFS_SUPER_MAGIC => "native",
         _ => "overlayfs",
@@ -193,6 +199,8 @@ sandbox = "{PAUSE_IMAGE}"
 
 [plugins."io.containerd.cri.v1.runtime"]
 restrict_oom_score_adj = true
+# A profile would be the kernel's, and stay there.
+disable_apparmor = true
 
 [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
 runtime_type = "io.containerd.runc.v2"

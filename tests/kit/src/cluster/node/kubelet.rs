@@ -72,6 +72,8 @@ fn configuration(directory: &Path, cgroup: &Path, credentials: &Credentials) -> 
         "cgroupRoot": Path::new("/").join(cgroup),
         // No part of the machine is set aside for the system: the system is not ours to limit.
         "enforceNodeAllocatable": [],
+        // As many as their network has addresses for: many tests share a node.
+        "maxPods": 250,
         "failCgroupV1": false,
         "failSwapOn": false,
         "volumePluginDir": directory.join("volume-plugins"),
