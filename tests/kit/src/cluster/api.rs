@@ -2,7 +2,6 @@
 
 use std::{
     fs::Permissions,
-    future::Future,
     net::Ipv4Addr,
     os::unix::fs::PermissionsExt as _,
     panic::AssertUnwindSafe,

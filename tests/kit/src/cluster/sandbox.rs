@@ -36,9 +36,6 @@ pub(super) const BRIDGE: &str = "lg0";
 /// The machine's end of that network: the control plane's address.
 pub(super) const MACHINE: Ipv4Addr = Ipv4Addr::new(172, 31, 0, 1);
 
-/// Where libcni caches results, whatever it is told elsewhere. Nodes mount their own over it, so it has to exist.
-pub(super) const CNI_CACHE: &str = "/var/lib/cni";
-
 /// Where a process finds itself after [`enter`].
 #[derive(Debug)]
 pub enum Entered {
@@ -121,7 +118,7 @@ fn run_inside(prepare: impl FnOnce() -> Result<()>) -> Result<ExitCode> {
     try_namespaces()?;
     kit_binary("pause")?;
     prepare()?;
-    let scratch = Scratch::with_mount_point(Some(Path::new(CNI_CACHE)))?;
+    let scratch = Scratch::new()?;
     let program = std::env::current_exe().context("cannot tell the path of this program")?;
     // The tests run programs by absolute path, but the daemons look for their own helpers.
     let path = parts_on_path(&parts)?;

@@ -11,13 +11,11 @@ use anyhow::{Context, Result};
 /// Names the directory under which everything of a sandbox lies; whoever made the sandbox removes it.
 pub(super) const PARENT: &str = "LINKERD_GATE_TESTS_SCRATCH";
 
-/// Waits for the end of its standard input, then removes the directory `$1`, every cgroup `$2` with those below it, and
-/// the directory `$3`, if it is named and empty.
+/// Waits for the end of its standard input, then removes the directory `$1` and every cgroup `$2` with those below it.
 ///
 /// What still writes there, or is a process in there, is being killed at the same moment, hence several tries.
 const JANITOR: &str = r#"
 cat >/dev/null
-[ -n "$3" ] && rmdir -- "$3" 2>/dev/null
 for try in 1 2 3 4 5 6 7 8 9 10; do
     for cgroup in "/sys/fs/cgroup/$2" /sys/fs/cgroup/*/"$2"; do
         [ -d "$cgroup" ] && find "$cgroup" -depth -type d -exec rmdir {} + 2>/dev/null
@@ -40,19 +38,6 @@ pub(super) struct Scratch {
 
 impl Scratch {
     pub(super) fn new() -> Result<Self> {
-        Self::with_mount_point(None)
-    }
-
-    /// With a directory elsewhere, which is made if it is not there and then removed with this one. It is to mount
-    /// something on, which nobody sees outside of a namespace: it stays empty.
-    pub(super) fn with_mount_point(elsewhere: Option<&Path>) -> Result<Self> {
-        let made = match elsewhere {
-            Some(path) if !path.is_dir() => {
-                std::fs::create_dir_all(path).with_context(|| format!("cannot make {}", path.display()))?;
-                path
-            }
-            _ => Path::new(""),
-        };
         let parent = std::env::var_os(PARENT).map_or_else(std::env::temp_dir, PathBuf::from);
         let path = tempfile::Builder::new()
             .prefix("lg-")
@@ -63,7 +48,6 @@ impl Scratch {
             .args(["-c", JANITOR, "janitor"])
             .arg(&path)
             .arg(path.file_name().unwrap_or_default())
-            .arg(made)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())

@@ -18,6 +18,10 @@ pub(super) const BOOT_ID: &str = "boot_id";
 /// Its `/var/log`: pods' logs, kept over a reboot.
 pub(super) const LOG: &str = "log";
 
+/// Where libcni caches results, whatever it is told elsewhere.
+#[cfg(target_os = "linux")]
+const CNI_CACHE: &str = "/var/lib/cni";
+
 /// Elsewhere there are no such namespaces, and nothing gets as far as this.
 #[cfg(not(target_os = "linux"))]
 pub(in super::super) fn run() -> anyhow::Result<()> {

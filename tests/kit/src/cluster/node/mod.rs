@@ -295,6 +295,18 @@ impl Node {
     }
 }
 
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Some(running) = self.locked().take() {
+            // Its first process before the others; the drop waits for the end of all of them.
+            let _ = kill(running.init_pid, Signal::SIGKILL);
+            drop(running);
+            let _ = ip(["link", "delete", &self.interface()]);
+            remove_cgroups(&self.cgroup);
+        }
+    }
+}
+
 // === impl Running ===
 
 impl Running {
