@@ -10,13 +10,31 @@ use super::tls::CaFileError;
 use crate::config::{Component, Linkerd};
 use crate::decide::{Evidence, Outcome, Probe};
 
+/// How long the word of a part that was not asked again is passed on, while another part keeps the gate closed.
+const PASSED_ON: Duration = Duration::from_secs(5);
+
+/// The parts in the order in which they are asked alone: what costs a TLS handshake comes last.
+const CHEAPEST_FIRST: [Probe; 4] = [Probe::Destination, Probe::Policy, Probe::Identity, Probe::Injector];
+
 /// Looks at the parts of Linkerd that are required, and at no others.
+///
+/// One part that is not ready closes a gate whatever the others say. So it is asked alone until it is ready, and then all
+/// are: that halves what a held pod costs itself and the cluster's DNS. What the others were last seen as is passed on
+/// meanwhile, for people to read; in a look that finds every part ready, every part was asked.
 pub struct Direct {
     names: Names,
     injector: Option<Injector>,
     identity: Option<Identity>,
     destination: Option<Admin>,
     policy: Option<Admin>,
+    last: Option<Last>,
+}
+
+/// What was found before.
+struct Last {
+    evidence: Evidence,
+    /// When all parts were asked, by the clock of [`Evidence::taken`].
+    all_asked: Duration,
 }
 
 /// Why looking cannot even begin.
@@ -47,6 +65,7 @@ impl Direct {
                 .map(|()| Admin::new(linkerd.destination.clone()))
                 .transpose()?,
             policy: required(Component::Policy).map(|()| Admin::new(linkerd.policy.clone())).transpose()?,
+            last: None,
         })
     }
 
@@ -55,15 +74,33 @@ impl Direct {
         self.injector.as_ref().is_some_and(Injector::verifies_issuer)
     }
 
-    /// One look at everything, all at once; `taken` is the caller's clock. Ends by its own limits within seconds;
-    /// dropping the future ends it at once, DNS queries and TLS handshakes included.
+    /// One look; `taken` is the caller's clock. Ends by its own limits within seconds; dropping the future ends it at once,
+    /// DNS queries and TLS handshakes included.
     pub async fn look(&mut self, taken: Duration) -> Evidence {
+        let last = self.last.take().filter(|last| taken.saturating_sub(last.all_asked) < PASSED_ON);
+        let last = match last.and_then(|last| Some((obstacle(&last.evidence)?, last))) {
+            None => Last { evidence: self.ask(|_| true, Evidence::at(taken)).await, all_asked: taken },
+            Some((obstacle, last)) => {
+                let mut evidence = self.ask(|probe| probe == obstacle, last.evidence).await;
+                evidence.taken = taken;
+                if evidence.outcome(obstacle).is_ready() {
+                    Last { evidence: self.ask(|probe| probe != obstacle, evidence).await, all_asked: taken }
+                } else {
+                    Last { evidence, ..last }
+                }
+            }
+        };
+        self.last.insert(last).evidence.clone()
+    }
+
+    /// Asks those of the required parts that are `wanted`, all at once, and notes in `evidence` what they answer.
+    async fn ask(&mut self, wanted: impl Fn(Probe) -> bool, evidence: Evidence) -> Evidence {
         let names = &self.names;
         let (injector, identity, destination, policy) = tokio::join!(
-            async { Some(self.injector.as_mut()?.look(names).await) },
-            async { Some(self.identity.as_ref()?.look(names).await) },
-            async { Some(self.destination.as_ref()?.look(names).await) },
-            async { Some(self.policy.as_ref()?.look(names).await) },
+            async { Some(self.injector.as_mut().filter(|_| wanted(Probe::Injector))?.look(names).await) },
+            async { Some(self.identity.as_ref().filter(|_| wanted(Probe::Identity))?.look(names).await) },
+            async { Some(self.destination.as_ref().filter(|_| wanted(Probe::Destination))?.look(names).await) },
+            async { Some(self.policy.as_ref().filter(|_| wanted(Probe::Policy))?.look(names).await) },
         );
         let found: [(Probe, Option<Outcome>); 4] = [
             (Probe::Injector, injector),
@@ -71,9 +108,30 @@ impl Direct {
             (Probe::Destination, destination),
             (Probe::Policy, policy),
         ];
-        found.into_iter().fold(Evidence::at(taken), |evidence, (probe, outcome)| match outcome {
+        found.into_iter().fold(evidence, |evidence, (probe, outcome)| match outcome {
             Some(outcome) => evidence.with(probe, outcome),
             None => evidence,
         })
+    }
+}
+
+/// The part that alone keeps a gate closed: the cheapest of those that looked and are not ready. One that could not be
+/// looked at says nothing, so then all are asked.
+fn obstacle(evidence: &Evidence) -> Option<Probe> {
+    CHEAPEST_FIRST.into_iter().find(|probe| matches!(evidence.outcome(*probe), Outcome::NotReady(_)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cheapest_part_that_is_not_ready_is_asked_alone_and_one_that_could_not_be_looked_at_is_not() {
+        let evidence = Evidence::at(Duration::ZERO)
+            .with(Probe::Injector, Outcome::not_ready("refused"))
+            .with(Probe::Identity, Outcome::unknown("no DNS"));
+        assert_eq!(obstacle(&evidence), Some(Probe::Injector));
+        assert_eq!(obstacle(&evidence.with(Probe::Identity, Outcome::not_ready("refused"))), Some(Probe::Identity));
+        assert_eq!(obstacle(&Evidence::at(Duration::ZERO)), None);
     }
 }

@@ -39,6 +39,11 @@ fn client(trust: &Trust) -> Result<reqwest::ClientBuilder, rustls::Error> {
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
         .pool_max_idle_per_host(0)
+        // A connection lives for one answer, within its limit: nothing for the kernel to keep alive or to give up on.
+        .tcp_keepalive(None)
+        .tcp_keepalive_interval(None)
+        .tcp_keepalive_retries(None)
+        .tcp_user_timeout(None)
         .connect_timeout(CONNECT_LIMIT)
         .timeout(ANSWER_LIMIT)
         .user_agent(concat!("linkerd-gate/", env!("CARGO_PKG_VERSION"))))

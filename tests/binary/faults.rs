@@ -132,3 +132,17 @@ async fn a_slow_linkerd_is_ready_all_the_same() {
     let ended = missed().asking(&linkerd).with("ON_MISSED", "exit").end().await;
     assert_eq!(ended.code, 75);
 }
+
+#[tokio::test]
+async fn while_one_part_is_in_the_way_it_is_asked_alone_and_news_of_the_other_are_told_all_the_same() {
+    let linkerd = Linkerd::start().await;
+    linkerd.identity.suffer(Fault::Status(500)).await.unwrap();
+    let mut run = missed().asking(&linkerd).with("ON_MISSED", "open").start();
+    run.until("identity not ready").await;
+    let (looks, handshakes) = (linkerd.identity.connections(), linkerd.injector.connections());
+    linkerd.identity.until_connections(looks + 6).await;
+    let handshakes = linkerd.injector.connections() - handshakes;
+    assert!(handshakes <= 2, "{handshakes} TLS handshakes that could change nothing");
+    linkerd.injector.suffer(Fault::Absent).await.unwrap();
+    run.until("injector not ready").await;
+}
