@@ -48,22 +48,24 @@ pub enum CaFileError {
     Empty(PathBuf),
 }
 
-/// Checks the name and the dates of a certificate whose issuer nobody told us.
+/// Checks the injector's certificate.
 ///
-/// A pod has no right to read the webhook configuration, so without a mounted bundle this is all that can be checked; it
-/// still tells a proxy or a stranger at that address from the injector.
+/// With a bundle, as the API server does. The one difference between webpki and Go's verifier that matters here: Go accepts a
+/// served certificate that itself stands in the bundle, even one marked as a CA, and a self-signed injector certificate can be
+/// such a one.
+///
+/// Without a bundle, name and dates. A pod has no right to read the webhook configuration, so unless somebody mounts a bundle
+/// this is all that can be checked; it still tells a proxy or a stranger at that address from the injector.
 #[derive(Debug)]
-struct NameOnly(Arc<CryptoProvider>);
+struct Verifier {
+    provider: Arc<CryptoProvider>,
+    bundle: Option<Bundle>,
+}
 
-/// Checks a certificate against a bundle as the API server does.
-///
-/// The one difference between webpki and Go's verifier that matters here: Go accepts a served certificate that itself
-/// stands in the bundle, even one marked as a CA. A self-signed injector certificate can be such a one.
 #[derive(Debug)]
 struct Bundle {
-    inner: Arc<WebPkiServerVerifier>,
     certificates: Vec<CertificateDer<'static>>,
-    provider: Arc<CryptoProvider>,
+    chains: Arc<WebPkiServerVerifier>,
 }
 
 // === impl Trust ===
@@ -92,14 +94,14 @@ impl Trust {
     /// A certificate in the bundle that is none.
     pub(super) fn client_config(&self) -> Result<ClientConfig, rustls::Error> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let verifier: Arc<dyn ServerCertVerifier> = match self {
-            Self::NameOnly => Arc::new(NameOnly(Arc::clone(&provider))),
-            Self::Bundle(certificates) => Arc::new(Bundle {
-                inner: against(certificates, &provider)?,
-                certificates: certificates.clone(),
-                provider: Arc::clone(&provider),
-            }),
+        let bundle = match self {
+            Self::NameOnly => None,
+            Self::Bundle(certificates) => {
+                let chains = against(certificates, &provider)?;
+                Some(Bundle { certificates: certificates.clone(), chains })
+            }
         };
+        let verifier = Arc::new(Verifier { provider: Arc::clone(&provider), bundle });
         Ok(ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .dangerous()
@@ -126,22 +128,20 @@ fn own_uid() -> String {
     std::fs::metadata("/proc/self").map_or_else(|_| "unknown".to_owned(), |metadata| metadata.uid().to_string())
 }
 
-// === impl NameOnly ===
+// === impl Verifier ===
 
-impl ServerCertVerifier for NameOnly {
-    fn verify_server_cert(
+impl Verifier {
+    fn verify_name_and_dates(
         &self,
         end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
         server_name: &ServerName<'_>,
-        ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
         let parsed = rustls::server::ParsedCertificate::try_from(end_entity)?;
         rustls::client::verify_server_name(&parsed, server_name)?;
         // Held against itself, a certificate shows its dates; that nobody else vouches for it is no news here.
-        let itself = against(&[end_entity.clone().into_owned()], &self.0)?;
-        match itself.verify_server_cert(end_entity, intermediates, server_name, ocsp, now) {
+        let itself = against(&[end_entity.clone().into_owned()], &self.provider)?;
+        match itself.verify_server_cert(end_entity, &[], server_name, &[], now) {
             Err(rustls::Error::InvalidCertificate(
                 wrong @ (CertificateError::Expired
                 | CertificateError::ExpiredContext { .. }
@@ -151,6 +151,24 @@ impl ServerCertVerifier for NameOnly {
             _ => Ok(ServerCertVerified::assertion()),
         }
     }
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        match &self.bundle {
+            Some(bundle) if !bundle.certificates.iter().any(|certificate| certificate == end_entity) => {
+                bundle.chains.verify_server_cert(end_entity, intermediates, server_name, ocsp, now)
+            }
+            _ => self.verify_name_and_dates(end_entity, server_name, now),
+        }
+    }
 
     fn verify_tls12_signature(
         &self,
@@ -158,7 +176,7 @@ impl ServerCertVerifier for NameOnly {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
+        let algorithms = &self.provider.signature_verification_algorithms;
         rustls::crypto::verify_tls12_signature(message, certificate, signature, algorithms)
     }
 
@@ -168,52 +186,11 @@ impl ServerCertVerifier for NameOnly {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
+        let algorithms = &self.provider.signature_verification_algorithms;
         rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
-}
-
-// === impl Bundle ===
-
-impl ServerCertVerifier for Bundle {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        ocsp: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        if self.certificates.iter().any(|certificate| certificate == end_entity) {
-            let alone = NameOnly(Arc::clone(&self.provider));
-            return alone.verify_server_cert(end_entity, intermediates, server_name, ocsp, now);
-        }
-        self.inner.verify_server_cert(end_entity, intermediates, server_name, ocsp, now)
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.inner.verify_tls12_signature(message, certificate, signature)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.inner.verify_tls13_signature(message, certificate, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.inner.supported_verify_schemes()
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }

@@ -142,7 +142,7 @@ async fn while_one_part_is_in_the_way_it_is_asked_alone_and_news_of_the_other_ar
     let (looks, handshakes) = (linkerd.identity.connections(), linkerd.injector.connections());
     linkerd.identity.until_connections(looks + 6).await;
     let handshakes = linkerd.injector.connections() - handshakes;
-    assert!(handshakes <= 2, "{handshakes} TLS handshakes that could change nothing");
+    assert!(handshakes < 6, "{handshakes} TLS handshakes, as many as looks, that could change nothing");
     linkerd.injector.suffer(Fault::Absent).await.unwrap();
     run.until("injector not ready").await;
 }

@@ -69,12 +69,12 @@ pub async fn a_pod_nobody_would_create_again_is_not_deleted(stage: &Stage) -> Re
     let story = async {
         grant(stage, &linkerd.shop).await?;
         let ownerless = linkerd.app("lone", replacing(&linkerd)).as_service_account("web-replace");
-        let lone = stage.create::<Pod>(&linkerd.shop, ownerless.json()).await?;
+        let created = stage.create::<Pod>(&linkerd.shop, ownerless.json()).await?;
         linkerd.start().await?;
-        let line = stage.until_log(&lone, "linkerd-gate", "cannot replace itself").await?;
+        let line = stage.until_log(&created, "linkerd-gate", "cannot replace itself").await?;
         ensure!(line.contains("no controller that would create it again"), "{line}");
         let still: Pod = stage.api(&linkerd.shop).await?.get_opt("lone").await?.context("it was deleted")?;
-        ensure!(still.uid() == lone.uid() && still.metadata.deletion_timestamp.is_none(), "it is being deleted");
+        ensure!(still.uid() == created.uid() && still.metadata.deletion_timestamp.is_none(), "it is being deleted");
         Ok(())
     };
     stage.cluster.reported(&[&linkerd.shop], story).await
