@@ -16,11 +16,16 @@ pub(super) const PARENT: &str = "LINKERD_GATE_TESTS_SCRATCH";
 /// What still writes there, or is a process in there, is being killed at the same moment, hence several tries.
 const JANITOR: &str = r#"
 cat >/dev/null
-for try in 1 2 3 4 5 6 7 8 9 10; do
+tries=50
+while [ "$tries" -gt 0 ]; do
+    left=
     for cgroup in "/sys/fs/cgroup/$2" /sys/fs/cgroup/*/"$2"; do
-        [ -d "$cgroup" ] && find "$cgroup" -depth -type d -exec rmdir {} + 2>/dev/null
+        [ -d "$cgroup" ] || continue
+        find "$cgroup" -depth -type d -exec rmdir {} + 2>/dev/null
+        [ -d "$cgroup" ] && left="$cgroup"
     done
-    rm -rf -- "$1" 2>/dev/null && ! ls -d "/sys/fs/cgroup/$2" /sys/fs/cgroup/*/"$2" >/dev/null 2>&1 && exit
+    rm -rf -- "$1" 2>/dev/null && [ -z "$left" ] && exit
+    tries=$((tries - 1))
     sleep 0.2
 done
 "#;
@@ -81,7 +86,7 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         drop(self.janitor.stdin.take());
-        // It ends by itself within two seconds; its status tells nothing that a drop could act on.
+        // It ends by itself within ten seconds; its status tells nothing that a drop could act on.
         let _ = self.janitor.wait();
     }
 }
