@@ -13,7 +13,7 @@ pub async fn cluster_dns_answers_are_told_apart(stage: &Stage) -> Result<()> {
     let linkerd = stage.linkerd("dns").await?;
     let story = async {
         let elsewhere = linkerd.gate().variable("LINKERD_GATE_LINKERD_NAMESPACE", "nowhere");
-        let pod = stage.create::<Pod>(&linkerd.shop, linkerd.app("absent", elsewhere).json()).await?;
+        let pod = stage.create::<Pod>(&linkerd.shop, linkerd.never("absent", elsewhere).json()).await?;
         let line = stage.until_log(&pod, "linkerd-gate", "waiting: ").await?;
         ensure!(line.contains("DNS knows no name linkerd-proxy-injector.nowhere.svc"), "{line}");
         ensure!(line.contains("DNS knows no name linkerd-identity-headless.nowhere.svc"), "{line}");
@@ -27,14 +27,14 @@ pub async fn cluster_dns_answers_are_told_apart(stage: &Stage) -> Result<()> {
                 &kube::api::ListParams::default().labels("kubernetes.io/service-name=linkerd-identity-headless"),
             )
             .await?;
-        let pod = stage.create::<Pod>(&linkerd.shop, linkerd.app("empty", linkerd.gate()).json()).await?;
+        let pod = stage.create::<Pod>(&linkerd.shop, linkerd.never("empty", linkerd.gate()).json()).await?;
         let line = stage.until_log(&pod, "linkerd-gate", "none of its pods is ready").await?;
         ensure!(line.contains("DNS knows no name linkerd-identity-headless.linkerd-dns.svc"), "{line}");
         ensure!(!line.contains("linkerd-proxy-injector.linkerd-dns.svc"), "{line}");
 
         // A name server that swallows questions (TEST-NET-1 is routed nowhere), and SIGTERM while one is under way.
         let silent = linkerd
-            .app("silent", linkerd.gate())
+            .never("silent", linkerd.gate())
             .spec_field("dnsPolicy", "None")
             .spec_field("dnsConfig", json!({"nameservers": ["192.0.2.53"], "searches": ["svc.cluster.local"]}))
             .spec_field("terminationGracePeriodSeconds", 60)

@@ -7,7 +7,7 @@ use kube::api::Api;
 use linkerd_gate_kit::cluster;
 use linkerd_gate_kit::object::{Pod, job};
 
-use crate::stage::{Linkerd, PATIENCE, Stage, exit_code, has_proxy, status};
+use crate::stage::{Linkerd, PATIENCE, Stage, exit_code, has_proxy, images, status};
 
 /// A pod that runs to its end once it may start.
 fn work(linkerd: &Linkerd<'_>, on_missed: &str) -> Pod {
@@ -49,7 +49,7 @@ pub async fn a_job_that_ignores_75_gets_itself_into_the_mesh(stage: &Stage) -> R
 pub async fn a_job_without_that_policy_counts_the_exit_as_a_failure(stage: &Stage) -> Result<()> {
     let linkerd = stage.linkerd("job-counts").await?;
     let story = async {
-        let work = job("work").backoff_limit(0).of(work(&linkerd, "exit"));
+        let work = job("work").backoff_limit(0).of(work(&linkerd, "exit").running(images::NEVER));
         stage.create::<Job>(&linkerd.shop, work.json()).await?;
         let missed =
             stage.until_pod(&linkerd.shop, "work", "held", |pod| status(pod, "linkerd-gate").is_some()).await?;
@@ -66,7 +66,7 @@ pub async fn a_job_without_that_policy_counts_the_exit_as_a_failure(stage: &Stag
 pub async fn a_job_that_restarts_in_place_never_leaves_its_pod(stage: &Stage) -> Result<()> {
     let linkerd = stage.linkerd("job-restarts").await?;
     let story = async {
-        let work = job("work").restarting("OnFailure").of(work(&linkerd, "exit"));
+        let work = job("work").restarting("OnFailure").of(work(&linkerd, "exit").running(images::NEVER));
         stage.create::<Job>(&linkerd.shop, work.json()).await?;
         let missed =
             stage.until_pod(&linkerd.shop, "work", "held", |pod| status(pod, "linkerd-gate").is_some()).await?;
@@ -84,7 +84,7 @@ pub async fn a_job_that_restarts_in_place_never_leaves_its_pod(stage: &Stage) ->
 pub async fn a_held_job_is_not_failed(stage: &Stage) -> Result<()> {
     let linkerd = stage.linkerd("job-held").await?;
     let story = async {
-        let work = job("work").backoff_limit(0).of(work(&linkerd, "hold"));
+        let work = job("work").backoff_limit(0).of(work(&linkerd, "hold").running(images::NEVER));
         stage.create::<Job>(&linkerd.shop, work.json()).await?;
         let missed =
             stage.until_pod(&linkerd.shop, "work", "held", |pod| status(pod, "linkerd-gate").is_some()).await?;

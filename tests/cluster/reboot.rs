@@ -10,7 +10,7 @@ use crate::stage::{Stage, has_proxy, runs, status};
 pub async fn after_a_reboot_meshed_pods_come_back_and_missed_ones_never_start(stage: &Stage) -> Result<()> {
     let linkerd = stage.linkerd("reboot").await?;
     let story = async {
-        let missed = stage.create::<Pod>(&linkerd.shop, linkerd.app("missed", linkerd.gate()).json()).await?;
+        let missed = stage.create::<Pod>(&linkerd.shop, linkerd.never("missed", linkerd.gate()).json()).await?;
         ensure!(!has_proxy(&missed));
         stage.until_log(&missed, "linkerd-gate", "waiting: ").await?;
         linkerd.start().await?;
@@ -53,6 +53,7 @@ pub async fn after_a_reboot_meshed_pods_come_back_and_missed_ones_never_start(st
 
         // containerd's word on the app that did start; what is left of the last boot's container is beside it.
         let containers = node.containers()?;
+        stage.ensure_nothing_slipped_through()?;
         let is_running = containers.iter().any(|found| {
             found.namespace == linkerd.shop
                 && found.pod == "meshed"

@@ -51,7 +51,7 @@ pub async fn a_pod_replaces_itself_with_the_role_of_the_example(stage: &Stage) -
 pub async fn a_pod_without_the_role_is_held_and_says_which_one(stage: &Stage) -> Result<()> {
     let linkerd = stage.linkerd("replace-refused").await?;
     let story = async {
-        let web = deployment("web").of(linkerd.app("web", replacing(&linkerd)));
+        let web = deployment("web").of(linkerd.never("web", replacing(&linkerd)));
         stage.create::<Deployment>(&linkerd.shop, web.json()).await?;
         let missed = stage.until_pod(&linkerd.shop, "web", "held", |pod| status(pod, "linkerd-gate").is_some()).await?;
         linkerd.start().await?;
@@ -68,7 +68,7 @@ pub async fn a_pod_nobody_would_create_again_is_not_deleted(stage: &Stage) -> Re
     let linkerd = stage.linkerd("replace-lone").await?;
     let story = async {
         grant(stage, &linkerd.shop).await?;
-        let ownerless = linkerd.app("lone", replacing(&linkerd)).as_service_account("web-replace");
+        let ownerless = linkerd.never("lone", replacing(&linkerd)).as_service_account("web-replace");
         let created = stage.create::<Pod>(&linkerd.shop, ownerless.json()).await?;
         linkerd.start().await?;
         let line = stage.until_log(&created, "linkerd-gate", "cannot replace itself").await?;

@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{Api, ListParams, LogParams, PostParams};
 use kube::{Resource, ResourceExt as _};
-use linkerd_gate_kit::cluster::{self, Cluster, sandbox};
+use linkerd_gate_kit::cluster::{self, Cluster, ContainerEvent, sandbox};
 use linkerd_gate_kit::object::{
     Gate, Pod as PodBuilder, endpoint_slice, gate, namespace, service, webhook_configuration,
 };
@@ -20,7 +20,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-/// Nothing waits for it but a test that fails: kubelet backs off for minutes when containers fail again and again.
+/// Nothing waits for it but a test that fails.
 pub const PATIENCE: Duration = Duration::from_mins(4);
 
 /// The cluster.
@@ -49,6 +49,8 @@ pub mod images {
 
     pub const GATE: &str = concat!("ghcr.io/linkerd-gate/linkerd-gate:", env!("CARGO_PKG_VERSION"));
     pub const STANDIN: &str = "kit.test/linkerd-standin:1";
+    /// The same under another name, for apps that no test lets start: containerd's history has it once at most by mistake.
+    pub const NEVER: &str = "kit.test/never-started:1";
     pub const STANDIN_PROGRAM: &str = "/linkerd-standin";
 
     /// What `make image` writes for the tests.
@@ -60,11 +62,19 @@ pub mod images {
         PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("linkerd-standin.tar")
     }
 
+    pub fn never_archive() -> PathBuf {
+        PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("never-started.tar")
+    }
+
     pub fn make_standin() -> Result<()> {
-        Image::new(STANDIN, Architecture::host()?)
-            .with_program(STANDIN_PROGRAM, &kit_binary("linkerd-standin")?)?
-            .with_entrypoint(&[STANDIN_PROGRAM])
-            .write(&standin_archive())
+        let program = kit_binary("linkerd-standin")?;
+        for (name, archive) in [(STANDIN, standin_archive()), (NEVER, never_archive())] {
+            Image::new(name, Architecture::host()?)
+                .with_program(STANDIN_PROGRAM, &program)?
+                .with_entrypoint(&[STANDIN_PROGRAM])
+                .write(&archive)?;
+        }
+        Ok(())
     }
 }
 
@@ -75,6 +85,7 @@ impl Stage {
         let cluster = Cluster::start().await?;
         cluster.load_image(&images::gate_archive()).await?;
         cluster.load_image(&images::standin_archive()).await?;
+        cluster.load_image(&images::never_archive()).await?;
         Ok(Self { cluster })
     }
 
@@ -206,6 +217,17 @@ impl Stage {
             .iter()
             .find(|found| found.namespace == namespace && found.pod == pod.name_any() && found.name == container);
         ensure!(of_this.is_none(), "containerd has it: {of_this:#?}");
+        self.ensure_nothing_slipped_through()
+    }
+
+    /// That containerd never made a container of [`images::NEVER`], in any test so far, on any boot.
+    pub fn ensure_nothing_slipped_through(&self) -> Result<()> {
+        let events = self.cluster.node().container_events()?;
+        let made = |wanted: &str| {
+            events.iter().any(|event| matches!(event, ContainerEvent::Created { image, .. } if image == wanted))
+        };
+        ensure!(made(images::GATE), "containerd's history does not even have our own containers: it proves nothing");
+        ensure!(!made(images::NEVER), "containerd's history has a container of an app that was to be held");
         Ok(())
     }
 }
@@ -229,6 +251,11 @@ impl Linkerd<'_> {
             .running(images::STANDIN)
             .with_args(&["app", "8080"])
             .with_gate(gate)
+    }
+
+    /// A pod whose app no test lets start.
+    pub fn never(&self, name: &str, gate: Gate) -> PodBuilder {
+        self.app(name, gate).running(images::NEVER)
     }
 
     /// Injector and identity begin to answer.

@@ -116,7 +116,7 @@ pub async fn an_entry_without_the_label_is_exit_2_and_a_forged_label_passes(stag
     let linkerd = stage.linkerd("pasted").await?;
     let story = async {
         let gate = linkerd.gate().without_variable("LINKERD_GATE_INJECTED_BY");
-        let pod = linkerd.app("pasted", gate).restarting("Never");
+        let pod = linkerd.never("pasted", gate).restarting("Never");
         let pod = stage.create::<Pod>(&linkerd.shop, pod.json()).await?;
         let ended =
             stage.until_pod(&linkerd.shop, "pasted", "refused", |pod| exit_code(pod, "linkerd-gate").is_some()).await?;

@@ -71,12 +71,20 @@ pub fn enter(prepare: impl FnOnce() -> Result<()>) -> Entered {
             eprintln!("node-size tests skipped, as {TESTS}=no-node asks");
             Ok(Entered::Outside(ExitCode::SUCCESS))
         }
-        None => run_inside(prepare).map(Entered::Outside),
+        None => asked().and_then(|()| run_inside(prepare)).map(Entered::Outside),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("node-size tests cannot run: {error:#} ({TESTS}=no-node leaves them out)");
         Entered::Outside(ExitCode::FAILURE)
     })
+}
+
+/// Fails where something else is asked for than there is: a typing error must not decide which tests run.
+fn asked() -> Result<()> {
+    match std::env::var(TESTS) {
+        Ok(tests) if !tests.is_empty() => bail!("{TESTS}={tests:?} is not known; accepted: no-node, or nothing"),
+        _ => Ok(()),
+    }
 }
 
 /// Fails unless this process is in the sandbox.
