@@ -6,7 +6,7 @@ use std::process::ExitCode;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {
-    /// The gate is open, or a long-running role was stopped cleanly.
+    /// The gate is open, or the command did what it was asked.
     Done = 0,
     /// `check` found errors.
     Found = 1,
@@ -37,13 +37,13 @@ impl Exit {
     /// One line for people, as in the README's table.
     pub const fn meaning(self) -> &'static str {
         match self {
-            Self::Done => "the gate is open, or a long-running role was stopped cleanly",
-            Self::Found => "`check` found errors",
+            Self::Done => "the gate is open, or the command did what it was asked",
+            Self::Found => "reserved for `check`: errors were found",
             Self::Usage => "bad configuration or usage; nothing was done",
             Self::GaveUp => "gave up waiting (LINKERD_GATE_TIMEOUT)",
             Self::Internal => "internal fault",
             Self::MustBeReplaced => "this pod is outside the mesh and must be replaced",
-            Self::Terminated => "`wait` was ended by SIGTERM",
+            Self::Terminated => "`wait` was ended by SIGTERM or SIGINT",
         }
     }
 }

@@ -1,5 +1,7 @@
 //! The binary: argv becomes a role or a command, its end becomes an exit code; nothing else.
 
+use std::io::Write as _;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -9,7 +11,7 @@ use linkerd_gate::config::Wait;
 use linkerd_gate::exit::Exit;
 use linkerd_gate::linkerd::TokenProjection;
 use linkerd_gate::role::wait::{self, write_termination_message};
-use linkerd_gate::{shutdown, telemetry};
+use linkerd_gate::{observe, shutdown, telemetry};
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -28,9 +30,14 @@ fn main() -> ExitCode {
 }
 
 fn run_wait() -> Exit {
-    let settings = match Wait::from_variables(std::env::vars_os()) {
+    let check_ca_file = |path: &Path| observe::check_ca_file(path).map_err(|error| error.to_string());
+    let settings = match Wait::read(std::env::vars_os(), check_ca_file) {
         Ok(settings) => settings,
-        Err(problems) => return refuse("/dev/termination-log", Exit::Usage, &problems.to_string()),
+        Err(problems) => {
+            let log = std::env::var_os("LINKERD_GATE_TERMINATION_LOG").filter(|path| !path.is_empty());
+            let log = log.unwrap_or_else(|| "/dev/termination-log".into());
+            return refuse(log, Exit::Usage, &problems.to_string());
+        }
     };
     telemetry::install(settings.log_level, settings.log_format);
     let log = settings.termination_log.clone();
@@ -69,8 +76,9 @@ fn run_explain(arguments: ExplainArguments) -> Exit {
 }
 
 /// The last line, where people look: standard error, and what `kubectl describe pod` shows.
-fn refuse(termination_log: impl AsRef<std::path::Path>, exit: Exit, why: &str) -> Exit {
-    eprintln!("linkerd-gate: {why}");
+fn refuse(termination_log: impl AsRef<Path>, exit: Exit, why: &str) -> Exit {
     write_termination_message(termination_log.as_ref(), why);
+    // Not `eprintln`, which panics where standard error is closed.
+    let _nobody_left_to_tell = writeln!(std::io::stderr(), "linkerd-gate: {why}");
     exit
 }

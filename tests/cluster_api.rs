@@ -5,7 +5,8 @@ use http::{Method, Request, Response, StatusCode};
 use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
 use kube::client::Body;
-use linkerd_gate::cluster::{self, Deletion, RequestError};
+use linkerd_gate::cluster::{self, Deletion, NotReplaced, Replacing, RequestError};
+use linkerd_gate::decide::Outcome;
 use serde_json::{Value, json};
 use tower_test::mock::{self, Handle};
 
@@ -82,14 +83,18 @@ fn twin() -> Value {
         },
         "spec": {
             "serviceAccountName": "web",
+            "initContainers": [{"name": "linkerd-gate", "image": "gate:1", "securityContext": strict()}],
             "containers": [{
-                "name": "proof", "image": "web:1", "resources": {"requests": {"cpu": "10m"}},
-                "securityContext": {
-                    "allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}, "runAsNonRoot": true,
-                    "runAsUser": 2102, "seccompProfile": {"type": "RuntimeDefault"},
-                },
+                "name": "web", "image": "web:1", "resources": {"requests": {"cpu": "10m"}}, "securityContext": strict(),
             }],
         },
+    })
+}
+
+fn strict() -> Value {
+    json!({
+        "allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}, "runAsNonRoot": true,
+        "runAsUser": 2102, "seccompProfile": {"type": "RuntimeDefault"},
     })
 }
 
@@ -111,9 +116,21 @@ fn get(answer: (StatusCode, Value)) -> Step {
 
 fn injected() -> Value {
     let mut pod = twin();
-    pod["spec"]["initContainers"] =
-        json!([{"name": "linkerd-init"}, {"name": "linkerd-proxy", "restartPolicy": "Always"}]);
+    let proxy = json!({"name": "linkerd-proxy", "restartPolicy": "Always"});
+    pod["spec"]["initContainers"].as_array_mut().unwrap().insert(0, proxy);
     pod
+}
+
+fn own_json() -> Value {
+    serde_json::to_value(own()).unwrap()
+}
+
+fn proven() -> Step {
+    prove((StatusCode::CREATED, injected()))
+}
+
+async fn replace(steps: Vec<Step>) -> Result<Replacing, NotReplaced> {
+    scripted(steps, async |client| cluster::replace(|| Ok(client.clone()), "shop", "web-0", "u-1").await).await
 }
 
 #[tokio::test]
@@ -127,7 +144,7 @@ async fn a_proof_is_a_dry_run_of_a_pod_that_asks_as_ours_does_and_carries_nothin
 async fn a_dry_run_that_comes_back_bare_is_not_ready() {
     let steps = vec![prove((StatusCode::CREATED, twin()))];
     let outcome = scripted(steps, async |client| cluster::prove(client, &own()).await).await;
-    assert!(matches!(outcome.unwrap(), linkerd_gate::decide::Outcome::NotReady(_)));
+    assert!(matches!(outcome.unwrap(), Outcome::NotReady(_)));
 }
 
 #[tokio::test]
@@ -136,7 +153,7 @@ async fn a_dry_run_that_the_injector_denies_is_not_ready_and_not_forbidden() {
         "admission webhook \"linkerd-proxy-injector.linkerd.io\" denied the request: namespaces \"shop\" not found";
     let steps = vec![prove(status(400, "BadRequest", message))];
     let outcome = scripted(steps, async |client| cluster::prove(client, &own()).await).await;
-    assert!(matches!(outcome.unwrap(), linkerd_gate::decide::Outcome::NotReady(_)));
+    assert!(matches!(outcome.unwrap(), Outcome::NotReady(_)));
 }
 
 #[tokio::test]
@@ -188,4 +205,65 @@ async fn a_pod_that_is_gone_is_told_from_one_that_cannot_be_read() {
     let refused = vec![get(status(403, "Forbidden", message))];
     let pod = scripted(refused, async |client| cluster::get(client, "shop", "web-0").await).await;
     assert!(matches!(pod, Err(RequestError::Refused(_))));
+}
+
+#[tokio::test]
+async fn a_pod_replaces_itself_after_three_proofs_and_not_before() {
+    let steps =
+        vec![get((StatusCode::OK, own_json())), proven(), proven(), proven(), delete((StatusCode::OK, own_json()))];
+    assert_eq!(replace(steps).await.unwrap(), Replacing::Deleted);
+}
+
+#[tokio::test]
+async fn a_proof_that_fails_deletes_nothing_whichever_it_is() {
+    for proofs in 0..3 {
+        let mut steps = vec![get((StatusCode::OK, own_json()))];
+        steps.extend((0..proofs).map(|_| proven()));
+        steps.push(prove((StatusCode::CREATED, twin())));
+        assert!(matches!(replace(steps).await, Err(NotReplaced::NotInjected(Outcome::NotReady(_)))), "after {proofs}");
+    }
+}
+
+#[tokio::test]
+async fn an_injected_pod_that_is_refused_is_proof_of_the_injector_but_deletes_nothing() {
+    let message = "pods \"x\" is forbidden: violates PodSecurity \"baseline:latest\": non-default capabilities (container \
+                   \"linkerd-init\" must not include \"NET_ADMIN\")";
+    let steps = vec![get((StatusCode::OK, own_json())), prove(status(403, "Forbidden", message))];
+    let why = replace(steps).await.unwrap_err();
+    assert!(matches!(why, NotReplaced::NotInjected(Outcome::NotReady(_))), "{why}");
+    assert!(why.to_string().contains("once injected it is refused"), "{why}");
+}
+
+#[tokio::test]
+async fn a_pod_that_nobody_creates_again_is_only_read() {
+    let owner = |kind: &str, version: &str| json!([{"apiVersion": version, "kind": kind, "name": "o", "uid": "o-1", "controller": true}]);
+    for (owners, told) in [
+        (Value::Null, "no controller"),
+        (json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "o", "uid": "o-1"}]), "no controller"),
+        (owner("Job", "batch/v1"), "LINKERD_GATE_ON_MISSED=exit"),
+        (owner("TaskRun", "tekton.dev/v1"), "its owner is a TaskRun"),
+        (owner("ReplicaSet", "example.com/v1"), "its owner is a ReplicaSet (example.com/v1)"),
+    ] {
+        let mut pod = own_json();
+        pod["metadata"]["ownerReferences"] = owners;
+        let why = replace(vec![get((StatusCode::OK, pod))]).await.unwrap_err().to_string();
+        assert!(why.contains(told), "{why}");
+    }
+}
+
+#[tokio::test]
+async fn another_uid_or_no_pod_at_all_is_only_read_and_said() {
+    let mut younger = own_json();
+    younger["metadata"]["uid"] = "u-2".into();
+    for answer in [(StatusCode::OK, younger), status(404, "NotFound", "pods \"web-0\" not found")] {
+        let why = replace(vec![get(answer)]).await.unwrap_err();
+        assert!(matches!(why, NotReplaced::Unknown { .. }), "{why}");
+    }
+}
+
+#[tokio::test]
+async fn a_pod_that_is_going_away_is_only_read() {
+    let mut going = own_json();
+    going["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+    assert_eq!(replace(vec![get((StatusCode::OK, going))]).await.unwrap(), Replacing::AlreadyGoing);
 }

@@ -2,6 +2,8 @@
 
 mod client;
 mod own_pod;
+mod replace;
 
 pub use self::client::{ClientError, in_cluster};
 pub use self::own_pod::{Deletion, Refusal, RequestError, delete, get, prove};
+pub use self::replace::{NotReplaced, Replacing, replace};

@@ -58,7 +58,8 @@ pub async fn get(client: Client, namespace: &str, name: &str) -> Result<Option<P
 /// Sends a dry-run pod that asks for injection exactly as `own` does, in the same namespace. Stores nothing.
 ///
 /// It proves what matters here: that the *next* pod of this owner would be injected. Labels and annotations are those of
-/// `own`, because they decide; the rest is as little as possible, with the image and resources that were admitted before.
+/// `own`, and so are the outlines of its containers and what else the injector looks at, because they decide; what the
+/// containers run, mount and know is left out.
 pub async fn prove(client: Client, own: &Pod) -> Result<Outcome, RequestError> {
     let twin = twin(own);
     let namespace = twin.metadata.namespace.clone().unwrap_or_default();
@@ -69,7 +70,11 @@ pub async fn prove(client: Client, own: &Pod) -> Result<Outcome, RequestError> {
         Err(error) => match refusal("create", &namespace, &error) {
             Some(refusal) => Err(refusal.into()),
             None => match error {
-                Error::Api(status) => Ok(proof::outcome(Answer::Refused(status.code, &status.message))),
+                Error::Api(status) => Ok(match proof::outcome(Answer::Refused(status.code, &status.message)) {
+                    // Injected and then refused: proof of the injector, but the next pod of this owner would not exist.
+                    Outcome::Ready => Outcome::not_ready(format!("once injected it is refused: {}", status.message)),
+                    outcome => outcome,
+                }),
                 other => Err(failed("create", &namespace, &name, other)),
             },
         },
@@ -90,12 +95,36 @@ pub async fn delete(client: Client, namespace: &str, name: &str, uid: &str) -> R
 
 fn twin(own: &Pod) -> Pod {
     let metadata = &own.metadata;
-    let own_spec = own.spec.as_ref();
-    let first = own_spec.and_then(|spec| spec.containers.first());
-    let container = Container {
-        name: "proof".to_owned(),
-        image: first.and_then(|container| container.image.clone()),
-        resources: first.and_then(|container| container.resources.clone()),
+    Pod {
+        metadata: ObjectMeta {
+            // Fixed and unique, and no owner: the injector looks the owner up and would write an event on it.
+            name: Some(format!("linkerd-gate-proof-{}", metadata.uid.as_deref().unwrap_or("pod"))),
+            namespace: metadata.namespace.clone(),
+            labels: metadata.labels.clone(),
+            annotations: metadata.annotations.clone(),
+            ..ObjectMeta::default()
+        },
+        spec: own.spec.as_ref().map(|own| PodSpec {
+            containers: own.containers.iter().map(outline).collect(),
+            init_containers: own.init_containers.as_ref().map(|all| all.iter().map(outline).collect()),
+            host_network: own.host_network,
+            automount_service_account_token: own.automount_service_account_token,
+            os: own.os.clone(),
+            service_account_name: own.service_account_name.clone(),
+            ..PodSpec::default()
+        }),
+        status: None,
+    }
+}
+
+/// What of a container the injector and the API server judge by: its name, its image, what it takes of the quota. What it
+/// runs and knows stays here.
+fn outline(own: &Container) -> Container {
+    Container {
+        name: own.name.clone(),
+        image: own.image.clone(),
+        resources: own.resources.clone(),
+        restart_policy: own.restart_policy.clone(),
         // What the strictest PodSecurity level asks for, so that a refusal is about what the injector added.
         security_context: Some(SecurityContext {
             allow_privilege_escalation: Some(false),
@@ -106,22 +135,6 @@ fn twin(own: &Pod) -> Pod {
             ..SecurityContext::default()
         }),
         ..Container::default()
-    };
-    Pod {
-        metadata: ObjectMeta {
-            // Fixed and unique, and no owner: the injector looks the owner up and would write an event on it.
-            name: Some(format!("linkerd-gate-proof-{}", metadata.uid.as_deref().unwrap_or("pod"))),
-            namespace: metadata.namespace.clone(),
-            labels: metadata.labels.clone(),
-            annotations: metadata.annotations.clone(),
-            ..ObjectMeta::default()
-        },
-        spec: Some(PodSpec {
-            containers: vec![container],
-            service_account_name: own_spec.and_then(|spec| spec.service_account_name.clone()),
-            ..PodSpec::default()
-        }),
-        status: None,
     }
 }
 

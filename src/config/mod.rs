@@ -7,7 +7,7 @@ mod value;
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -115,14 +115,31 @@ struct Reader {
 // === impl Wait ===
 
 impl Wait {
-    /// Reads the variables of `wait` out of a process's environment; others are left alone.
+    /// Reads the variables of `wait` as a manifest gives them: files that they name are not looked at.
+    ///
+    /// # Errors
+    /// As [`Wait::read`].
+    pub fn from_variables(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Self, Problems> {
+        Self::read(variables, |_| Ok(()))
+    }
+
+    /// Reads the variables of `wait` out of a process's environment; others are left alone. `check_ca_file` says what is
+    /// wrong with the CA bundle at a path, so that a bad one is told along with everything else.
     ///
     /// # Errors
     /// Every variable with our prefix that is unknown, unreadable, or has a value that is not accepted.
-    pub fn from_variables(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Self, Problems> {
+    pub fn read(
+        variables: impl IntoIterator<Item = (OsString, OsString)>,
+        check_ca_file: impl Fn(&Path) -> Result<(), String>,
+    ) -> Result<Self, Problems> {
         let mut reader = Reader::default();
         let raw = reader.raw(variables);
         let settings = reader.wait(raw);
+        if let Some(path) = &settings.linkerd.ca_file
+            && let Err(complaint) = check_ca_file(path)
+        {
+            reader.problems.push(Problem::value("LINKERD_GATE_CA_FILE", path.to_string_lossy(), complaint));
+        }
         match Problems::new(reader.problems) {
             None => Ok(settings),
             Some(problems) => Err(problems),
@@ -171,7 +188,7 @@ impl Reader {
             ));
         }
         let pod = OwnPod {
-            injected_by: raw.injected_by.unwrap_or_default(),
+            injected_by: self.optional("LINKERD_GATE_INJECTED_BY", raw.injected_by, injected_by).unwrap_or_default(),
             inject: given(raw.inject),
             ip: self.optional("LINKERD_GATE_POD_IP", raw.pod_ip, ip),
             host_ip: self.optional("LINKERD_GATE_HOST_IP", raw.host_ip, ip),
@@ -191,12 +208,17 @@ impl Reader {
                 }
             }
         }
+        let timeout = self.optional("LINKERD_GATE_TIMEOUT", raw.timeout, duration);
+        let on_timeout = self.optional("LINKERD_GATE_ON_TIMEOUT", raw.on_timeout, word).unwrap_or(OnTimeout::Fail);
+        if on_timeout == OnTimeout::Open && timeout.is_none() {
+            self.problems.push(Problem::absent("LINKERD_GATE_TIMEOUT", "LINKERD_GATE_ON_TIMEOUT=open needs it"));
+        }
         Wait {
             pod,
             on_missed,
             when_meshed: self.optional("LINKERD_GATE_WHEN_MESHED", raw.when_meshed, word).unwrap_or(WhenMeshed::Pass),
-            timeout: self.optional("LINKERD_GATE_TIMEOUT", raw.timeout, duration),
-            on_timeout: self.optional("LINKERD_GATE_ON_TIMEOUT", raw.on_timeout, word).unwrap_or(OnTimeout::Fail),
+            timeout,
+            on_timeout,
             linkerd: self.linkerd(LinkerdRaw {
                 require: raw.require,
                 namespace: raw.linkerd_namespace,
@@ -294,10 +316,25 @@ fn namespace(text: &str) -> Result<DnsName, String> {
     }
 }
 
+/// The label's value is the name of the namespace whose Linkerd injected the pod. Whatever is no such name was not put there
+/// by the injector: a field path that was written down as a value, say. It must not pass for one.
+fn injected_by(text: &str) -> Result<String, String> {
+    match namespace(text) {
+        Ok(name) => Ok(name.to_string()),
+        Err(_) => Err("is not a namespace's name, so no injector wrote it: it has to come by fieldRef".to_owned()),
+    }
+}
+
+/// Hours, minutes and seconds only: humantime alone would take `5M` for five months.
 fn duration(text: &str) -> Result<Duration, String> {
+    if text.contains(|character: char| !character.is_ascii_digit() && !" hms".contains(character))
+        || text.contains("ms")
+    {
+        return Err("is not a duration in s, m and h".to_owned());
+    }
     let duration = humantime::parse_duration(text).map_err(|error| format!("is not a duration ({error})"))?;
-    if duration.is_zero() {
-        return Err("is not above zero; leave the variable out to wait for ever".to_owned());
+    if duration < Duration::from_secs(1) {
+        return Err("is not at least 1s; leave the variable out to wait for ever".to_owned());
     }
     Ok(duration)
 }
@@ -327,12 +364,7 @@ fn is_service_variable(name: &str, value: &str) -> bool {
         return true;
     }
     // LINKERD_GATE_PORT_4192_TCP, …_TCP_PROTO, …_TCP_PORT, …_TCP_ADDR
-    let Some((_, link)) = tail.rsplit_once("_PORT_").or_else(|| {
-        // `…_PORT_4192_TCP_PORT` splits at its own last part, too early.
-        tail.strip_suffix("_PORT").and_then(|tail| tail.rsplit_once("_PORT_"))
-    }) else {
-        return false;
-    };
+    let Some((_, link)) = tail.rsplit_once("_PORT_") else { return false };
     let parts: Vec<&str> = link.split('_').collect();
     let [number, protocol, rest @ ..] = parts.as_slice() else { return false };
     number.parse::<u16>().is_ok()

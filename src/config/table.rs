@@ -25,7 +25,7 @@ pub const WAIT: &[Variable] = &[
     Variable {
         name: "LINKERD_GATE_INJECTED_BY",
         default: "none: it must be there, empty or not",
-        accepted: "the downward API's metadata.labels['linkerd.io/control-plane-ns']",
+        accepted: "the downward API's metadata.labels['linkerd.io/control-plane-ns']: empty, or a namespace's name",
         example: "linkerd",
         purpose: "Says whether this pod was injected. Empty: it was not. Absent: the entry was pasted without it, \
                   and nothing can be decided.",
@@ -92,7 +92,7 @@ pub const WAIT: &[Variable] = &[
     Variable {
         name: "LINKERD_GATE_TIMEOUT",
         default: "none: wait for ever",
-        accepted: "a duration above zero, in s, m, h",
+        accepted: "a duration of at least 1s, in s, m, h",
         example: "10m",
         purpose: "How long to hold at most.",
     },
@@ -101,14 +101,16 @@ pub const WAIT: &[Variable] = &[
         default: "fail",
         accepted: "fail, open",
         example: "open",
-        purpose: "What happens then. fail: exit with code 69. open: start all the same, even outside the mesh.",
+        purpose: "What happens then. fail: exit with code 69. open: start all the same, even outside the mesh; needs \
+                  LINKERD_GATE_TIMEOUT.",
     },
     Variable {
         name: "LINKERD_GATE_REQUIRE",
         default: "injector,identity",
         accepted: "a comma-separated list of injector, identity, destination, policy",
         example: "injector,identity,destination",
-        purpose: "What has to answer before Linkerd counts as ready.",
+        purpose: "What has to answer before Linkerd counts as ready. The injector is asked in any case before a pod is \
+                  said to have to be replaced.",
     },
     Variable {
         name: "LINKERD_GATE_LINKERD_NAMESPACE",

@@ -50,7 +50,8 @@ fn every_row_of_the_table_is_read() {
                 assert_ne!(without.linkerd.injector, whole.linkerd.injector);
             }
             Ok(without) => assert_ne!(without, whole, "{} makes no difference", variable.name),
-            Err(_) => assert_eq!(variable.name, "LINKERD_GATE_INJECTED_BY"),
+            // Required: always, and by `LINKERD_GATE_ON_TIMEOUT=open`.
+            Err(_) => assert!(["LINKERD_GATE_INJECTED_BY", "LINKERD_GATE_TIMEOUT"].contains(&variable.name)),
         }
     }
 }
@@ -110,8 +111,33 @@ fn replace_needs_to_know_its_own_pod() {
 }
 
 #[test]
-fn a_timeout_of_zero_is_refused() {
-    assert_eq!(complaints(read_with_label(&[("LINKERD_GATE_TIMEOUT", "0s")])), ["LINKERD_GATE_TIMEOUT"]);
+fn what_no_injector_can_have_written_does_not_pass_for_its_label() {
+    for pasted in ["metadata.labels['linkerd.io/control-plane-ns']", " ", "$(NAMESPACE)", "Linkerd", "a.b"] {
+        assert_eq!(complaints(read(&[("LINKERD_GATE_INJECTED_BY", pasted)])), ["LINKERD_GATE_INJECTED_BY"], "{pasted}");
+    }
+    assert_eq!(read(&[("LINKERD_GATE_INJECTED_BY", "linkerd")]).unwrap().pod.injected_by, "linkerd");
+}
+
+#[test]
+fn opening_after_a_time_needs_a_time() {
+    assert_eq!(complaints(read_with_label(&[("LINKERD_GATE_ON_TIMEOUT", "open")])), ["LINKERD_GATE_TIMEOUT"]);
+    read_with_label(&[("LINKERD_GATE_ON_TIMEOUT", "open"), ("LINKERD_GATE_TIMEOUT", "1s")]).unwrap();
+}
+
+#[test]
+fn a_bad_bundle_is_told_along_with_the_rest() {
+    let variables =
+        [("LINKERD_GATE_CA_FILE", "/nope"), ("LINKERD_GATE_TIMEOUT", "soon"), ("LINKERD_GATE_INJECTED_BY", "")];
+    let variables = variables.map(|(name, value)| (name.into(), value.into()));
+    let found = complaints(Wait::read(variables, |path| Err(format!("{} is not there", path.display()))));
+    assert_eq!(found, ["LINKERD_GATE_TIMEOUT", "LINKERD_GATE_CA_FILE"]);
+}
+
+#[test]
+fn a_timeout_is_at_least_a_second_and_in_seconds_minutes_and_hours() {
+    for bad in ["0s", "1ms", "5M", "5", "1d", "-5s", "5months", "s"] {
+        assert_eq!(complaints(read_with_label(&[("LINKERD_GATE_TIMEOUT", bad)])), ["LINKERD_GATE_TIMEOUT"], "{bad}");
+    }
     let wait = read_with_label(&[("LINKERD_GATE_TIMEOUT", "1h30m")]).unwrap();
     assert_eq!(wait.timeout, Some(Duration::from_mins(90)));
 }

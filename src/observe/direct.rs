@@ -37,11 +37,20 @@ struct Last {
     all_asked: Duration,
 }
 
+/// How the issuer of the injector's certificate is checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Issuer {
+    /// Against the bundle in `LINKERD_GATE_CA_FILE`.
+    Bundle,
+    /// Not at all: there is no bundle.
+    Unchecked,
+}
+
 /// Why looking cannot even begin.
 #[derive(Debug, thiserror::Error)]
 pub enum DirectError {
     /// The CA bundle cannot be used.
-    #[error(transparent)]
+    #[error("LINKERD_GATE_CA_FILE {0}")]
     CaFile(#[from] CaFileError),
     /// The HTTP client cannot be made.
     #[error("cannot make an HTTP client: {0}")]
@@ -69,9 +78,10 @@ impl Direct {
         })
     }
 
-    /// Whether the injector's certificate is held against a CA bundle.
-    pub fn verifies_issuer(&self) -> bool {
-        self.injector.as_ref().is_some_and(Injector::verifies_issuer)
+    /// How the injector's issuer is checked; nothing where the injector is not asked.
+    pub fn injectors_issuer(&self) -> Option<Issuer> {
+        let injector = self.injector.as_ref()?;
+        Some(if injector.verifies_issuer() { Issuer::Bundle } else { Issuer::Unchecked })
     }
 
     /// One look; `taken` is the caller's clock. Ends by its own limits within seconds; dropping the future ends it at once,

@@ -59,11 +59,14 @@ fn handshake(error: &rustls::Error, address: SocketAddr) -> Outcome {
                 wrong(format!("it is for {}, not for {}", names(presented), expected.to_str()))
             }
             CertificateError::NotValidForName => wrong("it is for another name".to_owned()),
-            CertificateError::Expired | CertificateError::ExpiredContext { .. } => wrong("it has expired".to_owned()),
-            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-                wrong("it is not valid yet; are the clocks right?".to_owned())
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+                wrong("it has expired, or the authority that signed it has".to_owned())
             }
-            CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+                wrong("it is not valid yet, or the authority that signed it is not; are the clocks right?".to_owned())
+            }
+            // `Other` is webpki's word for an authority that serves its own certificate.
+            CertificateError::UnknownIssuer | CertificateError::BadSignature | CertificateError::Other(_) => {
                 wrong("it does not chain to the bundle in LINKERD_GATE_CA_FILE".to_owned())
             }
             other => wrong(other.to_string()),

@@ -37,8 +37,7 @@ impl Injector {
     pub(super) fn new(address: Address, name: &DnsName, ca_file: Option<PathBuf>) -> Result<Self, CaFileError> {
         let trust = Trust::read(ca_file.as_deref())?;
         let pinned = Pinned::default();
-        let client = https(&trust, &pinned)
-            .map_err(|complaint| CaFileError::Pem { path: ca_file.clone().unwrap_or_default(), complaint })?;
+        let client = https(&trust, &pinned).map_err(CaFileError::Content)?;
         let url = format!("https://{name}:{}/", address.port);
         Ok(Self { address, url, ca_file, trust, client, pinned })
     }
@@ -82,7 +81,7 @@ impl Injector {
     /// A mounted bundle changes when the injector's certificate is rotated: a pod must not be held by an old one.
     fn follow_ca_file(&mut self) -> Result<(), String> {
         let Some(path) = &self.ca_file else { return Ok(()) };
-        let trust = Trust::read(Some(path)).map_err(|error| error.to_string())?;
+        let trust = Trust::read(Some(path)).map_err(|error| format!("LINKERD_GATE_CA_FILE={path:?} {error}"))?;
         if trust != self.trust {
             self.client = https(&trust, &self.pinned)?;
             self.trust = trust;

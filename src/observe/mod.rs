@@ -10,13 +10,15 @@ mod names;
 mod ready;
 mod tls;
 
+use std::path::Path;
 use std::time::Duration;
 
-pub use self::direct::{Direct, DirectError};
+pub use self::direct::{Direct, DirectError, Issuer};
 pub use self::tls::CaFileError;
 use self::tls::Trust;
 
-/// How long a DNS answer may take. A resolver that is up answers a cluster name in milliseconds.
+/// How long a DNS answer may take: longer than the resolver's own two tries of 1.1 s, so that a server that swallows AAAA
+/// queries but answers A still counts. One that is up answers a cluster name in milliseconds.
 const RESOLVE_LIMIT: Duration = Duration::from_millis(2500);
 
 /// How long a TCP connection and its TLS handshake may take together.
@@ -30,6 +32,14 @@ const DIAGNOSE_LIMIT: Duration = Duration::from_millis(500);
 
 /// At most this many addresses of one name are asked in one look: readiness needs one that answers.
 const ADDRESSES_ASKED: usize = 8;
+
+/// What is wrong with the CA bundle at `path`, as a clause after it.
+///
+/// # Errors
+/// A file that cannot be read, is none, or holds no certificate.
+pub fn check_ca_file(path: &Path) -> Result<(), CaFileError> {
+    Trust::read(Some(path)).map(drop)
+}
 
 /// The client that every probe starts from: no proxy from the environment, no redirects, no system roots (a scratch image
 /// has none), and a fresh connection each time, because one that was opened before a fault proves nothing about the next.

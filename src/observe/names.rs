@@ -80,10 +80,8 @@ impl System {
         options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
         let resolver = builder.build()?;
         let (config, _options) = hickory_resolver::system_conf::read_system_conf()?;
-        let cluster_domain = config
-            .search
-            .iter()
-            .find_map(|domain| domain.to_ascii().trim_end_matches('.').strip_prefix("svc.").map(str::to_owned));
+        let search: Vec<String> = config.search.iter().map(|domain| domain.to_ascii()).collect();
+        let cluster_domain = cluster_domain(&search);
         let servers: Vec<_> = config.name_servers.iter().map(|server| server.ip.to_string()).collect();
         Ok(Self { resolver, cluster_domain, servers: servers.join(", ") })
     }
@@ -101,9 +99,14 @@ impl System {
         match error {
             NetError::Dns(DnsError::NoRecordsFound(none)) if none.response_code == ResponseCode::NXDomain => {
                 // CoreDNS also answers so for a headless service none of whose pods is ready (measured, 1.15.0).
-                Outcome::not_ready(format!(
-                    "DNS knows no name {host}: Linkerd is not installed there, or none of its pods is ready"
-                ))
+                let why = match self.cluster_domain {
+                    Some(_) => "Linkerd is not installed there, or none of its pods is ready",
+                    None => {
+                        "this pod's DNS is not the cluster's (/etc/resolv.conf has no cluster domain); on the host network \
+                         it needs dnsPolicy: ClusterFirstWithHostNet"
+                    }
+                };
+                Outcome::not_ready(format!("DNS knows no name {host}: {why}"))
             }
             NetError::Dns(DnsError::NoRecordsFound(none)) if none.response_code == ResponseCode::NoError => {
                 without_address(host)
@@ -127,4 +130,35 @@ impl System {
 /// The name has records, but no address: of another kind, or by a DNS server that does not deny the name as CoreDNS does.
 fn without_address(host: &str) -> Outcome {
     Outcome::not_ready(format!("DNS knows {host}, but it has no address: none of its pods is ready"))
+}
+
+/// The cluster's domain: what follows `svc.` in a pod's search list (`shop.svc.cluster.local svc.cluster.local
+/// cluster.local`). The shortest, because a namespace may itself be called `svc`.
+fn cluster_domain(search: &[String]) -> Option<String> {
+    let domains = search.iter().filter_map(|domain| domain.trim_end_matches('.').strip_prefix("svc."));
+    domains.min_by_key(|domain| domain.len()).map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn domain(search: &[&str]) -> Option<String> {
+        cluster_domain(&search.iter().map(|domain| (*domain).to_owned()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn the_clusters_domain_is_read_off_a_pods_search_list() {
+        assert_eq!(domain(&["shop.svc.k8s.test.", "svc.k8s.test.", "k8s.test."]).as_deref(), Some("k8s.test"));
+        assert_eq!(
+            domain(&["svc.svc.cluster.local", "svc.cluster.local", "cluster.local"]).as_deref(),
+            Some("cluster.local")
+        );
+    }
+
+    #[test]
+    fn a_nodes_search_list_has_none() {
+        assert_eq!(domain(&["corp.example.com"]), None);
+        assert_eq!(domain(&[]), None);
+    }
 }

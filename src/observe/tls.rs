@@ -1,14 +1,15 @@
 //! Verification of the injector's certificate: in full with a CA bundle, by name and dates without.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+
+use crate::linkerd::webhook::CaBundle;
 
 /// What the injector's certificate is held against.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,40 +20,28 @@ pub(super) enum Trust {
     Bundle(Vec<CertificateDer<'static>>),
 }
 
-/// A CA bundle that cannot be used.
+/// Why a CA bundle cannot be used, as a clause after its path.
 #[derive(Debug, thiserror::Error)]
 pub enum CaFileError {
     /// The file cannot be read.
-    #[error(
-        "LINKERD_GATE_CA_FILE={path:?} cannot be read: {source}; accepted: a PEM file that user {} may read",
-        own_uid()
-    )]
+    #[error("cannot be read by user {user}: {source}", user = own_uid())]
     Read {
-        /// The path as it was given.
-        path: PathBuf,
         /// Why not.
         source: std::io::Error,
     },
-    /// The file is not PEM.
-    #[error(
-        "LINKERD_GATE_CA_FILE={path:?} is not PEM: {complaint}; accepted: a PEM file with at least one certificate"
-    )]
-    Pem {
-        /// The path as it was given.
-        path: PathBuf,
-        /// What is wrong with it.
-        complaint: String,
-    },
-    /// The file holds no certificate.
-    #[error("LINKERD_GATE_CA_FILE={0:?} holds no certificate; accepted: a PEM file with at least one certificate")]
-    Empty(PathBuf),
+    /// A directory, a pipe: reading it might never end.
+    #[error("is not a regular file")]
+    NotAFile,
+    /// No certificate in it can be used.
+    #[error("is no CA bundle: {0}")]
+    Content(String),
 }
 
 /// Checks the injector's certificate.
 ///
-/// With a bundle, as the API server does. The one difference between webpki and Go's verifier that matters here: Go accepts a
+/// With a bundle, as the API server does. Two differences between webpki and Go's verifier matter here. Go accepts a
 /// served certificate that itself stands in the bundle, even one marked as a CA, and a self-signed injector certificate can be
-/// such a one.
+/// such a one. An authority whose own time is over vouches for nobody: webpki's trust anchors have no dates, Go's have.
 ///
 /// Without a bundle, name and dates. A pod has no right to read the webhook configuration, so unless somebody mounts a bundle
 /// this is all that can be checked; it still tells a proxy or a stranger at that address from the injector.
@@ -65,27 +54,22 @@ struct Verifier {
 #[derive(Debug)]
 struct Bundle {
     certificates: Vec<CertificateDer<'static>>,
-    chains: Arc<WebPkiServerVerifier>,
 }
 
 // === impl Trust ===
 
 impl Trust {
-    /// Reads a bundle; `None` is no bundle.
+    /// Reads a bundle as the API server reads the webhook configuration's; `None` is no bundle.
     pub(super) fn read(path: Option<&Path>) -> Result<Self, CaFileError> {
         let Some(path) = path else { return Ok(Self::NameOnly) };
-        let pem = std::fs::read(path).map_err(|source| CaFileError::Read { path: path.to_owned(), source })?;
-        let certificates: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(&pem)
-            .collect::<Result<_, _>>()
-            .map_err(|error| CaFileError::Pem { path: path.to_owned(), complaint: error.to_string() })?;
-        if certificates.is_empty() {
-            return Err(CaFileError::Empty(path.to_owned()));
+        if !std::fs::metadata(path).map_err(|source| CaFileError::Read { source })?.is_file() {
+            return Err(CaFileError::NotAFile);
         }
-        let trust = Self::Bundle(certificates);
-        trust
-            .client_config()
-            .map_err(|error| CaFileError::Pem { path: path.to_owned(), complaint: error.to_string() })?;
-        Ok(trust)
+        let bundle = CaBundle::new(&std::fs::read(path).map_err(|source| CaFileError::Read { source })?);
+        match (bundle.problem(), bundle) {
+            (None, CaBundle::Certificates(certificates)) => Ok(Self::Bundle(certificates)),
+            (problem, _) => Err(CaFileError::Content(problem.unwrap_or_default())),
+        }
     }
 
     /// A TLS client that holds the server to this.
@@ -96,10 +80,7 @@ impl Trust {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let bundle = match self {
             Self::NameOnly => None,
-            Self::Bundle(certificates) => {
-                let chains = against(certificates, &provider)?;
-                Some(Bundle { certificates: certificates.clone(), chains })
-            }
+            Self::Bundle(certificates) => Some(Bundle { certificates: certificates.clone() }),
         };
         let verifier = Arc::new(Verifier { provider: Arc::clone(&provider), bundle });
         Ok(ClientConfig::builder_with_provider(provider)
@@ -139,18 +120,47 @@ impl Verifier {
     ) -> Result<ServerCertVerified, rustls::Error> {
         let parsed = rustls::server::ParsedCertificate::try_from(end_entity)?;
         rustls::client::verify_server_name(&parsed, server_name)?;
-        // Held against itself, a certificate shows its dates; that nobody else vouches for it is no news here.
+        // Held against itself, a certificate shows its dates and its purpose; that nobody else vouches for it, or that it
+        // is an authority (which webpki reports as `Other`), is no news here.
         let itself = against(&[end_entity.clone().into_owned()], &self.provider)?;
         match itself.verify_server_cert(end_entity, &[], server_name, &[], now) {
-            Err(rustls::Error::InvalidCertificate(
-                wrong @ (CertificateError::Expired
-                | CertificateError::ExpiredContext { .. }
-                | CertificateError::NotValidYet
-                | CertificateError::NotValidYetContext { .. }),
-            )) => Err(wrong.into()),
-            _ => Ok(ServerCertVerified::assertion()),
+            Ok(_)
+            | Err(rustls::Error::InvalidCertificate(
+                CertificateError::UnknownIssuer | CertificateError::BadSignature | CertificateError::Other(_),
+            )) => Ok(ServerCertVerified::assertion()),
+            Err(error) => Err(error),
         }
     }
+
+    /// The certificates of the bundle whose time it is.
+    fn authorities_at(
+        &self,
+        bundle: &Bundle,
+        server_name: &ServerName<'_>,
+        now: UnixTime,
+    ) -> Result<Vec<CertificateDer<'static>>, rustls::Error> {
+        let mut in_time = Vec::new();
+        let mut over = CertificateError::UnknownIssuer;
+        for certificate in &bundle.certificates {
+            // webpki looks at the dates before anything else, also of what is no server's certificate.
+            let itself = against(std::slice::from_ref(certificate), &self.provider)?;
+            match itself.verify_server_cert(certificate, &[], server_name, &[], now) {
+                Err(rustls::Error::InvalidCertificate(error)) if is_about_time(&error) => over = error,
+                _ => in_time.push(certificate.clone()),
+            }
+        }
+        if in_time.is_empty() { Err(over.into()) } else { Ok(in_time) }
+    }
+}
+
+fn is_about_time(error: &CertificateError) -> bool {
+    matches!(
+        error,
+        CertificateError::Expired
+            | CertificateError::ExpiredContext { .. }
+            | CertificateError::NotValidYet
+            | CertificateError::NotValidYetContext { .. }
+    )
 }
 
 impl ServerCertVerifier for Verifier {
@@ -164,7 +174,9 @@ impl ServerCertVerifier for Verifier {
     ) -> Result<ServerCertVerified, rustls::Error> {
         match &self.bundle {
             Some(bundle) if !bundle.certificates.iter().any(|certificate| certificate == end_entity) => {
-                bundle.chains.verify_server_cert(end_entity, intermediates, server_name, ocsp, now)
+                let authorities = self.authorities_at(bundle, server_name, now)?;
+                let chains = against(&authorities, &self.provider)?;
+                chains.verify_server_cert(end_entity, intermediates, server_name, ocsp, now)
             }
             _ => self.verify_name_and_dates(end_entity, server_name, now),
         }
@@ -192,5 +204,110 @@ impl ServerCertVerifier for Verifier {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
+
+    use super::*;
+
+    const NAME: &str = "linkerd-proxy-injector.linkerd.svc";
+
+    fn leaf(name: &str) -> CertificateParams {
+        let mut parameters = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        parameters
+    }
+
+    fn expired(mut parameters: CertificateParams) -> CertificateParams {
+        parameters.not_before = rcgen::date_time_ymd(2020, 1, 1);
+        parameters.not_after = rcgen::date_time_ymd(2021, 1, 1);
+        parameters
+    }
+
+    fn authority() -> CertificateParams {
+        let mut parameters = CertificateParams::default();
+        parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        parameters
+    }
+
+    fn issuer(parameters: CertificateParams) -> CertifiedIssuer<'static, KeyPair> {
+        CertifiedIssuer::self_signed(parameters, KeyPair::generate().unwrap()).unwrap()
+    }
+
+    fn signed(parameters: &CertificateParams, issuer: &CertifiedIssuer<'static, KeyPair>) -> CertificateDer<'static> {
+        parameters.signed_by(&KeyPair::generate().unwrap(), issuer).unwrap().der().clone()
+    }
+
+    fn self_signed(parameters: &CertificateParams) -> CertificateDer<'static> {
+        parameters.self_signed(&KeyPair::generate().unwrap()).unwrap().der().clone()
+    }
+
+    /// Whether `served` is taken, with this bundle or none.
+    fn verdict(
+        served: &CertificateDer<'_>,
+        bundle: Option<Vec<CertificateDer<'static>>>,
+    ) -> Result<(), CertificateError> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let verifier = Verifier { provider, bundle: bundle.map(|certificates| Bundle { certificates }) };
+        let name = ServerName::try_from(NAME).unwrap();
+        match verifier.verify_server_cert(served, &[], &name, &[], UnixTime::now()) {
+            Ok(_) => Ok(()),
+            Err(rustls::Error::InvalidCertificate(error)) => Err(error),
+            Err(other) => panic!("{other}"),
+        }
+    }
+
+    #[test]
+    fn without_a_bundle_name_dates_and_purpose_count_and_the_issuer_does_not() {
+        assert_eq!(verdict(&self_signed(&leaf(NAME)), None), Ok(()));
+        assert_eq!(verdict(&signed(&leaf(NAME), &issuer(authority())), None), Ok(()));
+        let mut as_authority = leaf(NAME);
+        as_authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        assert_eq!(verdict(&self_signed(&as_authority), None), Ok(()));
+
+        assert!(verdict(&self_signed(&leaf("other.linkerd.svc")), None).is_err());
+        for parameters in [expired(leaf(NAME)), expired(as_authority)] {
+            assert!(is_about_time(&verdict(&self_signed(&parameters), None).unwrap_err()));
+            assert!(is_about_time(&verdict(&signed(&parameters, &issuer(authority())), None).unwrap_err()));
+        }
+        let mut clients = leaf(NAME);
+        clients.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        assert!(verdict(&self_signed(&clients), None).is_err(), "the API server would not take a client's certificate");
+    }
+
+    #[test]
+    fn a_bundle_vouches_for_what_it_signed_and_for_nothing_else() {
+        let issuer_of = issuer(authority());
+        let bundle = || Some(vec![issuer_of.der().clone()]);
+        assert_eq!(verdict(&signed(&leaf(NAME), &issuer_of), bundle()), Ok(()));
+        assert!(verdict(&signed(&leaf("other.linkerd.svc"), &issuer_of), bundle()).is_err());
+        assert!(is_about_time(&verdict(&signed(&expired(leaf(NAME)), &issuer_of), bundle()).unwrap_err()));
+        assert!(verdict(&signed(&leaf(NAME), &issuer(authority())), bundle()).is_err());
+        assert!(verdict(&self_signed(&leaf(NAME)), bundle()).is_err());
+    }
+
+    #[test]
+    fn a_served_certificate_that_stands_in_the_bundle_is_taken_as_go_takes_it() {
+        let mut as_authority = leaf(NAME);
+        as_authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        for parameters in [leaf(NAME), as_authority] {
+            let served = self_signed(&parameters);
+            assert_eq!(verdict(&served, Some(vec![served.clone()])), Ok(()));
+            let expired = self_signed(&expired(parameters));
+            assert!(verdict(&expired, Some(vec![expired.clone()])).is_err());
+        }
+    }
+
+    #[test]
+    fn an_authority_whose_time_is_over_vouches_for_nobody() {
+        let (old, new) = (issuer(expired(authority())), issuer(authority()));
+        let served = signed(&leaf(NAME), &old);
+        assert!(is_about_time(&verdict(&served, Some(vec![old.der().clone()])).unwrap_err()));
+        let both = vec![old.der().clone(), new.der().clone()];
+        assert!(verdict(&served, Some(both.clone())).is_err());
+        assert_eq!(verdict(&signed(&leaf(NAME), &new), Some(both)), Ok(()));
     }
 }

@@ -7,7 +7,7 @@ use crate::support::{Linkerd, missed};
 /// A value that this variable does not take; nothing where every text is taken, because it is somebody's name.
 fn bad(variable: &str) -> Option<&'static str> {
     match &variable[table::PREFIX.len()..] {
-        "INJECTED_BY" | "INJECT" | "POD_NAME" | "POD_NAMESPACE" | "POD_UID" | "TERMINATION_LOG" => None,
+        "INJECT" | "POD_NAME" | "POD_NAMESPACE" | "POD_UID" | "TERMINATION_LOG" => None,
         "CA_FILE" => Some("/nonexistent/ca.crt"),
         _ => Some("no such thing!"),
     }
@@ -53,9 +53,11 @@ async fn an_absent_label_variable_is_exit_2_and_an_empty_one_is_held() {
 async fn a_ca_file_that_is_no_bundle_is_exit_2() {
     let file = tempfile::NamedTempFile::new().unwrap();
     for (content, complaint) in [
-        ("", "holds no certificate"),
-        ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "is not PEM"),
-        ("-----BEGIN CERTIFICATE-----\nAAAA\n", "is not PEM"),
+        ("", "there is no CA bundle yet"),
+        ("\n", "placeholder"),
+        ("no PEM at all", "holds no certificate"),
+        ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "does not parse"),
+        ("-----BEGIN CERTIFICATE-----\nAAAA\n", "does not parse"),
     ] {
         std::fs::write(file.path(), content).unwrap();
         let ended = missed().with("CA_FILE", file.path().to_str().unwrap()).end().await;

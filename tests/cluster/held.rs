@@ -31,7 +31,8 @@ pub async fn a_deployment_created_during_an_outage_is_held_until_it_is_created_a
         stage.ensure_never_started(&missed, "app").await?;
 
         // What a person would do: run what the log says.
-        let command = line.split("after: ").nth(1).context("no command in the log")?;
+        let command =
+            line.split("after: ").nth(1).and_then(|rest| rest.split(" (").next()).context("no command in the log")?;
         let arguments: Vec<&str> = command.split_whitespace().collect();
         ensure!(arguments.first() == Some(&"kubectl"), "{command}");
         let output = tokio::process::Command::new(stage.cluster.kubectl())

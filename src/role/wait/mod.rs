@@ -5,7 +5,6 @@ mod replace;
 mod standing;
 mod words;
 
-use std::num::NonZeroU32;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -15,19 +14,12 @@ pub use self::narrator::write_termination_message;
 use self::narrator::{Narrator, Tone};
 use self::replace::Replacement;
 pub use self::standing::{Standing, Then};
-use crate::config::{Component, OnTimeout, Wait, WhenMeshed};
+use crate::config::{Component, OnMissed, OnTimeout, Wait, WhenMeshed};
 use crate::decide::policy::NothingRequired;
 use crate::decide::{Change, Gate, Policy, Probe};
 use crate::exit::Exit;
 use crate::observe::{Direct, DirectError};
 use crate::retry::Schedule;
-
-/// Ready answers in a row before the gate opens: an injector that answers once and is gone again must not open it.
-const PROOFS: NonZeroU32 = NonZeroU32::new(2).unwrap();
-
-/// How long they must span. Together with the pause between looks ([`Schedule::looking`]) it keeps a release within a
-/// second of the moment Linkerd answers.
-const SETTLING: Duration = Duration::from_millis(250);
 
 /// Why `wait` cannot begin.
 #[derive(Debug, thiserror::Error)]
@@ -51,11 +43,11 @@ struct Hold<'a> {
     narrator: Narrator,
 }
 
-/// Runs `wait` until its pod may start, must be replaced, time is over, or `shutdown` completes.
+/// Runs `wait` until its pod may start, must be replaced, time is over, or `shutdown` completes with a signal's name.
 ///
 /// # Errors
 /// [`StartError`] when it cannot even begin; once it looks, every failure is a reason to hold.
-pub async fn run(settings: &Wait, shutdown: impl Future<Output = ()>) -> Result<Exit, StartError> {
+pub async fn run(settings: &Wait, shutdown: impl Future<Output = &'static str>) -> Result<Exit, StartError> {
     let standing = Standing::of(&settings.pod);
     let mut narrator = Narrator::new(settings.termination_log.clone());
     narrator.note(Tone::Info, &words::beginning(settings, standing));
@@ -66,26 +58,25 @@ pub async fn run(settings: &Wait, shutdown: impl Future<Output = ()>) -> Result<
     let required = |component| match standing {
         // Injection is behind a meshed pod: all it still needs is a certificate.
         Standing::Meshed => component == Component::Identity,
+        // "Create this pod again" would be bad advice while nobody could inject the next one.
+        Standing::Missed if settings.on_missed != OnMissed::Open && component == Component::Injector => true,
         _ => settings.linkerd.require.contains(&component),
     };
     let probes = Component::ALL.iter().copied().filter(|component| required(*component)).map(probe);
-    let policy = Policy::new(probes, PROOFS, SETTLING)?;
+    let direct_policy = Policy::direct();
+    let policy = Policy::new(probes, direct_policy.proofs(), direct_policy.settling())?;
     let direct = Direct::new(&settings.linkerd, required)?;
     let mut hold = Hold { settings, standing, policy, direct, gate: Gate::closed(), narrator };
 
-    let exit = tokio::select! {
+    let ended = tokio::select! {
         biased;
         // The pod goes away: whatever is in flight is dropped with its future.
-        () = shutdown => Exit::Terminated,
+        signal = shutdown => Ended::Signalled(signal),
         // Time is over, also where Linkerd became ready in the same instant: the next try will find it so.
-        () = deadline(settings.timeout) => match settings.on_timeout {
-            OnTimeout::Fail => Exit::GaveUp,
-            OnTimeout::Open => Exit::Done,
-        },
+        () = deadline(settings.timeout) => Ended::TimeIsOver(settings.on_timeout),
         exit = hold.run() => return Ok(exit),
     };
-    hold.tell_end(exit);
-    Ok(exit)
+    Ok(hold.end(ended))
 }
 
 async fn deadline(timeout: Option<Duration>) {
@@ -102,6 +93,12 @@ fn probe(component: Component) -> Probe {
         Component::Destination => Probe::Destination,
         Component::Policy => Probe::Policy,
     }
+}
+
+/// What ended a hold from outside.
+enum Ended {
+    Signalled(&'static str),
+    TimeIsOver(OnTimeout),
 }
 
 // === impl Hold ===
@@ -122,9 +119,9 @@ impl Hold<'_> {
 
             let pause = if self.gate.is_open() {
                 looking.reset();
-                match self.standing.then(self.settings.on_missed) {
+                match self.standing.then(self.settings.on_missed, &self.settings.pod) {
                     Then::Open => {
-                        let line = words::open(self.standing, self.direct.verifies_issuer(), self.narrator.elapsed());
+                        let line = words::open(self.standing, self.direct.injectors_issuer(), self.narrator.elapsed());
                         let tone = if self.standing == Standing::Missed { Tone::Warn } else { Tone::Info };
                         self.narrator.note(tone, &line);
                         return Exit::Done;
@@ -174,13 +171,20 @@ impl Hold<'_> {
         }
     }
 
-    fn tell_end(&mut self, exit: Exit) {
-        let elapsed = self.narrator.elapsed();
-        let (tone, line) = match exit {
-            Exit::Terminated => (Tone::Info, words::terminated(self.standing, &self.gate, elapsed)),
-            Exit::GaveUp => (Tone::Error, words::gave_up(&self.settings.pod, self.standing, &self.gate, elapsed)),
-            _ => (Tone::Warn, words::opened_by_timeout(self.standing, &self.gate, elapsed)),
+    fn end(&mut self, ended: Ended) -> Exit {
+        let (pod, elapsed) = (&self.settings.pod, self.narrator.elapsed());
+        let (tone, line, exit) = match ended {
+            Ended::Signalled(signal) => {
+                (Tone::Info, words::signalled(signal, self.standing, &self.gate, elapsed), Exit::Terminated)
+            }
+            Ended::TimeIsOver(OnTimeout::Fail) => {
+                (Tone::Error, words::gave_up(pod, self.standing, &self.gate, elapsed), Exit::GaveUp)
+            }
+            Ended::TimeIsOver(OnTimeout::Open) => {
+                (Tone::Warn, words::opened_by_timeout(self.standing, &self.gate, elapsed), Exit::Done)
+            }
         };
         self.narrator.note(tone, &line);
+        exit
     }
 }

@@ -1,93 +1,59 @@
-//! Mode `replace`: prove that the next pod would be injected, then delete this very pod.
+//! Mode `replace`: when to ask the cluster to replace this pod, and what to say of its answer.
 
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use tokio::time::Instant;
 
 use super::narrator::{Narrator, Tone};
 use super::words;
-use crate::cluster::{self, ClientError, Deletion, RequestError};
+use crate::cluster::{self, Replacing};
 use crate::config::OwnPod;
-use crate::decide::Outcome;
 use crate::retry::Schedule;
-
-/// Dry-runs in a row that must come back injected, each on a connection of its own.
-const PROOFS: u32 = 3;
 
 /// The state of a replacement across attempts.
 #[derive(Debug)]
 pub(super) struct Replacement {
     schedule: Schedule,
+    not_before: Instant,
     requested: bool,
-}
-
-/// Why a pod is not deleted now.
-#[derive(Debug, thiserror::Error)]
-enum NotYet {
-    #[error(transparent)]
-    Client(#[from] ClientError),
-    #[error(transparent)]
-    Request(#[from] RequestError),
-    #[error("the next pod would not be injected either, so nothing is deleted: {0}")]
-    NotInjected(Outcome),
-    #[error("it has no controller that would create it again, so it is not deleted; create it again by hand")]
-    Ownerless,
 }
 
 // === impl Replacement ===
 
 impl Replacement {
+    /// No pod replaces itself in its first seconds: should its successors come back bare for a reason that no proof shows,
+    /// they must not follow one another in a frenzy. A pod that was held through a boot has long passed that.
     pub(super) fn new() -> Self {
-        Self { schedule: Schedule::asking(), requested: false }
+        let not_before = Instant::now() + Schedule::replacing().next_pause();
+        Self { schedule: Schedule::asking(), not_before, requested: false }
     }
 
     /// One attempt, and how long to pause after it. Ends with the pod being deleted; SIGTERM ends the process then.
     pub(super) async fn attempt(&mut self, pod: &OwnPod, narrator: &mut Narrator) -> Duration {
+        let wait = self.not_before.saturating_duration_since(Instant::now());
+        if !wait.is_zero() {
+            narrator.state(Tone::Info, words::about_to_replace(pod));
+            return wait;
+        }
         if !self.requested {
             match replace(pod).await {
-                Ok(Deletion::Deleted) => {
+                Ok(Replacing::Deleted) => {
                     self.requested = true;
-                    self.schedule.reset();
                     narrator.state(Tone::Warn, words::replaced(pod));
                 }
-                Ok(Deletion::AlreadyGone) => {
+                Ok(Replacing::AlreadyGoing) => {
                     self.requested = true;
                     narrator.state(Tone::Info, format!("{} is being replaced already", words::pod(pod)));
                 }
-                Err(why) => {
-                    let next = words::delete_command(pod);
-                    let line = format!(
-                        "Linkerd is ready, but {} cannot replace itself: {why}. By hand: {next}",
-                        words::pod(pod)
-                    );
-                    narrator.state(Tone::Warn, line);
-                }
+                Err(why) => narrator.state(Tone::Warn, words::not_replaced(pod, &why)),
             }
         }
         self.schedule.next_pause()
     }
 }
 
-async fn replace(pod: &OwnPod) -> Result<Deletion, NotYet> {
+async fn replace(pod: &OwnPod) -> Result<Replacing, cluster::NotReplaced> {
     // The configuration has all three: `replace` is refused without them.
     let [namespace, name, uid] = [&pod.namespace, &pod.name, &pod.uid].map(|part| part.as_deref().unwrap_or_default());
-    let own = match cluster::get(cluster::in_cluster()?, namespace, name).await? {
-        Some(own) if own.metadata.uid.as_deref() == Some(uid) && own.metadata.deletion_timestamp.is_none() => own,
-        _ => return Ok(Deletion::AlreadyGone),
-    };
-    if controller(&own).is_none() {
-        return Err(NotYet::Ownerless);
-    }
-    for _ in 0..PROOFS {
-        match cluster::prove(cluster::in_cluster()?, &own).await? {
-            Outcome::Ready => {}
-            other => return Err(NotYet::NotInjected(other)),
-        }
-    }
-    Ok(cluster::delete(cluster::in_cluster()?, namespace, name, uid).await?)
-}
-
-fn controller(pod: &Pod) -> Option<&OwnerReference> {
-    pod.metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true))
+    cluster::replace(cluster::in_cluster, namespace, name, uid).await
 }

@@ -1,6 +1,7 @@
 //! What this pod is to the mesh, by what the downward API says of it. Pure.
 
 use crate::config::{OnMissed, OwnPod};
+use crate::linkerd::names::inject;
 
 /// What this pod is to the mesh, as far as a container without any rights can know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +37,7 @@ impl Standing {
         if !pod.injected_by.is_empty() {
             return Self::Meshed;
         }
-        if pod.inject.as_deref() == Some("disabled") {
+        if pod.inject.as_deref() == Some(inject::DISABLED) {
             return Self::Disabled;
         }
         if pod.ip.is_some() && pod.ip == pod.host_ip {
@@ -46,14 +47,25 @@ impl Standing {
     }
 
     /// What follows once Linkerd is ready.
-    pub fn then(self, on_missed: OnMissed) -> Then {
+    ///
+    /// A pod whose annotation Linkerd does not take is held also where it was to exit or to replace itself: its successor
+    /// would be the same, and nothing would ever end that.
+    pub fn then(self, on_missed: OnMissed, pod: &OwnPod) -> Then {
         match (self, on_missed) {
             (Self::Meshed | Self::Disabled | Self::HostNetwork, _) | (Self::Missed, OnMissed::Open) => Then::Open,
+            (Self::Missed, _) if refused_annotation(pod).is_some() => Then::Hold,
             (Self::Missed, OnMissed::Hold) => Then::Hold,
             (Self::Missed, OnMissed::Exit) => Then::Exit,
             (Self::Missed, OnMissed::Replace) => Then::Replace,
         }
     }
+}
+
+/// A value of `linkerd.io/inject` that makes the injector skip the pod, whatever its namespace says. Values are exact:
+/// `Enabled` is none (linkerd2, `pkg/inject/report.go`).
+pub(super) fn refused_annotation(pod: &OwnPod) -> Option<&str> {
+    let value = pod.inject.as_deref()?;
+    (![inject::ENABLED, inject::INGRESS, inject::DISABLED].contains(&value)).then_some(value)
 }
 
 #[cfg(test)]
@@ -99,10 +111,19 @@ mod tests {
     fn only_a_missed_pod_is_ever_held_back_by_on_missed() {
         for standing in [Standing::Meshed, Standing::Disabled, Standing::HostNetwork] {
             for on_missed in OnMissed::ALL {
-                assert_eq!(standing.then(*on_missed), Then::Open);
+                assert_eq!(standing.then(*on_missed, &pod("", None, None, None)), Then::Open);
             }
         }
-        let thens: Vec<_> = OnMissed::ALL.iter().map(|on_missed| Standing::Missed.then(*on_missed)).collect();
-        assert_eq!(thens, [Then::Hold, Then::Exit, Then::Replace, Then::Open]);
+        let then = |inject| {
+            let pod = pod("", inject, None, None);
+            OnMissed::ALL.iter().map(|on_missed| Standing::Missed.then(*on_missed, &pod)).collect::<Vec<_>>()
+        };
+        assert_eq!(then(None), [Then::Hold, Then::Exit, Then::Replace, Then::Open]);
+        assert_eq!(then(Some("enabled")), [Then::Hold, Then::Exit, Then::Replace, Then::Open]);
+        assert_eq!(
+            then(Some("Enabled")),
+            [Then::Hold, Then::Hold, Then::Hold, Then::Open],
+            "its successor is the same"
+        );
     }
 }

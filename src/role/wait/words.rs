@@ -1,11 +1,13 @@
 //! The lines that a person reads at three in the morning: what holds, why, and what to run next. Pure.
 
+use std::fmt;
 use std::time::Duration;
 
 use super::narrator::whole_seconds;
-use super::standing::Standing;
+use super::standing::{Standing, refused_annotation};
 use crate::config::{OnMissed, OnTimeout, OwnPod, Wait};
 use crate::decide::Gate;
+use crate::observe::Issuer;
 
 /// The first line: what this pod is, and what `wait` will do about it.
 pub(super) fn beginning(settings: &Wait, standing: Standing) -> String {
@@ -52,12 +54,12 @@ pub(super) fn beginning(settings: &Wait, standing: Standing) -> String {
 }
 
 /// Ready, and this pod may start.
-pub(super) fn open(standing: Standing, verified: bool, after: Duration) -> String {
-    let after = humantime::format_duration(whole_seconds(after));
-    let how = if verified {
-        "its injector's certificate chains to the bundle given"
-    } else {
-        "reachable, not proven: without a CA bundle the injector's issuer was not checked"
+pub(super) fn open(standing: Standing, issuer: Option<Issuer>, after: Duration) -> String {
+    let after = short(after);
+    let how = match issuer {
+        None => "reachable, not proven",
+        Some(Issuer::Bundle) => "reachable, not proven; the injector's certificate chains to the bundle given",
+        Some(Issuer::Unchecked) => "reachable, not proven; without a CA bundle the injector's issuer was not checked",
     };
     match standing {
         Standing::Meshed => format!("Linkerd's identity answers; open after {after}"),
@@ -70,42 +72,32 @@ pub(super) fn open(standing: Standing, verified: bool, after: Duration) -> Strin
 
 /// Ready, but this pod has to be created again by somebody else.
 pub(super) fn held(pod: &OwnPod) -> String {
-    let mut line = format!(
-        "Linkerd is ready, but a pod cannot be injected once it exists: {} has to be created again. Its owner does so \
-         after: {}",
+    format!(
+        "Linkerd is ready, but a pod cannot be injected once it exists: {} has to be created again. {}",
         self::pod(pod),
-        delete_command(pod)
-    );
-    if let Some(hint) = annotation_hint(pod) {
-        line.push_str(". ");
-        line.push_str(&hint);
-    }
-    line
+        next(pod)
+    )
 }
 
 /// Ready, and the container exits so that the pod's owner creates it again.
 pub(super) fn exit(pod: &OwnPod) -> String {
     format!(
         "Linkerd is ready, but a pod cannot be injected once it exists: exiting with code 75, so that {}'s owner creates \
-         it again. Only a Job whose podFailurePolicy ignores 75 does; elsewhere run: {}",
+         it again. Only a Job whose podFailurePolicy ignores 75 does. {}",
         self::pod(pod),
-        delete_command(pod)
+        next(pod)
     )
 }
 
-/// SIGTERM.
-pub(super) fn terminated(standing: Standing, gate: &Gate, after: Duration) -> String {
-    format!("ended by SIGTERM after {}, nothing was opened; {}", short(after), awaited(standing, gate))
+/// A signal ended it.
+pub(super) fn signalled(signal: &str, standing: Standing, gate: &Gate, after: Duration) -> String {
+    format!("ended by {signal} after {}, nothing was opened; {}", short(after), awaited(standing, gate))
 }
 
 /// The timeout, and the pod fails.
 pub(super) fn gave_up(pod: &OwnPod, standing: Standing, gate: &Gate, after: Duration) -> String {
-    let next = if gate.is_open() {
-        format!("run: {}", delete_command(pod))
-    } else {
-        "look at Linkerd's pods, or run: linkerd check".to_owned()
-    };
-    format!("gave up after {} (LINKERD_GATE_TIMEOUT); {}; {next}", short(after), awaited(standing, gate))
+    let next = if gate.is_open() { next(pod) } else { "Look at what it names first, or run: linkerd check".to_owned() };
+    format!("gave up after {} (LINKERD_GATE_TIMEOUT); {}. {next}", short(after), awaited(standing, gate))
 }
 
 /// The timeout, and the pod starts all the same.
@@ -117,9 +109,35 @@ pub(super) fn opened_by_timeout(standing: Standing, gate: &Gate, after: Duration
     format!("waited {} (LINKERD_GATE_ON_TIMEOUT=open): {how}; {}", short(after), awaited(standing, gate))
 }
 
+/// The pod will be deleted by us.
+pub(super) fn about_to_replace(pod: &OwnPod) -> String {
+    format!("Linkerd is ready; {} replaces itself in a moment", self::pod(pod))
+}
+
 /// The pod was deleted by us.
 pub(super) fn replaced(pod: &OwnPod) -> String {
     format!("injection is proven: {} was deleted, its owner creates it again; waiting to be ended", self::pod(pod))
+}
+
+/// The pod could not be deleted by us.
+pub(super) fn not_replaced(pod: &OwnPod, why: &impl fmt::Display) -> String {
+    format!("Linkerd is ready, but {} cannot replace itself: {why}. By hand: {}", self::pod(pod), delete_command(pod))
+}
+
+/// What a person does next.
+fn next(pod: &OwnPod) -> String {
+    let command = format!(
+        "Its owner does so after: {} (a pod without an owner is not created again; in a Job a deletion counts against \
+         backoffLimit)",
+        delete_command(pod)
+    );
+    match refused_annotation(pod) {
+        None => command,
+        Some(value) => format!(
+            "First mend its template: linkerd.io/inject: {value:?} is no value that Linkerd takes (enabled, ingress, \
+             disabled), so the next pod would come without a proxy too. {command}"
+        ),
+    }
 }
 
 /// The command that replaces this pod, to be copied.
@@ -139,20 +157,6 @@ pub(super) fn pod(pod: &OwnPod) -> String {
     }
 }
 
-/// An annotation that keeps the next pod out of the mesh as well.
-///
-/// Values are exact: `linkerd.io/inject: Enabled` makes the injector skip the pod (linkerd2, `pkg/inject/report.go`).
-fn annotation_hint(pod: &OwnPod) -> Option<String> {
-    let value = pod.inject.as_deref()?;
-    if ["enabled", "ingress", "disabled"].contains(&value) {
-        return None;
-    }
-    Some(format!(
-        "But first mend its template: linkerd.io/inject: {value:?} is no value that Linkerd takes (enabled, ingress, \
-         disabled), so the next pod would come without a proxy too"
-    ))
-}
-
 fn awaited(standing: Standing, gate: &Gate) -> String {
     match gate {
         Gate::Closed { why, .. } => format!("Linkerd was not ready: {why}"),
@@ -164,13 +168,14 @@ fn awaited(standing: Standing, gate: &Gate) -> String {
     }
 }
 
-fn short(duration: Duration) -> impl std::fmt::Display {
+fn short(duration: Duration) -> impl fmt::Display {
     humantime::format_duration(whole_seconds(duration))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::decide::Basis;
 
     fn shop(inject: Option<&str>) -> OwnPod {
         OwnPod {
@@ -184,14 +189,19 @@ mod tests {
         }
     }
 
+    fn open_gate() -> Gate {
+        Gate::Open { basis: Basis::Reachable, since: Duration::ZERO, doubt: None }
+    }
+
     #[test]
     fn a_held_pod_names_the_command_that_replaces_it() {
-        assert!(held(&shop(None)).ends_with("kubectl delete pod web-0 --namespace shop"));
+        assert!(held(&shop(None)).contains("after: kubectl delete pod web-0 --namespace shop ("));
     }
 
     #[test]
     fn a_value_that_linkerd_does_not_take_is_pointed_out() {
         assert!(held(&shop(Some("Enabled"))).contains("\"Enabled\" is no value that Linkerd takes"));
         assert!(!held(&shop(Some("ingress"))).contains("no value"));
+        assert!(gave_up(&shop(Some("Enabled")), Standing::Missed, &open_gate(), Duration::ZERO).contains("no value"));
     }
 }
