@@ -81,7 +81,8 @@ impl Injector {
     /// A mounted bundle changes when the injector's certificate is rotated: a pod must not be held by an old one.
     fn follow_ca_file(&mut self) -> Result<(), String> {
         let Some(path) = &self.ca_file else { return Ok(()) };
-        let trust = Trust::read(Some(path)).map_err(|error| format!("LINKERD_GATE_CA_FILE={path:?} {error}"))?;
+        let trust =
+            Trust::read(Some(path)).map_err(|error| format!("LINKERD_GATE_CA_FILE={} {error}", path.display()))?;
         if trust != self.trust {
             self.client = https(&trust, &self.pinned)?;
             self.trust = trust;

@@ -8,6 +8,7 @@ use hickory_resolver::TokioResolver;
 use hickory_resolver::config::LookupIpStrategy;
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::ResponseCode;
+use hickory_resolver::proto::rr::Name;
 
 use super::RESOLVE_LIMIT;
 use crate::config::Address;
@@ -80,7 +81,7 @@ impl System {
         options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
         let resolver = builder.build()?;
         let (config, _options) = hickory_resolver::system_conf::read_system_conf()?;
-        let search: Vec<String> = config.search.iter().map(|domain| domain.to_ascii()).collect();
+        let search: Vec<String> = config.search.iter().map(Name::to_ascii).collect();
         let cluster_domain = cluster_domain(&search);
         let servers: Vec<_> = config.name_servers.iter().map(|server| server.ip.to_string()).collect();
         Ok(Self { resolver, cluster_domain, servers: servers.join(", ") })

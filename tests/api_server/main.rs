@@ -7,16 +7,16 @@ use std::process::Stdio;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
-use k8s_openapi::api::core::v1::{Pod, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{Namespace, Pod, Service, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
-use kube::api::{Api, DeleteParams, ListParams, PostParams};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use linkerd_gate::cluster::{self, Deletion, RequestError};
 use linkerd_gate::decide::Outcome;
 use linkerd_gate_kit::cluster::{Api as Cluster, LoopbackAddress};
 use linkerd_gate_kit::object::{namespace, pod, service, webhook_configuration};
 use linkerd_gate_kit::standin::{Certificates, Fault, Injector, Namespaces, Sidecar, Standin};
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// A cluster whose API server calls an injector stand-in.
 struct Stage {
@@ -31,6 +31,7 @@ async fn replacing_ones_own_pod_on_a_genuine_api_server() -> Result<()> {
     let exercise = async {
         examples_are_valid(&stage).await?;
         a_proof_tells_injection_from_its_absence(&stage).await?;
+        a_proof_says_what_becomes_of_the_next_pod(&stage).await?;
         a_refusal_names_the_right_that_is_missing(&stage).await?;
         only_the_pod_of_that_uid_is_deleted(&stage).await
     };
@@ -57,7 +58,7 @@ impl Stage {
         create::<ServiceAccount>(&Api::namespaced(client.clone(), "shop"), account).await?;
         let behind = service("linkerd-proxy-injector").in_namespace("linkerd").external_name(&address.ip().to_string());
         create::<Service>(&Api::namespaced(client.clone(), "linkerd"), behind.json()).await?;
-        let configuration = webhook_configuration("linkerd").ca_bundle(certificates.ca_bundle()).timeout_seconds(2);
+        let configuration = webhook_configuration("linkerd").ca_bundle(certificates.ca_bundle());
         create::<MutatingWebhookConfiguration>(&Api::all(client.clone()), configuration.json()).await?;
 
         let stage = Self { cluster, injector, _address: address };
@@ -148,6 +149,58 @@ async fn a_proof_tells_injection_from_its_absence(stage: &Stage) -> Result<()> {
         pods.list(&ListParams::default()).await?.items.into_iter().filter_map(|pod| pod.metadata.name).collect();
     ensure!(stored == ["missed"], "a proof stored something: {stored:?}");
     pods.delete("missed", &DeleteParams::default().grace_period(0)).await?;
+    Ok(())
+}
+
+/// The proof is ready exactly where the pod's real successor would be admitted with a proxy.
+async fn a_proof_says_what_becomes_of_the_next_pod(stage: &Stage) -> Result<()> {
+    let admin = stage.cluster.client().await?;
+    let pods: Api<Pod> = Api::namespaced(admin.clone(), "shop");
+    let base = |name: &str| pod(name).with_gate("gate:1").as_service_account("web-replace");
+    let beside = |name: &str, container: &str| {
+        let mut json = base(name).json();
+        let containers = json["spec"]["containers"].as_array_mut().context("no containers")?;
+        containers.push(json!({"name": container, "image": "mirror.test/some:1"}));
+        anyhow::Ok(json)
+    };
+    let armour = "container.apparmor.security.beta.kubernetes.io/app";
+    let cases = [
+        ("plain", base("plain").json(), true),
+        ("host", base("host").on_the_hosts_network().json(), false),
+        ("another-mesh", beside("another-mesh", "istio-proxy")?, false),
+        ("same-name", beside("same-name", "linkerd-init")?, false),
+        ("labelled", base("labelled").labelled("linkerd.io/cni-resource", "x").json(), false),
+        ("armoured", base("armoured").annotated(armour, "runtime/default").json(), true),
+    ];
+    for (name, json, expected) in cases {
+        same_for_proof_and_successor(stage, name, json, expected).await?;
+    }
+
+    let namespaces: Api<Namespace> = Api::all(admin);
+    let label =
+        |level: Value| Patch::Merge(json!({"metadata": {"labels": {"pod-security.kubernetes.io/enforce": level}}}));
+    namespaces.patch("shop", &PatchParams::default(), &label("baseline".into())).await?;
+    same_for_proof_and_successor(stage, "confined", base("confined").json(), false).await?;
+    namespaces.patch("shop", &PatchParams::default(), &label(Value::Null)).await?;
+    for own in pods.list(&ListParams::default()).await? {
+        pods.delete(&own.metadata.name.unwrap_or_default(), &DeleteParams::default().grace_period(0)).await?;
+    }
+    Ok(())
+}
+
+async fn same_for_proof_and_successor(stage: &Stage, name: &str, json: Value, expected: bool) -> Result<()> {
+    let admin = stage.cluster.client().await?;
+    let pods: Api<Pod> = Api::namespaced(admin.clone(), "shop");
+    stage.injector.suffer(Fault::Absent).await?;
+    let own: Pod = create(&pods, json.clone()).await?;
+    stage.injector.recover().await?;
+    let mut successor: Pod = object(json)?;
+    successor.metadata.name = Some(format!("{name}-next"));
+    let admitted = pods.create(&PostParams { dry_run: true, ..PostParams::default() }, &successor).await;
+    let meshed = admitted.as_ref().is_ok_and(linkerd_gate::linkerd::meshed);
+    ensure!(meshed == expected, "{name}: the API server says {admitted:?}");
+    let proof = cluster::prove(admin, &own).await?;
+    ensure!(proof.is_ready() == expected, "{name}: the next pod would be meshed: {expected}; the proof says {proof}");
     Ok(())
 }
 

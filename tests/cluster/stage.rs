@@ -120,8 +120,7 @@ impl Stage {
 
         let webhook = webhook_configuration(&namespace)
             .ca_bundle(certificates.ca_bundle())
-            .only_namespaces_labelled("test", name)
-            .timeout_seconds(3);
+            .only_namespaces_labelled("test", name);
         let webhooks: Api<MutatingWebhookConfiguration> = Api::all(self.cluster.client().await?);
         webhooks.create(&PostParams::default(), &object(webhook.json())?).await?;
 

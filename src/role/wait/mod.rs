@@ -96,6 +96,7 @@ fn probe(component: Component) -> Probe {
 }
 
 /// What ended a hold from outside.
+#[derive(Clone, Copy, Debug)]
 enum Ended {
     Signalled(&'static str),
     TimeIsOver(OnTimeout),
