@@ -17,8 +17,8 @@ pub use self::direct::{Direct, DirectError, Issuer};
 pub use self::tls::CaFileError;
 use self::tls::Trust;
 
-/// How long a DNS answer may take: longer than the resolver's own two tries of 1.1 s, so that a server that swallows AAAA
-/// queries but answers A still counts. One that is up answers a cluster name in milliseconds.
+/// How long a DNS answer may take: longer than the resolver's own two tries of 1.1 s. One that is up answers a cluster name
+/// in milliseconds.
 const RESOLVE_LIMIT: Duration = Duration::from_millis(2500);
 
 /// How long a TCP connection and its TLS handshake may take together.

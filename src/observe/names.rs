@@ -78,7 +78,9 @@ impl System {
         options.cache_size = 0;
         options.attempts = 1;
         options.timeout = Duration::from_millis(1100);
-        options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
+        // One question where the cluster has IPv4, also beside IPv6: whoever serves one family here serves the other. Asking
+        // for both at once would double what a thousand waiting pods send to the cluster's DNS.
+        options.ip_strategy = LookupIpStrategy::Ipv4thenIpv6;
         let resolver = builder.build()?;
         let (config, _options) = hickory_resolver::system_conf::read_system_conf()?;
         let search: Vec<String> = config.search.iter().map(Name::to_ascii).collect();

@@ -33,12 +33,9 @@ impl Gate {
 
     /// A wait in a pod that was created bare, asking Linkerd where the stand-ins are.
     pub fn wait(&self, linkerd: &Linkerd, on_missed: OnMissed) -> Command {
-        let mut command = bare(Command::new(&self.binary), on_missed);
-        command
-            .arg("wait")
-            .env("LINKERD_GATE_INJECTOR_ADDRESS", linkerd.injector.address().to_string())
-            .env("LINKERD_GATE_IDENTITY_ADDRESS", linkerd.identity.address().to_string());
-        command
+        let mut command = Command::new(&self.binary);
+        command.arg("wait");
+        asking(command, linkerd, on_missed)
     }
 
     /// A wait in a pod that is meshed: it has nothing to wait for.
@@ -56,5 +53,14 @@ pub fn bare(mut command: Command, on_missed: OnMissed) -> Command {
         OnMissed::Hold => "hold",
     };
     command.env_clear().env("LINKERD_GATE_INJECTED_BY", "").env("LINKERD_GATE_ON_MISSED", on_missed);
+    command
+}
+
+/// Likewise, but it asks where the stand-ins are.
+pub fn asking(command: Command, linkerd: &Linkerd, on_missed: OnMissed) -> Command {
+    let mut command = bare(command, on_missed);
+    command
+        .env("LINKERD_GATE_INJECTOR_ADDRESS", linkerd.injector.address().to_string())
+        .env("LINKERD_GATE_IDENTITY_ADDRESS", linkerd.identity.address().to_string());
     command
 }

@@ -7,10 +7,11 @@ use linkerd_gate_kit::standin::Fault;
 use tokio::process::Command;
 use tokio::time::{Instant, sleep};
 
+use crate::dns::{Manner, NameServer};
 use crate::gate::{Gate, OnMissed};
 use crate::linkerd::Linkerd;
 use crate::peers::Peers;
-use crate::process::{Memory, Process};
+use crate::process::{Memory, Process, forget};
 use crate::said;
 use crate::sample::Sample;
 use crate::table::{GATE, Table, Target};
@@ -30,9 +31,17 @@ const MEMORY_LIMIT: f64 = 6.0;
 /// In percent of one CPU.
 const CPU_AIM: f64 = 0.1;
 
+/// Nothing listens at either address.
+const REFUSED: &str = "CPU while holding, both refuse";
+
+/// Likewise, where the addresses are found out by DNS each time, as in a pod.
+const NAMED: &str = "CPU, both refuse, by name";
+
 /// Processes of one kind that wait.
 struct Herd {
     program: &'static str,
+    /// What they meet.
+    state: &'static str,
     processes: Vec<Process>,
     used: Vec<Duration>,
 }
@@ -40,6 +49,7 @@ struct Herd {
 /// What they use.
 struct Usage {
     program: &'static str,
+    state: &'static str,
     /// MiB.
     resident: f64,
     /// MiB.
@@ -51,16 +61,27 @@ struct Usage {
 /// All states at once, in one window.
 pub async fn measure(gate: &Gate, peers: &Peers, table: &mut Table) -> Result<()> {
     said(&format!("holding: memory and CPU over {} s", WINDOW.as_secs()));
+    forget(gate.binary())?;
+    peers.iter().try_for_each(|peer| forget(peer.binary()))?;
     let (gone, half, back) = (Linkerd::start().await?, Linkerd::start().await?, Linkerd::start().await?);
     gone.suffer(Fault::Absent).await?;
     half.identity.suffer(Fault::Absent).await?;
     let mut herds = Vec::new();
-    for linkerd in [&gone, &half, &back] {
-        herds.push(Herd::start(GATE, || gate.wait(linkerd, OnMissed::Hold))?);
+    for (state, linkerd) in [
+        (REFUSED, &gone),
+        ("CPU, injector answers, identity refuses", &half),
+        ("CPU, both answer, pod to be replaced", &back),
+    ] {
+        herds.push(Herd::start(GATE, state, || gate.wait(linkerd, OnMissed::Hold))?);
+    }
+    let names = NameServer::start(Manner::Answers).await;
+    match &names {
+        Ok(server) => herds.push(Herd::start(GATE, NAMED, || server.wait(gate, OnMissed::Hold))?),
+        Err(why) => table.without(NAMED, why),
     }
     for peer in peers.iter() {
         peer.fall().await?;
-        herds.push(Herd::start(peer.name(), || peer.wait())?);
+        herds.push(Herd::start(peer.name(), REFUSED, || peer.wait())?);
     }
 
     sleep(SETTLED).await;
@@ -72,18 +93,19 @@ pub async fn measure(gate: &Gate, peers: &Peers, table: &mut Table) -> Result<()
     for process in herds.into_iter().flat_map(|herd| herd.processes) {
         process.terminate().await?;
     }
-    // The three herds of linkerd-gate, in the order in which they were started.
-    let [refused, half, held, of_peers @ ..] = usages.as_slice() else { return Ok(()) };
-    tell(table, [refused, half, held], of_peers);
+    tell(table, &usages);
     Ok(())
 }
 
-fn tell(table: &mut Table, states: [&Usage; 3], of_peers: &[Usage]) {
-    let how = format!("/proc/PID/status, median of {COPIES} processes, the worst of the three states below");
-    let worst = |of: fn(&Usage) -> f64| states.iter().copied().map(of).fold(f64::NAN, f64::max);
+fn tell(table: &mut Table, usages: &[Usage]) {
+    let (ours, of_peers): (Vec<&Usage>, Vec<&Usage>) = usages.iter().partition(|usage| usage.program == GATE);
+    let worst = |of: fn(&Usage) -> f64| ours.iter().copied().map(of).fold(f64::NAN, f64::max);
+    let how = format!(
+        "/proc/PID/status, median of {COPIES} processes, the program read from disk, the worst of the states below"
+    );
     let resident = worst(|usage| usage.resident);
     let figure = table.figure("resident memory while holding", "MiB", &how).value(GATE, resident);
-    for usage in of_peers {
+    for usage in &of_peers {
         figure.value(usage.program, usage.resident);
     }
     figure.target("≤ 6, aim 4", Target::Kept(resident <= MEMORY_LIMIT));
@@ -91,7 +113,7 @@ fn tell(table: &mut Table, states: [&Usage; 3], of_peers: &[Usage]) {
     let how = "RssAnon of the same: several pods of one node share the rest, which is the program file's";
     let figure = table.figure("of it not shared by a node's pods", "MiB", how);
     figure.value(GATE, worst(|usage| usage.anonymous));
-    for usage in of_peers {
+    for usage in &of_peers {
         figure.value(usage.program, usage.anonymous);
     }
 
@@ -100,15 +122,10 @@ fn tell(table: &mut Table, states: [&Usage; 3], of_peers: &[Usage]) {
         WINDOW.as_secs(),
         SETTLED.as_secs()
     );
-    let names = [
-        "CPU while holding, both refuse",
-        "CPU, injector answers, identity refuses",
-        "CPU, both answer, pod to be replaced",
-    ];
-    for (at, (name, usage)) in names.into_iter().zip(states).enumerate() {
-        let figure = table.figure(name, "% of a CPU", &how).value(GATE, usage.cpu);
-        for usage in of_peers.iter().filter(|_| at == 0) {
-            figure.value(usage.program, usage.cpu);
+    for usage in ours {
+        let figure = table.figure(usage.state, "% of a CPU", &how).value(GATE, usage.cpu);
+        for peer in of_peers.iter().filter(|peer| peer.state == usage.state) {
+            figure.value(peer.program, peer.cpu);
         }
         figure.target("≤ 0.1", Target::Missable(usage.cpu <= CPU_AIM));
     }
@@ -117,9 +134,9 @@ fn tell(table: &mut Table, states: [&Usage; 3], of_peers: &[Usage]) {
 // === impl Herd ===
 
 impl Herd {
-    fn start(program: &'static str, command: impl Fn() -> Command) -> Result<Self> {
+    fn start(program: &'static str, state: &'static str, command: impl Fn() -> Command) -> Result<Self> {
         let processes = (0..COPIES).map(|_| Process::start(command())).collect::<Result<_>>()?;
-        Ok(Self { program, processes, used: Vec::new() })
+        Ok(Self { program, state, processes, used: Vec::new() })
     }
 
     /// The window begins.
@@ -138,6 +155,7 @@ impl Herd {
         };
         Ok(Usage {
             program: self.program,
+            state: self.state,
             resident: memory.iter().map(|memory| memory.resident).collect::<Sample>().median(),
             anonymous: memory.iter().map(|memory| memory.anonymous).collect::<Sample>().median(),
             cpu: self.used.iter().zip(&used).map(percent).collect::<Sample>().median(),

@@ -5,6 +5,7 @@
 //!
 //! It fails only on what does not depend on how busy a machine is: sizes, memory, and latencies as ratios within one run.
 
+mod dns;
 mod gate;
 mod holding;
 mod linkerd;
@@ -66,9 +67,9 @@ async fn main() -> Result<ExitCode> {
         said("building the static release binary (about 3 minutes when nothing of it is cached)");
         static_binary("linkerd-gate", "linkerd-gate", "release")?
     };
+    let gate = Gate::new(binary);
     let wanted = |what| arguments.only.is_empty() || arguments.only.contains(&what);
     let mut table = Table::new();
-    let gate = Gate::new(binary);
     let peers = if arguments.alone { Peers::default() } else { Peers::find(&mut table).await };
 
     table.sizes(&gate, &peers)?;

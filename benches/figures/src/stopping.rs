@@ -1,19 +1,15 @@
 //! From SIGTERM to the process's end, whatever is in flight.
 
-use std::io::Write as _;
-use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use futures::future::try_join_all;
-use linkerd_gate_kit::cluster::LoopbackAddress;
 use linkerd_gate_kit::standin::Fault;
-use nix::unistd::geteuid;
-use tokio::net::UdpSocket;
 use tokio::process::Command;
 use tokio::time::sleep;
 
-use crate::gate::{Gate, OnMissed, bare};
+use crate::dns::{Manner, NameServer};
+use crate::gate::{Gate, OnMissed};
 use crate::linkerd::Linkerd;
 use crate::process::Process;
 use crate::sample::Sample;
@@ -33,13 +29,6 @@ const AIM: f64 = 100.0;
 
 /// How many times a whole life of a process without anything to wait for its end may take.
 const SLACK: f64 = 50.0;
-
-/// A name server that hears every question and answers none, and a `resolv.conf` that names it.
-struct Deaf {
-    _address: LoopbackAddress,
-    socket: UdpSocket,
-    resolv_conf: tempfile::NamedTempFile,
-}
 
 pub async fn measure(gate: &Gate, table: &mut Table) -> Result<()> {
     let linkerd = Linkerd::start().await?;
@@ -61,12 +50,10 @@ pub async fn measure(gate: &Gate, table: &mut Table) -> Result<()> {
 
     let name = "SIGTERM, DNS queries in flight, max";
     said(name);
-    match Deaf::listen().await {
-        Ok(deaf) => {
-            let sample = ends(|| deaf.hears(gate)).await?;
-            let mut question = [0; 512];
-            let asked = deaf.socket.try_recv(&mut question).context("no DNS query was sent: this measured nothing")?;
-            ensure!(asked > 0, "an empty DNS query");
+    match NameServer::start(Manner::Deaf).await {
+        Ok(server) => {
+            let sample = ends(|| server.wait(gate, OnMissed::Hold)).await?;
+            ensure!(server.heard() > 0, "no DNS query was sent: this measured nothing");
             worst = worst.max(tell(table, name, &sample));
         }
         Err(why) => table.without(name, &why),
@@ -99,36 +86,4 @@ fn tell(table: &mut Table, name: &str, sample: &Sample) -> f64 {
     let max = sample.max();
     table.figure(name, "ms", &how).value(GATE, max).target("≤ 100", Target::Missable(max <= AIM));
     max
-}
-
-// === impl Deaf ===
-
-impl Deaf {
-    async fn listen() -> Result<Self> {
-        ensure!(geteuid().is_root(), "a resolv.conf of its own takes a mount namespace, hence root");
-        let address = LoopbackAddress::claim()?;
-        let socket = UdpSocket::bind((address.ip(), 53)).await?;
-        let mut resolv_conf = tempfile::NamedTempFile::new()?;
-        writeln!(resolv_conf, "nameserver {}\nsearch shop.svc.cluster.local svc.cluster.local", address.ip())?;
-        let deaf = Self { _address: address, socket, resolv_conf };
-        let tried = deaf.namespace(Path::new("/bin/true")).status().await.context("cannot run unshare")?;
-        ensure!(tried.success(), "no mount namespace of one's own: unshare ended with {tried}");
-        Ok(deaf)
-    }
-
-    /// A wait that asks for Linkerd by its names. Each step becomes the next by exec, so the process stays the same.
-    fn hears(&self, gate: &Gate) -> Command {
-        let mut command = self.namespace(gate.binary());
-        command.arg("wait");
-        bare(command, OnMissed::Hold)
-    }
-
-    fn namespace(&self, program: &Path) -> Command {
-        let mut command = Command::new("/usr/bin/unshare");
-        command
-            .args(["--mount", "/bin/sh", "-c", "mount --bind \"$0\" /etc/resolv.conf && exec \"$@\""])
-            .arg(self.resolv_conf.path())
-            .arg(program);
-        command
-    }
 }
