@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 use crate::dns::{Manner, NameServer};
 use crate::gate::{Gate, OnMissed};
 use crate::linkerd::Linkerd;
-use crate::peers::Peers;
+use crate::peers::Peer;
 use crate::process::{Memory, Process, forget};
 use crate::said;
 use crate::sample::Sample;
@@ -34,7 +34,13 @@ const CPU_AIM: f64 = 0.1;
 /// Nothing listens at either address.
 const REFUSED: &str = "CPU while holding, both refuse";
 
-/// Likewise, where the addresses are found out by DNS each time, as in a pod.
+/// The injector answers over TLS, nothing listens at identity's address.
+const HALF: &str = "CPU, injector answers, identity refuses";
+
+/// Both answer, and the pod is held until it is replaced.
+const HELD: &str = "CPU, both answer, pod to be replaced";
+
+/// As the first, where the addresses are found out by DNS each time, as in a pod.
 const NAMED: &str = "CPU, both refuse, by name";
 
 /// Processes of one kind that wait.
@@ -58,28 +64,26 @@ struct Usage {
     cpu: f64,
 }
 
-/// All states at once, in one window.
-pub async fn measure(gate: &Gate, peers: &Peers, table: &mut Table) -> Result<()> {
+/// All states and programs at once, in one window.
+pub async fn measure(gate: Option<&Gate>, peers: &[Peer], table: &mut Table) -> Result<()> {
     said(&format!("holding: memory and CPU over {} s", WINDOW.as_secs()));
-    forget(gate.binary())?;
-    peers.iter().try_for_each(|peer| forget(peer.binary()))?;
     let (gone, half, back) = (Linkerd::start().await?, Linkerd::start().await?, Linkerd::start().await?);
     gone.suffer(Fault::Absent).await?;
     half.identity.suffer(Fault::Absent).await?;
-    let mut herds = Vec::new();
-    for (state, linkerd) in [
-        (REFUSED, &gone),
-        ("CPU, injector answers, identity refuses", &half),
-        ("CPU, both answer, pod to be replaced", &back),
-    ] {
-        herds.push(Herd::start(GATE, state, || gate.wait(linkerd, OnMissed::Hold))?);
-    }
     let names = NameServer::start(Manner::Answers).await;
-    match &names {
-        Ok(server) => herds.push(Herd::start(GATE, NAMED, || server.wait(gate, OnMissed::Hold))?),
-        Err(why) => table.without(NAMED, why),
+    let mut herds = Vec::new();
+    if let Some(gate) = gate {
+        forget(gate.binary())?;
+        herds.push(Herd::start(GATE, REFUSED, || gate.wait(&gone, OnMissed::Hold))?);
+        herds.push(Herd::start(GATE, HALF, || gate.wait(&half, OnMissed::Hold))?);
+        herds.push(Herd::start(GATE, HELD, || gate.wait(&back, OnMissed::Hold))?);
+        match &names {
+            Ok(server) => herds.push(Herd::start(GATE, NAMED, || server.wait(gate, OnMissed::Hold))?),
+            Err(why) => table.without(NAMED, why),
+        }
     }
-    for peer in peers.iter() {
+    for peer in peers {
+        forget(peer.binary())?;
         peer.fall().await?;
         herds.push(Herd::start(peer.name(), REFUSED, || peer.wait())?);
     }
@@ -99,20 +103,23 @@ pub async fn measure(gate: &Gate, peers: &Peers, table: &mut Table) -> Result<()
 
 fn tell(table: &mut Table, usages: &[Usage]) {
     let (ours, of_peers): (Vec<&Usage>, Vec<&Usage>) = usages.iter().partition(|usage| usage.program == GATE);
-    let worst = |of: fn(&Usage) -> f64| ours.iter().copied().map(of).fold(f64::NAN, f64::max);
+    let worst = |of: fn(&Usage) -> f64| ours.iter().copied().map(of).reduce(f64::max);
     let how = format!(
         "/proc/PID/status, median of {COPIES} processes, the program read from disk, the worst of the states below"
     );
-    let resident = worst(|usage| usage.resident);
-    let figure = table.figure("resident memory while holding", "MiB", &how).value(GATE, resident);
+    let figure = table.figure("resident memory while holding", "MiB", &how);
+    if let Some(resident) = worst(|usage| usage.resident) {
+        figure.value(GATE, resident).target("≤ 6, aim 4", Target::Kept(resident <= MEMORY_LIMIT));
+    }
     for usage in &of_peers {
         figure.value(usage.program, usage.resident);
     }
-    figure.target("≤ 6, aim 4", Target::Kept(resident <= MEMORY_LIMIT));
 
     let how = "RssAnon of the same: several pods of one node share the rest, which is the program file's";
     let figure = table.figure("of it not shared by a node's pods", "MiB", how);
-    figure.value(GATE, worst(|usage| usage.anonymous));
+    if let Some(anonymous) = worst(|usage| usage.anonymous) {
+        figure.value(GATE, anonymous);
+    }
     for usage in &of_peers {
         figure.value(usage.program, usage.anonymous);
     }
@@ -122,12 +129,11 @@ fn tell(table: &mut Table, usages: &[Usage]) {
         WINDOW.as_secs(),
         SETTLED.as_secs()
     );
-    for usage in ours {
-        let figure = table.figure(usage.state, "% of a CPU", &how).value(GATE, usage.cpu);
-        for peer in of_peers.iter().filter(|peer| peer.state == usage.state) {
-            figure.value(peer.program, peer.cpu);
+    for usage in usages {
+        let figure = table.figure(usage.state, "% of a CPU", &how).value(usage.program, usage.cpu);
+        if usage.program == GATE {
+            figure.target("≤ 0.1", Target::Missable(usage.cpu <= CPU_AIM));
         }
-        figure.target("≤ 0.1", Target::Missable(usage.cpu <= CPU_AIM));
     }
 }
 

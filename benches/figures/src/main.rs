@@ -25,8 +25,8 @@ use clap::{Parser, ValueEnum};
 use linkerd_gate_kit::image::static_binary;
 
 use crate::gate::Gate;
-use crate::peers::Peers;
-use crate::table::Table;
+use crate::peers::{Initium, Kubectl, Peer};
+use crate::table::{GATE, Table};
 
 /// Measures linkerd-gate: size, memory, CPU and latencies, beside other programs that wait.
 #[derive(Parser)]
@@ -70,20 +70,33 @@ async fn main() -> Result<ExitCode> {
     let gate = Gate::new(binary);
     let wanted = |what| arguments.only.is_empty() || arguments.only.contains(&what);
     let mut table = Table::new();
-    let peers = if arguments.alone { Peers::default() } else { Peers::find(&mut table).await };
+    table.size(GATE, gate.binary())?;
 
-    table.sizes(&gate, &peers)?;
-    if wanted(What::Holding) {
-        holding::measure(&gate, &peers, &mut table).await?;
+    // Beside it what costs a machine as little as itself; a control plane would warm nobody's caches but its own.
+    let mut light = Vec::new();
+    if !arguments.alone {
+        match Initium::find().await {
+            Ok(initium) => light.push(Peer::Initium(initium)),
+            Err(why) => table.without("initium", &why),
+        }
     }
+    measure(Some(&gate), &light, wanted, &mut table).await?;
     if wanted(What::Release) {
-        release::measure(&gate, &peers, &mut table).await?;
+        for peer in &light {
+            release::compare(peer, &mut table);
+        }
     }
     if wanted(What::Stopping) {
         stopping::measure(&gate, &mut table).await?;
     }
     if wanted(What::Starting) {
         starting::measure(&gate, &mut table).await?;
+    }
+    if !arguments.alone {
+        match Kubectl::find().await {
+            Ok(kubectl) => measure(None, &[Peer::Kubectl(Box::new(kubectl))], wanted, &mut table).await?,
+            Err(why) => table.without("kubectl wait", &why),
+        }
     }
 
     if arguments.json {
@@ -92,6 +105,20 @@ async fn main() -> Result<ExitCode> {
         println!("{table}");
     }
     Ok(if table.holds() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What is measured of several programs in the same way.
+async fn measure(gate: Option<&Gate>, peers: &[Peer], wanted: impl Fn(What) -> bool, table: &mut Table) -> Result<()> {
+    for peer in peers {
+        table.size(peer.name(), peer.binary())?;
+    }
+    if wanted(What::Holding) {
+        holding::measure(gate, peers, table).await?;
+    }
+    if wanted(What::Release) {
+        release::measure(gate, peers, table).await?;
+    }
+    Ok(())
 }
 
 /// What goes on: a run takes minutes, and a person watches.

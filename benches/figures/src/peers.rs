@@ -16,40 +16,17 @@ use anyhow::Result;
 use tokio::process::Command;
 use tokio::time::Instant;
 
-use self::initium::Initium;
-use self::kubectl::Kubectl;
-use crate::table::Table;
+pub use self::initium::Initium;
+pub use self::kubectl::Kubectl;
 
-/// Those that could be had.
-#[derive(Default)]
-pub struct Peers(Vec<Peer>);
+/// A `kubectl` takes ten times the memory of the others and a fifth of a second of CPU to start, and its latency does not
+/// depend on a pause between looks.
+pub const KUBECTL_BATCHES: (u32, u32) = (2, 10);
 
 /// Another program that waits, and the world that it looks at.
 pub enum Peer {
     Kubectl(Box<Kubectl>),
     Initium(Initium),
-}
-
-// === impl Peers ===
-
-impl Peers {
-    /// Finds them; of one that cannot be had the table says why.
-    pub async fn find(table: &mut Table) -> Self {
-        let mut peers = Vec::new();
-        match Kubectl::find().await {
-            Ok(kubectl) => peers.push(Peer::Kubectl(Box::new(kubectl))),
-            Err(why) => table.without("kubectl wait", &why),
-        }
-        match Initium::find().await {
-            Ok(initium) => peers.push(Peer::Initium(initium)),
-            Err(why) => table.without("initium", &why),
-        }
-        Self(peers)
-    }
-
-    pub fn iter(&self) -> impl Iterator<Item = &Peer> {
-        self.0.iter()
-    }
 }
 
 // === impl Peer ===
@@ -69,11 +46,11 @@ impl Peer {
         }
     }
 
-    /// How many of them are run at once: a `kubectl` takes ten times the memory, and a fifth of a second of CPU to start.
-    pub fn batch(&self) -> usize {
+    /// How often, and how many of them at once.
+    pub fn batches(&self) -> (u32, u32) {
         match self {
-            Self::Kubectl(_) => 10,
-            Self::Initium(_) => 25,
+            Self::Kubectl(_) => KUBECTL_BATCHES,
+            Self::Initium(_) => (4, 25),
         }
     }
 

@@ -10,24 +10,22 @@ use tokio::time::{Instant, sleep};
 
 use crate::gate::{Gate, OnMissed};
 use crate::linkerd::Linkerd;
-use crate::peers::Peers;
+use crate::peers::{self, Peer};
 use crate::process::Process;
 use crate::said;
 use crate::sample::Sample;
 use crate::table::{GATE, Table, Target};
 
-/// How many waits of linkerd-gate at once, and how often.
-const BATCH: usize = 25;
-const BATCHES: u32 = 4;
+/// How often, and how many waits of linkerd-gate at once.
+const BATCHES: (u32, u32) = (4, 25);
 
-/// A peer says less about us, so it is asked less often.
-const PEER_BATCHES: u32 = 2;
+/// Over how long the starts of a batch are spread, so that the waits do not look in step.
+const SPREAD: Duration = Duration::from_millis(700);
 
 /// How long they wait before Linkerd is back: by then every pause between looks has grown to its longest.
 const OUTAGE: Duration = Duration::from_secs(4);
 
-/// Added to each batch's outage, so that its end falls elsewhere in the pauses between looks.
-const SHIFT: Duration = Duration::from_millis(137);
+const P99: &str = "release, p99";
 
 /// In milliseconds.
 const AIM: f64 = 1000.0;
@@ -36,65 +34,72 @@ const AIM: f64 = 1000.0;
 /// two looks that agree, and the time between them, are what it is worth to us.
 const SLACK: f64 = 4.0;
 
-pub async fn measure(gate: &Gate, peers: &Peers, table: &mut Table) -> Result<()> {
-    said(&format!("release: {} waits, in batches of {BATCH}", BATCHES as usize * BATCH));
-    let linkerd = Linkerd::start().await?;
-    let ours = latencies(
-        BATCHES,
-        BATCH,
-        || gate.wait(&linkerd, OnMissed::Open),
-        async || linkerd.suffer(Fault::Absent).await,
-        async || linkerd.recover().await,
-    )
-    .await?;
-    let mut of_peers = Vec::new();
-    for peer in peers.iter() {
-        said(&format!("release: {} beside it", peer.name()));
+pub async fn measure(gate: Option<&Gate>, peers: &[Peer], table: &mut Table) -> Result<()> {
+    if let Some(gate) = gate {
+        let linkerd = Linkerd::start().await?;
+        let wait = || gate.wait(&linkerd, OnMissed::Open);
         let sample = latencies(
-            PEER_BATCHES,
-            peer.batch(),
-            || peer.wait(),
-            async || peer.fall().await,
-            async || peer.rise().await,
+            GATE,
+            BATCHES,
+            wait,
+            async || linkerd.suffer(Fault::Absent).await,
+            async || linkerd.recover().await,
         );
-        of_peers.push((peer.name(), sample.await?));
+        let sample = sample.await?;
+        tell(table, GATE, &sample);
+        let p99 = sample.percentile(99);
+        table.figure(P99, "ms", "").target("≤ 1000", Target::Missable(p99 <= AIM));
     }
-
-    let how = format!(
-        "wall clock, from the instant before identity listens again to the process's end, {} processes, after {} s of outage; \
-         peers: {PEER_BATCHES} batches",
-        ours.len(),
-        OUTAGE.as_secs()
-    );
-    for (name, percent) in [("release, p50", 50), ("release, p90", 90), ("release, p99", 99), ("release, max", 100)] {
-        let figure = table.figure(name, "ms", &how).value(GATE, ours.percentile(percent));
-        for (peer, sample) in &of_peers {
-            figure.value(peer, sample.percentile(percent));
-        }
-        if percent == 99 {
-            figure.target("≤ 1000", Target::Missable(ours.percentile(percent) <= AIM));
-        }
-    }
-    if let Some((peer, sample)) = of_peers.iter().find(|(peer, _)| *peer == "initium") {
-        let ratio = ours.percentile(99) / sample.percentile(99);
-        let figure = table.figure("release, p99 as a multiple of a poller's", "×", &format!("the same, by {peer}'s"));
-        figure.value(GATE, ratio).target(&format!("≤ {SLACK}"), Target::Kept(ratio <= SLACK));
+    for peer in peers {
+        let wait = || peer.wait();
+        let sample =
+            latencies(peer.name(), peer.batches(), wait, async || peer.fall().await, async || peer.rise().await);
+        tell(table, peer.name(), &sample.await?);
     }
     Ok(())
 }
 
+/// Ours, as a multiple of a program's that looks again and again as well.
+pub fn compare(poller: &Peer, table: &mut Table) {
+    let p99 = table.figure(P99, "ms", "");
+    if let (Some(ours), Some(theirs)) = (p99.of(GATE), p99.of(poller.name())) {
+        let ratio = ours / theirs;
+        let figure = table.figure("release, p99 by a poller's", "×", &format!("the above, by {}'s", poller.name()));
+        figure.value(GATE, ratio).target(&format!("≤ {SLACK}"), Target::Kept(ratio <= SLACK));
+    }
+}
+
+fn tell(table: &mut Table, program: &'static str, sample: &Sample) {
+    let how = format!(
+        "wall clock, from the instant before identity listens again to the process's end, after {} s of outage; {}          processes in {} batches, kubectl {} in {}",
+        OUTAGE.as_secs(),
+        BATCHES.0 * BATCHES.1,
+        BATCHES.0,
+        peers::KUBECTL_BATCHES.0 * peers::KUBECTL_BATCHES.1,
+        peers::KUBECTL_BATCHES.0,
+    );
+    for (name, percent) in [("release, p50", 50), ("release, p90", 90), (P99, 99), ("release, max", 100)] {
+        table.figure(name, "ms", &how).value(program, sample.percentile(percent));
+    }
+}
+
 async fn latencies(
-    batches: u32,
-    size: usize,
+    program: &str,
+    (batches, size): (u32, u32),
     wait: impl Fn() -> Command,
     fall: impl AsyncFn() -> Result<()>,
     rise: impl AsyncFn() -> Result<Instant>,
 ) -> Result<Sample> {
+    said(&format!("release: {program}, {batches} times {size}"));
     let mut latencies = Vec::new();
-    for batch in 0..batches {
+    for _ in 0..batches {
         fall().await?;
-        let mut waits = (0..size).map(|_| Process::start(wait())).collect::<Result<Vec<_>>>()?;
-        sleep(OUTAGE + SHIFT * batch).await;
+        let mut waits = Vec::new();
+        for _ in 0..size {
+            waits.push(Process::start(wait())?);
+            sleep(SPREAD / size).await;
+        }
+        sleep(OUTAGE).await;
         waits.iter_mut().try_for_each(Process::check)?;
         let instant = rise().await?;
         let ends = try_join_all(waits.into_iter().map(Process::succeeded)).await?;

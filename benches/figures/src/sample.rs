@@ -24,11 +24,6 @@ impl Sample {
     pub fn max(&self) -> f64 {
         self.percentile(100)
     }
-
-    /// How many.
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
 }
 
 impl FromIterator<f64> for Sample {

@@ -2,13 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
 use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 use serde::Serialize;
-
-use crate::gate::Gate;
-use crate::peers::Peers;
 
 /// What the measured program is called in the table.
 pub const GATE: &str = "linkerd-gate";
@@ -62,8 +60,11 @@ impl Table {
         Self { when, cores, figures: Vec::new(), without: BTreeMap::new() }
     }
 
-    /// One more line.
+    /// The line of that name: one more, unless another program has made it.
     pub fn figure(&mut self, name: &str, unit: &'static str, how: &str) -> &mut Figure {
+        if let Some(at) = self.figures.iter().position(|figure| figure.name == name) {
+            return &mut self.figures[at];
+        }
         self.figures.push(Figure {
             name: name.to_owned(),
             unit,
@@ -82,22 +83,17 @@ impl Table {
         self.without.insert(what.to_owned(), format!("{why:#}"));
     }
 
-    /// The size of the programs themselves.
-    pub fn sizes(&mut self, gate: &Gate, peers: &Peers) -> Result<()> {
-        let megabytes = |path: &std::path::Path| -> Result<f64> {
-            let metadata = path.metadata().with_context(|| format!("no program at {}", path.display()))?;
-            // Lossless up to 2⁵³ bytes.
-            #[expect(clippy::cast_precision_loss)]
-            let bytes = metadata.len() as f64;
-            Ok(bytes / 1e6)
-        };
-        let own = megabytes(gate.binary())?;
+    /// The size of a program.
+    pub fn size(&mut self, program: &'static str, path: &Path) -> Result<()> {
+        let metadata = path.metadata().with_context(|| format!("no program at {}", path.display()))?;
+        // Lossless up to 2⁵³ bytes.
+        #[expect(clippy::cast_precision_loss)]
+        let megabytes = metadata.len() as f64 / 1e6;
         let how = "the static release binary, stripped; the image holds nothing else";
-        let figure = self.figure("binary", "MB", how).value(GATE, own);
-        for peer in peers.iter() {
-            figure.value(peer.name(), megabytes(peer.binary())?);
+        let figure = self.figure("binary", "MB", how).value(program, megabytes);
+        if program == GATE {
+            figure.target("≤ 8, aim 5", Target::Kept(megabytes <= SIZE_LIMIT));
         }
-        figure.target("≤ 8, aim 5", Target::Kept(own <= SIZE_LIMIT));
         Ok(())
     }
 
@@ -186,6 +182,11 @@ impl Figure {
     pub fn value(&mut self, program: &'static str, value: f64) -> &mut Self {
         self.values.insert(program, value);
         self
+    }
+
+    /// A program's value, where it has one.
+    pub fn of(&self, program: &str) -> Option<f64> {
+        self.values.get(program).copied()
     }
 
     /// What linkerd-gate's value should be.

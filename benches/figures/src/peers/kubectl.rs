@@ -6,6 +6,7 @@ use anyhow::Result;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use linkerd_gate_kit::cluster;
+use linkerd_gate_kit::parts::ApiParts;
 use serde_json::json;
 use tokio::process::Command;
 use tokio::time::Instant;
@@ -15,7 +16,9 @@ const PODS: [&str; 2] = ["linkerd-proxy-injector", "linkerd-identity"];
 
 /// A control plane, and two pods in it.
 pub struct Kubectl {
-    cluster: cluster::Api,
+    binary: PathBuf,
+    /// Held, not used: it ends with this value.
+    _cluster: cluster::Api,
     kubeconfig: PathBuf,
     namespace: String,
     pods: Api<Pod>,
@@ -38,11 +41,14 @@ impl Kubectl {
             }))?;
             pods.create(&PostParams::default(), &pod).await?;
         }
-        Ok(Self { kubeconfig: cluster.kubeconfig(), cluster, namespace, pods, home: tempfile::tempdir()? })
+        // The cluster's own is a script around it.
+        let binary = ApiParts::find()?.kubectl;
+        let (kubeconfig, home) = (cluster.kubeconfig(), tempfile::tempdir()?);
+        Ok(Self { binary, _cluster: cluster, kubeconfig, namespace, pods, home })
     }
 
     pub fn binary(&self) -> &Path {
-        self.cluster.kubectl()
+        &self.binary
     }
 
     pub fn wait(&self) -> Command {
