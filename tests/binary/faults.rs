@@ -69,7 +69,7 @@ async fn an_injector_that_is_ready_and_then_gone_does_not_open() {
     linkerd.injector.suffer(Fault::Absent).await.unwrap();
     let seen = linkerd.identity.connections();
     linkerd.identity.recover().await.unwrap();
-    linkerd.identity.until_connections(seen + 3).await;
+    run.while_it_holds(linkerd.identity.until_connections(seen + 3)).await;
     run.until("injector not ready").await;
     assert!(run.is_running());
     linkerd.injector.recover().await.unwrap();
@@ -83,14 +83,13 @@ async fn an_injector_that_flaps_faster_than_the_gate_settles_does_not_open() {
     let mut run = missed().asking(&linkerd).with("ON_MISSED", "open").start();
     run.until("injector not ready").await;
     for _ in 0..5 {
-        // One answer, and gone again: whoever counts one answer opens here.
+        // One answer, and gone again before that answer arrives: whoever counts one answer opens here.
         let answered = linkerd.injector.requests();
-        linkerd.injector.recover().await.unwrap();
-        linkerd.injector.until_requests(answered + 1).await;
-        linkerd.injector.suffer(Fault::Absent).await.unwrap();
+        linkerd.injector.suffer(Fault::Once).await.unwrap();
+        run.while_it_holds(linkerd.injector.until_requests(answered + 1)).await;
         let looks = linkerd.identity.connections();
-        linkerd.identity.until_connections(looks + 2).await;
-        assert!(run.is_running());
+        run.while_it_holds(linkerd.identity.until_connections(looks + 2)).await;
+        assert_eq!(linkerd.injector.fault(), Some(Fault::Refuse));
     }
     linkerd.injector.recover().await.unwrap();
     assert_eq!(run.end().await.code, 0);
@@ -140,7 +139,7 @@ async fn while_one_part_is_in_the_way_it_is_asked_alone_and_news_of_the_other_ar
     let mut run = missed().asking(&linkerd).with("ON_MISSED", "open").start();
     run.until("identity not ready").await;
     let (looks, handshakes) = (linkerd.identity.connections(), linkerd.injector.connections());
-    linkerd.identity.until_connections(looks + 6).await;
+    run.while_it_holds(linkerd.identity.until_connections(looks + 6)).await;
     let handshakes = linkerd.injector.connections() - handshakes;
     assert!(handshakes < 6, "{handshakes} TLS handshakes, as many as looks, that could change nothing");
     linkerd.injector.suffer(Fault::Absent).await.unwrap();

@@ -141,12 +141,33 @@ impl Running {
         }
     }
 
+    /// Awaits something that happens outside the process, which must not end meanwhile: a gate that opens where it must hold
+    /// fails the test at once, and not when the last counter has run out of patience.
+    pub async fn while_it_holds<T>(&mut self, event: impl Future<Output = T>) -> T {
+        let status = tokio::select! {
+            biased;
+            // What must not happen.
+            status = self.child.wait() => status.unwrap(),
+            // What has to.
+            value = event => return value,
+        };
+        while let Some(line) = self.lines.recv().await {
+            self.said.push(line);
+        }
+        let how = status.code().map_or_else(|| status.to_string(), |code| format!("with {code}"));
+        panic!("it ended {how} while it had to hold; it said:\n{}", self.said.join("\n"))
+    }
+
     pub fn is_running(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
     }
 
     pub fn terminate(&self) {
-        kill(Pid::from_raw(self.child.id().unwrap().try_into().unwrap()), Signal::SIGTERM).unwrap();
+        self.signal(Signal::SIGTERM);
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id().unwrap().try_into().unwrap()), signal).unwrap();
     }
 
     /// Waits for the process to end by itself, or by what was sent to it.

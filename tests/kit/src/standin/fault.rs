@@ -30,6 +30,10 @@ pub enum Fault {
         /// How long it is gone.
         down: Duration,
     },
+    /// Exactly one request is answered, as if nothing were wrong, and before its answer is on the way nothing listens on the
+    /// serving port any more: from then on it is [`Fault::Refuse`], until the stand-in recovers or suffers anew. A further
+    /// request on a connection that was open by then is never answered.
+    Once,
     /// Every request is answered with this HTTP status and a plain text body.
     Status(u16),
     /// Some other program has the address: every request is answered 200 with a page of HTML.
@@ -104,6 +108,7 @@ impl FromStr for Fault {
                 let (up, down) = rhythm.split_once('/').ok_or_else(unknown)?;
                 Self::Flap { up: duration(up).ok_or_else(unknown)?, down: duration(down).ok_or_else(unknown)? }
             }
+            ("once", None) => Self::Once,
             ("status", Some(code)) => match code.parse() {
                 Ok(code @ 200..=599) => Self::Status(code),
                 _ => return Err(unknown()),
@@ -131,6 +136,7 @@ impl fmt::Display for Fault {
             Self::HangAfterHandshake => f.write_str("hang-after-handshake"),
             Self::Slow(delay) => write!(f, "slow={}ms", delay.as_millis()),
             Self::Flap { up, down } => write!(f, "flap={}ms/{}ms", up.as_millis(), down.as_millis()),
+            Self::Once => f.write_str("once"),
             Self::Status(code) => write!(f, "status={code}"),
             Self::Stranger => f.write_str("stranger"),
             Self::PlainHttp => f.write_str("plain-http"),
@@ -163,7 +169,7 @@ impl fmt::Display for UnknownFault {
         write!(
             f,
             "{:?} is no fault; known are absent, refuse, reset, hang, hang-after-handshake, slow=DURATION, flap=UP/DOWN, \
-             status=CODE, stranger, plain-http, certificate=name|authority|expired, not-ready, deny",
+             once, status=CODE, stranger, plain-http, certificate=name|authority|expired, not-ready, deny",
             self.0
         )
     }
@@ -186,6 +192,7 @@ mod tests {
             Fault::HangAfterHandshake,
             Fault::Slow(second),
             Fault::Flap { up: second, down: second / 4 },
+            Fault::Once,
             Fault::Status(503),
             Fault::Stranger,
             Fault::PlainHttp,

@@ -2,7 +2,7 @@
 
 use super::fault::Fault;
 use std::{
-    future::Future,
+    future::{self, Future},
     io,
     net::SocketAddr,
     pin::{Pin, pin},
@@ -30,6 +30,7 @@ pub(super) struct Port {
     /// nobody who asks for any free port.
     _reservation: TcpSocket,
     serve: Serve,
+    /// Shared with the connections: under [`Fault::Once`] the request that is answered ends it.
     fault: watch::Sender<Option<Fault>>,
     resets: Arc<AtomicBool>,
     connections: watch::Sender<u64>,
@@ -40,8 +41,9 @@ pub(super) struct Port {
 /// What a connection needs to know about its server.
 #[derive(Clone)]
 pub(super) struct Conditions {
-    fault: watch::Receiver<Option<Fault>>,
+    fault: watch::Sender<Option<Fault>>,
     requests: watch::Sender<u64>,
+    commands: mpsc::Sender<Command>,
 }
 
 /// A TCP stream that ends in a reset where the fault says so.
@@ -58,6 +60,8 @@ struct Accepting {
 enum Command {
     /// Close every connection, go on listening.
     Cut(oneshot::Sender<()>),
+    /// Stop listening, leave the connections.
+    Deafen(oneshot::Sender<()>),
     /// Stop listening, close every connection.
     Close,
 }
@@ -104,6 +108,12 @@ impl Port {
         self.resets.store(fault == Some(Fault::Reset), Ordering::Relaxed);
         let before = self.fault.send_replace(fault);
         let closes = fault.is_some_and(Fault::closes_port);
+        if before == Some(Fault::Refuse)
+            && let Some(deaf) = accepting.take()
+        {
+            // `Fault::Once`, and it answered: what it left open ends with it.
+            deaf.close().await;
+        }
         // Whatever was served in the clear, or by a stranger, was served by another program than the one that comes now.
         let cuts = before != fault
             && (fault.is_some_and(Fault::cuts_connections)
@@ -128,7 +138,7 @@ impl Port {
             listener,
             receiver,
             Arc::clone(&self.serve),
-            Conditions { fault: self.fault.subscribe(), requests: self.requests.clone() },
+            Conditions { fault: self.fault.clone(), requests: self.requests.clone(), commands: commands.clone() },
             Arc::clone(&self.resets),
             self.connections.clone(),
         ));
@@ -160,6 +170,7 @@ async fn accept(
     resets: Arc<AtomicBool>,
     count: watch::Sender<u64>,
 ) {
+    let mut listener = Some(listener);
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
@@ -171,12 +182,16 @@ async fn accept(
                     // The waiting side may have been cancelled; then nobody needs the answer.
                     let _ = done.send(());
                 }
+                Some(Command::Deafen(done)) => {
+                    listener = None;
+                    let _ = done.send(());
+                }
                 Some(Command::Close) | None => break,
             },
             // Connections that ended, so that the set does not grow.
             Some(_) = connections.join_next() => {}
             // A new caller. An error here is the caller's (it went away before it was accepted).
-            accepted = listener.accept() => if let Ok((stream, _)) = accepted {
+            accepted = next_caller(listener.as_ref()) => if let Ok((stream, _)) = accepted {
                 count.send_modify(|count| *count += 1);
                 // Small answers at once: none of ours is worth a delayed acknowledgement.
                 let _ = stream.set_nodelay(true);
@@ -189,13 +204,20 @@ async fn accept(
     connections.shutdown().await;
 }
 
+async fn next_caller(listener: Option<&TcpListener>) -> io::Result<(TcpStream, SocketAddr)> {
+    match listener {
+        Some(listener) => listener.accept().await,
+        None => future::pending().await,
+    }
+}
+
 /// Runs one connection, except while the server is frozen: a future that is not polled reads, writes and answers nothing.
 async fn connection(serve: Serve, wire: Wire, conditions: Conditions) {
     if conditions.now() == Some(Fault::Reset) {
         return;
     }
-    let mut fault = conditions.fault.clone();
-    let mut thaw = conditions.fault.clone();
+    let mut fault = conditions.fault.subscribe();
+    let mut thaw = conditions.fault.subscribe();
     let frozen = |fault: &Option<Fault>| *fault == Some(Fault::Hang);
     let mut serving = None;
     let mut start = Some((serve, wire, conditions));
@@ -245,14 +267,49 @@ impl Conditions {
     /// To be called once per request, before it is answered: counts it, holds it while answers hang or are slow, and says
     /// which fault the answer has to show.
     pub(super) async fn at_request(&self) -> Option<Fault> {
+        let spent = self.spend();
         self.requests.send_modify(|count| *count += 1);
+        match spent {
+            Some(true) => {
+                self.deafen().await;
+                return None;
+            }
+            Some(false) => return future::pending().await,
+            None => {}
+        }
         if let Some(Fault::Slow(delay)) = self.now() {
             tokio::time::sleep(delay).await;
         }
-        let mut fault = self.fault.clone();
+        let mut fault = self.fault.subscribe();
         // An error means that the server is being dropped, and this connection with it.
         let _ = fault.wait_for(|fault| *fault != Some(Fault::HangAfterHandshake)).await;
         self.now()
+    }
+
+    /// Whether this request is the one of [`Fault::Once`], or one too many; `None` where there is no such limit.
+    fn spend(&self) -> Option<bool> {
+        let is_the_one = self.fault.send_if_modified(|fault| {
+            let once = *fault == Some(Fault::Once);
+            if once {
+                *fault = Some(Fault::Refuse);
+            }
+            once
+        });
+        match self.now() {
+            _ if is_the_one => Some(true),
+            // A port that refuses has no connections but those that the one request left.
+            Some(Fault::Refuse) => Some(false),
+            _ => None,
+        }
+    }
+
+    /// Returns when nobody listens any more.
+    async fn deafen(&self) {
+        let (done, wait) = oneshot::channel();
+        // Where nobody takes the command the port is being closed, and this connection with it.
+        if self.commands.send(Command::Deafen(done)).await.is_ok() {
+            let _ = wait.await;
+        }
     }
 }
 

@@ -8,7 +8,12 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     sync::{Mutex, oneshot, watch},
     task::JoinHandle,
+    time::timeout,
 };
+
+/// Longer than anything that a test awaits here may take on the slowest machine, and short enough for somebody who waits for
+/// the failure.
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A stand-in at work. Dropping it stops it.
 pub struct Standin {
@@ -98,13 +103,26 @@ impl Standin {
     }
 
     /// Waits until the serving port has accepted this many connections in all.
+    ///
+    /// # Panics
+    /// They do not come within a minute.
     pub async fn until_connections(&self, count: u64) {
-        reach(self.ports.main().connections(), count).await;
+        self.reach(self.ports.main().connections(), count, "connections").await;
     }
 
     /// Waits until the serving port has received this many requests in all.
+    ///
+    /// # Panics
+    /// They do not come within a minute.
     pub async fn until_requests(&self, count: u64) {
-        reach(self.ports.main().requests(), count).await;
+        self.reach(self.ports.main().requests(), count, "requests").await;
+    }
+
+    async fn reach(&self, mut counter: watch::Receiver<u64>, count: u64, what: &str) {
+        // The sender lives as long as the stand-in, which we borrow: the only error is the time.
+        let reached = timeout(PATIENCE, counter.wait_for(|now| *now >= count)).await.is_ok();
+        let (name, now) = (self.ports.name, *counter.borrow());
+        assert!(reached, "{name} saw {now} {what} of the {count} awaited, and no more within {PATIENCE:?}");
     }
 
     async fn change(&self, fault: Option<Fault>) -> io::Result<()> {
@@ -144,11 +162,6 @@ async fn flap(ports: Arc<Ports>, up: Duration, down: Duration, mut stopped: ones
             return;
         }
     }
-}
-
-async fn reach(mut counter: watch::Receiver<u64>, count: u64) {
-    // The sender lives as long as the stand-in, which we borrow.
-    let _ = counter.wait_for(|now| *now >= count).await;
 }
 
 // === impl Ports ===

@@ -4,7 +4,7 @@ use super::{
     Certificates, CertifyRequest, Fault, Flaw, Identity, Injector, Namespaces, Proxy, Sidecar, Standin,
     client::{self, Refused, Verdict, WebhookCaller},
 };
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -15,8 +15,11 @@ use tokio::{
     time::timeout,
 };
 
-/// Longer than any answer on loopback takes, shorter than a test may.
+/// How long nothing has to come where nothing may come. A machine that is slow makes such a silence longer, never shorter.
 const SILENCE: Duration = Duration::from_millis(300);
+
+/// Longer than an answer takes on the slowest machine; nothing waits for it but a test that fails.
+const PATIENCE: Duration = Duration::from_mins(1);
 
 async fn injector() -> Result<(Standin, WebhookCaller)> {
     let certificates = Certificates::for_injector("linkerd")?;
@@ -30,10 +33,21 @@ fn pod() -> Value {
     json!({"metadata": {"name": "web"}, "spec": {"containers": [{"name": "app", "image": "app:1"}]}})
 }
 
+/// How long to wait for a handshake and for an answer.
+fn patience(fault: Option<Fault>) -> (Duration, Duration) {
+    match fault {
+        Some(Fault::Hang) => (SILENCE, SILENCE),
+        Some(Fault::HangAfterHandshake) => (PATIENCE, SILENCE),
+        _ => (PATIENCE, PATIENCE),
+    }
+}
+
 /// What a caller sees of an injector, in a few words.
-async fn seen(caller: &WebhookCaller, admin: SocketAddr) -> String {
-    let webhook = match timeout(SILENCE, caller.review("shop", &pod())).await {
-        Err(_) => match timeout(SILENCE, caller.shake_hands()).await {
+async fn seen(injector: &Standin, caller: &WebhookCaller) -> String {
+    let (handshake, answer) = patience(injector.fault());
+    let admin = injector.admin_address();
+    let webhook = match timeout(answer, caller.review("shop", &pod())).await {
+        Err(_) => match timeout(handshake, caller.shake_hands()).await {
             Ok(Ok(())) => "silence after the handshake".to_owned(),
             _ => "silence".to_owned(),
         },
@@ -99,7 +113,7 @@ async fn the_whole_request_is_echoed() -> Result<()> {
 async fn every_fault_of_an_injector_looks_different_from_outside() -> Result<()> {
     let (injector, caller) = injector().await?;
     let mut looks = BTreeMap::new();
-    looks.insert(seen(&caller, injector.admin_address()).await, None);
+    looks.insert(seen(&injector, &caller).await, None);
     for fault in [
         Fault::Absent,
         Fault::Refuse,
@@ -116,13 +130,13 @@ async fn every_fault_of_an_injector_looks_different_from_outside() -> Result<()>
         Fault::Deny,
     ] {
         injector.suffer(fault).await?;
-        let look = seen(&caller, injector.admin_address()).await;
+        let look = seen(&injector, &caller).await;
         if let Some(other) = looks.insert(look.clone(), Some(fault)) {
             panic!("{fault:?} and {other:?} both look like {look:?}");
         }
     }
     injector.recover().await?;
-    assert_eq!(looks.get(&seen(&caller, injector.admin_address()).await), Some(&None));
+    assert_eq!(looks.get(&seen(&injector, &caller).await), Some(&None));
     Ok(())
 }
 
@@ -140,14 +154,31 @@ async fn a_slow_injector_answers_in_the_end() -> Result<()> {
 #[tokio::test]
 async fn a_flapping_injector_comes_and_goes_on_the_same_port() -> Result<()> {
     let (injector, caller) = injector().await?;
-    let (up, down) = (Duration::from_millis(40), Duration::from_millis(40));
+    let (up, down) = (Duration::from_millis(100), Duration::from_millis(100));
     injector.suffer(Fault::Flap { up, down }).await?;
-    let mut changes = 0;
-    let mut last = None;
-    while changes < 4 {
-        let now = caller.send(Bytes::new()).await.is_ok();
-        changes += u32::from(last.is_some_and(|last| last != now));
-        last = Some(now);
+    let mut answers = caller.send(Bytes::new()).await.is_ok();
+    for change in 1..=4 {
+        let changed = async { while caller.send(Bytes::new()).await.is_ok() == answers {} };
+        timeout(PATIENCE, changed).await.with_context(|| format!("change {change}, answering before it: {answers}"))?;
+        answers = !answers;
+    }
+    injector.recover().await?;
+    assert!(caller.send(Bytes::new()).await.is_ok());
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_injector_that_answers_once_is_gone_when_its_answer_arrives() -> Result<()> {
+    let (injector, caller) = injector().await?;
+    for _ in 0..3 {
+        injector.suffer(Fault::Once).await?;
+        let (mut session, mut other) = (caller.connect().await?, caller.connect().await?);
+        assert_eq!(session.send(Bytes::new()).await?.status, StatusCode::OK);
+        let error = TcpStream::connect(injector.address()).await.expect_err("nothing listens");
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+        for open in [&mut session, &mut other] {
+            assert!(timeout(SILENCE, open.send(Bytes::new())).await.is_err(), "two answers");
+        }
     }
     injector.recover().await?;
     assert!(caller.send(Bytes::new()).await.is_ok());
@@ -284,7 +315,7 @@ async fn identity_does_not_speak_http_1() -> Result<()> {
     stream.write_all(b"GET /ready HTTP/1.1\r\nHost: identity\r\n\r\n").await?;
     let mut answer = Vec::new();
     // It may end in a reset, as what we sent was not read to its end.
-    let _ = timeout(Duration::from_secs(5), stream.read_to_end(&mut answer)).await?;
+    let _ = timeout(PATIENCE, stream.read_to_end(&mut answer)).await?;
     assert!(!answer.starts_with(b"HTTP/1"), "{answer:?}");
     Ok(())
 }
@@ -292,14 +323,15 @@ async fn identity_does_not_speak_http_1() -> Result<()> {
 #[tokio::test]
 async fn every_fault_of_identity_looks_different_from_outside() -> Result<()> {
     async fn look(identity: &Standin) -> String {
+        let (handshake, answer) = patience(identity.fault());
         let address = identity.address();
         let mut words = Vec::new();
         for request in [CertifyRequest::default(), asked()] {
-            words.push(match timeout(SILENCE, client::certify(address, &request)).await {
+            words.push(match timeout(answer, client::certify(address, &request)).await {
                 Err(_) => {
                     let mut stream = TcpStream::connect(address).await.expect("it accepts");
                     let mut settings = [0; 9];
-                    match timeout(SILENCE, stream.read_exact(&mut settings)).await {
+                    match timeout(handshake, stream.read_exact(&mut settings)).await {
                         Err(_) => "silence".to_owned(),
                         Ok(_) => "silence after the handshake".to_owned(),
                     }
@@ -369,7 +401,7 @@ async fn a_proxy_completes_handshakes_and_is_ready_only_once_certified() -> Resu
     identity.recover().await?;
     proxy.until_certified().await;
     assert_eq!(client::get(proxy.admin_address(), "/ready").await?.status, StatusCode::OK);
-    assert!(timeout(Duration::from_secs(5), traffic.read_u8()).await.is_ok());
+    assert!(timeout(PATIENCE, traffic.read_u8()).await.is_ok());
 
     identity.stop().await?;
     assert_eq!(client::get(proxy.admin_address(), "/ready").await?.status, StatusCode::OK);
