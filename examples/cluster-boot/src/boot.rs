@@ -100,7 +100,7 @@ impl<'a> Boot<'a> {
         Ok(Timeline { variant: self.variant, pods, linkerd })
     }
 
-    /// The pod as its owner's template has it, and the addresses that its node will give it.
+    /// The pod as its Job's template has it, and the addresses that its node will give it.
     fn pod(&self, name: &str, number: u8, injector: &Standin, identity: &Standin) -> Value {
         let plain = pod(name).in_namespace(story::NAMESPACE).running("shop:1");
         let mut object = match self.variant {
@@ -119,6 +119,7 @@ impl<'a> Boot<'a> {
                 plain.with_gate(gate).json()
             }
         };
+        object["spec"]["restartPolicy"] = json!("Never");
         object["status"] = json!({"podIP": format!("10.244.0.{}", number + 2), "hostIP": "192.168.1.20"});
         object
     }
@@ -165,7 +166,7 @@ async fn all(mut running: JoinSet<Result<(usize, PodLine)>>) -> Result<Vec<PodLi
 // === impl Cluster ===
 
 impl Cluster {
-    /// A pod's life, from its creation until its app runs: its owner creates it again when its gate asks for that.
+    /// A pod's life, from its creation until its app runs: its Job makes another when its gate asks for that.
     async fn live(&self, name: &'static str, spec: &Value) -> Result<PodLine> {
         let mut line = PodLine { name, states: Vec::new(), created_again: None, gate_said: Vec::new() };
         while !self.start(spec, &mut line).await? {
@@ -186,7 +187,10 @@ impl Cluster {
     /// Creates the pod and runs it; false when it has to be created again.
     async fn start(&self, spec: &Value, line: &mut PodLine) -> Result<bool> {
         let created = self.narrator.now();
-        let admitted = self.api_server.create(spec).await?;
+        let mut spec = spec.clone();
+        let suffix = story::SUFFIXES[usize::from(line.created_again.is_some())];
+        spec["metadata"]["name"] = json!(format!("{}-{suffix}", line.name));
+        let admitted = self.api_server.create(&spec).await?;
         let pod = &admitted.pod;
         let mut proxy = None;
         for container in pod["spec"]["initContainers"].as_array().into_iter().flatten() {
@@ -236,7 +240,7 @@ impl Cluster {
         match ended.code {
             0 if meshed => Ok(true),
             MUST_BE_REPLACED if !meshed && ready => {
-                self.narrator.say(line.name, Tone::Waiting, "its gate ends with code 75; its owner creates it again");
+                self.narrator.say(line.name, Tone::Waiting, "its gate ends with code 75; its Job creates another pod");
                 Ok(false)
             }
             code => bail!(

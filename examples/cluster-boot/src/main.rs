@@ -7,7 +7,9 @@
 //! - an API server that does one thing: it calls the injector over HTTPS and, `failurePolicy: Ignore`, admits the pod as it is
 //!   when the call fails;
 //! - a kubelet that runs a pod's init containers in order and then says that its app has started;
-//! - owners that create a pod again when its gate ends with code 75, as a Job does whose `podFailurePolicy` ignores it.
+//! - Jobs, whose `podFailurePolicy` ignores exit code 75 (`examples/job.yaml`): one whose pod's gate ends with it makes a new
+//!   pod. Other owners do no such thing; how their pods get into the mesh is not part of this story, and the screen, the table
+//!   and the picture say so.
 //!
 //! ```text
 //! cluster-boot [LINKERD_GATE_BINARY] [PICTURE.svg]
@@ -51,6 +53,9 @@ async fn run() -> Result<()> {
 
     println!("The same boot twice, about {} s each.", story::END.as_secs());
     println!("Real: the processes {} wait. Played by this program: everything else.", program.display());
+    for line in story::OWNERS {
+        println!("{line}");
+    }
     let mut timelines = Vec::new();
     for variant in [Variant::WithoutGate, Variant::WithGate] {
         println!("\n{}", variant.heading());
@@ -63,6 +68,7 @@ async fn run() -> Result<()> {
         println!("  | {line}");
     }
     println!("\n{}", table(without, with));
+    println!("{}\n", story::OWNERS.join("\n"));
     std::fs::write(&picture, picture::draw(without, with)).with_context(|| picture.display().to_string())?;
     println!("Both boots as a picture: {}", picture.display());
     check(without, with)

@@ -73,7 +73,7 @@ struct Canvas {
 
 /// Both boots, as an SVG document.
 pub fn draw(without: &Timeline, with: &Timeline) -> String {
-    let top = 118.0;
+    let top = 170.0;
     let second = top + panel_height(without) + 22.0;
     let height = second + panel_height(with) + 14.0;
     let mut canvas = Canvas::new(height);
@@ -87,7 +87,10 @@ pub fn draw(without: &Timeline, with: &Timeline) -> String {
             without.pods.len()
         ),
     );
-    canvas.legend(90.0);
+    for (line, y) in story::OWNERS.into_iter().zip([79.0, 97.0, 115.0]) {
+        canvas.text(MARGIN, y, "muted", line);
+    }
+    canvas.legend(142.0);
     canvas.panel(without, top);
     canvas.panel(with, second);
     canvas.finish()
@@ -112,7 +115,7 @@ fn heading(timeline: &Timeline) -> (String, &'static str) {
     match timeline.variant {
         Variant::WithoutGate => (
             format!(
-                "Without the gate: {} of {pods} apps start outside the mesh, and stay there until somebody notices",
+                "Without the gate: {} of {pods} apps start outside the mesh, and nothing brings them in",
                 timeline.started_outside()
             ),
             "heading bad",

@@ -17,11 +17,11 @@ pub struct Timeline {
 /// One pod, its re-creation included.
 #[derive(Clone, Debug)]
 pub struct PodLine {
-    /// The name it keeps.
+    /// Its Job's name.
     pub name: &'static str,
     /// Its states one after the other, each until the next; the last until the end.
     pub states: Vec<(Duration, State)>,
-    /// When its owner created it again.
+    /// When its Job created another in its place.
     pub created_again: Option<Duration>,
     /// What its first gate said.
     pub gate_said: Vec<String>,
@@ -43,20 +43,20 @@ pub enum State {
 /// The numbers that the two boots are compared by.
 pub fn table(without: &Timeline, with: &Timeline) -> String {
     let rows = [
-        ("pods created", count(without.pods.len()), count(with.pods.len())),
+        ("Jobs, each with one pod", count(without.pods.len()), count(with.pods.len())),
         ("apps started outside the mesh", count(without.started_outside()), count(with.started_outside())),
         ("apps in the mesh at the end", count(without.inside()), count(with.inside())),
-        ("pods that their owner created again", count(without.created_again()), count(with.created_again())),
+        ("pods that their Job replaced (exit code 75)", count(without.created_again()), count(with.created_again())),
         (
-            "from Linkerd ready to the last early pod in the mesh",
+            "from Linkerd ready to the last early pod in the mesh (no back-off)",
             delay(without.last_early_pod_inside()),
             delay(with.last_early_pod_inside()),
         ),
     ];
-    let mut text = format!("{:54}{:>13}{:>13}\n", "", "without gate", "with gate");
+    let mut text = format!("{:67}{:>13}{:>13}\n", "", "without gate", "with gate");
     for (what, without, with) in rows {
         // Writing to a string does not fail.
-        let _ = writeln!(text, "{what:54}{without:>13}{with:>13}");
+        let _ = writeln!(text, "{what:67}{without:>13}{with:>13}");
     }
     text
 }
