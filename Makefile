@@ -16,8 +16,8 @@ help: ## List the targets
 
 .PHONY: demo
 demo: ## Play a cluster boot without and with the gate: real processes, no cluster, a table and a picture
-	cargo build --locked --package linkerd-gate --bin linkerd-gate
-	@cargo run --locked --package cluster-boot
+	cargo build --locked --package linkerd-gate --package cluster-boot --bins
+	@"$${CARGO_TARGET_DIR:-target}/debug/cluster-boot"
 
 .PHONY: test
 test: lint ## Run every check and every test, on genuine Kubernetes parts that it fetches and builds (first time: ~20 min)
