@@ -8,6 +8,7 @@ mod entry;
 mod explanation;
 mod node;
 mod object;
+mod variables;
 
 use self::{
     document::{Document, Place},

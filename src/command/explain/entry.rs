@@ -1,15 +1,23 @@
 //! Whether a pod holds the entry of `linkerd-gate wait`, and holds it properly.
 
+use super::{
+    object::Maker,
+    variables::{Effect, FIELDS, HOST_IP, INJECT, INJECTED_BY, POD_IP, Variables, field_of},
+};
 use crate::{
-    config::{Problems, Wait, table},
+    config::{Component, OnMissed, Problems, Wait},
+    exit::Exit,
     linkerd::{
         injection::{inject_annotation, is_sidecar, is_sidecar_init},
         names,
     },
 };
-use k8s_openapi::api::core::v1::{Container, EnvVar, Pod};
+use k8s_openapi::api::{
+    batch::v1::PodFailurePolicy,
+    core::v1::{Container, Pod},
+};
 use serde::Serialize;
-use std::ffi::OsString;
+use std::net::IpAddr;
 
 /// The entry in `initContainers` that holds a pod until the mesh is up.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -22,6 +30,8 @@ pub enum Entry {
     Ok {
         /// The name of the container.
         container: String,
+        /// Whether a missed pod never starts: not after a time, not by a setting, and not by one that is not told here.
+        holds: bool,
         /// What is worth knowing about it all the same.
         remarks: Vec<Remark>,
     },
@@ -46,151 +56,314 @@ pub struct Remark {
     pub wrong: bool,
 }
 
-/// The variable that tells a pod whether Linkerd's injector saw it, and the field that it has to come from, to the letter: the
-/// kubelet knows no other way to write it (`SplitMaybeSubscriptedPath` in pkg/fieldpath of k8s.io/kubernetes).
-const INJECTED_BY: &str = "LINKERD_GATE_INJECTED_BY";
-const INJECTED_BY_FIELD: &str = "metadata.labels['linkerd.io/control-plane-ns']";
+/// The entry, and what it does.
+pub(super) struct Found {
+    pub(super) entry: Entry,
+    /// What it does to a pod that nobody injected; nothing where it does not get as far as that.
+    pub(super) effect: Option<Effect>,
+}
 
-/// The variables by which a pod that does not ask tells itself from one that was missed.
-const INJECT: &str = "LINKERD_GATE_INJECT";
-const POD_IP: &str = "LINKERD_GATE_POD_IP";
-const HOST_IP: &str = "LINKERD_GATE_HOST_IP";
+// === impl Found ===
 
-// === impl Entry ===
-
-impl Entry {
+impl Found {
     /// Finds the entry in a pod: the container that is named, or imaged, or configured like the gate's.
-    pub(super) fn find(pod: &Pod) -> Self {
-        let Some(spec) = &pod.spec else { return Self::Missing };
+    pub(super) fn new(pod: &Pod, maker: &Maker) -> Self {
+        let missing = Self { entry: Entry::Missing, effect: None };
+        let Some(spec) = &pod.spec else { return missing };
         let init = spec.init_containers.as_deref().unwrap_or_default();
         let inits = init.iter().enumerate().map(|(place, container)| (Some(place), container));
         let regular = spec.containers.iter().map(|container| (None, container));
         // A container that says `wait` is the entry, before one that only looks like the gate (its agent, say).
         let candidates: Vec<_> = inits.chain(regular).filter(|(_, container)| is_gates(container)).collect();
         let waiting = candidates.iter().find(|(place, container)| place.is_some() && waits(container));
-        let Some((place, container)) = waiting.or(candidates.first()) else {
-            return Self::Missing;
-        };
+        let Some((place, container)) = waiting.or(candidates.first()) else { return missing };
 
-        let remarks = remarks(pod, *place, container, candidates.len());
-        let container = container.name.clone();
-        if remarks.iter().any(|remark| remark.wrong) {
-            Self::Wrong { container, remarks }
-        } else {
-            Self::Ok { container, remarks }
+        let variables = Variables::of(container);
+        let settings = variables.read(pod);
+        let mut remarks = Remarks(Vec::new());
+        remarks.on_place(*place, container, candidates.len());
+        remarks.on_variables(pod, &variables, container);
+        if waits(container) {
+            match &settings {
+                Ok(settings) => remarks.on_settings(pod, container, settings, maker),
+                Err(problems) => remarks.on_problems(problems),
+            }
         }
+        let Remarks(mut remarks) = remarks;
+        remarks.sort_by_key(|remark| !remark.wrong);
+        let runs = place.is_some() && only_waits(container) && container.restart_policy.as_deref() != Some("Always");
+        let settings = settings.ok().filter(|_| runs && variables.get(INJECTED_BY).is_some());
+        let effect = settings.as_ref().map(Effect::of);
+        let holds = settings.as_ref().is_some_and(|settings| Effect::of_missed(settings).holds());
+
+        let name = container.name.clone();
+        let entry = if remarks.iter().any(|remark| remark.wrong) {
+            Entry::Wrong { container: name, remarks }
+        } else {
+            let untold = remarks.iter().any(|remark| ["untold", "env_from"].contains(&remark.key));
+            Entry::Ok { container: name, holds: holds && !untold, remarks }
+        };
+        Self { entry, effect }
     }
 }
 
-fn remarks(pod: &Pod, place: Option<usize>, container: &Container, candidates: usize) -> Vec<Remark> {
-    let mut remarks = Vec::new();
-    let mut remark = |wrong, key, text: String| remarks.push(Remark { key, text, wrong });
+/// What there is to say about the entry, in the order in which it is told.
+struct Remarks(Vec<Remark>);
 
-    if place.is_none() {
-        remark(
-            true,
-            "not_an_init_container",
-            "it stands among containers, where it holds nobody: move it to initContainers".to_owned(),
-        );
+// === impl Remarks ===
+
+impl Remarks {
+    fn wrong(&mut self, key: &'static str, text: impl Into<String>) {
+        self.0.push(Remark { key, text: text.into(), wrong: true });
     }
-    if !waits(container) {
-        let text = "it does not say wait: give it args: [wait]".to_owned();
-        remark(true, "does_not_wait", text);
+
+    fn note(&mut self, key: &'static str, text: impl Into<String>) {
+        self.0.push(Remark { key, text: text.into(), wrong: false });
     }
-    if container.restart_policy.as_deref() == Some("Always") {
-        let text = "its restartPolicy is Always, which makes it a sidecar that nothing waits for: remove that line";
-        remark(true, "restarts_always", text.to_owned());
-    }
-    if let Some(text) = label_problem(container) {
-        remark(true, "label_variable", text);
-    }
-    if waits(container) {
-        for problem in configuration_problems(container) {
-            remark(true, "configuration", format!("it will exit with 2, for {problem}"));
+
+    fn on_place(&mut self, place: Option<usize>, container: &Container, candidates: usize) {
+        if place.is_none() {
+            self.wrong(
+                "not_an_init_container",
+                "it stands among containers, where it holds nobody: move it to initContainers",
+            );
+        }
+        if !waits(container) {
+            self.wrong("does_not_wait", "it does not say wait: give it args: [wait]");
+        } else if !only_waits(container) {
+            let text = format!(
+                "it is told {}, where wait alone holds a pod (wait --help, say, ends at once and lets it start): \
+                 give it args: [wait]",
+                arguments(container).join(" ")
+            );
+            self.wrong("more_arguments", text);
+        }
+        if container.restart_policy.as_deref() == Some("Always") {
+            self.wrong(
+                "restarts_always",
+                "its restartPolicy is Always, which makes it a sidecar that nothing waits for: remove that line",
+            );
+        }
+        if is_sidecar(container) || (place.is_some() && is_sidecar_init(container)) {
+            self.wrong(
+                "looks_like_a_sidecar",
+                "its name or its image makes Linkerd's injector take it for a sidecar and leave the pod alone: \
+                 name it linkerd-gate",
+            );
+        }
+        if let Some(before @ 1..) = place {
+            self.note(
+                "not_first",
+                format!("{before} of the pod's own init containers come before it and are not held"),
+            );
+        }
+        if candidates > 1 {
+            let text = format!("{candidates} containers look like the entry; this is about the first that waits");
+            self.note("several", text);
         }
     }
-    if is_sidecar(container) || (place.is_some() && is_sidecar_init(container)) {
-        remark(
-            true,
-            "looks_like_a_sidecar",
-            "its name or its image makes Linkerd's injector take it for a sidecar and leave the pod alone: \
-             name it linkerd-gate"
-                .to_owned(),
-        );
-    }
-    if inject_annotation(&pod.metadata) == names::inject::DISABLED && variable(container, INJECT).is_none() {
-        remark(
-            true,
-            "inject_variable",
-            format!(
+
+    fn on_variables(&mut self, pod: &Pod, variables: &Variables<'_>, container: &Container) {
+        for (name, field) in FIELDS {
+            let paste = format!("paste it as {{name: {name}, valueFrom: {{fieldRef: {{fieldPath: \"{field}\"}}}}}}");
+            let Some(variable) = variables.get(name) else {
+                if name == INJECTED_BY {
+                    self.wrong("label_variable", format!("it has no variable {name}, so it will exit with 2: {paste}"));
+                }
+                continue;
+            };
+            if variables.is_wired(name) {
+                continue;
+            }
+            let key = match name {
+                INJECTED_BY => "label_variable",
+                INJECT => "inject_variable",
+                POD_IP | HOST_IP => "address_variables",
+                _ => "pod_variables",
+            };
+            match field_of(variable) {
+                Some(found) => self.wrong(key, format!("{name} is taken from {found} instead of {field}: {paste}")),
+                None => self.wrong(
+                    key,
+                    format!("{name} is not taken from {field}, so it does not tell one pod from another: {paste}"),
+                ),
+            }
+        }
+        if inject_annotation(&pod.metadata) == names::inject::DISABLED && variables.get(INJECT).is_none() {
+            let text = format!(
                 "the pod says that it does not want to be injected, but {INJECT} does not tell the entry, \
                  which will hold it like a missed pod"
-            ),
-        );
-    }
-    let host_network = pod.spec.as_ref().and_then(|spec| spec.host_network).unwrap_or(false);
-    if host_network && (variable(container, POD_IP).is_none() || variable(container, HOST_IP).is_none()) {
-        remark(
-            true,
-            "address_variables",
-            format!(
+            );
+            self.wrong("inject_variable", text);
+        }
+        if on_host(pod) && (variables.get(POD_IP).is_none() || variables.get(HOST_IP).is_none()) {
+            let text = format!(
                 "the pod is in its host's network, but {POD_IP} and {HOST_IP} do not tell the entry, \
                  which will hold it like a missed pod"
-            ),
-        );
-    }
-    if let Some(before @ 1..) = place {
-        let text = format!("{before} of the pod's own init containers come before it and are not held");
-        remark(false, "not_first", text);
-    }
-    if candidates > 1 {
-        remark(
-            false,
-            "several",
-            format!("{candidates} containers look like the entry; this is about the first that waits"),
-        );
-    }
-    remarks
-}
-
-fn label_problem(container: &Container) -> Option<String> {
-    let paste =
-        format!("paste it as {{name: {INJECTED_BY}, valueFrom: {{fieldRef: {{fieldPath: \"{INJECTED_BY_FIELD}\"}}}}}}");
-    let Some(variable) = variable(container, INJECTED_BY) else {
-        return Some(format!("it has no variable {INJECTED_BY}, so it will exit with 2: {paste}"));
-    };
-    let field = variable.value_from.as_ref().and_then(|source| source.field_ref.as_ref());
-    match field {
-        Some(field) if field.field_path == INJECTED_BY_FIELD => None,
-        Some(field) => {
-            Some(format!("{INJECTED_BY} is taken from {}, which does not tell who injected: {paste}", field.field_path))
+            );
+            self.wrong("address_variables", text);
         }
-        None => Some(format!(
-            "{INJECTED_BY} is written down instead of being taken from the pod's label, so every pod looks alike to it: {paste}"
-        )),
+        for name in variables.repeated() {
+            self.note("repeated", format!("{name} stands in env more than once: the last one counts"));
+        }
+        for name in variables.untold() {
+            let text = format!("{name} has a value that does not stand here: by it a missed pod may start");
+            self.note("untold", text);
+        }
+        if container.env_from.iter().flatten().next().is_some() {
+            self.note(
+                "env_from",
+                "its envFrom may set any of its variables, those by which a missed pod starts too: \
+                 write what it needs in env",
+            );
+        }
+    }
+
+    /// What `wait` itself would say of its variables.
+    fn on_problems(&mut self, problems: &Problems) {
+        for problem in problems.iter() {
+            self.wrong("configuration", format!("it will exit with 2, for {problem}"));
+        }
+    }
+
+    fn on_settings(&mut self, pod: &Pod, container: &Container, settings: &Wait, maker: &Maker) {
+        match (Effect::of_missed(settings), settings.on_missed) {
+            (_, OnMissed::Open) => self.note(
+                "on_missed_open",
+                "by LINKERD_GATE_ON_MISSED=open a missed pod starts outside the mesh once Linkerd is ready",
+            ),
+            (Effect::OpensAfter(timeout), _) => {
+                let timeout = humantime::format_duration(timeout);
+                let text =
+                    format!("by LINKERD_GATE_ON_TIMEOUT=open a missed pod starts outside the mesh after {timeout}");
+                self.note("on_timeout_open", text);
+            }
+            _ => {}
+        }
+        match settings.on_missed {
+            OnMissed::Exit => self.on_exit(pod, container, maker),
+            OnMissed::Replace => self.on_replace(pod, container, maker),
+            OnMissed::Hold | OnMissed::Open => {}
+        }
+        self.on_names(pod, settings);
+    }
+
+    fn on_exit(&mut self, pod: &Pod, container: &Container, maker: &Maker) {
+        const WHAT: &str = "LINKERD_GATE_ON_MISSED=exit";
+        let code = MUST_BE_REPLACED;
+        let policy = match maker {
+            Maker::Job(policy) => policy,
+            Maker::JobElsewhere => {
+                let text = format!("{WHAT} needs a podFailurePolicy that ignores {code} in its Job, which is not here");
+                self.note("exit_policy", text);
+                return;
+            }
+            Maker::Nobody | Maker::Other(_) => {
+                let text = format!(
+                    "{WHAT} is for Jobs: here nothing replaces a pod for it, and the container only restarts in place"
+                );
+                self.wrong("exit_outside_a_job", text);
+                return;
+            }
+        };
+        let restart = pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref()).unwrap_or("Always");
+        if restart != "Never" {
+            let text =
+                format!("{WHAT} only restarts the container in place, as restartPolicy is {restart}: make it Never");
+            self.wrong("exit_restarts", text);
+        }
+        if !policy.as_ref().is_some_and(|policy| ignores(policy, &container.name, code)) {
+            let text = format!(
+                "{WHAT} counts against the Job's backoffLimit, as no podFailurePolicy ignores it: give it the rule \
+                 {{action: Ignore, onExitCodes: {{containerName: {}, operator: In, values: [{code}]}}}}",
+                container.name
+            );
+            self.wrong("exit_policy", text);
+        }
+    }
+
+    fn on_replace(&mut self, pod: &Pod, container: &Container, maker: &Maker) {
+        const WHAT: &str = "LINKERD_GATE_ON_MISSED=replace";
+        let automount = pod.spec.as_ref().and_then(|spec| spec.automount_service_account_token);
+        let mut mounts = container.volume_mounts.iter().flatten();
+        if automount == Some(false) && !mounts.any(|mount| mount.mount_path == names::path::SERVICE_ACCOUNT) {
+            let text = format!(
+                "{WHAT} deletes the pod with its token, and automountServiceAccountToken: false leaves it none"
+            );
+            self.wrong("replace_token", text);
+        }
+        match maker {
+            Maker::Nobody => {
+                self.wrong("replace_owner", format!("{WHAT} deletes the pod, which has no owner to create it again"));
+            }
+            Maker::Job(_) | Maker::JobElsewhere => {
+                let text = format!(
+                    "{WHAT} deletes the pod, which counts against the Job's backoffLimit: LINKERD_GATE_ON_MISSED=exit, \
+                     with a podFailurePolicy that ignores {MUST_BE_REPLACED}, does not"
+                );
+                self.wrong("replace_in_a_job", text);
+            }
+            Maker::Other(_) => {}
+        }
+    }
+
+    /// Whether the names of Linkerd's parts resolve in the pod.
+    fn on_names(&mut self, pod: &Pod, settings: &Wait) {
+        let linkerd = &settings.linkerd;
+        let named = linkerd.require.iter().any(|component| {
+            let address = match component {
+                Component::Injector => &linkerd.injector,
+                Component::Identity => &linkerd.identity,
+                Component::Destination => &linkerd.destination,
+                Component::Policy => &linkerd.policy,
+            };
+            address.host.parse::<IpAddr>().is_err()
+        });
+        if !named {
+            return;
+        }
+        let spec = pod.spec.as_ref();
+        let policy = spec.and_then(|spec| spec.dns_policy.as_deref()).unwrap_or("ClusterFirst");
+        let servers = spec.and_then(|spec| spec.dns_config.as_ref()).and_then(|config| config.nameservers.as_ref());
+        let servers = servers.is_some_and(|servers| !servers.is_empty());
+        match policy {
+            // With servers of its own it may ask the cluster's.
+            "None" | "Default" | "ClusterFirst" if servers && (policy != "ClusterFirst" || on_host(pod)) => {
+                self.note("dns", "Linkerd's names resolve only if one of dnsConfig's nameservers knows the cluster's");
+            }
+            "None" | "Default" => {
+                let text =
+                    format!("with dnsPolicy: {policy} Linkerd's names do not resolve, so it never finds Linkerd ready");
+                self.wrong("dns", text);
+            }
+            "ClusterFirst" if on_host(pod) => self.wrong(
+                "dns",
+                "in its host's network Linkerd's names do not resolve, so it never finds Linkerd ready: \
+                 set dnsPolicy: ClusterFirstWithHostNet",
+            ),
+            _ => {}
+        }
     }
 }
 
-/// What `wait` itself would say of its variables, as far as the pod tells their values.
-fn configuration_problems(container: &Container) -> Vec<String> {
-    let told = container.env.iter().flatten().map(|variable| {
-        let written = variable.value.as_deref().unwrap_or_default();
-        // A value from elsewhere, or made of other variables, is not known here: take one that `wait` takes.
-        let value = if variable.value_from.is_some() || written.contains("$(") {
-            table::find(&variable.name).map_or("", |known| known.example)
-        } else {
-            written
-        };
-        (variable.name.as_str(), value)
-    });
-    // What is wrong with this one is told in better words.
-    let told = told.filter(|(name, _)| *name != INJECTED_BY).chain([(INJECTED_BY, "linkerd")]);
-    let problems = Wait::from_variables(told.map(|(name, value)| (OsString::from(name), OsString::from(value)))).err();
-    problems.iter().flat_map(Problems::iter).map(ToString::to_string).collect()
+/// The exit code that a Job's podFailurePolicy has to ignore.
+const MUST_BE_REPLACED: i32 = Exit::MustBeReplaced.code() as i32;
+
+fn on_host(pod: &Pod) -> bool {
+    pod.spec.as_ref().and_then(|spec| spec.host_network).unwrap_or(false)
 }
 
-fn variable<'a>(container: &'a Container, name: &str) -> Option<&'a EnvVar> {
-    container.env.iter().flatten().find(|variable| variable.name == name)
+/// Whether a policy ignores an exit code of a container. The first rule that fits decides.
+///
+/// <https://kubernetes.io/docs/concepts/workloads/controllers/job/#pod-failure-policy>
+fn ignores(policy: &PodFailurePolicy, container: &str, code: i32) -> bool {
+    let fitting = policy.rules.iter().find(|rule| {
+        rule.on_exit_codes.as_ref().is_some_and(|on| {
+            let named = on.container_name.as_deref().is_none_or(|name| name == container);
+            named && on.values.contains(&code) == (on.operator == "In")
+        })
+    });
+    fitting.is_some_and(|rule| rule.action == "Ignore")
 }
 
 /// Whether this container is the gate's, by its name, the last part of its image's name, or one of its variables.
@@ -204,21 +377,30 @@ fn is_gates(container: &Container) -> bool {
         || container.env.iter().flatten().any(|variable| variable.name.starts_with("LINKERD_GATE_"))
 }
 
-/// Whether this container runs `wait`: as the first argument, of the image's entry point or of a command that spells it out.
-fn waits(container: &Container) -> bool {
-    const WAIT: &str = "wait";
+/// What follows the program: of the image's entry point, or of a command that spells it out.
+fn arguments(container: &Container) -> Vec<&str> {
     let command = container.command.as_deref().unwrap_or_default();
-    let args = container.args.as_deref().unwrap_or_default();
-    match command {
-        [] | [_] => args.first().is_some_and(|arg| arg == WAIT),
-        [_, first, ..] => first == WAIT,
-    }
+    command.iter().skip(1).chain(container.args.iter().flatten()).map(String::as_str).collect()
+}
+
+/// Whether this container means to run `wait`.
+fn waits(container: &Container) -> bool {
+    arguments(container).first() == Some(&"wait")
+}
+
+/// Whether this container runs `wait`, and nothing that keeps `wait` from it.
+fn only_waits(container: &Container) -> bool {
+    arguments(container) == ["wait"]
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use k8s_openapi::api::core::v1::{EnvVarSource, ObjectFieldSelector, PodSpec};
+    use crate::config::table;
+    use k8s_openapi::api::{
+        batch::v1::{PodFailurePolicyOnExitCodesRequirement, PodFailurePolicyRule},
+        core::v1::{EnvFromSource, EnvVar, EnvVarSource, ObjectFieldSelector, PodDNSConfig, PodSpec, VolumeMount},
+    };
 
     fn field(name: &str, path: &str) -> EnvVar {
         EnvVar {
@@ -242,6 +424,28 @@ mod tests {
         }
     }
 
+    fn literal(name: &str, value: &str) -> EnvVar {
+        EnvVar { name: name.to_owned(), value: Some(value.to_owned()), value_from: None }
+    }
+
+    /// A pod with the entry as it is documented, but for one change.
+    fn with(change: impl FnOnce(&mut PodSpec, &mut Container)) -> Pod {
+        let mut pod = pod(vec![], vec![app()]);
+        let mut entry = entry();
+        let spec = pod.spec.as_mut().unwrap();
+        change(spec, &mut entry);
+        spec.init_containers = Some(vec![entry]);
+        pod
+    }
+
+    /// Whether an entry without anything wrong holds a missed pod, and what is remarked.
+    fn holds(pod: &Pod) -> (bool, Vec<&'static str>) {
+        match find(pod) {
+            Entry::Ok { holds, remarks, .. } => (holds, remarks.iter().map(|remark| remark.key).collect()),
+            other => panic!("{other:?}"),
+        }
+    }
+
     fn app() -> Container {
         Container { name: "app".to_owned(), ..Container::default() }
     }
@@ -249,6 +453,12 @@ mod tests {
     fn pod(init: Vec<Container>, regular: Vec<Container>) -> Pod {
         let spec = PodSpec { init_containers: Some(init), containers: regular, ..PodSpec::default() };
         Pod { spec: Some(spec), ..Pod::default() }
+    }
+
+    const INJECTED_BY_FIELD: &str = FIELDS[0].1;
+
+    fn find(pod: &Pod) -> Entry {
+        Found::new(pod, &Maker::Other("Deployment".to_owned())).entry
     }
 
     fn keys(entry: &Entry) -> (&'static str, Vec<&'static str>) {
@@ -268,14 +478,14 @@ mod tests {
         let spelled =
             Container { command: Some(vec!["/linkerd-gate".to_owned(), "wait".to_owned()]), args: None, ..entry() };
         for container in [entry(), renamed, mirrored, own_image, spelled] {
-            assert_eq!(keys(&Entry::find(&pod(vec![container], vec![app()]))), ("ok", vec![]));
+            assert_eq!(keys(&find(&pod(vec![container], vec![app()]))), ("ok", vec![]));
         }
     }
 
     #[test]
     fn a_pod_without_it_has_none() {
-        assert_eq!(Entry::find(&pod(vec![app()], vec![app()])), Entry::Missing);
-        assert_eq!(Entry::find(&Pod::default()), Entry::Missing);
+        assert_eq!(find(&pod(vec![app()], vec![app()])), Entry::Missing);
+        assert_eq!(find(&Pod::default()), Entry::Missing);
     }
 
     #[test]
@@ -307,7 +517,7 @@ mod tests {
             ),
         ];
         for (wrong, container) in cases {
-            assert_eq!(keys(&Entry::find(&pod(vec![container], vec![app()]))), ("wrong", vec![wrong]));
+            assert_eq!(keys(&find(&pod(vec![container], vec![app()]))), ("wrong", vec![wrong]));
         }
     }
 
@@ -319,21 +529,20 @@ mod tests {
             container.env.as_mut().unwrap().push(variable);
             pod(vec![container], vec![app()])
         };
-        let Entry::Wrong { remarks, .. } = Entry::find(&with("LINKERD_GATE_TIMOUT", "5m")) else {
+        let Entry::Wrong { remarks, .. } = find(&with("LINKERD_GATE_TIMOUT", "5m")) else {
             panic!("a variable that nobody knows");
         };
         assert!(remarks[0].text.contains("did you mean LINKERD_GATE_TIMEOUT?"), "{remarks:?}");
-        assert_eq!(keys(&Entry::find(&with("LINKERD_GATE_TIMEOUT", "soon"))), ("wrong", vec!["configuration"]));
-        assert_eq!(keys(&Entry::find(&with("LINKERD_GATE_TIMEOUT", "5m"))), ("ok", vec![]));
-        assert_eq!(keys(&Entry::find(&with("LINKERD_GATE_TIMEOUT", "$(PATIENCE)"))), ("ok", vec![]));
+        assert_eq!(keys(&find(&with("LINKERD_GATE_TIMEOUT", "soon"))), ("wrong", vec!["configuration"]));
+        assert_eq!(keys(&find(&with("LINKERD_GATE_TIMEOUT", "5m"))), ("ok", vec![]));
+        assert_eq!(keys(&find(&with("LINKERD_GATE_TIMEOUT", "$(PATIENCE)"))), ("ok", vec![]));
     }
 
     #[test]
     fn the_variables_that_are_looked_for_are_those_of_wait() {
-        for name in [INJECTED_BY, INJECT, POD_IP, HOST_IP] {
-            assert!(table::find(name).is_some(), "{name}");
+        for (name, field) in FIELDS {
+            assert!(table::find(name).unwrap().accepted.contains(field), "{name}");
         }
-        assert!(table::find(INJECTED_BY).unwrap().accepted.contains(INJECTED_BY_FIELD));
     }
 
     #[test]
@@ -342,20 +551,20 @@ mod tests {
         let sidecar =
             Container { name: "agent".to_owned(), restart_policy: Some("Always".to_owned()), ..agent.clone() };
         for pod in [pod(vec![sidecar, entry()], vec![app()]), pod(vec![entry()], vec![agent])] {
-            let Entry::Ok { container, .. } = Entry::find(&pod) else { panic!("{:?}", Entry::find(&pod)) };
+            let Entry::Ok { container, .. } = find(&pod) else { panic!("{:?}", find(&pod)) };
             assert_eq!(container, "linkerd-gate");
         }
     }
 
     #[test]
     fn among_containers_it_holds_nobody() {
-        assert_eq!(keys(&Entry::find(&pod(vec![], vec![app(), entry()]))), ("wrong", vec!["not_an_init_container"]));
+        assert_eq!(keys(&find(&pod(vec![], vec![app(), entry()]))), ("wrong", vec!["not_an_init_container"]));
     }
 
     #[test]
     fn where_it_stands_among_others_is_worth_a_remark() {
-        assert_eq!(keys(&Entry::find(&pod(vec![app(), entry()], vec![app()]))), ("ok", vec!["not_first"]));
-        assert_eq!(keys(&Entry::find(&pod(vec![entry(), entry()], vec![app()]))), ("ok", vec!["several"]));
+        assert_eq!(keys(&find(&pod(vec![app(), entry()], vec![app()]))), ("ok", vec!["not_first"]));
+        assert_eq!(keys(&find(&pod(vec![entry(), entry()], vec![app()]))), ("ok", vec!["several"]));
     }
 
     #[test]
@@ -363,11 +572,13 @@ mod tests {
         let mut declines = pod(vec![entry()], vec![app()]);
         declines.metadata.annotations =
             Some([(names::annotation::INJECT.to_owned(), names::inject::DISABLED.to_owned())].into());
-        assert_eq!(keys(&Entry::find(&declines)), ("wrong", vec!["inject_variable"]));
+        assert_eq!(keys(&find(&declines)), ("wrong", vec!["inject_variable"]));
 
         let mut on_host = pod(vec![entry()], vec![app()]);
-        on_host.spec.as_mut().unwrap().host_network = Some(true);
-        assert_eq!(keys(&Entry::find(&on_host)), ("wrong", vec!["address_variables"]));
+        let spec = on_host.spec.as_mut().unwrap();
+        spec.host_network = Some(true);
+        spec.dns_policy = Some("ClusterFirstWithHostNet".to_owned());
+        assert_eq!(keys(&find(&on_host)), ("wrong", vec!["address_variables"]));
 
         let all = vec![
             field(INJECTED_BY, INJECTED_BY_FIELD),
@@ -377,7 +588,188 @@ mod tests {
         ];
         for mut pod in [declines, on_host] {
             pod.spec.as_mut().unwrap().init_containers.as_mut().unwrap()[0].env = Some(all.clone());
-            assert_eq!(keys(&Entry::find(&pod)), ("ok", vec![]));
+            assert_eq!(keys(&find(&pod)), ("ok", vec![]));
+        }
+    }
+
+    #[test]
+    fn a_variable_that_is_not_from_its_own_field_is_wrong() {
+        for (name, field_path) in FIELDS {
+            let others = FIELDS.into_iter().filter(|(other, _)| *other != name);
+            let others: Vec<_> = others.map(|(name, path)| field(name, path)).collect();
+            let with = |variable: EnvVar| {
+                let mut env = others.clone();
+                env.push(variable);
+                find(&pod(vec![Container { env: Some(env), ..entry() }], vec![app()]))
+            };
+            assert_eq!(keys(&with(field(name, field_path))), ("ok", vec![]), "{name}");
+            let elsewhere = with(field(name, "spec.nodeName"));
+            let literal = with(literal(name, table::find(name).unwrap().example));
+            let neither = with(EnvVar { name: name.to_owned(), ..EnvVar::default() });
+            for wrong in [elsewhere, literal, neither] {
+                let (state, keys) = keys(&wrong);
+                assert_eq!((state, keys.len()), ("wrong", 1), "{name}: {keys:?}");
+                assert!(keys[0].ends_with("_variable") || keys[0].ends_with("_variables"), "{keys:?}");
+            }
+        }
+        let twice_the_host = vec![
+            field(INJECTED_BY, INJECTED_BY_FIELD),
+            field(POD_IP, "status.hostIP"),
+            field(HOST_IP, "status.hostIP"),
+        ];
+        let pod = pod(vec![Container { env: Some(twice_the_host), ..entry() }], vec![app()]);
+        assert_eq!(keys(&find(&pod)), ("wrong", vec!["address_variables"]));
+    }
+
+    #[test]
+    fn of_two_variables_of_one_name_the_last_counts() {
+        let on_missed = |value| literal("LINKERD_GATE_ON_MISSED", value);
+        let with = |first, last| with(|_, container| container.env.as_mut().unwrap().extend([first, last]));
+        assert_eq!(holds(&with(on_missed("open"), on_missed("hold"))), (true, vec!["repeated"]));
+        assert_eq!(holds(&with(on_missed("hold"), on_missed("open"))), (false, vec!["repeated", "on_missed_open"]));
+        assert_eq!(keys(&find(&with(on_missed("hold"), on_missed("never")))).0, "wrong");
+
+        let label = field(INJECTED_BY, INJECTED_BY_FIELD);
+        let right_last = with(literal(INJECTED_BY, "linkerd"), label.clone());
+        assert_eq!(holds(&right_last), (true, vec!["repeated"]));
+        assert_eq!(keys(&find(&with(label, literal(INJECTED_BY, "linkerd")))).0, "wrong");
+    }
+
+    #[test]
+    fn what_may_let_a_missed_pod_start_does_not_hold_it() {
+        let set = |variables: &[(&str, &str)]| {
+            let variables: Vec<_> = variables.iter().map(|(name, value)| literal(name, value)).collect();
+            with(|_, container| container.env.as_mut().unwrap().extend(variables))
+        };
+        let (open, timeout) = (("LINKERD_GATE_ON_TIMEOUT", "open"), ("LINKERD_GATE_TIMEOUT", "5m"));
+        assert_eq!(holds(&set(&[("LINKERD_GATE_ON_MISSED", "open")])), (false, vec!["on_missed_open"]));
+        assert_eq!(holds(&set(&[open, timeout])), (false, vec!["on_timeout_open"]));
+        assert_eq!(holds(&set(&[open])), (true, vec![]));
+        assert_eq!(holds(&set(&[timeout])), (true, vec![]));
+        assert_eq!(holds(&set(&[("LINKERD_GATE_ON_MISSED", "$(WHAT)")])), (false, vec!["untold"]));
+        let from = with(|_, container| container.env_from = Some(vec![EnvFromSource::default()]));
+        assert_eq!(holds(&from), (false, vec!["env_from"]));
+    }
+
+    #[test]
+    fn it_must_be_told_to_wait_and_nothing_else() {
+        let told = |command: &[&str], args: &[&str]| {
+            let list = |words: &[&str]| {
+                Some(words.iter().map(ToString::to_string).collect::<Vec<_>>()).filter(|list| !list.is_empty())
+            };
+            find(&with(|_, container| (container.command, container.args) = (list(command), list(args))))
+        };
+        for (command, args) in
+            [(&[][..], &["wait"][..]), (&["/linkerd-gate"], &["wait"]), (&["/linkerd-gate", "wait"], &[])]
+        {
+            assert_eq!(keys(&told(command, args)), ("ok", vec![]));
+        }
+        for (command, args) in [
+            (&[][..], &["wait", "--help"][..]),
+            (&["/linkerd-gate", "wait"], &["-h"]),
+            (&["/linkerd-gate", "wait", "-h"], &[]),
+        ] {
+            assert_eq!(keys(&told(command, args)), ("wrong", vec!["more_arguments"]));
+        }
+    }
+
+    #[test]
+    fn exit_is_for_jobs_that_ignore_it_and_never_restart() {
+        let pod = |restart: Option<&str>| {
+            with(|spec, container| {
+                container.env.as_mut().unwrap().push(literal("LINKERD_GATE_ON_MISSED", "exit"));
+                spec.restart_policy = restart.map(str::to_owned);
+            })
+        };
+        let rule = |action: &str, container: Option<&str>, operator: &str, values: &[i32]| PodFailurePolicyRule {
+            action: action.to_owned(),
+            on_exit_codes: Some(PodFailurePolicyOnExitCodesRequirement {
+                container_name: container.map(str::to_owned),
+                operator: operator.to_owned(),
+                values: values.to_vec(),
+            }),
+            on_pod_conditions: None,
+        };
+        let job = |rules: Vec<PodFailurePolicyRule>| Maker::Job(Some(PodFailurePolicy { rules }));
+        let found = |maker: &Maker, restart| keys(&Found::new(&pod(restart), maker).entry);
+        let never = Some("Never");
+
+        for good in [
+            rule("Ignore", Some("linkerd-gate"), "In", &[69, 75]),
+            rule("Ignore", None, "In", &[75]),
+            rule("Ignore", None, "NotIn", &[1]),
+        ] {
+            assert_eq!(found(&job(vec![good.clone()]), never), ("ok", vec![]));
+            assert_eq!(found(&job(vec![good.clone()]), Some("OnFailure")), ("wrong", vec!["exit_restarts"]));
+            let fails_first = job(vec![rule("FailJob", None, "NotIn", &[0, 1]), good]);
+            assert_eq!(found(&fails_first, never), ("wrong", vec!["exit_policy"]));
+        }
+        for bad in [
+            rule("Ignore", Some("app"), "In", &[75]),
+            rule("Ignore", None, "In", &[1]),
+            rule("Ignore", None, "NotIn", &[75]),
+            rule("Count", None, "In", &[75]),
+        ] {
+            assert_eq!(found(&job(vec![bad]), never), ("wrong", vec!["exit_policy"]));
+        }
+        assert_eq!(found(&Maker::Job(None), never), ("wrong", vec!["exit_policy"]));
+        assert_eq!(found(&Maker::JobElsewhere, never), ("ok", vec!["exit_policy"]));
+        for maker in [Maker::Nobody, Maker::Other("Deployment".to_owned())] {
+            assert_eq!(found(&maker, never), ("wrong", vec!["exit_outside_a_job"]));
+        }
+    }
+
+    #[test]
+    fn replace_needs_a_token_and_an_owner_that_makes_another() {
+        let pod = |automount, mounted: bool| {
+            with(|spec, container| {
+                let env = container.env.as_mut().unwrap();
+                env.extend(FIELDS[4..].iter().map(|(name, path)| field(name, path)));
+                env.push(literal("LINKERD_GATE_ON_MISSED", "replace"));
+                spec.automount_service_account_token = automount;
+                container.volume_mounts = mounted.then(|| {
+                    vec![VolumeMount { mount_path: names::path::SERVICE_ACCOUNT.to_owned(), ..VolumeMount::default() }]
+                });
+            })
+        };
+        let found = |pod: Pod, maker: Maker| keys(&Found::new(&pod, &maker).entry);
+        let other = || Maker::Other("ReplicaSet".to_owned());
+        assert_eq!(found(pod(None, false), other()), ("ok", vec![]));
+        assert_eq!(found(pod(Some(false), false), other()), ("wrong", vec!["replace_token"]));
+        assert_eq!(found(pod(Some(false), true), other()), ("ok", vec![]));
+        assert_eq!(found(pod(None, false), Maker::Nobody), ("wrong", vec!["replace_owner"]));
+        assert_eq!(found(pod(None, false), Maker::Job(None)), ("wrong", vec!["replace_in_a_job"]));
+        assert_eq!(found(pod(None, false), Maker::JobElsewhere), ("wrong", vec!["replace_in_a_job"]));
+    }
+
+    #[test]
+    fn linkerds_names_must_resolve() {
+        let pod = |policy: Option<&str>, host: bool, servers: bool, by_address: bool| {
+            with(|spec, container| {
+                spec.dns_policy = policy.map(str::to_owned);
+                spec.host_network = Some(host);
+                spec.dns_config = servers.then(|| PodDNSConfig {
+                    nameservers: Some(vec!["10.96.0.10".to_owned()]),
+                    ..PodDNSConfig::default()
+                });
+                let env = container.env.as_mut().unwrap();
+                env.extend([field(POD_IP, "status.podIP"), field(HOST_IP, "status.hostIP")]);
+                if by_address {
+                    env.push(literal("LINKERD_GATE_INJECTOR_ADDRESS", "10.96.0.1:443"));
+                    env.push(literal("LINKERD_GATE_IDENTITY_ADDRESS", "[fd00::1]:8080"));
+                }
+            })
+        };
+        let found = |policy, host, servers, by_address| keys(&find(&pod(policy, host, servers, by_address)));
+        for (policy, host) in
+            [(Some("Default"), false), (Some("None"), false), (None, true), (Some("ClusterFirst"), true)]
+        {
+            assert_eq!(found(policy, host, false, false), ("wrong", vec!["dns"]), "{policy:?} {host}");
+            assert_eq!(found(policy, host, true, false), ("ok", vec!["dns"]), "{policy:?} {host}");
+            assert_eq!(found(policy, host, false, true), ("ok", vec![]), "{policy:?} {host}");
+        }
+        for (policy, host) in [(None, false), (Some("ClusterFirst"), false), (Some("ClusterFirstWithHostNet"), true)] {
+            assert_eq!(found(policy, host, false, false), ("ok", vec![]), "{policy:?} {host}");
         }
     }
 }

@@ -2,8 +2,9 @@
 
 use super::{
     document::Place,
-    entry::{Entry, Remark},
+    entry::{Entry, Found, Remark},
     object::Subject,
+    variables::Effect,
 };
 use crate::linkerd::{
     AskedBy, Injection, Meshing, NotCalled, SkipReason, Started, TokenProjection, WebhookView,
@@ -96,9 +97,9 @@ impl Explanation {
         let meshing = meshing(pod);
         let missed = missed(pod, namespace, webhooks, projection);
         let held = subject.exists() && missed && started(pod) == Started::Never;
-        let wait = Entry::find(pod);
+        let Found { entry: wait, effect } = Found::new(pod, &subject.maker);
         let namespace_name = namespace.metadata.name.clone().unwrap_or_default();
-        let told = Told { subject, pod, namespace, namespace_name: &namespace_name, meshing, wait: &wait };
+        let told = Told { subject, pod, namespace, namespace_name: &namespace_name, meshing, wait: &wait, effect };
 
         let (word, reasons, because) = told.decision(&decision);
         let next = told.next(&decision);
@@ -134,7 +135,12 @@ impl Explanation {
         decision.extend(self.because.iter().cloned());
         let (wait, remarks) = match &self.wait {
             Entry::Missing => ("no linkerd-gate entry among its init containers".to_owned(), None),
-            Entry::Ok { container, remarks } => (format!("init container {container}, as it should be"), Some(remarks)),
+            Entry::Ok { container, holds: true, remarks } => {
+                (format!("init container {container}, as it should be"), Some(remarks))
+            }
+            Entry::Ok { container, holds: false, remarks } => {
+                (format!("init container {container}, by which a missed pod may start all the same"), Some(remarks))
+            }
             Entry::Wrong { container, remarks } => {
                 (format!("container {container} does not do what it is for"), Some(remarks))
             }
@@ -203,6 +209,7 @@ struct Told<'a> {
     namespace_name: &'a str,
     meshing: Meshing,
     wait: &'a Entry,
+    effect: Option<Effect>,
 }
 
 impl Told<'_> {
@@ -439,8 +446,24 @@ impl Told<'_> {
             Entry::Missing => {
                 format!("{what} and runs outside the mesh: an init container linkerd-gate, args: [wait], would hold it")
             }
-            Entry::Ok { .. } => format!("{what} and its linkerd-gate entry holds it"),
-            Entry::Wrong { .. } => format!("{what} and its linkerd-gate entry does not hold it"),
+            Entry::Ok { holds: true, .. } => format!("{what} and its linkerd-gate entry holds it"),
+            Entry::Ok { holds: false, .. } => match self.effect {
+                Some(Effect::OpensAfter(timeout)) => {
+                    let timeout = humantime::format_duration(timeout);
+                    format!("{what} and starts outside the mesh after {timeout}, which its linkerd-gate entry allows")
+                }
+                Some(Effect::Opens) => {
+                    format!(
+                        "{what} and starts outside the mesh once Linkerd is ready, which its linkerd-gate entry allows"
+                    )
+                }
+                Some(Effect::Holds | Effect::Ends) | None => {
+                    format!(
+                        "{what} and its linkerd-gate entry holds it only if no variable that is not told here says otherwise"
+                    )
+                }
+            },
+            Entry::Wrong { .. } => format!("{what} and its linkerd-gate entry cannot be relied on to hold it"),
         }]
     }
 

@@ -9,6 +9,7 @@ use crate::linkerd::injection::inject_annotation;
 use k8s_openapi::{
     api::{
         admissionregistration::v1::MutatingWebhookConfiguration,
+        batch::v1::PodFailurePolicy,
         core::v1::{Namespace, Pod, PodTemplateSpec},
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
@@ -36,12 +37,29 @@ pub(super) struct Subject {
     pub(super) namespace: Option<String>,
     /// The pod itself, or the one that the template makes.
     pub(super) pod: Pod,
+    pub(super) maker: Maker,
     /// For a pod: nothing. For everything else: where the pod's template is.
     pub(super) template: Option<&'static str>,
     /// The annotation `linkerd.io/inject` on the workload itself, where nobody reads it.
     pub(super) unread_annotation: Option<String>,
     /// Fields of the pod's metadata that Kubernetes does not know.
     pub(super) unknown_fields: Vec<String>,
+}
+
+/// Who makes a pod, and makes another in its place.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Maker {
+    /// Nobody: it was made by hand.
+    Nobody,
+
+    /// A Job, with this policy.
+    Job(Option<PodFailurePolicy>),
+
+    /// A Job that is not here.
+    JobElsewhere,
+
+    /// Something else, of this kind.
+    Other(String),
 }
 
 /// An object that is neither a pod, nor makes pods, nor says anything about them.
@@ -148,6 +166,7 @@ impl Objects {
                         kind: kind.to_owned(),
                         name: name(&pod.metadata),
                         namespace: pod.metadata.namespace.clone(),
+                        maker: maker(&pod.metadata),
                         template: None,
                         unread_annotation: None,
                         unknown_fields: unknown_fields(node),
@@ -210,18 +229,39 @@ fn workload(
         return None;
     };
     let unknown_fields = unknown_fields(pod);
+    let maker = if matches!(kind, "Job" | "CronJob") {
+        let field = template.replace("template", "podFailurePolicy");
+        let policy = field.split('.').try_fold(node, |node, field| node.get(field));
+        Maker::Job(match policy {
+            Some(policy) => Some(read(document, policy, kind, &below(&field), problems)?),
+            None => None,
+        })
+    } else {
+        Maker::Other(kind.to_owned())
+    };
     let pod: PodTemplateSpec = read(document, pod, kind, &below(template), problems)?;
     let subject = Subject {
         place,
         kind: kind.to_owned(),
         name: name(&metadata),
         namespace: metadata.namespace.clone(),
+        maker,
         pod: Pod { metadata: pod.metadata.unwrap_or_default(), spec: pod.spec, status: None },
         template: Some(template),
         unread_annotation: Some(inject_annotation(&metadata).to_owned()).filter(|value| !value.is_empty()),
         unknown_fields,
     };
     subject.checked(problems)
+}
+
+fn maker(metadata: &ObjectMeta) -> Maker {
+    let owners = metadata.owner_references.as_deref().unwrap_or_default();
+    let controller = owners.iter().find(|owner| owner.controller == Some(true)).or(owners.first());
+    match controller {
+        None => Maker::Nobody,
+        Some(owner) if owner.kind == "Job" && owner.api_version.starts_with("batch/") => Maker::JobElsewhere,
+        Some(owner) => Maker::Other(owner.kind.clone()),
+    }
 }
 
 fn name(metadata: &ObjectMeta) -> String {
