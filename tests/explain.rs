@@ -272,6 +272,72 @@ fn a_pod_that_does_not_exist_yet_is_not_held_and_one_that_goes_away_is_left_alon
     assert_eq!(found[0]["next"], json!(["nothing: it was missed, and is being deleted"]));
 }
 
+/// A pod with the entry as it is documented, but for `namespace`, `annotation`, and what stands in its spec and the entry's env.
+fn pod_with_entry(namespace: &str, annotation: Option<&str>, spec: &str, env: &str) -> String {
+    let annotations = annotation.map_or_else(String::new, |value| format!("linkerd.io/inject: '{value}'"));
+    format!(
+        "{{apiVersion: v1, kind: Pod, metadata: {{name: a, namespace: {namespace}, annotations: {{{annotations}}}}}, \
+         spec: {{{spec} initContainers: [{{name: linkerd-gate, image: 'linkerd-gate:1', args: [wait], env: [\
+         {{name: LINKERD_GATE_INJECTED_BY, valueFrom: {{fieldRef: {{fieldPath: \"metadata.labels['linkerd.io/control-plane-ns']\"}}}}}}\
+         {env}]}}], containers: [{{name: app}}]}}}}"
+    )
+}
+
+const INJECT: &str =
+    ", {name: LINKERD_GATE_INJECT, valueFrom: {fieldRef: {fieldPath: \"metadata.annotations['linkerd.io/inject']\"}}}";
+const ADDRESSES: &str = ", {name: LINKERD_GATE_POD_IP, valueFrom: {fieldRef: {fieldPath: status.podIP}}}, \
+                         {name: LINKERD_GATE_HOST_IP, valueFrom: {fieldRef: {fieldPath: status.hostIP}}}";
+const ON_HOST: &str = "hostNetwork: true, dnsPolicy: ClusterFirstWithHostNet,";
+
+#[test]
+fn a_pod_with_the_entry_that_linkerd_leaves_alone_never_starts() {
+    let never = "its linkerd-gate entry holds it for ever, because Linkerd would not inject the next one either";
+    let later = "its linkerd-gate entry waits until Linkerd is ready, and then lets it start outside the mesh";
+    let ends = "its linkerd-gate entry ends it and never lets one in its place start";
+    let outside = "{apiVersion: v1, kind: Namespace, metadata: {name: out, labels: {config.linkerd.io/admission-webhooks: disabled}}}\n---\n";
+    let exit = ", {name: LINKERD_GATE_ON_MISSED, value: exit}";
+    let open = ", {name: LINKERD_GATE_ON_MISSED, value: open}";
+    let patience = ", {name: LINKERD_GATE_TIMEOUT, value: 5m}, {name: LINKERD_GATE_ON_TIMEOUT, value: open}";
+    let five = "its linkerd-gate entry holds it for 5m, and then lets it start outside the mesh";
+    for (what, pod, never_starts, first) in [
+        ("nobody asks", pod_with_entry("shop", None, "", ""), true, never),
+        ("kube-system", pod_with_entry("kube-system", Some("enabled"), "", ""), true, never),
+        ("webhooks off", format!("{outside}{}", pod_with_entry("out", Some("enabled"), "", "")), true, never),
+        ("invalid", pod_with_entry("shop", Some("true"), "", ""), true, never),
+        ("disabled, not wired", pod_with_entry("shop", Some("disabled"), "", ""), true, never),
+        ("host, not wired", pod_with_entry("shop", Some("enabled"), ON_HOST, ""), true, never),
+        ("exit", pod_with_entry("shop", None, "", exit), true, ends),
+        ("disabled", pod_with_entry("shop", Some("disabled"), "", INJECT), false, later),
+        ("host", pod_with_entry("shop", Some("enabled"), ON_HOST, ADDRESSES), false, later),
+        ("open", pod_with_entry("shop", None, "", open), false, later),
+        ("open after a time", pod_with_entry("shop", None, "", patience), false, five),
+        ("asked", pod_with_entry("shop", Some("enabled"), "", ""), false, "apply it; "),
+    ] {
+        let found = explained_as_json(of(&["-"]), &pod).pop().unwrap();
+        assert_eq!(found["never_starts"], never_starts, "{what}: {found:#}");
+        let next = found["next"].as_array().unwrap();
+        assert!(next[0].as_str().unwrap().starts_with(first), "{what}: {next:#?}");
+        assert!(!never_starts || next.iter().all(|next| !next.as_str().unwrap().starts_with("nothing")), "{what}");
+    }
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("webhooks.yaml");
+    fs::write(&path, "{apiVersion: v1, kind: List, items: []}").unwrap();
+    let uninstalled = Explain { webhook_file: Some(path.to_str().unwrap().to_owned()), ..of(&["-"]) };
+    for pod in [pod_with_entry("shop", None, "", ""), pod_with_entry("shop", Some("disabled"), "", INJECT)] {
+        let found = explained_as_json(uninstalled.clone(), &pod);
+        assert_eq!(found[0]["never_starts"], true);
+        assert_eq!(
+            found[0]["next"][0],
+            "its linkerd-gate entry holds it for ever, as long as Linkerd is not installed"
+        );
+    }
+
+    let gone = pod_with_entry("shop", None, "", "")
+        .replace("name: a,", "name: a, uid: u, deletionTimestamp: 2026-01-01T00:00:00Z,");
+    assert_eq!(explained_as_json(of(&["-"]), &gone)[0]["never_starts"], false);
+}
+
 #[test]
 fn in_its_hosts_network_nothing_else_is_worth_mending() {
     let pod = "{apiVersion: v1, kind: Pod, metadata: {name: a}, spec: {hostNetwork: true, containers: [{name: istio-proxy}]}}";

@@ -4,7 +4,7 @@ use super::{
     document::Place,
     entry::{Entry, Found, Remark},
     object::Subject,
-    variables::Effect,
+    variables::{Effect, HOST_IP, POD_IP},
 };
 use crate::linkerd::{
     AskedBy, Injection, Meshing, NotCalled, SkipReason, Started, TokenProjection, WebhookView,
@@ -20,6 +20,7 @@ use std::io::{self, Write};
 ///
 /// As JSON this is an interface to other programs: fields are added, never renamed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[expect(clippy::struct_excessive_bools, reason = "programs read them one by one, and each may be true with any other")]
 pub struct Explanation {
     /// `inject`, `skip`, `not-called`, or `conditional` where match conditions decide.
     pub decision: &'static str,
@@ -36,6 +37,10 @@ pub struct Explanation {
 
     /// Whether the pod exists, is missed, and none of its containers has ever started.
     pub held: bool,
+
+    /// Whether the pod's linkerd-gate entry never lets it start, nor the one in its place, since Linkerd would inject neither:
+    /// to `wait` the entry is the ask. As far as the entry's variables are told here.
+    pub never_starts: bool,
 
     /// The kind of the object.
     pub kind: String,
@@ -102,6 +107,7 @@ impl Explanation {
         let told = Told { subject, pod, namespace, namespace_name: &namespace_name, meshing, wait: &wait, effect };
 
         let (word, reasons, because) = told.decision(&decision);
+        let never_starts = told.never_starts(&decision);
         let next = told.next(&decision);
         let warnings = told.warnings(&decision);
         let mesh = told.mesh();
@@ -112,6 +118,7 @@ impl Explanation {
             meshed: meshing == Meshing::Meshed,
             missed,
             held,
+            never_starts,
             kind: subject.kind.clone(),
             name: subject.name.clone(),
             namespace: namespace_name,
@@ -381,20 +388,81 @@ impl Told<'_> {
                 "ask the API server: kubectl create --dry-run=server -o yaml -f FILE, and look for a container linkerd-proxy"
                     .to_owned(),
             ],
-            // Where one reason is final, mending the others leads nowhere.
-            Injection::Skip(reasons) if reasons.contains(&SkipReason::HostNetwork) => {
-                vec![self.next_skip(SkipReason::HostNetwork)]
-            }
-            Injection::Skip(reasons) => reasons.iter().map(|reason| self.next_skip(*reason)).collect(),
-            Injection::NotCalled(NotCalled::NotInstalled) => {
-                vec!["nothing, if Linkerd is not meant to be there; else: linkerd check".to_owned()]
-            }
-            Injection::NotCalled(NotCalled::Excluded(_)) => vec![
-                "nothing, if it is meant to be left out; else change the labels, or move it to another namespace".to_owned(),
-            ],
+            Injection::Skip(_) | Injection::NotCalled(_) => self.next_left_out(decision),
         };
         if matches!(self.wait, Entry::Wrong { .. }) {
             next.push("mend the linkerd-gate entry: see above".to_owned());
+        }
+        next
+    }
+
+    /// Whether the entry keeps this pod, and each in its place, from ever starting.
+    fn never_starts(&self, decision: &Injection) -> bool {
+        let left_out = matches!(decision, Injection::Skip(_) | Injection::NotCalled(_));
+        let waits = match self.effect {
+            // Where there is no Linkerd, it never becomes ready either.
+            Some(Effect::Opens) => {
+                *decision == Injection::NotCalled(NotCalled::NotInstalled) && self.meshing != Meshing::ForgedLabel
+            }
+            Some(effect) => effect.holds(),
+            None => false,
+        };
+        left_out && waits && self.meshing != Meshing::Meshed && !self.is_past()
+    }
+
+    /// Whether the pod is past its start, whatever its entry says: it has started, or it is going away.
+    fn is_past(&self) -> bool {
+        self.subject.exists() && (started(self.pod) == Started::Ever || self.pod.metadata.deletion_timestamp.is_some())
+    }
+
+    /// What to do about a pod that Linkerd leaves alone: what its entry makes of that goes first.
+    fn next_left_out(&self, decision: &Injection) -> Vec<String> {
+        let never_starts = self.never_starts(decision);
+        let installed = *decision != Injection::NotCalled(NotCalled::NotInstalled);
+        let mut next = Vec::new();
+        match self.effect.filter(|_| !self.is_past() && self.meshing != Meshing::ForgedLabel) {
+            Some(_) if never_starts && !installed => {
+                next.push("its linkerd-gate entry holds it for ever, as long as Linkerd is not installed".to_owned());
+            }
+            Some(Effect::Holds) => next.push(
+                "its linkerd-gate entry holds it for ever, because Linkerd would not inject the next one either: \
+                 remove the entry if it is not meant to be meshed, else:"
+                    .to_owned(),
+            ),
+            Some(Effect::Ends) => next.push(
+                "its linkerd-gate entry ends it and never lets one in its place start, because Linkerd would not inject \
+                 that either: remove the entry if it is not meant to be meshed, else:"
+                    .to_owned(),
+            ),
+            Some(Effect::OpensAfter(timeout)) => next.push(format!(
+                "its linkerd-gate entry holds it for {}, and then lets it start outside the mesh",
+                humantime::format_duration(timeout)
+            )),
+            Some(Effect::Opens) => next.push(
+                "its linkerd-gate entry waits until Linkerd is ready, and then lets it start outside the mesh".to_owned(),
+            ),
+            None => {}
+        }
+        // Where the pod never starts, doing nothing is no choice.
+        let tell =
+            |meant: &str, what: String| if never_starts { what } else { format!("nothing, if {meant}; else {what}") };
+        match decision {
+            // Where one reason is final, mending the others leads nowhere.
+            Injection::Skip(reasons) if reasons.contains(&SkipReason::HostNetwork) => {
+                next.push(self.next_skip(SkipReason::HostNetwork, &tell));
+            }
+            Injection::Skip(reasons) => next.extend(reasons.iter().map(|reason| self.next_skip(*reason, &tell))),
+            Injection::NotCalled(NotCalled::NotInstalled) if never_starts => {
+                next.push("install Linkerd, or remove the entry".to_owned());
+            }
+            Injection::NotCalled(NotCalled::NotInstalled) => {
+                next.push("nothing, if Linkerd is not meant to be there; else: linkerd check".to_owned());
+            }
+            Injection::NotCalled(NotCalled::Excluded(_)) => {
+                let what = "change the labels, or move it to another namespace".to_owned();
+                next.push(tell("it is meant to be left out", what));
+            }
+            Injection::Inject(_) | Injection::Conditional(_) => {}
         }
         next
     }
@@ -476,10 +544,15 @@ impl Told<'_> {
         spec.os.as_ref().is_some_and(|os| os.name == "windows").then_some(Refusal::Windows)
     }
 
-    fn next_skip(&self, reason: SkipReason) -> String {
+    fn next_skip(&self, reason: SkipReason, tell: &impl Fn(&str, String) -> String) -> String {
+        const MEANT: &str = "it is not meant to be meshed";
         let key = names::annotation::INJECT;
         let (namespace, annotations) = (self.namespace_name, format!("{}.annotations", self.pods_metadata()));
         match reason {
+            SkipReason::HostNetwork if matches!(self.effect, Some(Effect::Holds | Effect::Ends)) => format!(
+                "a pod in its host's network cannot be meshed: with {POD_IP} and {HOST_IP} the entry would only wait \
+                 until Linkerd is ready"
+            ),
             SkipReason::HostNetwork => {
                 "nothing: a pod in its host's network cannot be meshed, since the redirection would be its host's"
                     .to_owned()
@@ -488,13 +561,14 @@ impl Told<'_> {
                 "rename the container, or take its image from elsewhere, if it is no sidecar".to_owned()
             }
             SkipReason::UnsupportedResource => "nothing: there is no pod to inject".to_owned(),
-            SkipReason::EnableAnnotationAbsent => format!(
-                "nothing, if it is not meant to be meshed; else set {key}: enabled in {annotations}, \
-                 or for all pods created from then on: kubectl annotate namespace {namespace} {key}=enabled"
-            ),
-            SkipReason::DisableAnnotationPresent => {
-                format!("nothing, if it is not meant to be meshed; else remove {key} from {annotations}")
+            SkipReason::EnableAnnotationAbsent => {
+                let what = format!(
+                    "set {key}: enabled in {annotations}, \
+                     or for all pods created from then on: kubectl annotate namespace {namespace} {key}=enabled"
+                );
+                tell(MEANT, what)
             }
+            SkipReason::DisableAnnotationPresent => tell(MEANT, format!("remove {key} from {annotations}")),
             SkipReason::InvalidAnnotationAtWorkload => {
                 format!("set {key} in {annotations} to enabled, ingress or disabled, or remove it")
             }
