@@ -339,6 +339,32 @@ fn a_pod_with_the_entry_that_linkerd_leaves_alone_never_starts() {
 }
 
 #[test]
+fn who_creates_a_missed_pod_again_decides_whether_to_delete_it() {
+    let delete = "kubectl -n default delete pod a: its ";
+    let none = "no controller owns it, so nobody creates it again";
+    let owner = |version: &str, kind: &str, controller: bool| {
+        format!("[{{apiVersion: {version}, kind: {kind}, name: o, uid: o, controller: {controller}}}]")
+    };
+    for (owners, wanted) in [
+        ("[]".to_owned(), none.to_owned()),
+        (owner("v1", "ConfigMap", false), none.to_owned()),
+        (owner("apps/v1", "ReplicaSet", true), format!("{delete}ReplicaSet creates it again")),
+        (
+            owner("batch/v1", "Job", true),
+            format!("{delete}Job creates it again, but counts the deletion against backoffLimit"),
+        ),
+    ] {
+        let pod = format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: a, uid: u, annotations: {{linkerd.io/inject: enabled}}, \
+             ownerReferences: {owners}}}, spec: {{containers: [{{name: app}}]}}}}"
+        );
+        let found = explained_as_json(of(&["-"]), &pod);
+        let next = found[0]["next"][0].as_str().unwrap();
+        assert!(next.contains(&wanted), "{owners}: {next}");
+    }
+}
+
+#[test]
 fn in_its_hosts_network_nothing_else_is_worth_mending() {
     let pod = "{apiVersion: v1, kind: Pod, metadata: {name: a}, spec: {hostNetwork: true, containers: [{name: istio-proxy}]}}";
     let found = explained_as_json(of(&["-"]), pod);
@@ -353,7 +379,11 @@ fn kinds_of_other_groups_are_not_kubernetes_own() {
         format!("{{apiVersion: example.com/v1, kind: Deployment, metadata: {{name: stage}}, spec: {{}}}}\n---\n{pod}");
     let (out, notes) = run(&of(&["-"]), &input).unwrap();
     assert!(out.starts_with("Pod default/web "), "{out}");
-    assert_eq!(notes, "standard input, document 1, line 1: Deployment stage makes no pods: passed over\n");
+    assert_eq!(
+        notes,
+        "standard input, document 1, line 1: Deployment (example.com/v1) is not a kind that linkerd-gate knows: stage is passed \
+         over; if it makes pods, give one of them: kubectl get pod NAME -o yaml\n"
+    );
 }
 
 #[test]
@@ -429,7 +459,20 @@ fn bad_input_is_told_by_file_document_and_line_all_of_it_at_once() {
         ),
         (
             "apiVersion: v1\nkind: Service\nmetadata: {name: a}\n",
-            "standard input: there is neither a pod nor anything that makes pods",
+            "standard input: there is neither a pod nor anything that is known to make pods\n\
+             standard input, document 1, line 1: Service a makes no pods: passed over",
+        ),
+        (
+            "apiVersion: apps/v1\nkind: deployment\nmetadata: {name: a}\n",
+            "standard input: there is neither a pod nor anything that is known to make pods\n\
+             standard input, document 1, line 1: deployment (apps/v1) is not a kind that linkerd-gate knows: \
+             a is passed over; if it makes pods, give one of them: kubectl get pod NAME -o yaml",
+        ),
+        (
+            "apiVersion: argoproj.io/v1alpha1\nkind: Rollout\nmetadata: {name: a}\n",
+            "standard input: there is neither a pod nor anything that is known to make pods\n\
+             standard input, document 1, line 1: Rollout (argoproj.io/v1alpha1) is not a kind that linkerd-gate knows: \
+             a is passed over; if it makes pods, give one of them: kubectl get pod NAME -o yaml",
         ),
     ] {
         assert_eq!(run(&of(&["-"]), input).unwrap_err(), told, "{input}");

@@ -3,7 +3,7 @@
 use super::{
     document::Place,
     entry::{Entry, Found, Remark},
-    object::Subject,
+    object::{Maker, Subject},
     variables::{Effect, HOST_IP, POD_IP},
 };
 use crate::linkerd::{
@@ -481,13 +481,17 @@ impl Told<'_> {
             Started::Unknown => "it was missed, and its node has not told whether anything in it has started",
             Started::Ever => "it was missed, and runs outside the mesh",
         };
-        let owned = self.pod.metadata.owner_references.as_ref().is_some_and(|owners| !owners.is_empty());
-        vec![if owned {
-            format!(
-                "{what}; once the injector answers, kubectl -n {namespace} delete pod {name}: its owner creates it again"
-            )
-        } else {
-            format!("{what}; it has no owner: once the injector answers, delete it and apply its manifest anew")
+        let delete = format!("once the injector answers, kubectl -n {namespace} delete pod {name}");
+        vec![match &self.subject.maker {
+            Maker::Other(kind) => format!("{what}; {delete}: its {kind} creates it again"),
+            Maker::Job(_) | Maker::JobElsewhere => format!(
+                "{what}; {delete}: its Job creates it again, but counts the deletion against backoffLimit, and fails \
+                 where that is used up: raise it first, or create the Job anew"
+            ),
+            Maker::Nobody => format!(
+                "{what}; no controller owns it, so nobody creates it again: once the injector answers, delete it and \
+                 apply its manifest anew"
+            ),
         }]
     }
 

@@ -15,6 +15,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use serde::de::DeserializeOwned;
+use std::fmt;
 
 /// Everything that the given files hold, in order.
 #[derive(Debug, Default)]
@@ -66,9 +67,44 @@ pub(super) enum Maker {
 #[derive(Clone, Debug)]
 pub(super) struct PassedOver {
     pub(super) place: Place,
+    pub(super) version: String,
     pub(super) kind: String,
     pub(super) name: String,
 }
+
+/// Kinds that make no pods, beside kinds of their groups that do.
+const WITHOUT_PODS: [(&str, &str); 13] = [
+    ("", "Binding"),
+    ("", "ConfigMap"),
+    ("", "Endpoints"),
+    ("", "Event"),
+    ("", "LimitRange"),
+    ("", "Node"),
+    ("", "PersistentVolume"),
+    ("", "PersistentVolumeClaim"),
+    ("", "ResourceQuota"),
+    ("", "Secret"),
+    ("", "Service"),
+    ("", "ServiceAccount"),
+    ("apps", "ControllerRevision"),
+];
+
+/// Kubernetes' own groups without any kind that makes pods: <https://kubernetes.io/docs/reference/kubernetes-api/>.
+const GROUPS_WITHOUT_PODS: [&str; 13] = [
+    "admissionregistration.k8s.io",
+    "apiextensions.k8s.io",
+    "apiregistration.k8s.io",
+    "autoscaling",
+    "certificates.k8s.io",
+    "coordination.k8s.io",
+    "discovery.k8s.io",
+    "events.k8s.io",
+    "networking.k8s.io",
+    "policy",
+    "rbac.authorization.k8s.io",
+    "scheduling.k8s.io",
+    "storage.k8s.io",
+];
 
 /// Kinds that make pods, the group they are in, and the path of the pod's template.
 const WORKLOADS: [(&str, &str, &str); 8] = [
@@ -181,6 +217,7 @@ impl Objects {
                 }
                 None => self.passed_over.push(PassedOver {
                     place,
+                    version: version.to_owned(),
                     kind: kind.to_owned(),
                     name: node.get("metadata").and_then(|metadata| metadata.string("name")).unwrap_or("?").to_owned(),
                 }),
@@ -256,8 +293,8 @@ fn workload(
 
 fn maker(metadata: &ObjectMeta) -> Maker {
     let owners = metadata.owner_references.as_deref().unwrap_or_default();
-    let controller = owners.iter().find(|owner| owner.controller == Some(true)).or(owners.first());
-    match controller {
+    // Only its controller creates another; any other owner just takes it along when it goes.
+    match owners.iter().find(|owner| owner.controller == Some(true)) {
         None => Maker::Nobody,
         Some(owner) if owner.kind == "Job" && owner.api_version.starts_with("batch/") => Maker::JobElsewhere,
         Some(owner) => Maker::Other(owner.kind.clone()),
@@ -278,6 +315,24 @@ fn unknown_fields(node: &Node) -> Vec<String> {
     };
     let names = fields.iter().map(|(name, _)| name.as_str());
     names.filter(|name| !METADATA.contains(name)).map(|name| format!("metadata.{name}")).collect()
+}
+
+// === impl PassedOver ===
+
+impl fmt::Display for PassedOver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { place, version, kind, name } = self;
+        let group = version.split_once('/').map_or("", |(group, _)| group);
+        if GROUPS_WITHOUT_PODS.contains(&group) || WITHOUT_PODS.contains(&(group, kind)) {
+            write!(f, "{place}: {kind} {name} makes no pods: passed over")
+        } else {
+            write!(
+                f,
+                "{place}: {kind} ({version}) is not a kind that linkerd-gate knows: {name} is passed over; \
+                 if it makes pods, give one of them: kubectl get pod NAME -o yaml"
+            )
+        }
+    }
 }
 
 // === impl Subject ===
