@@ -486,6 +486,18 @@ fn bad_input_is_told_by_file_document_and_line_all_of_it_at_once() {
 }
 
 #[test]
+fn a_chart_that_was_not_rendered_is_told_from_yaml_that_is_broken() {
+    let hint = "render it first: helm template CHART | linkerd-gate explain -f -";
+    for template in [
+        "{{- if .Values.on }}\napiVersion: v1\nkind: Pod\n{{- end }}\n",
+        "apiVersion: v1\nkind: Pod\nmetadata:\n  labels:\n    {{- include \"labels\" . | nindent 4 }}\n",
+    ] {
+        assert!(run(&of(&["-"]), template).unwrap_err().ends_with(hint), "{template}");
+    }
+    assert!(!run(&of(&["-"]), "a: [1").unwrap_err().contains("helm"));
+}
+
+#[test]
 fn an_empty_list_is_nothing_to_explain_and_no_error() {
     let arguments = Explain { output: Output::Json, ..of(&["-"]) };
     assert_eq!(run(&arguments, "{apiVersion: v1, kind: List, items: []}"), Ok(("[]\n".to_owned(), String::new())));

@@ -22,7 +22,7 @@ pub use self::{
 use crate::linkerd::{TokenProjection, WebhookView};
 use k8s_openapi::{api::core::v1::Namespace, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use std::{
-    fmt,
+    fmt::{self, Write as _},
     io::{self, Read, Write},
 };
 
@@ -97,8 +97,7 @@ pub fn explain(
     };
 
     for object in passed_over {
-        writeln!(notes, "{}: {} {} makes no pods: passed over", object.place, object.kind, object.name)
-            .map_err(ExplainError::Write)?;
+        writeln!(notes, "{object}").map_err(ExplainError::Write)?;
     }
     write(arguments.output, &explanations, out).and_then(|()| out.flush()).map_err(ExplainError::Write)
 }
@@ -136,7 +135,11 @@ fn gather(
         problems.push(Problem::of("-f", "there is no file to explain".to_owned()));
     } else if objects.subjects.is_empty() && problems.is_empty() && !objects.has_list {
         let files = arguments.files.join(", ");
-        problems.push(Problem::of(&files, "there is neither a pod nor anything that makes pods".to_owned()));
+        let mut message = "there is neither a pod nor anything that is known to make pods".to_owned();
+        for object in &objects.passed_over {
+            let _infallible = write!(message, "\n{object}");
+        }
+        problems.push(Problem::of(&files, message));
     }
 
     let mut given = Objects::default();

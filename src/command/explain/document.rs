@@ -42,10 +42,17 @@ impl Document {
                     let place = Place { line: lines_before + root.line, ..place };
                     documents.push(Self { place, root, text: text.to_owned(), lines_before });
                 }
-                Err((line, message)) => problems.push(Problem {
-                    line: line.map(|line| lines_before + line),
-                    ..Problem::at(&place, format!("this is not YAML: {message}"))
-                }),
+                Err((line, message)) => {
+                    let hint = if text.contains("{{") {
+                        ": if it is a template of a Helm chart, render it first: helm template CHART | linkerd-gate explain -f -"
+                    } else {
+                        ""
+                    };
+                    problems.push(Problem {
+                        line: line.map(|line| lines_before + line),
+                        ..Problem::at(&place, format!("this is not YAML: {message}{hint}"))
+                    });
+                }
             }
         }
         documents
