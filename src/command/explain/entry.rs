@@ -644,7 +644,6 @@ mod tests {
         let (open, timeout) = (("LINKERD_GATE_ON_TIMEOUT", "open"), ("LINKERD_GATE_TIMEOUT", "5m"));
         assert_eq!(holds(&set(&[("LINKERD_GATE_ON_MISSED", "open")])), (false, vec!["on_missed_open"]));
         assert_eq!(holds(&set(&[open, timeout])), (false, vec!["on_timeout_open"]));
-        assert_eq!(holds(&set(&[open])), (true, vec![]));
         assert_eq!(holds(&set(&[timeout])), (true, vec![]));
         assert_eq!(holds(&set(&[("LINKERD_GATE_ON_MISSED", "$(WHAT)")])), (false, vec!["untold"]));
         let from = with(|_, container| container.env_from = Some(vec![EnvFromSource::default()]));

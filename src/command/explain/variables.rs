@@ -144,7 +144,7 @@ impl Effect {
     }
 
     fn at(standing: Standing, settings: &Wait) -> Self {
-        let then = standing.then(settings.on_missed);
+        let then = standing.then(settings.on_missed, &settings.pod);
         match (then, settings.timeout, settings.on_timeout) {
             (Then::Open, ..) => Self::Opens,
             (_, Some(timeout), OnTimeout::Open) => Self::OpensAfter(timeout),
