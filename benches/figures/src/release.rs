@@ -71,7 +71,8 @@ pub fn compare(poller: &Peer, table: &mut Table) {
 
 fn tell(table: &mut Table, program: &'static str, sample: &Sample) {
     let how = format!(
-        "wall clock, from the instant before identity listens again to the process's end, after {} s of outage; {}          processes in {} batches, kubectl {} in {}",
+        "wall clock, from the instant before identity listens again to the process's end, after {} s of outage; {} \
+         processes in {} batches, kubectl {} in {}",
         OUTAGE.as_secs(),
         BATCHES.0 * BATCHES.1,
         BATCHES.0,
