@@ -556,6 +556,12 @@ fn the_program_explains_on_standard_output_and_exits_with_2_on_bad_input() {
     assert_eq!((code, out.as_str()), (Some(2), ""));
 }
 
+#[test]
+fn a_kind_of_several_lines_does_not_pass_for_a_line_of_ours() {
+    let error = run(&of(&["-"]), "apiVersion: v1\nkind: Pod\n\n 0\na: ---\n").unwrap_err();
+    assert!(error.lines().all(|line| line.starts_with("standard input")), "{error}");
+}
+
 proptest! {
     /// Nothing that can be typed or piped in brings it down, and whatever fails says where.
     #[test]

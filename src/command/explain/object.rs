@@ -215,12 +215,12 @@ impl Objects {
                 Some((kind, _, template)) => {
                     self.subjects.extend(workload(document, node, kind, template, path, problems));
                 }
-                None => self.passed_over.push(PassedOver {
-                    place,
-                    version: version.to_owned(),
-                    kind: kind.to_owned(),
-                    name: node.get("metadata").and_then(|metadata| metadata.string("name")).unwrap_or("?").to_owned(),
-                }),
+                None => {
+                    let name = node.get("metadata").and_then(|metadata| metadata.string("name")).unwrap_or("?");
+                    // YAML has texts of several lines; what is told of an object is one.
+                    let [version, kind, name] = [version, kind, name].map(|text| text.replace(char::is_control, " "));
+                    self.passed_over.push(PassedOver { place, version, kind, name });
+                }
             },
         }
     }
