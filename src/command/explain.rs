@@ -325,7 +325,7 @@ impl Problem {
 
     fn at(place: &Place, message: String) -> Self {
         // What was typed in is quoted in it: that must not pass for a line of ours.
-        let message = message.replace(char::is_control, " ");
+        let message = if message.contains(char::is_control) { message.replace(char::is_control, " ") } else { message };
         Self { file: place.file.clone(), document: Some(place.document), line: Some(place.line), message }
     }
 }

@@ -211,17 +211,17 @@ impl Objects {
                     subject.checked(problems)
                 }));
             }
-            _ => match WORKLOADS.into_iter().find(|(known, of, _)| *known == kind && *of == group) {
-                Some((kind, _, template)) => {
+            _ => {
+                let known = WORKLOADS.into_iter().find(|(known, of, _)| *known == kind && *of == group);
+                if let Some((kind, _, template)) = known {
                     self.subjects.extend(workload(document, node, kind, template, path, problems));
-                }
-                None => {
+                } else {
                     let name = node.get("metadata").and_then(|metadata| metadata.string("name")).unwrap_or("?");
                     // YAML has texts of several lines; what is told of an object is one.
                     let [version, kind, name] = [version, kind, name].map(|text| text.replace(char::is_control, " "));
                     self.passed_over.push(PassedOver { place, version, kind, name });
                 }
-            },
+            }
         }
     }
 }
