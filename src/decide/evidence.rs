@@ -1,10 +1,12 @@
 //! The answers of all probes at one instant.
 
 use super::outcome::Outcome;
+use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr, time::Duration};
 
 /// One thing that can be looked at to learn whether a pod created now would be injected and certified.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Probe {
     /// The injector's webhook configuration exists, with a CA bundle that can be used.
     Webhook,
@@ -138,6 +140,7 @@ mod tests {
         for (place, probe) in Probe::ALL.into_iter().enumerate() {
             assert_eq!(probe as usize, place, "{probe} is not where `outcome` looks");
             assert_eq!(probe.to_string().parse(), Ok(probe));
+            assert_eq!(serde_json::to_value(probe).unwrap(), probe.as_str());
         }
     }
 

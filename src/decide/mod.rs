@@ -11,21 +11,39 @@
 //! - [`verdict`]: what one piece of evidence says under a policy.
 //! - [`gate`]: what all evidence so far says: closed, settling or open.
 //! - [`change`]: the difference between two gates that is worth a line.
+//! - [`publication`]: the verdict as the prover publishes it for everybody, and what a reader may take from it.
+//! - [`lease`]: the Lease that carries it: who proves, whether the word is fresh, who may take over.
+//! - [`follower`]: an agent's gate, driven by what is published and by what it sees of identity itself.
+//! - [`node`]: what becomes of a node's taint and annotation.
+//! - [`essential`]: what must be able to run on a closed node, so that nothing waits for itself.
+//! - [`by_hand`]: the broken glass: a person's word, with an end.
+//! - [`answer`]: what an agent tells whoever asks `/gate`.
 
+pub mod answer;
+pub mod by_hand;
 pub mod change;
+pub mod essential;
 pub mod evidence;
+pub mod follower;
 pub mod gate;
+pub mod lease;
+pub mod node;
 pub mod outcome;
 pub mod policy;
 pub mod proof;
+pub mod publication;
 pub mod verdict;
 
 pub use self::{
+    answer::Answer,
+    by_hand::ByHand,
     change::Change,
     evidence::{Evidence, Installation, Probe},
+    follower::Follower,
     gate::Gate,
     outcome::{Outcome, Reason},
     policy::Policy,
+    publication::Publication,
     verdict::{Basis, Obstacle, Obstacles, Verdict},
 };
 

@@ -1,9 +1,11 @@
 //! One answer of one probe.
 
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// What a probe found. Three answers, never two: an unreachable API server must not be read as "no".
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(tag = "outcome", content = "reason", rename_all = "kebab-case")]
 pub enum Outcome {
     /// Looked, and it is ready.
     Ready,
@@ -19,7 +21,8 @@ pub enum Outcome {
 ///
 /// Whatever is put in (an error chain, a response body) comes out as one printable line: control characters and runs of
 /// white space become one space, so that a server's answer cannot forge a second log line.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
 pub struct Reason(Box<str>);
 
 // === impl Outcome ===
@@ -101,6 +104,12 @@ impl From<&str> for Reason {
 impl From<String> for Reason {
     fn from(text: String) -> Self {
         Self::from(text.as_str())
+    }
+}
+
+impl From<Reason> for String {
+    fn from(Reason(text): Reason) -> Self {
+        text.into()
     }
 }
 

@@ -5,6 +5,7 @@ use super::{
     outcome::Outcome,
     policy::Policy,
 };
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// Would a pod created now be injected, and could its proxy get a certificate?
@@ -23,7 +24,8 @@ pub enum Verdict {
 }
 
 /// How an open verdict is known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Basis {
     /// A dry-run pod came back injected: the path that a real pod takes was taken.
     Proven,
@@ -36,16 +38,18 @@ pub enum Basis {
 }
 
 /// The required probes that are in the way, each with its outcome: at least one, in the order of [`Probe::ALL`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct Obstacles(Vec<Obstacle>);
 
 /// One required probe that is not ready.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Obstacle {
     /// Which one.
     pub probe: Probe,
 
     /// What it found: never [`Outcome::Ready`].
+    #[serde(flatten)]
     pub outcome: Outcome,
 }
 

@@ -1,0 +1,131 @@
+//! What an agent tells whoever asks `/gate`: JSON, with 200 where the gate is open and 503 where it is not.
+
+use super::{
+    evidence::Probe,
+    gate::Gate,
+    policy::Policy,
+    verdict::{Basis, Obstacle},
+};
+use serde::{Deserialize, Serialize};
+
+/// The format: fields may be added, and a reader passes over what it does not know.
+pub const VERSION: u32 = 1;
+
+/// The body of `/gate`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Answer {
+    /// The format: see [`VERSION`].
+    pub version: u32,
+
+    /// Whether pods may start. The status code says the same.
+    pub open: bool,
+
+    /// How that is known, where it is open by evidence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub basis: Option<Basis>,
+
+    /// Why it is as it is, in one line for people.
+    pub reason: String,
+
+    /// What is in the way, where it is closed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub obstacles: Vec<Obstacle>,
+
+    /// What the agent asks for before it opens: who asks for more cannot rely on its word.
+    pub required: Vec<Probe>,
+
+    /// A person's word that overrides the evidence, as in the annotation `linkerd-gate/override`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by_hand: Option<String>,
+
+    /// Who proves, as in the Lease; nothing where nobody is known to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prover: Option<String>,
+
+    /// The agent's node.
+    pub node: NodeAnswer,
+}
+
+/// What `/gate` says of the agent's node. It does not say whether pods may start now: a node stays open for its boot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeAnswer {
+    /// Its name.
+    pub name: String,
+    /// One word: `open`, `closed`, `yielding` or `unknown`.
+    pub state: String,
+    /// Why, in one line for people.
+    pub reason: String,
+}
+
+// === impl Answer ===
+
+impl Answer {
+    /// What `gate` says, which is driven by evidence alone.
+    pub fn of(gate: &Gate, policy: &Policy, prover: Option<String>, node: NodeAnswer) -> Self {
+        let obstacles = match gate {
+            Gate::Closed { why, .. } => why.obstacles().map(|all| all.iter().cloned().collect()).unwrap_or_default(),
+            Gate::Settling { .. } | Gate::Open { .. } => Vec::new(),
+        };
+        Self {
+            version: VERSION,
+            open: gate.is_open(),
+            basis: gate.basis(),
+            reason: gate.to_string(),
+            obstacles,
+            required: policy.required().to_vec(),
+            by_hand: None,
+            prover,
+            node,
+        }
+    }
+
+    /// The same where a person's word overrides the evidence.
+    #[must_use]
+    pub fn overridden(mut self, open: bool, word: String) -> Self {
+        self.reason =
+            format!("{} by hand ({word}); by evidence it is {}", if open { "open" } else { "closed" }, self.reason);
+        self.open = open;
+        self.by_hand = Some(word);
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decide::{Evidence, Outcome};
+    use std::time::Duration;
+
+    fn node() -> NodeAnswer {
+        NodeAnswer { name: "node-0".to_owned(), state: "closed".to_owned(), reason: "no verdict".to_owned() }
+    }
+
+    #[test]
+    fn the_format_is_what_it_is_documented_to_be() {
+        let policy = Policy::proven();
+        let evidence = policy.required().iter().fold(Evidence::at(Duration::ZERO), |evidence, probe| {
+            evidence.with(*probe, if *probe == Probe::Injector { Outcome::not_ready("none") } else { Outcome::Ready })
+        });
+        let gate = Gate::closed().step(&policy, &evidence);
+        let answer = Answer::of(&gate, &policy, Some("node-1".to_owned()), node());
+        let json = serde_json::to_string(&answer).unwrap();
+        assert_eq!(
+            json,
+            r#"{"version":1,"open":false,"reason":"closed: injector not ready: none","obstacles":[{"probe":"injector","outcome":"not-ready","reason":"none"}],"required":["webhook","injector","injection","identity"],"prover":"node-1","node":{"name":"node-0","state":"closed","reason":"no verdict"}}"#
+        );
+        assert_eq!(serde_json::from_str::<Answer>(&json).unwrap(), answer);
+    }
+
+    #[test]
+    fn a_persons_word_counts_and_the_evidence_is_told_beside_it() {
+        let answer = Answer::of(&Gate::closed(), &Policy::proven(), None, node());
+        let answer = answer.overridden(true, "open 2026-01-01T00:00:00Z".to_owned());
+        assert!(answer.open);
+        assert_eq!(
+            answer.reason,
+            "open by hand (open 2026-01-01T00:00:00Z); by evidence it is closed: nobody has looked yet"
+        );
+    }
+}

@@ -1,0 +1,222 @@
+//! An agent's gate, driven by what is published and by what the agent sees of identity itself.
+
+use super::{
+    evidence::{Evidence, Probe},
+    gate::Gate,
+    lease::{Record, Sightings},
+    outcome::Outcome,
+    policy::{NothingRequired, Policy},
+    publication::{self, Publication, Unreadable},
+};
+use std::{num::NonZeroU32, time::Duration};
+
+/// Follows the prover's word. An agent that proves for the others follows its own word like everybody else's.
+///
+/// A word counts only while its holder is seen renewing it. Where there is no fresh one the gate stays as it is, and says so.
+#[derive(Clone, Debug)]
+pub struct Follower {
+    policy: Policy,
+    gate: Gate,
+    sightings: Sightings,
+    word: Option<Result<Publication, Unreadable>>,
+}
+
+// === impl Follower ===
+
+impl Follower {
+    /// A follower that has seen nothing, for a prover whose policy is `proven`.
+    ///
+    /// # Errors
+    /// Never for a policy that exists; a policy's parts are checked again where one is made.
+    pub fn new(proven: &Policy) -> Result<Self, NothingRequired> {
+        // The prover has counted and settled: doing so again here would only add to every start.
+        let policy = Policy::new(proven.required().iter().copied(), NonZeroU32::MIN, Duration::ZERO)?;
+        Ok(Self { policy, gate: Gate::closed(), sightings: Sightings::default(), word: None })
+    }
+
+    /// Notes how the Lease looks at `now`; nothing where there is none.
+    pub fn note(&mut self, record: Option<&Record>, now: Duration) {
+        self.sightings.note(record, now);
+        self.word = record.and_then(|record| record.verdict.as_deref()).map(Publication::read);
+    }
+
+    /// Steps the gate, with what this agent itself found of identity. Returns the gate as it was before.
+    pub fn step(&mut self, identity: &Outcome, now: Duration) -> Gate {
+        let evidence = self.evidence(identity, now);
+        let before = std::mem::take(&mut self.gate);
+        self.gate = before.clone().step(&self.policy, &evidence);
+        before
+    }
+
+    /// What is known at `now`.
+    pub fn evidence(&self, identity: &Outcome, now: Duration) -> Evidence {
+        let nothing = Evidence::at(now);
+        let unknown = |why: String| publication::undecided(&self.policy, Evidence::at(now), Outcome::unknown(why));
+        if !self.sightings.fresh(now) {
+            return unknown(match (self.sightings.holder(), self.sightings.stale_at()) {
+                (None, _) => "no agent proves: nobody holds the Lease linkerd-gate".to_owned(),
+                (Some(holder), None) => format!("waiting for a sign of life of the prover on node {}", holder.node),
+                (Some(holder), Some(_)) => format!("the prover on node {} fell silent", holder.node),
+            });
+        }
+        match &self.word {
+            None => unknown("the prover has published no verdict".to_owned()),
+            Some(Err(error)) => unknown(format!("the published verdict cannot be used: {error}")),
+            Some(Ok(word)) => {
+                let published = word.evidence(&self.policy, nothing);
+                let worse = worse(published.outcome(Probe::Identity), identity).clone();
+                published.with(Probe::Identity, worse)
+            }
+        }
+    }
+
+    /// What is published, while it is fresh.
+    pub fn publication(&self, now: Duration) -> Option<&Publication> {
+        self.word.as_ref().and_then(|word| word.as_ref().ok()).filter(|_| self.sightings.fresh(now))
+    }
+
+    /// The gate.
+    pub fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
+    /// The policy that the gate is held to.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// The Lease as this agent saw it.
+    pub fn sightings(&self) -> &Sightings {
+        &self.sightings
+    }
+}
+
+/// What counts where two looked at the same thing from two places: no before nobody knows, and that before yes.
+fn worse<'a>(one: &'a Outcome, other: &'a Outcome) -> &'a Outcome {
+    match (one, other) {
+        (Outcome::NotReady(_), _)
+        | (Outcome::Unknown(_), Outcome::Unknown(_) | Outcome::Ready)
+        | (Outcome::Ready, Outcome::Ready) => one,
+        (Outcome::Ready | Outcome::Unknown(_), Outcome::NotReady(_)) | (Outcome::Ready, Outcome::Unknown(_)) => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decide::{
+        Basis,
+        lease::Holder,
+        publication::{VERSION, Word},
+    };
+
+    fn second(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn record(renewal: u32, verdict: Option<String>) -> Record {
+        Record {
+            holder: Some(Holder::read("node-1/agent/boot")),
+            renewed: Some(renewal.to_string()),
+            verdict,
+            ..Record::default()
+        }
+    }
+
+    fn word(word: Word) -> Option<String> {
+        Some(Publication { version: VERSION, word, yield_to: Vec::new(), identity: Vec::new() }.write())
+    }
+
+    fn open() -> Option<String> {
+        word(Word::Open { basis: Basis::Proven, doubt: Vec::new() })
+    }
+
+    fn refused() -> Option<String> {
+        word(Word::Closed {
+            obstacles: vec![crate::decide::Obstacle { probe: Probe::Injector, outcome: Outcome::not_ready("refused") }],
+        })
+    }
+
+    fn follower() -> Follower {
+        Follower::new(&Policy::proven()).unwrap()
+    }
+
+    /// A follower that has seen these Leases, one a second, and finds identity ready.
+    fn after(leases: &[Option<Record>]) -> Follower {
+        let mut follower = follower();
+        for (at, lease) in (0..).zip(leases) {
+            follower.note(lease.as_ref(), second(at));
+            follower.step(&Outcome::Ready, second(at));
+        }
+        follower
+    }
+
+    #[test]
+    fn an_open_verdict_that_etcd_remembers_opens_nothing_until_it_is_renewed() {
+        let before = after(&[Some(record(1, open()))]);
+        assert_eq!(
+            before.gate().to_string(),
+            "closed: injection unknown: waiting for a sign of life of the prover on node node-1"
+        );
+        assert!(after(&[Some(record(1, open())), Some(record(2, open()))]).gate().is_open());
+    }
+
+    #[test]
+    fn without_a_prover_everything_stays_as_it_is_and_says_so() {
+        let mut open = after(&[Some(record(1, open())), Some(record(2, open()))]);
+        open.step(&Outcome::Ready, second(15));
+        assert_eq!(open.gate().to_string(), "open: proven by an injected dry-run pod");
+        open.step(&Outcome::Ready, second(16));
+        assert_eq!(
+            open.gate().to_string(),
+            "open: proven by an injected dry-run pod; since then nobody could look: injection unknown: the prover on node \
+             node-1 fell silent"
+        );
+        let mut closed = follower();
+        closed.step(&Outcome::Ready, second(0));
+        assert_eq!(
+            closed.gate().to_string(),
+            "closed: injection unknown: no agent proves: nobody holds the Lease linkerd-gate"
+        );
+    }
+
+    #[test]
+    fn evidence_closes_at_once_and_a_prover_that_begins_anew_does_not() {
+        let leases = [Some(record(1, open())), Some(record(2, open()))];
+        let anew = [leases.as_slice(), &[Some(record(3, word(Word::Closed { obstacles: Vec::new() })))]].concat();
+        assert!(after(&anew).gate().is_open());
+        let closed = [leases.as_slice(), &[Some(record(3, refused()))]].concat();
+        assert_eq!(after(&closed).gate().to_string(), "closed: injector not ready: refused");
+    }
+
+    #[test]
+    fn identity_has_to_answer_from_here_too() {
+        let mut follower = after(&[Some(record(1, open()))]);
+        follower.note(Some(&record(2, open())), second(1));
+        follower.step(&Outcome::unknown("no route"), second(1));
+        assert_eq!(follower.gate().to_string(), "closed: identity unknown: no route");
+        follower.step(&Outcome::Ready, second(2));
+        assert!(follower.gate().is_open());
+        follower.step(&Outcome::unknown("no route"), second(3));
+        assert!(follower.gate().is_open(), "not to know closes nothing");
+        follower.step(&Outcome::not_ready("refused"), second(4));
+        assert_eq!(follower.gate().to_string(), "closed: identity not ready: refused");
+    }
+
+    #[test]
+    fn a_verdict_of_another_format_is_unknown() {
+        let later = Some(r#"{"version":7}"#.to_owned());
+        let gate = after(&[Some(record(1, later.clone())), Some(record(2, later))]);
+        assert!(gate.gate().to_string().contains("it is in format 7"), "{}", gate.gate());
+    }
+
+    #[test]
+    fn linkerds_absence_opens_without_identity() {
+        let absent = word(Word::Open { basis: Basis::NotInstalled, doubt: Vec::new() });
+        let mut follower = follower();
+        follower.note(Some(&record(1, absent.clone())), second(0));
+        follower.note(Some(&record(2, absent)), second(1));
+        follower.step(&Outcome::unknown("nobody to ask"), second(1));
+        assert_eq!(follower.gate().basis(), Some(Basis::NotInstalled));
+    }
+}

@@ -1,0 +1,267 @@
+//! The Lease that carries the verdict: who proves, whether the word is fresh, who may take over.
+//!
+//! Nothing here compares clocks: an instant in the Lease says only that it *changed*, and when we saw it change is by our own
+//! monotonic clock. So whatever etcd remembers from before a reboot is stale until somebody renews it.
+
+use super::by_hand;
+use k8s_openapi::api::coordination::v1::Lease;
+use std::time::Duration;
+
+/// The Lease's name, in the namespace of the agents.
+pub const NAME: &str = "linkerd-gate";
+
+/// The annotation that carries the [`Publication`](super::Publication).
+pub const VERDICT: &str = "linkerd-gate/verdict";
+
+/// How long after its last change a Lease counts as nobody's, and a verdict as nobody's word.
+pub const DURATION: Duration = Duration::from_secs(15);
+
+/// How often a prover renews it.
+pub const RENEWED_EVERY: Duration = Duration::from_secs(5);
+
+/// A prover that has not renewed for this long no longer acts as one: others may soon take over. Shorter than [`DURATION`]
+/// by more than a request may take.
+pub const LEADS_FOR: Duration = Duration::from_secs(10);
+
+/// The Lease, reduced to what decisions need.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Record {
+    /// For the precondition of the next write.
+    pub resource_version: String,
+    /// Who proves; nothing where it was given up.
+    pub holder: Option<Holder>,
+    /// What tells one renewal from the next: `spec.renewTime` as it is written. Never compared with a clock.
+    pub renewed: Option<String>,
+    /// `spec.leaseTransitions`.
+    pub transitions: i32,
+    /// The annotation [`VERDICT`].
+    pub verdict: Option<String>,
+    /// The annotation [`by_hand::ANNOTATION`].
+    pub by_hand: Option<String>,
+}
+
+/// One instance of an agent, as `spec.holderIdentity` names it: `NODE/POD/BOOT`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// The name of its node.
+    pub node: String,
+    /// The name of its pod.
+    pub pod: String,
+    /// The boot id of its node.
+    pub boot: String,
+}
+
+/// The changes of a Lease as one observer saw them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sightings {
+    latest: Option<Sighting>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Sighting {
+    holder: Option<Holder>,
+    renewed: Option<String>,
+    transitions: i32,
+    /// When it was first seen like this.
+    at: Duration,
+    /// Whether it was seen to become like this. What was there at the first look may be as old as the last boot.
+    changed: bool,
+}
+
+/// What an agent may do about the Lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stance {
+    /// It is ours.
+    Lead,
+    /// It is somebody's, until then at the latest unless it is renewed.
+    Follow {
+        /// When it would be nobody's, by the observer's clock.
+        until: Duration,
+    },
+    /// It is nobody's.
+    Vacant(Vacancy),
+}
+
+/// Why a Lease is nobody's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Vacancy {
+    /// There is none.
+    Absent,
+    /// Its holder gave it up.
+    GivenUp,
+    /// Its holder was an agent of our own node in an earlier boot: it cannot live.
+    OfAnEarlierBoot,
+    /// It was not renewed in time.
+    Expired,
+}
+
+// === impl Record ===
+
+impl Record {
+    /// What decisions need of a Lease.
+    pub fn of(lease: &Lease) -> Self {
+        let spec = lease.spec.clone().unwrap_or_default();
+        let annotation = |key| lease.metadata.annotations.as_ref().and_then(|all| all.get(key)).cloned();
+        Self {
+            resource_version: lease.metadata.resource_version.clone().unwrap_or_default(),
+            holder: spec.holder_identity.filter(|holder| !holder.is_empty()).map(|holder| Holder::read(&holder)),
+            renewed: spec.renew_time.map(|time| time.0.to_string()),
+            transitions: spec.lease_transitions.unwrap_or_default(),
+            verdict: annotation(VERDICT),
+            by_hand: annotation(by_hand::ANNOTATION),
+        }
+    }
+}
+
+// === impl Holder ===
+
+impl Holder {
+    /// Reads a `holderIdentity`. One that was not written by an agent is a node's name and nothing else.
+    pub fn read(identity: &str) -> Self {
+        let mut parts = identity.splitn(3, '/').map(str::to_owned);
+        let mut next = || parts.next().unwrap_or_default();
+        Self { node: next(), pod: next(), boot: next() }
+    }
+}
+
+impl std::fmt::Display for Holder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}/{}", self.node, self.pod, self.boot)
+    }
+}
+
+// === impl Sightings ===
+
+impl Sightings {
+    /// Notes how the Lease looks at `now`; nothing where there is none.
+    pub fn note(&mut self, record: Option<&Record>, now: Duration) {
+        let Some(Record { holder, renewed, transitions, .. }) = record else {
+            self.latest = None;
+            return;
+        };
+        let same = |seen: &Sighting| (&seen.holder, &seen.renewed, seen.transitions) == (holder, renewed, *transitions);
+        if self.latest.as_ref().is_some_and(same) {
+            return;
+        }
+        let changed = self.latest.is_some();
+        let (holder, renewed) = (holder.clone(), renewed.clone());
+        self.latest = Some(Sighting { holder, renewed, transitions: *transitions, at: now, changed });
+    }
+
+    /// Whether the holder's word counts at `now`: somebody holds it, and was seen renewing it within [`DURATION`].
+    pub fn fresh(&self, now: Duration) -> bool {
+        self.latest
+            .as_ref()
+            .is_some_and(|seen| seen.changed && seen.holder.is_some() && now.saturating_sub(seen.at) < DURATION)
+    }
+
+    /// When the word that is fresh now would become stale.
+    pub fn stale_at(&self) -> Option<Duration> {
+        self.latest.as_ref().filter(|seen| seen.changed).map(|seen| seen.at.saturating_add(DURATION))
+    }
+
+    /// Who was seen holding it last.
+    pub fn holder(&self) -> Option<&Holder> {
+        self.latest.as_ref()?.holder.as_ref()
+    }
+
+    /// What `me` may do about it at `now`.
+    pub fn stance(&self, me: &Holder, now: Duration) -> Stance {
+        let Some(seen) = &self.latest else { return Stance::Vacant(Vacancy::Absent) };
+        match &seen.holder {
+            None => Stance::Vacant(Vacancy::GivenUp),
+            Some(holder) if holder == me => Stance::Lead,
+            Some(holder) if holder.node == me.node && !holder.boot.is_empty() && holder.boot != me.boot => {
+                Stance::Vacant(Vacancy::OfAnEarlierBoot)
+            }
+            Some(_) if now.saturating_sub(seen.at) >= DURATION => Stance::Vacant(Vacancy::Expired),
+            Some(_) => Stance::Follow { until: seen.at.saturating_add(DURATION) },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn holder(node: &str, boot: &str) -> Holder {
+        Holder { node: node.to_owned(), pod: format!("linkerd-gate-{node}"), boot: boot.to_owned() }
+    }
+
+    fn record(holder: Option<Holder>, renewed: &str) -> Record {
+        Record { holder, renewed: Some(renewed.to_owned()), ..Record::default() }
+    }
+
+    const fn second(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn what_was_there_at_the_first_look_is_nobodys_word_until_it_is_renewed() {
+        let mut seen = Sightings::default();
+        let before = record(Some(holder("b", "1")), "yesterday");
+        seen.note(Some(&before), second(0));
+        assert!(!seen.fresh(second(0)));
+        // A person's annotation changes the object, but renews nothing.
+        let touched = Record { by_hand: Some("open …".to_owned()), resource_version: "2".to_owned(), ..before };
+        seen.note(Some(&touched), second(1));
+        assert!(!seen.fresh(second(1)));
+        seen.note(Some(&record(Some(holder("b", "1")), "now")), second(2));
+        assert!(seen.fresh(second(2)) && seen.fresh(second(16)));
+        assert!(!seen.fresh(second(17)), "and is stale again when its holder falls silent");
+    }
+
+    #[test]
+    fn a_lease_that_was_given_up_is_nobodys_word() {
+        let mut seen = Sightings::default();
+        seen.note(Some(&record(Some(holder("b", "1")), "1")), second(0));
+        seen.note(Some(&record(None, "2")), second(1));
+        assert!(!seen.fresh(second(1)));
+        assert_eq!(seen.stance(&holder("a", "1"), second(1)), Stance::Vacant(Vacancy::GivenUp));
+    }
+
+    #[test]
+    fn a_silent_holder_is_replaced_after_the_lease_time_and_not_before() {
+        let me = holder("a", "1");
+        let mut seen = Sightings::default();
+        assert_eq!(seen.stance(&me, second(0)), Stance::Vacant(Vacancy::Absent));
+        seen.note(Some(&record(Some(holder("b", "1")), "1")), second(10));
+        assert_eq!(seen.stance(&me, second(24)), Stance::Follow { until: second(25) });
+        assert_eq!(seen.stance(&me, second(25)), Stance::Vacant(Vacancy::Expired));
+        seen.note(Some(&record(Some(holder("b", "1")), "2")), second(25));
+        assert_eq!(seen.stance(&me, second(26)), Stance::Follow { until: second(40) });
+    }
+
+    #[test]
+    fn an_agent_of_our_own_node_from_before_its_reboot_is_known_to_be_dead() {
+        let mut seen = Sightings::default();
+        seen.note(Some(&record(Some(holder("a", "1")), "1")), second(0));
+        assert_eq!(seen.stance(&holder("a", "2"), second(0)), Stance::Vacant(Vacancy::OfAnEarlierBoot));
+        // Another pod of the same boot may well live: two agents on one node during an update.
+        let beside = Holder { pod: "another".to_owned(), ..holder("a", "1") };
+        assert_eq!(seen.stance(&beside, second(0)), Stance::Follow { until: second(15) });
+        assert_eq!(seen.stance(&holder("a", "1"), second(99)), Stance::Lead, "its own, whatever the time");
+    }
+
+    #[test]
+    fn a_holder_goes_there_and_back_and_a_strangers_name_is_a_node() {
+        let one = holder("node-0.example.com", "3f2a9c1e-…");
+        assert_eq!(Holder::read(&one.to_string()), one);
+        assert_eq!(Holder::read("somebody").node, "somebody");
+    }
+
+    #[test]
+    fn a_deleted_lease_is_absent_and_a_new_one_is_not_fresh_by_being_there() {
+        let mut seen = Sightings::default();
+        seen.note(Some(&record(Some(holder("b", "1")), "1")), second(0));
+        seen.note(None, second(1));
+        assert_eq!(seen.stance(&holder("a", "1"), second(1)), Stance::Vacant(Vacancy::Absent));
+        seen.note(Some(&record(Some(holder("b", "1")), "2")), second(2));
+        assert!(!seen.fresh(second(2)), "the next renewal makes it so");
+    }
+
+    #[test]
+    fn a_prover_stops_acting_before_anybody_else_may_begin() {
+        assert!(LEADS_FOR < DURATION && RENEWED_EVERY * 2 <= LEADS_FOR);
+    }
+}

@@ -1,0 +1,566 @@
+//! What becomes of a node's taint and annotation.
+//!
+//! Level-triggered: what should be is worked out anew from facts each time, and a change is what differs from it. So a taint
+//! that somebody removed comes back, one that somebody left is lifted, and where nothing differs nothing is written.
+
+use super::{by_hand::ByHand, gate::Gate};
+use k8s_openapi::api::core::v1::{Node, Taint};
+use std::{fmt, time::Duration};
+
+/// The annotation on a Node that says which boot of it was opened.
+pub const OPENED_BOOT: &str = "linkerd-gate/opened-boot";
+
+/// The key of our taint, unless it is configured otherwise.
+pub const TAINT_KEY: &str = "linkerd-gate/closed";
+
+/// The effect of our taint. `NoExecute` would end pods that run.
+pub const TAINT_EFFECT: &str = "NoSchedule";
+
+/// What the operator wants of nodes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodePolicy {
+    /// The key of the taint.
+    pub taint_key: String,
+    /// Whether nodes are tainted at all.
+    pub taints: bool,
+    /// How long a node may be closed before it opens unproven.
+    pub max_closed: Duration,
+}
+
+/// A node as the API server has it, reduced to what decisions need.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct NodeView {
+    /// Its name.
+    pub name: String,
+    /// Its uid: events refer to it.
+    pub uid: String,
+    /// For the precondition of a patch.
+    pub resource_version: String,
+    /// Its taints, as they are written; nothing where the list is absent.
+    pub taints: Option<Vec<Taint>>,
+    /// Whether it has any annotation at all: a patch must make the map where it has not.
+    pub has_annotations: bool,
+    /// The annotation [`OPENED_BOOT`].
+    pub opened_boot: Option<String>,
+    /// The annotation [`super::by_hand::ANNOTATION`].
+    pub by_hand: Option<String>,
+    /// When it joined the cluster, by the API server's clock, in seconds since the Unix epoch.
+    pub created: Option<i64>,
+    /// Whether its kubelet says that the machine is shutting down.
+    pub shutting_down: bool,
+}
+
+/// Whether a node was there before linkerd-gate was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Age {
+    /// It was: installing must not close a running cluster.
+    BeforeUs,
+    /// It joined later: nothing on it was created with the gate's knowledge.
+    AfterUs,
+    /// Nobody could find out yet.
+    Unknown,
+}
+
+/// Everything that decides about a node.
+#[derive(Clone, Debug)]
+pub struct NodeFacts<'a> {
+    /// The node.
+    pub node: &'a NodeView,
+    /// The id of this boot.
+    pub boot: &'a str,
+    /// How long this boot has lasted: the only clock that survives the agent and not the boot.
+    pub uptime: Duration,
+    /// Since when, by `uptime`, this process knows the node as closed.
+    pub closed_since: Option<Duration>,
+    /// Only matters for a node without the annotation.
+    pub age: Age,
+    /// The agent's gate.
+    pub gate: &'a Gate,
+    /// DaemonSets that must run here and do not tolerate our taint, by a fresh word of the prover's.
+    pub yield_to: &'a [String],
+    /// A person's word that is in force.
+    pub by_hand: Option<ByHand>,
+}
+
+/// What a node is to the gate, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NodeState {
+    /// Pods may be scheduled onto it.
+    Open(Opened),
+    /// Pods may not be scheduled onto it, since so long by its uptime.
+    Closed {
+        /// Since when.
+        since: Duration,
+        /// Why.
+        why: Closed,
+    },
+    /// It should be closed, and is not, so that these DaemonSets (`namespace/name`) get their pods.
+    Yielding(Vec<String>),
+    /// It is left as it is.
+    Undecided,
+}
+
+/// Why a node is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opened {
+    /// It was opened earlier in this boot.
+    ThisBoot,
+    /// It was there before us.
+    Adopted,
+    /// The gate is open.
+    Proven,
+    /// It was closed for as long as a node may be: pods start whatever Linkerd does. `wait` and guard still hold them.
+    TooLongClosed,
+    /// A person said so.
+    ByHand(ByHand),
+}
+
+/// Why a node is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Closed {
+    /// Nothing has been proven in this boot.
+    Unproven,
+    /// A person said so.
+    ByHand(ByHand),
+}
+
+/// What is to be written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The taint's value where it is to be there, nothing where it is to be gone; `None` where it is as it should be.
+    pub taint: Option<Option<String>>,
+    /// The annotation, likewise.
+    pub opened_boot: Option<Option<String>>,
+}
+
+/// What a node should be, and what has to be written for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// What it should be.
+    pub state: NodeState,
+    /// What differs.
+    pub change: Option<Change>,
+}
+
+// === impl NodeView ===
+
+impl NodeView {
+    /// What decisions need of a Node.
+    pub fn of(node: &Node) -> Self {
+        let metadata = &node.metadata;
+        let annotation = |key| metadata.annotations.as_ref().and_then(|all| all.get(key)).cloned();
+        let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
+        Self {
+            name: metadata.name.clone().unwrap_or_default(),
+            uid: metadata.uid.clone().unwrap_or_default(),
+            resource_version: metadata.resource_version.clone().unwrap_or_default(),
+            taints: node.spec.as_ref().and_then(|spec| spec.taints.clone()),
+            has_annotations: metadata.annotations.is_some(),
+            opened_boot: annotation(OPENED_BOOT),
+            by_hand: annotation(super::by_hand::ANNOTATION),
+            created: metadata.creation_timestamp.as_ref().map(|time| time.0.as_second()),
+            // Kubelet's own words (pkg/kubelet/nodeshutdown): there is no reason of its own for it.
+            shutting_down: conditions.into_iter().any(|condition| {
+                condition.type_ == "Ready"
+                    && condition.status == "False"
+                    && condition.message.as_deref().is_some_and(|message| message.contains("node is shutting down"))
+            }),
+        }
+    }
+
+    /// Our taint, where it is there.
+    pub fn taint(&self, key: &str) -> Option<&Taint> {
+        self.taints.iter().flatten().find(|taint| taint.key == key && taint.effect == TAINT_EFFECT)
+    }
+
+    /// The taints with ours set to this, or gone; the others as they are, in their order.
+    pub fn with_taint(&self, key: &str, value: Option<&str>) -> Vec<Taint> {
+        let mut taints = self.taints.clone().unwrap_or_default();
+        let ours = |taint: &Taint| taint.key == key && taint.effect == TAINT_EFFECT;
+        match value {
+            None => taints.retain(|taint| !ours(taint)),
+            Some(value) => match taints.iter_mut().find(|taint| ours(taint)) {
+                Some(taint) => taint.value = Some(value.to_owned()),
+                None => taints.push(Taint {
+                    key: key.to_owned(),
+                    value: Some(value.to_owned()),
+                    effect: TAINT_EFFECT.to_owned(),
+                    time_added: None,
+                }),
+            },
+        }
+        taints
+    }
+}
+
+impl Age {
+    /// Of a node, beside the moment of our installation in seconds since the Unix epoch. Both are the API server's word.
+    pub fn of(node: &NodeView, installed: Option<i64>) -> Self {
+        match (node.created, installed) {
+            (Some(created), Some(installed)) if created <= installed => Self::BeforeUs,
+            (Some(_), Some(_)) => Self::AfterUs,
+            (None, _) | (_, None) => Self::Unknown,
+        }
+    }
+}
+
+// === impl Plan ===
+
+impl Plan {
+    /// What a node should be.
+    ///
+    /// The order of the rules is their rank: a person, then what this boot has seen, then the installation, then evidence,
+    /// then the ways out of a deadlock.
+    pub fn of(policy: &NodePolicy, facts: &NodeFacts<'_>) -> Self {
+        let state = state(policy, facts);
+        let change = change(policy, facts, &state);
+        Self { state, change }
+    }
+
+    /// The node before its machine goes down, whatever it was: so it comes back closed, without a window.
+    pub fn for_shutdown(policy: &NodePolicy, facts: &NodeFacts<'_>) -> Option<Change> {
+        let tainted = facts.node.taint(&policy.taint_key).is_some();
+        (policy.taints && !tainted)
+            .then(|| Change { taint: Some(Some(stamp(facts.boot, facts.uptime))), opened_boot: None })
+    }
+
+    /// The node after we are gone for good: as if we had never been there.
+    pub fn for_removal(policy: &NodePolicy, node: &NodeView) -> Option<Change> {
+        let taint = node.taint(&policy.taint_key).is_some().then_some(None);
+        let opened_boot = node.opened_boot.is_some().then_some(None);
+        (taint.is_some() || opened_boot.is_some()).then_some(Change { taint, opened_boot })
+    }
+}
+
+fn state(policy: &NodePolicy, facts: &NodeFacts<'_>) -> NodeState {
+    let since = closed_since(policy, facts);
+    let opened_this_boot = facts.node.opened_boot.as_deref() == Some(facts.boot);
+    match facts.by_hand {
+        Some(word) if !word.open => return NodeState::Closed { since, why: Closed::ByHand(word) },
+        // Where there is proof as well, the proof is what lasts.
+        Some(word) if !opened_this_boot && !facts.gate.is_open() => return NodeState::Open(Opened::ByHand(word)),
+        Some(_) | None => {}
+    }
+    if opened_this_boot {
+        return NodeState::Open(Opened::ThisBoot);
+    }
+    // A taint on a node that has never been opened is somebody's wish that it be closed: a registration taint, say.
+    if facts.node.opened_boot.is_none() && facts.node.taint(&policy.taint_key).is_none() && facts.closed_since.is_none()
+    {
+        match facts.age {
+            Age::BeforeUs => return NodeState::Open(Opened::Adopted),
+            Age::Unknown => return NodeState::Undecided,
+            Age::AfterUs => {}
+        }
+    }
+    if facts.gate.is_open() {
+        return NodeState::Open(Opened::Proven);
+    }
+    if facts.uptime.saturating_sub(since) >= policy.max_closed {
+        return NodeState::Open(Opened::TooLongClosed);
+    }
+    if !facts.yield_to.is_empty() {
+        return NodeState::Yielding(facts.yield_to.to_vec());
+    }
+    NodeState::Closed { since, why: Closed::Unproven }
+}
+
+fn change(policy: &NodePolicy, facts: &NodeFacts<'_>, state: &NodeState) -> Option<Change> {
+    let present = facts.node.taint(&policy.taint_key);
+    let wanted = match state {
+        NodeState::Undecided => return None,
+        NodeState::Closed { since, .. } if policy.taints => Some(stamp(facts.boot, *since)),
+        NodeState::Closed { .. } | NodeState::Open(_) | NodeState::Yielding(_) => None,
+    };
+    // A taint of this boot is right whatever uptime it names: it is the older knowledge.
+    let right = match (&wanted, present) {
+        (None, None) => true,
+        (Some(_), Some(taint)) => read_stamp(taint, facts.boot).is_some(),
+        (None, Some(_)) | (Some(_), None) => false,
+    };
+    let opened = match state {
+        NodeState::Open(Opened::Adopted | Opened::Proven | Opened::TooLongClosed) => true,
+        NodeState::Open(Opened::ThisBoot | Opened::ByHand(_))
+        | NodeState::Closed { .. }
+        | NodeState::Yielding(_)
+        | NodeState::Undecided => false,
+    };
+    // Where nodes are not tainted there is nothing to remember either.
+    let opened = opened && policy.taints;
+    let change = Change { taint: (!right).then_some(wanted), opened_boot: opened.then(|| Some(facts.boot.to_owned())) };
+    (change.taint.is_some() || change.opened_boot.is_some()).then_some(change)
+}
+
+/// Since when the node has been closed in this boot, by its uptime: the earliest that anybody knows. A taint from an earlier
+/// boot says nothing, and one of this boot says it to an agent that was started anew: one that crashes again and again must
+/// not keep a node closed for ever.
+fn closed_since(policy: &NodePolicy, facts: &NodeFacts<'_>) -> Duration {
+    let written = facts.node.taint(&policy.taint_key).and_then(|taint| read_stamp(taint, facts.boot));
+    [written, facts.closed_since].into_iter().flatten().min().unwrap_or(facts.uptime).min(facts.uptime)
+}
+
+/// The taint's value: which boot was closed, and at which second of it. No clock of the wall is in it, because at boot that
+/// clock may be years off.
+fn stamp(boot: &str, since: Duration) -> String {
+    format!("{}-{}", short(boot), since.as_secs())
+}
+
+fn read_stamp(taint: &Taint, boot: &str) -> Option<Duration> {
+    let (of, second) = taint.value.as_deref()?.rsplit_once('-')?;
+    (of == short(boot)).then(|| second.parse().ok().map(Duration::from_secs)).flatten()
+}
+
+/// The beginning of a boot id, as far as a label's value may hold it (it begins and ends with a letter or a digit).
+fn short(boot: &str) -> String {
+    boot.chars().filter(char::is_ascii_alphanumeric).take(12).collect()
+}
+
+// === impl NodeState ===
+
+impl NodeState {
+    /// One word, for metrics and `/gate`.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Open(_) => "open",
+            Self::Closed { .. } => "closed",
+            Self::Yielding(_) => "yielding",
+            Self::Undecided => "unknown",
+        }
+    }
+
+    /// Whether a person should look.
+    pub const fn is_warning(&self) -> bool {
+        matches!(self, Self::Open(Opened::TooLongClosed) | Self::Yielding(_))
+    }
+}
+
+impl fmt::Display for NodeState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Open(Opened::ThisBoot) => f.write_str("open: it was opened earlier in this boot"),
+            Self::Open(Opened::Adopted) => f.write_str("open: it was there before linkerd-gate was installed"),
+            Self::Open(Opened::Proven) => f.write_str("open: the gate is open"),
+            Self::Open(Opened::TooLongClosed) => f.write_str(
+                "open, unproven: it was closed for as long as a node may be (LINKERD_GATE_NODE_MAX_CLOSED); pods may \
+                 start outside the mesh",
+            ),
+            Self::Open(Opened::ByHand(word)) => write!(f, "open by hand until {}", word.until),
+            Self::Closed { why: Closed::Unproven, .. } => f.write_str("closed: nothing has been proven in this boot"),
+            Self::Closed { why: Closed::ByHand(word), .. } => write!(f, "closed by hand until {}", word.until),
+            Self::Yielding(to) => write!(
+                f,
+                "not tainted though closed, so that these DaemonSets get their pods, which do not tolerate the taint: {}",
+                to.join(", ")
+            ),
+            Self::Undecided => {
+                f.write_str("left as it is: whether it was there before linkerd-gate could not be found out yet")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decide::{Basis, Gate};
+
+    const BOOT: &str = "3f2a9c1e-5b1d-4c7e-9a39-0d3f4a1c2b3d";
+    const EARLIER: &str = "aaaaaaaa-5b1d-4c7e-9a39-0d3f4a1c2b3d";
+
+    fn policy() -> NodePolicy {
+        NodePolicy { taint_key: TAINT_KEY.to_owned(), taints: true, max_closed: Duration::from_mins(10) }
+    }
+
+    fn open() -> Gate {
+        Gate::Open { basis: Basis::Proven, since: Duration::ZERO, doubt: None }
+    }
+
+    fn tainted(value: &str) -> NodeView {
+        let node = NodeView { opened_boot: Some(EARLIER.to_owned()), ..NodeView::default() };
+        NodeView { taints: Some(node.with_taint(TAINT_KEY, Some(value))), ..node }
+    }
+
+    fn facts<'a>(node: &'a NodeView, gate: &'a Gate) -> NodeFacts<'a> {
+        NodeFacts {
+            node,
+            boot: BOOT,
+            uptime: Duration::from_secs(40),
+            closed_since: None,
+            age: Age::AfterUs,
+            gate,
+            yield_to: &[],
+            by_hand: None,
+        }
+    }
+
+    fn taint(value: Option<&str>) -> Option<Change> {
+        Some(Change { taint: Some(value.map(str::to_owned)), opened_boot: None })
+    }
+
+    fn by_hand(open: bool) -> Option<ByHand> {
+        Some(ByHand { open, until: "2026-01-01T06:00:00Z".parse().unwrap() })
+    }
+
+    #[test]
+    fn a_node_is_closed_after_every_reboot_and_opened_by_proof_in_one_write() {
+        let rebooted = NodeView { opened_boot: Some(EARLIER.to_owned()), ..NodeView::default() };
+        let plan = Plan::of(&policy(), &facts(&rebooted, &Gate::closed()));
+        assert_eq!(plan.state, NodeState::Closed { since: Duration::from_secs(40), why: Closed::Unproven });
+        assert_eq!(plan.change, taint(Some("3f2a9c1e5b1d-40")));
+
+        let closed = tainted("3f2a9c1e5b1d-40");
+        assert_eq!(Plan::of(&policy(), &facts(&closed, &Gate::closed())).change, None, "nothing to write twice");
+        let plan = Plan::of(&policy(), &facts(&closed, &open()));
+        assert_eq!(plan.state, NodeState::Open(Opened::Proven));
+        assert_eq!(plan.change, Some(Change { taint: Some(None), opened_boot: Some(Some(BOOT.to_owned())) }));
+    }
+
+    #[test]
+    fn an_opened_node_stays_open_for_its_boot_whatever_the_gate_says_later() {
+        let node = NodeView { opened_boot: Some(BOOT.to_owned()), ..NodeView::default() };
+        for gate in [Gate::closed(), open()] {
+            let plan = Plan::of(&policy(), &facts(&node, &gate));
+            assert_eq!(plan, Plan { state: NodeState::Open(Opened::ThisBoot), change: None });
+        }
+        let left = NodeView { opened_boot: Some(BOOT.to_owned()), ..tainted("x") };
+        assert_eq!(Plan::of(&policy(), &facts(&left, &Gate::closed())).change, taint(None), "a taint left is lifted");
+    }
+
+    #[test]
+    fn installing_closes_nothing_that_runs_and_a_node_that_joins_later_is_closed() {
+        let fresh = NodeView { created: Some(100), ..NodeView::default() };
+        let gate = Gate::closed();
+        let of = |installed| {
+            let age = Age::of(&fresh, installed);
+            Plan::of(&policy(), &NodeFacts { age, ..facts(&fresh, &gate) })
+        };
+        let adopted = of(Some(200));
+        assert_eq!(adopted.state, NodeState::Open(Opened::Adopted));
+        assert_eq!(adopted.change, Some(Change { taint: None, opened_boot: Some(Some(BOOT.to_owned())) }));
+        assert!(matches!(of(Some(99)).state, NodeState::Closed { .. }));
+        assert_eq!(of(None), Plan { state: NodeState::Undecided, change: None });
+        // A registration taint says that it is to be closed, whenever it joined.
+        let registered = NodeView { opened_boot: None, ..tainted("") };
+        let age = Age::BeforeUs;
+        let plan = Plan::of(&policy(), &NodeFacts { age, ..facts(&registered, &gate) });
+        assert_eq!(plan.change, taint(Some("3f2a9c1e5b1d-40")), "{plan:?}");
+    }
+
+    #[test]
+    fn no_node_is_closed_for_longer_than_it_may_be_however_often_its_agent_is_started() {
+        let node = tainted("3f2a9c1e5b1d-40");
+        let gate = Gate::closed();
+        let at = |seconds| {
+            let uptime = Duration::from_secs(seconds);
+            // Each time a new process, which remembers nothing.
+            Plan::of(&policy(), &NodeFacts { uptime, ..facts(&node, &gate) })
+        };
+        assert!(matches!(at(639).state, NodeState::Closed { .. }));
+        assert_eq!(at(640).state, NodeState::Open(Opened::TooLongClosed));
+        assert_eq!(at(640).change, Some(Change { taint: Some(None), opened_boot: Some(Some(BOOT.to_owned())) }));
+        // And where somebody removes the taint, the process still knows.
+        let removed = NodeView { taints: None, ..node.clone() };
+        let facts = NodeFacts {
+            uptime: Duration::from_secs(640),
+            closed_since: Some(Duration::from_secs(40)),
+            ..facts(&removed, &gate)
+        };
+        assert_eq!(Plan::of(&policy(), &facts).state, NodeState::Open(Opened::TooLongClosed));
+    }
+
+    #[test]
+    fn a_taint_from_an_earlier_boot_does_not_count_towards_this_ones_bound() {
+        let node = tainted("aaaaaaaa5b1d-3");
+        let gate = Gate::closed();
+        let plan = Plan::of(&policy(), &NodeFacts { uptime: Duration::from_hours(1), ..facts(&node, &gate) });
+        assert_eq!(plan.change, taint(Some("3f2a9c1e5b1d-3600")));
+    }
+
+    #[test]
+    fn a_taint_removed_by_hand_comes_back_while_nothing_is_proven() {
+        let node = NodeView { opened_boot: Some(EARLIER.to_owned()), ..NodeView::default() };
+        let gate = Gate::closed();
+        let facts = NodeFacts { closed_since: Some(Duration::from_secs(12)), ..facts(&node, &gate) };
+        assert_eq!(Plan::of(&policy(), &facts).change, taint(Some("3f2a9c1e5b1d-12")));
+    }
+
+    #[test]
+    fn what_must_run_here_comes_before_the_taint() {
+        let node = tainted("3f2a9c1e5b1d-40");
+        let gate = Gate::closed();
+        let to = ["kube-system/cni".to_owned()];
+        let plan = Plan::of(&policy(), &NodeFacts { yield_to: &to, ..facts(&node, &gate) });
+        assert_eq!((plan.state.as_str(), plan.change), ("yielding", taint(None)), "and it is not remembered as opened");
+    }
+
+    #[test]
+    fn a_persons_word_comes_before_everything() {
+        let opened = NodeView { opened_boot: Some(BOOT.to_owned()), ..NodeView::default() };
+        let gate = open();
+        let closed = Plan::of(&policy(), &NodeFacts { by_hand: by_hand(false), ..facts(&opened, &gate) });
+        assert_eq!(closed.change, taint(Some("3f2a9c1e5b1d-40")));
+        let late = NodeFacts { uptime: Duration::from_hours(9), by_hand: by_hand(false), ..facts(&opened, &gate) };
+        assert!(matches!(Plan::of(&policy(), &late).state, NodeState::Closed { .. }), "it has an end of its own");
+
+        let node = tainted("3f2a9c1e5b1d-40");
+        let gate = Gate::closed();
+        let plan = Plan::of(&policy(), &NodeFacts { by_hand: by_hand(true), ..facts(&node, &gate) });
+        assert_eq!(plan.change, taint(None), "and what was opened by hand is not remembered as proven");
+    }
+
+    #[test]
+    fn where_nodes_are_not_to_be_tainted_a_taint_that_is_left_is_lifted_and_nothing_else_is_written() {
+        let never = NodePolicy { taints: false, ..policy() };
+        let gate = Gate::closed();
+        let rebooted = NodeView { opened_boot: Some(EARLIER.to_owned()), ..NodeView::default() };
+        assert_eq!(Plan::of(&never, &facts(&rebooted, &gate)).change, None);
+        assert_eq!(Plan::of(&never, &facts(&tainted("x"), &gate)).change, taint(None));
+        assert_eq!(Plan::of(&never, &facts(&rebooted, &open())).change, None);
+        assert_eq!(Plan::for_shutdown(&never, &facts(&rebooted, &gate)), None);
+    }
+
+    #[test]
+    fn a_machine_that_goes_down_is_closed_and_one_that_we_leave_is_as_if_we_had_never_been() {
+        let node = NodeView { opened_boot: Some(BOOT.to_owned()), ..NodeView::default() };
+        let gate = open();
+        assert_eq!(Plan::for_shutdown(&policy(), &facts(&node, &gate)), taint(Some("3f2a9c1e5b1d-40")));
+        assert_eq!(Plan::for_shutdown(&policy(), &facts(&tainted("x"), &gate)), None);
+        let gone = Some(Change { taint: Some(None), opened_boot: Some(None) });
+        assert_eq!(Plan::for_removal(&policy(), &tainted("x")), gone);
+        assert_eq!(Plan::for_removal(&policy(), &NodeView::default()), None);
+    }
+
+    #[test]
+    fn taints_of_others_are_left_alone() {
+        let other = Taint {
+            key: "node.kubernetes.io/not-ready".to_owned(),
+            effect: "NoExecute".to_owned(),
+            ..Taint::default()
+        };
+        // The same key with another effect is not ours either.
+        let like = Taint { key: TAINT_KEY.to_owned(), effect: "NoExecute".to_owned(), ..Taint::default() };
+        let node = NodeView { taints: Some(vec![other.clone(), like.clone()]), ..NodeView::default() };
+        let with = node.with_taint(TAINT_KEY, Some("b-1"));
+        assert_eq!(with[..2], [other.clone(), like.clone()]);
+        assert_eq!(NodeView { taints: Some(with), ..node }.with_taint(TAINT_KEY, None), [other, like]);
+    }
+
+    #[test]
+    fn kubelets_word_of_a_shutdown_is_read() {
+        let node = |message: &str| {
+            let condition = serde_json::json!({"type": "Ready", "status": "False", "reason": "KubeletNotReady", "message": message});
+            NodeView::of(&serde_json::from_value(serde_json::json!({"status": {"conditions": [condition]}})).unwrap())
+        };
+        assert!(node("node is shutting down").shutting_down);
+        assert!(!node("container runtime network not ready").shutting_down);
+    }
+
+    #[test]
+    fn the_taints_value_is_one_that_the_api_server_takes() {
+        for boot in [BOOT, "", "---", "0123456789012345678901234567890123456789"] {
+            let value = stamp(boot, Duration::from_hours(99_999));
+            assert!(value.len() <= 63, "{value}");
+        }
+        assert!(stamp(BOOT, Duration::ZERO).starts_with(char::is_alphanumeric));
+    }
+}
