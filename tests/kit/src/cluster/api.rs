@@ -10,10 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use futures::{FutureExt as _, future::LocalBoxFuture};
 use k8s_openapi::api::{
-    authentication::v1::{TokenRequest, TokenRequestSpec},
+    authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec},
     core::v1::{Namespace, Pod, Service, ServiceAccount},
     discovery::v1::EndpointSlice,
 };
@@ -23,7 +23,15 @@ use kube::{
 };
 use serde_json::json;
 
-use super::{LoopbackAddress, credentials::Credentials, process::Process, report, scratch::Scratch, watch};
+use super::{
+    LoopbackAddress,
+    audit::{self, AuditedRequest},
+    credentials::Credentials,
+    process::Process,
+    report,
+    scratch::Scratch,
+    watch,
+};
 use crate::parts::ApiParts;
 
 /// How long one of the programs may take to become usable. Measured: about 3 s for the API server; several of them may
@@ -50,6 +58,8 @@ pub struct ApiOptions {
     pub api_server: Vec<String>,
     /// More arguments for the controller manager.
     pub controller_manager: Vec<String>,
+    /// Whether the API server writes an audit log, which [`Api::requests_of`] reads.
+    pub audit: bool,
 }
 
 /// A genuine control plane: etcd, API server, controller manager, scheduler.
@@ -178,18 +188,73 @@ impl Api {
         self.credentials.client(&token).await
     }
 
+    /// A client with the rights of a pod's service account and the token that kubelet would give the pod, which names
+    /// the pod and its node: policies see them, and so does [`Api::requests_of`].
+    pub async fn client_as_pod(&self, namespace: &str, pod: &str) -> Result<kube::Client> {
+        let token = self.token_of_pod(namespace, pod).await?;
+        self.credentials.client(&token).await
+    }
+
     /// A kubeconfig file with the rights of a service account, for programs under test. It is removed with the cluster.
     pub async fn kubeconfig_as(&self, namespace: &str, service_account: &str) -> Result<PathBuf> {
         let token = self.token(namespace, service_account).await?;
-        let path = self.credentials.file(&format!("{namespace}.{service_account}.kubeconfig"));
-        std::fs::write(&path, self.credentials.kubeconfig(&token, namespace))?;
-        Ok(path)
+        self.write_kubeconfig(&format!("{namespace}.{service_account}"), &token, namespace)
+    }
+
+    /// A kubeconfig file with the token that kubelet would give a pod: [`Api::client_as_pod`] for programs under test.
+    pub async fn kubeconfig_as_pod(&self, namespace: &str, pod: &str) -> Result<PathBuf> {
+        let token = self.token_of_pod(namespace, pod).await?;
+        self.write_kubeconfig(&format!("{namespace}.pod.{pod}"), &token, namespace)
     }
 
     /// A token of a service account, for the API server itself.
     pub async fn token(&self, namespace: &str, service_account: &str) -> Result<String> {
+        self.request_token(namespace, service_account, None).await
+    }
+
+    /// The token that kubelet would give a pod, for the API server itself. It dies with the pod.
+    pub async fn token_of_pod(&self, namespace: &str, pod: &str) -> Result<String> {
+        let pods = kube::Api::<Pod>::namespaced(self.client().await?, namespace);
+        let found = pods.get(pod).await.with_context(|| format!("no pod {namespace}/{pod} to ask a token for"))?;
+        let account = found.spec.and_then(|spec| spec.service_account_name);
+        let bound = BoundObjectReference {
+            api_version: Some("v1".to_owned()),
+            kind: Some("Pod".to_owned()),
+            name: Some(pod.to_owned()),
+            uid: found.metadata.uid,
+        };
+        self.request_token(namespace, account.as_deref().unwrap_or("default"), Some(bound)).await
+    }
+
+    /// What `user` has asked the API server for so far, each request once, in the order of arrival, other than what it has not
+    /// answered yet. The user of a service account is `system:serviceaccount:NAMESPACE:NAME`.
+    ///
+    /// A request is there when its answer has arrived as a whole, a watch when it has begun. It needs
+    /// [`ApiOptions::audit`].
+    pub fn requests_of(&self, user: &str) -> Result<Vec<AuditedRequest>> {
+        ensure!(self.options.audit, "this cluster's API server writes no audit log: ApiOptions::audit asks for one");
+        audit::requests(&self.audit_directory(), user)
+    }
+
+    fn audit_directory(&self) -> PathBuf {
+        self.scratch.path().join("audit")
+    }
+
+    fn write_kubeconfig(&self, name: &str, token: &str, namespace: &str) -> Result<PathBuf> {
+        let path = self.credentials.file(&format!("{name}.kubeconfig"));
+        std::fs::write(&path, self.credentials.kubeconfig(token, namespace))?;
+        Ok(path)
+    }
+
+    async fn request_token(
+        &self,
+        namespace: &str,
+        service_account: &str,
+        bound: Option<BoundObjectReference>,
+    ) -> Result<String> {
         let accounts = kube::Api::<ServiceAccount>::namespaced(self.client().await?, namespace);
-        let spec = TokenRequestSpec { expiration_seconds: Some(600), ..TokenRequestSpec::default() };
+        let spec =
+            TokenRequestSpec { expiration_seconds: Some(600), bound_object_ref: bound, ..TokenRequestSpec::default() };
         let request = TokenRequest { spec, ..TokenRequest::default() };
         let answer = accounts.create_token_request(service_account, &PostParams::default(), &request).await;
         let answer = answer.with_context(|| format!("no token for service account {namespace}/{service_account}"))?;
@@ -426,6 +491,9 @@ impl Api {
             // Nor may a loopback address be an endpoint of Service default/kubernetes.
             Routing::Service => arguments.push("--endpoint-reconciler-type=none".to_owned()),
             Routing::Endpoints => arguments.push("--enable-aggregator-routing=true".to_owned()),
+        }
+        if self.options.audit {
+            arguments.extend(audit::arguments(&self.scratch.directory("audit")?)?);
         }
         arguments.extend(self.options.api_server.iter().cloned());
         Process::start("kube-apiserver", &self.parts.kube_apiserver, arguments, &self.log("kube-apiserver"))

@@ -24,6 +24,7 @@
 
 mod address;
 mod api;
+mod audit;
 mod credentials;
 mod dns;
 mod machine;
@@ -37,6 +38,7 @@ mod watch;
 
 pub use address::LoopbackAddress;
 pub use api::{Api, ApiOptions};
+pub use audit::{AuditStage, AuditedRequest};
 pub use node::{Container, ContainerEvent, Node};
 pub use nodes::{Cluster, ClusterOptions};
 pub use watch::{until, until_any, until_gone};
