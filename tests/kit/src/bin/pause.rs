@@ -4,11 +4,13 @@
 //! ```text
 //! pause                    waits to be told to end
 //! pause reach HOST:PORT    connects until it succeeds, prints what it is told, then waits to be told to end
+//! pause show FILE          prints the file, then waits to be told to end
+//! pause copy FILE TARGET   makes the target a copy of the file, all at once, then waits to be told to end
 //! ```
 
-use std::{process::ExitCode, time::Duration};
+use std::{fs, process::ExitCode, time::Duration};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use tokio::{
     io::AsyncReadExt as _,
     net::TcpStream,
@@ -38,9 +40,22 @@ async fn work(arguments: &[String]) -> Result<()> {
     match arguments {
         [] => {}
         [verb, address] if verb == "reach" => println!("{address} says: {}", reach(address).await),
-        _ => bail!("usage: pause [reach HOST:PORT]"),
+        [verb, file] if verb == "show" => println!("{}", read(file)?.trim()),
+        [verb, file, target] if verb == "copy" => copy(file, target)?,
+        _ => bail!("usage: pause [reach HOST:PORT | show FILE | copy FILE TARGET]"),
     }
     std::future::pending().await
+}
+
+fn read(file: &str) -> Result<String> {
+    fs::read_to_string(file).with_context(|| format!("cannot read {file}"))
+}
+
+/// Whoever watches for the target sees all of it or nothing.
+fn copy(file: &str, target: &str) -> Result<()> {
+    let unfinished = format!("{target}.unfinished");
+    fs::write(&unfinished, read(file)?).with_context(|| format!("cannot write {unfinished}"))?;
+    fs::rename(&unfinished, target).with_context(|| format!("cannot rename {unfinished} to {target}"))
 }
 
 async fn reach(address: &str) -> String {

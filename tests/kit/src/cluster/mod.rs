@@ -39,7 +39,7 @@ mod watch;
 pub use address::LoopbackAddress;
 pub use api::{Api, ApiOptions};
 pub use audit::{AuditStage, AuditedRequest};
-pub use node::{Container, ContainerEvent, Node};
+pub use node::{BOOT_ID_FILE, Container, ContainerEvent, NODE_DIRECTORY, Node, NodeOptions};
 pub use nodes::{Cluster, ClusterOptions};
 pub use watch::{until, until_any, until_gone};
 

@@ -17,6 +17,7 @@
 //! ```
 
 mod control_plane;
+mod daemon_set;
 mod gate;
 mod namespace;
 mod pod;
@@ -26,6 +27,7 @@ mod workload;
 
 pub use self::{
     control_plane::{ControlPlane, control_plane},
+    daemon_set::with_boot_id,
     gate::{Gate, gate},
     namespace::{Namespace, namespace},
     pod::{Pod, pod},

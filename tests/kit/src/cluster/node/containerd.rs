@@ -17,7 +17,10 @@ use crate::parts::NodeParts;
 pub(super) const PAUSE_IMAGE: &str = "kit.test/pause:1";
 
 /// The network plugins' configuration, in the node's directory.
-pub(super) const NETWORKS: &str = "net.d";
+pub(super) const NETWORKS: &str = "kit/net.d";
+
+/// The same as it is to be, beside it.
+const NETWORK: &str = "kit/pods.conflist";
 
 /// A container as containerd knows it.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -178,8 +181,14 @@ fn snapshotter(directory: &Path) -> &'static str {
     }
 }
 
-/// Writes containerd's configuration into the node's directory and returns its path.
-pub(super) fn configure(parts: &NodeParts, directory: &Path, pod_subnet: &str) -> Result<PathBuf> {
+/// Writes containerd's configuration into the node's directory and returns its path. Unless the network is to be set up
+/// by a pod, that of the network plugins too.
+pub(super) fn configure(
+    parts: &NodeParts,
+    directory: &Path,
+    pod_subnet: &str,
+    network_awaited: bool,
+) -> Result<PathBuf> {
     let shown = directory.display();
     // `restrict_oom_score_adj`: without CAP_SYS_RESOURCE, which containers on CI machines lack, no sandbox starts else.
     let configuration = format!(
@@ -238,7 +247,10 @@ conf_dir = "{shown}/{NETWORKS}"
     });
     let networks_directory = directory.join(NETWORKS);
     std::fs::create_dir_all(&networks_directory)?;
-    std::fs::write(networks_directory.join("10-pods.conflist"), networks.to_string())?;
+    std::fs::write(directory.join(NETWORK), networks.to_string())?;
+    if !network_awaited {
+        std::fs::write(networks_directory.join("10-pods.conflist"), networks.to_string())?;
+    }
     Ok(path)
 }
 

@@ -18,6 +18,9 @@ pub(super) const BOOT_ID: &str = "boot_id";
 /// Its `/var/log`: pods' logs, kept over a reboot.
 pub(super) const LOG: &str = "log";
 
+/// The node's directory, and where the node itself sees it: what is at the same place on every node, for DaemonSets.
+pub(super) const KIT: &str = "kit";
+
 /// Where libcni caches results, whatever it is told elsewhere.
 #[cfg(target_os = "linux")]
 const CNI_CACHE: &str = "/var/lib/cni";

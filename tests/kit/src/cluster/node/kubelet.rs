@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::Result;
+use k8s_openapi::api::core::v1::Taint;
 use serde_json::json;
 
 use super::containerd;
@@ -21,9 +22,10 @@ pub(super) fn arguments(
     address: Ipv4Addr,
     cgroup: &Path,
     credentials: &Credentials,
+    taints: &[Taint],
 ) -> Result<Vec<String>> {
     let path = directory.join("kubelet.json");
-    std::fs::write(&path, configuration(directory, cgroup, credentials).to_string())?;
+    std::fs::write(&path, configuration(directory, cgroup, credentials, taints).to_string())?;
     Ok(vec![
         format!("--config={}", path.display()),
         format!("--kubeconfig={}", kubeconfig(credentials, name).display()),
@@ -53,7 +55,7 @@ fn kubeconfig(credentials: &Credentials, name: &str) -> PathBuf {
     credentials.file(&format!("{name}.kubeconfig"))
 }
 
-fn configuration(directory: &Path, cgroup: &Path, credentials: &Credentials) -> serde_json::Value {
+fn configuration(directory: &Path, cgroup: &Path, credentials: &Credentials, taints: &[Taint]) -> serde_json::Value {
     json!({
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
@@ -63,6 +65,7 @@ fn configuration(directory: &Path, cgroup: &Path, credentials: &Credentials) -> 
             "x509": {"clientCAFile": credentials.file("ca.crt")},
         },
         "authorization": {"mode": "Webhook"},
+        "registerWithTaints": taints,
         "containerRuntimeEndpoint": format!("unix://{}", containerd::socket(directory).display()),
         "clusterDNS": [DNS_SERVICE],
         "clusterDomain": DOMAIN,

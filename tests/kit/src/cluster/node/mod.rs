@@ -9,13 +9,16 @@ use std::{
     fs,
     net::Ipv4Addr,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, anyhow, bail};
 use futures::FutureExt as _;
-use k8s_openapi::api::core::v1::{Node as NodeObject, NodeCondition};
+use k8s_openapi::api::core::v1::{Node as NodeObject, NodeCondition, Taint};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -41,6 +44,26 @@ const PATIENCE: Duration = Duration::from_mins(2);
 /// How often something on the machine that has no event to tell of is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
+/// What a node sees as its boot's identifier: mounted into a container by hostPath, it is the node's and not the machine's.
+pub const BOOT_ID_FILE: &str = "/proc/sys/kernel/random/boot_id";
+
+/// A directory that every node has at this place, its own, which survives a reboot: for hostPath volumes of DaemonSets.
+///
+/// `net.d` in it is where containerd looks for the configuration of the network plugins, and `pods.conflist` beside that
+/// is one that works. A node that [awaits its network](NodeOptions::network_awaited) is not Ready until a pod puts it
+/// there; on the host's network, `pause copy pods.conflist net.d/10-pods.conflist` is such a pod.
+pub const NODE_DIRECTORY: &str = "/run/linkerd-gate-kit";
+
+/// What may differ from one node to another.
+#[derive(Clone, Debug, Default)]
+pub struct NodeOptions {
+    /// What its kubelet taints it with when it registers it, which it does once.
+    pub taints: Vec<Taint>,
+    /// Whether a pod has to set up its network, as a CNI plugin's DaemonSet does: see [`NODE_DIRECTORY`]. Once set up, it
+    /// stays so over reboots.
+    pub network_awaited: bool,
+}
+
 /// A node that really runs pods.
 pub struct Node {
     name: String,
@@ -52,6 +75,9 @@ pub struct Node {
     cgroup: PathBuf,
     parts: Arc<NodeParts>,
     containerd: containerd::Client,
+    options: NodeOptions,
+    /// How many of the cluster's images it has.
+    images: AtomicUsize,
     running: Mutex<Option<Running>>,
 }
 
@@ -68,9 +94,15 @@ struct Running {
 // === impl Node ===
 
 impl Node {
-    pub(super) fn prepare(name: &str, index: u8, parts: Arc<NodeParts>, api: &Api) -> Result<Self> {
+    pub(super) fn prepare(
+        name: &str,
+        index: u8,
+        parts: Arc<NodeParts>,
+        api: &Api,
+        options: NodeOptions,
+    ) -> Result<Self> {
         let directory = api.scratch().directory(name)?;
-        for part in [init::LOG, "containerd", "kubelet"] {
+        for part in [init::LOG, init::KIT, "containerd", "kubelet"] {
             fs::create_dir_all(directory.join(part))?;
         }
         let containerd = containerd::Client::new(&parts, &directory);
@@ -82,6 +114,8 @@ impl Node {
             directory,
             parts,
             containerd,
+            options,
+            images: AtomicUsize::default(),
             running: Mutex::default(),
         })
     }
@@ -98,7 +132,20 @@ impl Node {
 
     /// The identifier of its current, or last, boot, as its kubelet reads it.
     pub fn boot_id(&self) -> Result<String> {
-        Ok(fs::read_to_string(self.directory.join(init::BOOT_ID))?.trim().to_owned())
+        let path = self.boot_id_file();
+        let text = fs::read_to_string(&path).with_context(|| format!("no boot id in {}", path.display()))?;
+        Ok(text.trim().to_owned())
+    }
+
+    /// The file on the machine with that identifier, for a program of the node's that runs outside of it. The node itself, and
+    /// what it mounts into containers, has the same at [`BOOT_ID_FILE`].
+    pub fn boot_id_file(&self) -> PathBuf {
+        self.directory.join(init::BOOT_ID)
+    }
+
+    /// Whether its power is on.
+    pub fn is_on(&self) -> bool {
+        self.locked().is_some()
     }
 
     /// Switches it on: a new boot id, empty tmpfs, empty network, then containerd. Kubelet follows with
@@ -109,10 +156,11 @@ impl Node {
         }
         make_cgroups(&self.cgroup)?;
         let boot_id = fs::read_to_string("/proc/sys/kernel/random/uuid").context("no source of boot ids")?;
-        fs::write(self.directory.join(init::BOOT_ID), boot_id)?;
+        fs::write(self.boot_id_file(), boot_id)?;
         let (init, init_pid) = self.start_init().await?;
         self.connect(init_pid)?;
-        let configuration = containerd::configure(&self.parts, &self.directory, &self.pod_subnet())?;
+        let network_awaited = self.options.network_awaited;
+        let configuration = containerd::configure(&self.parts, &self.directory, &self.pod_subnet(), network_awaited)?;
         // Left by the last boot; its end is not a thing that it could clean up after.
         let _ = fs::remove_file(containerd::socket(&self.directory));
         let arguments = ["--config".into(), configuration.into_os_string()];
@@ -134,7 +182,9 @@ impl Node {
         let mut running = self.locked();
         let running = running.as_mut().with_context(|| format!("{} is switched off", self.name))?;
         let credentials = api.credentials();
-        let arguments = kubelet::arguments(&self.name, &self.directory, self.address(), &self.cgroup, credentials)?;
+        let taints = &self.options.taints;
+        let arguments =
+            kubelet::arguments(&self.name, &self.directory, self.address(), &self.cgroup, credentials, taints)?;
         running.kubelet = Some(self.start_inside("kubelet", running.init_pid, &self.parts.kubelet, arguments)?);
         let arguments = kubelet::proxy_arguments(&self.name, PODS, credentials);
         running.kube_proxy =
@@ -174,6 +224,15 @@ impl Node {
     pub async fn load_image(&self, archive: &Path) -> Result<()> {
         let (containerd, archive) = (self.containerd.clone(), archive.to_path_buf());
         tokio::task::spawn_blocking(move || containerd.import(&archive)).await?
+    }
+
+    /// Reads those of the cluster's images that it does not have yet.
+    pub(super) async fn load_missing(&self, images: &[PathBuf]) -> Result<()> {
+        for image in images.iter().skip(self.images.load(Ordering::Relaxed)) {
+            self.load_image(image).await?;
+            self.images.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     /// The containers that containerd knows, other than those that hold pods' networks: the word that counts on whether

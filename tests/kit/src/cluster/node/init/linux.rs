@@ -16,7 +16,7 @@ use nix::{
     },
 };
 
-use super::{BOOT_ID, CNI_CACHE, DIRECTORY, LOG, READY};
+use super::{super::NODE_DIRECTORY, BOOT_ID, CNI_CACHE, DIRECTORY, KIT, LOG, READY};
 
 /// Mounts what makes this namespace a machine's, then reaps orphans until it is killed.
 pub(in super::super::super) fn run() -> Result<()> {
@@ -33,6 +33,8 @@ fn mount_all(directory: &Path) -> Result<()> {
     // What a reboot forgets: sockets, network namespaces, leases of addresses.
     tmpfs(Path::new("/run"))?;
     fs::create_dir("/run/lock")?;
+    fs::create_dir(NODE_DIRECTORY)?;
+    bind(&directory.join(KIT), Path::new(NODE_DIRECTORY), MsFlags::empty())?;
     if !Path::new(CNI_CACHE).is_dir() {
         make_writable(Path::new(CNI_CACHE).parent().unwrap_or(Path::new("/")), &directory.join("aside"))?;
         fs::create_dir(CNI_CACHE)?;
