@@ -79,6 +79,16 @@ impl Fault {
         matches!(self, Self::Absent | Self::Refuse | Self::Reset | Self::Stranger | Self::PlainHttp)
     }
 
+    /// Whether a server without TLS can have it.
+    pub(super) fn needs_no_certificate(self) -> bool {
+        !matches!(self, Self::Certificate(_))
+    }
+
+    /// Whether it shows on the way to a server, whatever is said there.
+    pub(super) fn is_of_the_way(self) -> bool {
+        matches!(self, Self::Absent | Self::Refuse | Self::Reset | Self::Hang | Self::Slow(_) | Self::Flap { .. })
+    }
+
     /// The fault as the admin port suffers it.
     pub(super) fn on_admin_port(self) -> Option<Self> {
         match self {

@@ -73,9 +73,14 @@ impl Identity {
         });
         let serve: Serve =
             Arc::new(move |wire, conditions| Box::pin(connection(wire, conditions, Arc::clone(&issuer))));
-        Standin::start("identity", Some((self.serving, serve)), (self.admin, admin::serve(admin::controller)), false)
-            .await
-            .context("the identity stand-in does not start")
+        Standin::start(
+            "identity",
+            Some((self.serving, serve)),
+            (self.admin, admin::serve(admin::controller)),
+            Fault::needs_no_certificate,
+        )
+        .await
+        .context("the identity stand-in does not start")
     }
 }
 

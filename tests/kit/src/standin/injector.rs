@@ -71,9 +71,14 @@ impl Injector {
         let serve: Serve = Arc::new(move |wire, conditions| {
             Box::pin(connection(wire, conditions, configurations.clone(), Arc::clone(&handler)))
         });
-        Standin::start("the injector", Some((self.serving, serve)), (self.admin, admin::serve(admin::controller)), true)
-            .await
-            .context("the injector stand-in does not start")
+        Standin::start(
+            "the injector",
+            Some((self.serving, serve)),
+            (self.admin, admin::serve(admin::controller)),
+            |_| true,
+        )
+        .await
+        .context("the injector stand-in does not start")
     }
 }
 

@@ -7,6 +7,7 @@
 //! | [`readiness`] | `linkerd-destination`, its policy controller | admin port |
 //! | [`Proxy`] | `linkerd-proxy` | admin port, and traffic ports that accept once it is certified |
 //! | [`app`] | a workload | 200 to every request |
+//! | [`Relay`] | the network on the way to a server | what that server says, late or not at all |
 //!
 //! Each is settings until it is started, which gives a [`Standin`]: its addresses, its [`Fault`]s, and counters to wait on.
 //! All run on the caller's tokio runtime; the program `linkerd-standin` puts each into a container of its own. What they say
@@ -27,6 +28,7 @@ mod patch;
 mod port;
 mod process;
 mod proxy;
+mod relay;
 mod small;
 
 pub use self::{
@@ -39,6 +41,7 @@ pub use self::{
     patch::{Container, Sidecar},
     process::Standin,
     proxy::{Proxy, RunningProxy},
+    relay::Relay,
     small::{app, readiness},
 };
 

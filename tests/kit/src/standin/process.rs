@@ -15,6 +15,9 @@ use tokio::{
 /// the failure.
 const PATIENCE: Duration = Duration::from_mins(1);
 
+/// Whether a stand-in can have this fault.
+pub(super) type Suffers = fn(Fault) -> bool;
+
 /// A stand-in at work. Dropping it stops it.
 pub struct Standin {
     ports: Arc<Ports>,
@@ -32,7 +35,7 @@ struct Ports {
     /// `None` for stand-ins that are nothing but an admin port.
     serving: Option<Port>,
     admin: Port,
-    has_certificate: bool,
+    suffers: Suffers,
 }
 
 // === impl Standin ===
@@ -42,13 +45,13 @@ impl Standin {
         name: &'static str,
         serving: Option<(SocketAddr, Serve)>,
         (admin_address, admin): (SocketAddr, Serve),
-        has_certificate: bool,
+        suffers: Suffers,
     ) -> io::Result<Self> {
         let ports = Ports {
             name,
             serving: serving.map(|(address, serve)| Port::bind(address, serve)).transpose()?,
             admin: Port::bind(admin_address, admin)?,
-            has_certificate,
+            suffers,
         };
         ports.suffer(None).await?;
         Ok(Self { ports: Arc::new(ports), flapping: Mutex::new(None) })
@@ -72,7 +75,7 @@ impl Standin {
     /// Takes a fault on in place of the one before. When this returns, the change shows from outside.
     ///
     /// # Errors
-    /// The port cannot be opened again, or this stand-in cannot have that fault (a bad certificate without TLS).
+    /// The port cannot be opened again, or this stand-in cannot have that fault (a bad certificate without TLS, for instance).
     pub async fn suffer(&self, fault: Fault) -> io::Result<()> {
         self.change(Some(fault)).await
     }
@@ -126,11 +129,9 @@ impl Standin {
     }
 
     async fn change(&self, fault: Option<Fault>) -> io::Result<()> {
-        if matches!(fault, Some(Fault::Certificate(_))) && !self.ports.has_certificate {
-            return Err(io::Error::other(format!(
-                "{} shows no certificate, so none of it can be bad",
-                self.ports.name
-            )));
+        if let Some(fault) = fault.filter(|fault| !(self.ports.suffers)(*fault)) {
+            // A fault that does nothing would let a test pass that shows nothing.
+            return Err(io::Error::other(format!("{} cannot suffer {fault}", self.ports.name)));
         }
         let mut flapping = self.flapping.lock().await;
         if let Some(Flapping { stop, task }) = flapping.take() {

@@ -3,6 +3,7 @@
 use super::{
     admin,
     client::{self, Refused},
+    fault::Fault,
     grpc::CertifyRequest,
     process::Standin,
 };
@@ -110,7 +111,9 @@ impl Proxy {
         let (sender, certified) = watch::channel(false);
         let readiness = certified.clone();
         let admin = admin::serve(move |_| if *readiness.borrow() { admin::READY_PROXY } else { admin::UNREADY_PROXY });
-        let admin = Standin::start("a proxy", None, (self.admin, admin), false).await.context("the admin port")?;
+        let admin = Standin::start("a proxy", None, (self.admin, admin), Fault::needs_no_certificate)
+            .await
+            .context("the admin port")?;
         let inbound_address = inbound.local_addr()?;
         let task = tokio::spawn(async move {
             self.until_certified().await;
