@@ -1,23 +1,27 @@
-//! What a control plane does only for those who ask: its requests counted.
+//! What a control plane does only for those who ask: requests counted, a second API server, a bad way to the first.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use futures::StreamExt as _;
 use k8s_openapi::api::{
+    admissionregistration::v1::MutatingWebhookConfiguration,
     authorization::v1::SubjectAccessReview,
     core::v1::{ConfigMap, Pod, ServiceAccount},
     rbac::v1::{Role, RoleBinding},
 };
 use kube::{
-    Api,
-    api::{ListParams, Patch, PatchParams, PostParams, WatchParams},
+    Api, Client, Config,
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams},
+    config::{KubeConfigOptions, Kubeconfig},
 };
 use linkerd_gate_kit::{
     cluster::{self, ApiOptions, AuditStage, AuditedRequest},
-    object::pod,
+    object::{namespace, pod, webhook_configuration},
+    standin::{Certificates, Fault, Injector, Namespaces, Relay, Sidecar},
 };
 use serde_json::json;
+use tokio::process::Command;
 
 const PATIENCE: Duration = Duration::from_mins(1);
 
@@ -44,7 +48,7 @@ async fn count(cluster: &cluster::Api, namespace: &str) -> Result<()> {
     let mut watch = Box::pin(maps.watch(&WatchParams::default(), &version).await?);
     let patch = Patch::Merge(json!({"data": {"key": "value"}}));
     maps.patch("kube-root-ca.crt", &PatchParams { dry_run: true, ..PatchParams::default() }, &patch).await?;
-    ensure!(maps.delete("kube-root-ca.crt", &kube::api::DeleteParams::default()).await.is_err(), "a right too many");
+    ensure!(maps.delete("kube-root-ca.crt", &DeleteParams::default()).await.is_err(), "a right too many");
 
     let requests = cluster.requests_of(&user)?;
     let short: Vec<_> = requests.iter().map(AuditedRequest::short).collect();
@@ -79,8 +83,118 @@ async fn count(cluster: &cluster::Api, namespace: &str) -> Result<()> {
     tokio::time::timeout(PATIENCE, ended).await.context("the end of the watch is not told")?
 }
 
+#[tokio::test]
+async fn an_api_server_may_be_slow_silent_or_gone() -> Result<()> {
+    let cluster = cluster::Api::start().await?;
+    let relay = cluster.relay().start().await?;
+    let kubeconfig = cluster.kubeconfig_at(&cluster.kubeconfig(), relay.address())?;
+    let options = KubeConfigOptions::default();
+    let mut config = Config::from_custom_kubeconfig(Kubeconfig::read_from(kubeconfig)?, &options).await?;
+    config.default_retry = false;
+    config.read_timeout = None;
+    let through = Client::try_from(config)?;
+
+    let version = || through.apiserver_version();
+    version().await?;
+    let late = Duration::from_secs(2);
+    relay.suffer(Fault::Slow(late)).await?;
+    let asked = Instant::now();
+    version().await?;
+    ensure!(asked.elapsed() >= late, "answered after {:?}", asked.elapsed());
+
+    // Events of a watch are late as well, and a watch that is swallowed goes on where it stood.
+    relay.recover().await?;
+    let maps: Api<ConfigMap> = Api::namespaced(through.clone(), "default");
+    let mut watch = Box::pin(maps.watch(&WatchParams::default(), "0").await?);
+    let mut watched = async |name: &str| {
+        while let Some(event) = watch.next().await {
+            if let WatchEvent::Added(map) = event?
+                && map.metadata.name.as_deref() == Some(name)
+            {
+                return Ok(());
+            }
+        }
+        bail!("the watch ended before it told of {name}")
+    };
+    let direct: Api<ConfigMap> = Api::namespaced(cluster.client().await?, "default");
+    let named = |name: &str| serde_json::from_value::<ConfigMap>(json!({"metadata": {"name": name}}));
+    relay.suffer(Fault::Hang).await?;
+    direct.create(&PostParams::default(), &named("meanwhile")?).await?;
+    let told = tokio::time::timeout(Duration::from_millis(500), watched("meanwhile")).await;
+    ensure!(told.is_err(), "told of it: {told:?}");
+    ensure!(tokio::time::timeout(Duration::from_millis(500), version()).await.is_err(), "answered");
+    relay.recover().await?;
+    tokio::time::timeout(PATIENCE, watched("meanwhile")).await??;
+
+    relay.suffer(Fault::Refuse).await?;
+    ensure!(version().await.is_err(), "not refused");
+    ensure!(tokio::time::timeout(PATIENCE, watched("nothing")).await?.is_err(), "the watch survived the cut");
+    relay.recover().await?;
+    version().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn of_two_api_servers_one_does_not_reach_the_injector() -> Result<()> {
+    let cluster = cluster::Api::start_with(ApiOptions { audit: true, ..ApiOptions::default() }).await?;
+    let shop = cluster.namespace("shop", &[("linkerd.io/inject", "enabled")]).await?;
+    cluster.reported(&[&shop], two_servers(&cluster, &shop)).await
+}
+
+async fn two_servers(cluster: &cluster::Api, shop: &str) -> Result<()> {
+    let address = cluster::LoopbackAddress::claim()?;
+    let certificates = Certificates::for_injector("linkerd")?;
+    let injector = Injector::new(certificates.clone(), &Namespaces::none().asking(shop), Sidecar::genuine("linkerd"));
+    let _injector = injector.serving_on((address.ip(), 443).into()).start().await?;
+    let first = cluster.client().await?;
+    cluster.create_namespace(&serde_json::from_value(namespace("linkerd").json())?).await?;
+    cluster.expose("linkerd", "linkerd-proxy-injector", address.ip(), &[(443, 443)]).await?;
+    let webhook = webhook_configuration("linkerd").ca_bundle(certificates.ca_bundle()).json();
+    let webhook: MutatingWebhookConfiguration = serde_json::from_value(webhook)?;
+    Api::all(first.clone()).create(&PostParams::default(), &webhook).await?;
+
+    let way = Relay::to_anywhere().start().await?;
+    let server = cluster.second_server(Some(way.address())).await?;
+    ensure!(server.address() != cluster.address(), "the same address");
+    let second = server.client().await?;
+    for client in [&first, &second] {
+        tokio::time::timeout(PATIENCE, async { anyhow::Ok(while !injects(client, shop).await? {}) })
+            .await
+            .context("an API server does not call the injector")??;
+    }
+    ensure!(way.connections() > 0, "the second went another way");
+
+    way.suffer(Fault::Refuse).await?;
+    ensure!(!injects(&second, shop).await?, "the second API server still reaches it");
+    ensure!(injects(&first, shop).await?, "the first does not any more");
+    way.recover().await?;
+    ensure!(injects(&second, shop).await?, "the second does not reach it again");
+
+    // What both were asked is counted, and a kubeconfig leads to either.
+    let kubeconfig = cluster.kubeconfig_as(shop, "default").await?;
+    let user = format!("system:serviceaccount:{shop}:default");
+    for address in [cluster.address(), server.address()] {
+        let kubeconfig = cluster.kubeconfig_at(&kubeconfig, (address, 6443).into())?;
+        let mut asks = Command::new(cluster.kubectl());
+        asks.args(["get", "--raw=/readyz"]).env("KUBECONFIG", kubeconfig);
+        ensure!(asks.output().await?.status.success(), "{address} does not answer");
+    }
+    let short: Vec<_> = cluster.requests_of(&user)?.iter().map(AuditedRequest::short).collect();
+    ensure!(short == ["get /readyz", "get /readyz"], "{short:?}");
+    Ok(())
+}
+
+/// Whether a pod that is created here would have a sidecar.
+async fn injects(client: &Client, namespace: &str) -> Result<bool> {
+    let web: Pod = serde_json::from_value(pod("web").running("app:1").json())?;
+    let dry_run = PostParams { dry_run: true, ..PostParams::default() };
+    let answer = Api::<Pod>::namespaced(client.clone(), namespace).create(&dry_run, &web).await?;
+    let containers = answer.spec.and_then(|spec| spec.init_containers).unwrap_or_default();
+    Ok(containers.iter().any(|container| container.name == "linkerd-proxy"))
+}
+
 /// Lets a service account do everything to configmaps but delete them, and waits until the API server knows.
-async fn grant(admin: &kube::Client, namespace: &str, account: &str) -> Result<()> {
+async fn grant(admin: &Client, namespace: &str, account: &str) -> Result<()> {
     let role: Role = serde_json::from_value(json!({
         "metadata": {"name": account},
         "rules": [{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["list", "watch", "patch"]}],

@@ -127,7 +127,7 @@ async fn an_agent_sees_its_nodes_boot(cluster: &Cluster) -> Result<()> {
         "args": ["show", "/run/linkerd-gate/boot_id"],
         "securityContext": {"readOnlyRootFilesystem": true, "runAsNonRoot": true, "runAsUser": 2102},
     }]);
-    apply(cluster, vec![with_boot_id(daemon_set("agent", show), BOOT_ID_FILE)?]).await?;
+    apply(cluster, vec![with_boot_id(daemon_set("agent", &show), BOOT_ID_FILE)?]).await?;
     until_agents_show_boots(cluster).await
 }
 
@@ -175,7 +175,7 @@ async fn a_node_joins(cluster: &Cluster) -> Result<()> {
         "args": ["copy", "/node/pods.conflist", "/node/net.d/10-pods.conflist"],
         "volumeMounts": [{"name": "node", "mountPath": "/node"}],
     }]);
-    let mut cni = daemon_set("cni", copy);
+    let mut cni = daemon_set("cni", &copy);
     cni["spec"]["template"]["spec"]["volumes"] = json!([{"name": "node", "hostPath": {"path": NODE_DIRECTORY}}]);
     apply(cluster, vec![cni]).await?;
     cluster.until_ready(node).await?;
@@ -198,7 +198,7 @@ async fn all_power_is_cut(cluster: &Cluster, web: &Pod) -> Result<()> {
 }
 
 /// A DaemonSet on the nodes' own network, in namespace `default`, which tolerates everything.
-fn daemon_set(name: &str, containers: Value) -> Value {
+fn daemon_set(name: &str, containers: &Value) -> Value {
     json!({
         "apiVersion": "apps/v1",
         "kind": "DaemonSet",

@@ -2,7 +2,7 @@
 
 use std::{
     fs::Permissions,
-    net::Ipv4Addr,
+    net::{Ipv4Addr, SocketAddr},
     os::unix::fs::PermissionsExt as _,
     panic::AssertUnwindSafe,
     path::{Path, PathBuf},
@@ -22,17 +22,21 @@ use kube::{
     client::Body,
 };
 use serde_json::json;
+use tokio::{
+    net::{TcpStream, UnixListener},
+    task::{JoinHandle, JoinSet},
+};
 
 use super::{
     LoopbackAddress,
     audit::{self, AuditedRequest},
     credentials::Credentials,
     process::Process,
-    report,
+    report, sandbox,
     scratch::Scratch,
     watch,
 };
-use crate::parts::ApiParts;
+use crate::{parts::ApiParts, standin::Relay};
 
 /// How long one of the programs may take to become usable. Measured: about 3 s for the API server; several of them may
 /// be starting on few cores at once.
@@ -86,6 +90,29 @@ pub(super) enum Routing {
     Service,
     /// By the addresses in its EndpointSlices: the API server is on no node, so nothing routes Service addresses for it.
     Endpoints,
+}
+
+/// One more API server of a cluster: [`Api::second_server`]. Dropping it ends it.
+pub struct SecondServer<'a> {
+    api: &'a Api,
+    address: Ipv4Addr,
+    process: Process,
+    /// These are held, not read.
+    _bridge: Option<Bridge>,
+    _claim: Option<LoopbackAddress>,
+}
+
+/// A task that ends with this value, and with it the connections that it has passed on.
+struct Bridge(JoinHandle<()>);
+
+/// Where an API server is, and what it alone has.
+struct Place {
+    address: Ipv4Addr,
+    /// Of its process and its log.
+    name: String,
+    /// The beginning of the names of its certificate's files.
+    certificate: String,
+    arguments: Vec<String>,
 }
 
 /// In the order in which they are started; they end in the opposite one.
@@ -205,6 +232,25 @@ impl Api {
     pub async fn kubeconfig_as_pod(&self, namespace: &str, pod: &str) -> Result<PathBuf> {
         let token = self.token_of_pod(namespace, pod).await?;
         self.write_kubeconfig(&format!("{namespace}.pod.{pod}"), &token, namespace)
+    }
+
+    /// A copy of a kubeconfig file of this cluster that leads to this address instead: to a [`Relay`] before the API server,
+    /// or to a [`SecondServer`].
+    pub fn kubeconfig_at(&self, kubeconfig: &Path, address: SocketAddr) -> Result<PathBuf> {
+        let shown = || format!("cannot read {}", kubeconfig.display());
+        let text = std::fs::read_to_string(kubeconfig).with_context(shown)?;
+        let mut config: serde_json::Value = serde_json::from_str(&text).with_context(shown)?;
+        config["clusters"][0]["cluster"]["server"] = format!("https://{address}").into();
+        let name = kubeconfig.file_stem().unwrap_or_default().to_string_lossy();
+        let path = self.credentials.file(&format!("{name}.at-{}-{}.kubeconfig", address.ip(), address.port()));
+        std::fs::write(&path, format!("{config:#}\n"))?;
+        Ok(path)
+    }
+
+    /// A relay before the API server, to be started: whoever asks there is answered by the API server, or late, or never, as
+    /// the relay suffers. The API server's certificate is right for it; [`Api::kubeconfig_at`] leads there.
+    pub fn relay(&self) -> Relay {
+        Relay::to((self.address, super::API_SERVER_PORT).into())
     }
 
     /// A token of a service account, for the API server itself.
@@ -349,7 +395,7 @@ impl Api {
 
     /// Starts the API server after [`Api::stop_api_server`], and waits until it says that it is ready.
     pub async fn start_api_server(&self) -> Result<()> {
-        let process = self.spawn_api_server()?;
+        let process = self.spawn_api_server(&Place::first(self.address))?;
         {
             let mut processes = self.locked();
             if processes.api_server.is_some() {
@@ -357,12 +403,65 @@ impl Api {
             }
             processes.api_server = Some(process);
         }
-        let client = self.client().await?;
+        self.until_api_server_is_ready(&self.client().await?, "kube-apiserver", || self.check()).await
+    }
+
+    /// Starts one more API server on the same etcd, at an address of its own, which takes the same credentials, and waits until
+    /// it is ready. It ends when it is dropped.
+    ///
+    /// `way` is an HTTP proxy that knows `CONNECT` ([`Relay::to_anywhere`](crate::standin::Relay::to_anywhere)): what this
+    /// server, and no other, calls webhooks and nodes through. Without one it calls them directly. With one it belongs to the
+    /// calling async runtime.
+    pub async fn second_server(&self, way: Option<SocketAddr>) -> Result<SecondServer<'_>> {
+        let (claim, address) = match self.routing {
+            Routing::Service => {
+                let claim = LoopbackAddress::claim()?;
+                let address = claim.ip();
+                (Some(claim), address)
+            }
+            Routing::Endpoints => (None, sandbox::new_address()?),
+        };
+        let name = format!("kube-apiserver-{address}");
+        self.credentials.sign_server(&name, address, KUBERNETES_SERVICE)?;
+        let mut arguments = Vec::new();
+        let mut bridge = None;
+        if let Some(way) = way {
+            // Over TCP an API server asks its proxy for a certificate; over a Unix socket it does not.
+            let socket = self.scratch.path().join(format!("egress-{address}.sock"));
+            let listener = UnixListener::bind(&socket).with_context(|| format!("no socket {}", socket.display()))?;
+            bridge = Some(Bridge(tokio::spawn(pass_on(listener, way))));
+            let file = self.credentials.file(&format!("{name}.egress.json"));
+            let transport = json!({"uds": {"udsName": socket}});
+            let configuration = json!({
+                "apiVersion": "apiserver.k8s.io/v1beta1",
+                "kind": "EgressSelectorConfiguration",
+                "egressSelections": [
+                    {"name": "cluster", "connection": {"proxyProtocol": "HTTPConnect", "transport": transport}},
+                ],
+            });
+            std::fs::write(&file, configuration.to_string())?;
+            arguments.push(format!("--egress-selector-config-file={}", file.display()));
+        }
+        let place = Place { address, name: name.clone(), certificate: name.clone(), arguments };
+        let process = self.spawn_api_server(&place)?;
+        let second = SecondServer { api: self, address, process, _bridge: bridge, _claim: claim };
+        self.until_api_server_is_ready(&second.client().await?, &name, || second.process.check()).await?;
+        Ok(second)
+    }
+
+    /// Waits until the API server that `client` asks, and that logs under `name`, says that it is ready. `check` tells
+    /// whether that can still come.
+    async fn until_api_server_is_ready(
+        &self,
+        client: &kube::Client,
+        name: &str,
+        check: impl Fn() -> Result<()>,
+    ) -> Result<()> {
         let ready = async {
             let mut ask = tokio::time::interval(ASK_EVERY);
             loop {
                 ask.tick().await;
-                self.check()?;
+                check()?;
                 let request = http::Request::get("/readyz").body(Body::empty())?;
                 // Refused connections and "not ready" alike: the reason is in its log, which the error shows.
                 if client.send(request).await.is_ok_and(|response| response.status().is_success()) {
@@ -370,16 +469,11 @@ impl Api {
                 }
             }
         };
-        match tokio::time::timeout(PATIENCE, ready).await {
-            Ok(outcome) => outcome,
-            Err(_) => {
-                bail!(
-                    "the API server is not ready after {} s; {}",
-                    PATIENCE.as_secs(),
-                    report::api_server(&self.logs())
-                )
-            }
+        if let Ok(outcome) = tokio::time::timeout(PATIENCE, ready).await {
+            return outcome;
         }
+        let words = report::api_server(&self.log(name));
+        bail!("the API server is not ready after {} s; {words}", PATIENCE.as_secs())
     }
 
     /// What a person would ask for after a failure: pods and their states, the logs of their init containers where a
@@ -465,15 +559,16 @@ impl Api {
         Process::start("etcd", &self.parts.etcd, arguments, &self.log("etcd"))
     }
 
-    fn spawn_api_server(&self) -> Result<Process> {
+    fn spawn_api_server(&self, place: &Place) -> Result<Process> {
         let file = |name: &str| self.credentials.file(name).display().to_string();
+        let certificate = &place.certificate;
         let mut arguments = vec![
             format!("--etcd-servers=http://{}:2379", self.address),
-            format!("--bind-address={}", self.address),
-            format!("--advertise-address={}", self.address),
+            format!("--bind-address={}", place.address),
+            format!("--advertise-address={}", place.address),
             format!("--secure-port={}", super::API_SERVER_PORT),
-            format!("--tls-cert-file={}", file("apiserver.crt")),
-            format!("--tls-private-key-file={}", file("apiserver.key")),
+            format!("--tls-cert-file={}", file(&format!("{certificate}.crt"))),
+            format!("--tls-private-key-file={}", file(&format!("{certificate}.key"))),
             format!("--client-ca-file={}", file("ca.crt")),
             format!("--token-auth-file={}", file("tokens.csv")),
             "--authorization-mode=Node,RBAC".to_owned(),
@@ -493,10 +588,10 @@ impl Api {
             Routing::Endpoints => arguments.push("--enable-aggregator-routing=true".to_owned()),
         }
         if self.options.audit {
-            arguments.extend(audit::arguments(&self.scratch.directory("audit")?)?);
+            arguments.extend(audit::arguments(&self.scratch.directory("audit")?, &place.name)?);
         }
-        arguments.extend(self.options.api_server.iter().cloned());
-        Process::start("kube-apiserver", &self.parts.kube_apiserver, arguments, &self.log("kube-apiserver"))
+        arguments.extend(self.options.api_server.iter().chain(&place.arguments).cloned());
+        Process::start(&place.name, &self.parts.kube_apiserver, arguments, &self.log(&place.name))
     }
 
     fn start_controller_manager(&self) -> Result<Process> {
@@ -526,6 +621,62 @@ impl Api {
             "--secure-port=0".to_owned(),
         ];
         Process::start("kube-scheduler", &self.parts.kube_scheduler, arguments, &self.log("kube-scheduler"))
+    }
+}
+
+// === impl SecondServer ===
+
+impl SecondServer<'_> {
+    /// The address that it listens on, and no other API server does.
+    pub fn address(&self) -> Ipv4Addr {
+        self.address
+    }
+
+    /// Its URL.
+    pub fn server(&self) -> String {
+        format!("https://{}:{}", self.address, super::API_SERVER_PORT)
+    }
+
+    /// An administrator's client, for the calling async runtime.
+    pub async fn client(&self) -> Result<kube::Client> {
+        self.api.credentials.client_at(&self.server(), self.api.credentials.admin()).await
+    }
+}
+
+// === impl Bridge ===
+
+impl Drop for Bridge {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Passes on every connection to a server on TCP. Where that refuses one, it ends.
+async fn pass_on(listener: UnixListener, server: SocketAddr) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            biased;
+            // Connections that ended, so that the set does not grow.
+            Some(_) = connections.join_next() => {}
+            // A new one. An error here is the caller's, which went away.
+            accepted = listener.accept() => if let Ok((mut near, _)) = accepted {
+                connections.spawn(async move {
+                    let mut far = TcpStream::connect(server).await?;
+                    tokio::io::copy_bidirectional(&mut near, &mut far).await
+                });
+            },
+        }
+    }
+}
+
+// === impl Place ===
+
+impl Place {
+    /// Of the API server that every cluster has.
+    fn first(address: Ipv4Addr) -> Self {
+        let (name, certificate) = ("kube-apiserver".to_owned(), "apiserver".to_owned());
+        Self { address, name, certificate, arguments: Vec::new() }
     }
 }
 

@@ -1,9 +1,8 @@
 //! What an API server was asked, by its own audit log.
 
 use std::{
-    collections::HashMap,
-    fs::File,
-    io::{ErrorKind, Read as _},
+    collections::{HashMap, hash_map::Entry},
+    fs,
     path::Path,
 };
 
@@ -98,11 +97,8 @@ struct Status {
     code: Option<u16>,
 }
 
-/// The name of the log in its directory.
-const LOG: &str = "audit.log";
-
-/// The API server's arguments that make it write its log into `directory`, which has to exist.
-pub(super) fn arguments(directory: &Path) -> Result<Vec<String>> {
+/// The arguments of the API server `name` that make it write its log into `directory`, which has to exist.
+pub(super) fn arguments(directory: &Path, name: &str) -> Result<Vec<String>> {
     let policy = directory.join("policy.json");
     // That a request was received is told once more when it is answered.
     let rules = json!({
@@ -111,10 +107,10 @@ pub(super) fn arguments(directory: &Path) -> Result<Vec<String>> {
         "omitStages": ["RequestReceived"],
         "rules": [{"level": "Metadata"}],
     });
-    std::fs::write(&policy, rules.to_string()).with_context(|| format!("cannot write {}", policy.display()))?;
+    fs::write(&policy, rules.to_string()).with_context(|| format!("cannot write {}", policy.display()))?;
     Ok(vec![
         format!("--audit-policy-file={}", policy.display()),
-        format!("--audit-log-path={}", directory.join(LOG).display()),
+        format!("--audit-log-path={}", directory.join(format!("{name}.log")).display()),
         // A line is there before the answer has ended: who has the whole of an answer finds its request.
         "--audit-log-mode=blocking".to_owned(),
         // In megabytes: never begun anew.
@@ -122,15 +118,19 @@ pub(super) fn arguments(directory: &Path) -> Result<Vec<String>> {
     ])
 }
 
-/// What `user` asked for, in the order of arrival, each request once. Empty while nothing was asked.
+/// What `user` asked any of the API servers for, in the order of arrival, each request once. Empty while nothing was asked.
 pub(super) fn requests(directory: &Path, user: &str) -> Result<Vec<AuditedRequest>> {
-    let path = directory.join(LOG);
-    let mut bytes = Vec::new();
-    match File::open(&path).and_then(|mut file| file.read_to_end(&mut bytes)) {
-        Ok(_) => parse(&bytes, user).with_context(|| format!("cannot read {}", path.display())),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    let mut requests = Vec::new();
+    for entry in fs::read_dir(directory).with_context(|| format!("cannot read {}", directory.display()))? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "log") {
+            let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            requests.extend(parse(&bytes, user).with_context(|| format!("cannot read {}", path.display()))?);
+        }
     }
+    // Lines are in the order of answers, and each server has its own.
+    requests.sort_by_key(|request| request.received);
+    Ok(requests)
 }
 
 fn parse(log: &[u8], user: &str) -> Result<Vec<AuditedRequest>> {
@@ -144,16 +144,14 @@ fn parse(log: &[u8], user: &str) -> Result<Vec<AuditedRequest>> {
         if event.user.username != user {
             continue;
         }
-        match known.get(&event.audit_id) {
-            Some(index) => requests[*index].advance(event),
-            None => {
-                known.insert(event.audit_id.clone(), requests.len());
+        match known.entry(event.audit_id.clone()) {
+            Entry::Occupied(place) => requests[*place.get()].advance(event),
+            Entry::Vacant(place) => {
+                place.insert(requests.len());
                 requests.push(event.into());
             }
         }
     }
-    // Lines are in the order of answers.
-    requests.sort_by_key(|request| request.received);
     Ok(requests)
 }
 
@@ -235,10 +233,10 @@ mod tests {
     fn a_request_counts_once_whatever_it_comes_to_and_whatever_else_is_in_the_log() -> Result<()> {
         let requests = parse(LOG.as_bytes(), "it")?;
         let short: Vec<_> = requests.iter().map(AuditedRequest::short).collect();
-        assert_eq!(short, ["watch pods", "get /version", "patch shop/pods web dry-run"]);
+        assert_eq!(short, ["watch pods", "patch shop/pods web dry-run", "get /version"]);
         assert_eq!(requests[0].stage, AuditStage::ResponseComplete);
         assert_eq!(requests[0].pod.as_deref(), Some("it-0"));
-        assert_eq!(requests[2].code, Some(403));
+        assert_eq!(requests[1].code, Some(403));
         Ok(())
     }
 

@@ -70,6 +70,18 @@ impl Credentials {
         }
         credentials.write("admin.kubeconfig", &credentials.kubeconfig(&credentials.admin.secret, "default"))?;
         credentials.write_tokens()?;
+        credentials.sign_server("apiserver", address, service)?;
+        // The API server is a client too: it fetches logs from kubelets.
+        let group = Some("system:masters");
+        credentials.sign("apiserver-kubelet", &[], "kube-apiserver", group, ExtendedKeyUsagePurpose::ClientAuth)?;
+        let key = KeyPair::generate()?;
+        credentials.write("service-accounts.key", &key.serialize_pem())?;
+        credentials.write("service-accounts.pub", &key.public_key_pem())?;
+        Ok(credentials)
+    }
+
+    /// Makes the certificate of an API server at `address`, in files that begin with `file`.
+    pub(super) fn sign_server(&self, file: &str, address: Ipv4Addr, service: Ipv4Addr) -> Result<()> {
         let names = [
             address.to_string(),
             service.to_string(),
@@ -80,14 +92,7 @@ impl Credentials {
             "kubernetes.default.svc".to_owned(),
             "kubernetes.default.svc.cluster.local".to_owned(),
         ];
-        credentials.sign("apiserver", &names, "kube-apiserver", None, ExtendedKeyUsagePurpose::ServerAuth)?;
-        // The API server is a client too: it fetches logs from kubelets.
-        let group = Some("system:masters");
-        credentials.sign("apiserver-kubelet", &[], "kube-apiserver", group, ExtendedKeyUsagePurpose::ClientAuth)?;
-        let key = KeyPair::generate()?;
-        credentials.write("service-accounts.key", &key.serialize_pem())?;
-        credentials.write("service-accounts.pub", &key.public_key_pem())?;
-        Ok(credentials)
+        self.sign(file, &names, "kube-apiserver", None, ExtendedKeyUsagePurpose::ServerAuth)
     }
 
     /// The path of one of the files that were made: `ca.crt`, `apiserver.crt`, `admin.kubeconfig`, …
@@ -112,11 +117,16 @@ impl Credentials {
 
     /// A kubeconfig for the bearer of `token`. It is JSON, which every reader of YAML reads.
     pub(super) fn kubeconfig(&self, token: &str, namespace: &str) -> String {
+        self.kubeconfig_at(&self.server, token, namespace)
+    }
+
+    /// The same for an API server elsewhere.
+    pub(super) fn kubeconfig_at(&self, server: &str, token: &str, namespace: &str) -> String {
         let text = json!({
             "apiVersion": "v1",
             "kind": "Config",
             "clusters": [{"name": "test", "cluster": {
-                "server": self.server,
+                "server": server,
                 // By value, so that the file can be read from within a container or another directory.
                 "certificate-authority-data": base64::Engine::encode(&base64::prelude::BASE64_STANDARD, &self.authority_pem),
             }}],
@@ -129,7 +139,12 @@ impl Credentials {
 
     /// A client for the bearer of `token`, which lives as long as the async runtime of the caller.
     pub(super) async fn client(&self, token: &str) -> Result<kube::Client> {
-        let kubeconfig = Kubeconfig::from_yaml(&self.kubeconfig(token, "default"))?;
+        self.client_at(&self.server, token).await
+    }
+
+    /// The same for an API server elsewhere.
+    pub(super) async fn client_at(&self, server: &str, token: &str) -> Result<kube::Client> {
+        let kubeconfig = Kubeconfig::from_yaml(&self.kubeconfig_at(server, token, "default"))?;
         let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
         // A test wants to see the first answer, not the one after three more tries.
         config.default_retry = false;

@@ -37,7 +37,7 @@ mod scratch;
 mod watch;
 
 pub use address::LoopbackAddress;
-pub use api::{Api, ApiOptions};
+pub use api::{Api, ApiOptions, SecondServer};
 pub use audit::{AuditStage, AuditedRequest};
 pub use node::{BOOT_ID_FILE, Container, ContainerEvent, NODE_DIRECTORY, Node, NodeOptions};
 pub use nodes::{Cluster, ClusterOptions};

@@ -114,7 +114,7 @@ impl Cluster {
     pub async fn switch_on(&self, node: &Node) -> Result<()> {
         node.boot().await?;
         self.connect_nodes()?;
-        node.load_missing(&*self.images.lock().await).await?;
+        node.load_missing(&self.images.lock().await).await?;
         node.start_kubelet(&self.api)
     }
 

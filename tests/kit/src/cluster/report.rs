@@ -44,10 +44,10 @@ pub(super) async fn of(client: Result<kube::Client>, namespaces: &[&str], logs: 
     text
 }
 
-/// The API server's part of it alone.
-pub(super) fn api_server(logs: &Path) -> String {
+/// The part of one API server alone.
+pub(super) fn api_server(log: &Path) -> String {
     let mut text = String::new();
-    errors(&logs.join("kube-apiserver.log"), &mut text);
+    errors(log, &mut text);
     text
 }
 
