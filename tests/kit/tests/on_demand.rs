@@ -1,11 +1,16 @@
-//! What a control plane does only for those who ask: requests counted, a second API server, a bad way to the first.
+//! What a control plane does only for those who ask: requests counted, a second API server, a bad way
+//! to the first, fake nodes.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use futures::StreamExt as _;
 use k8s_openapi::api::{
     admissionregistration::v1::MutatingWebhookConfiguration,
+    apps::v1::Deployment,
     authorization::v1::SubjectAccessReview,
     core::v1::{ConfigMap, Pod, ServiceAccount},
     rbac::v1::{Role, RoleBinding},
@@ -17,7 +22,7 @@ use kube::{
 };
 use linkerd_gate_kit::{
     cluster::{self, ApiOptions, AuditStage, AuditedRequest},
-    object::{namespace, pod, webhook_configuration},
+    object::{deployment, namespace, pod, webhook_configuration},
     standin::{Certificates, Fault, Injector, Namespaces, Relay, Sidecar},
 };
 use serde_json::json;
@@ -158,9 +163,11 @@ async fn two_servers(cluster: &cluster::Api, shop: &str) -> Result<()> {
     ensure!(server.address() != cluster.address(), "the same address");
     let second = server.client().await?;
     for client in [&first, &second] {
-        tokio::time::timeout(PATIENCE, async { anyhow::Ok(while !injects(client, shop).await? {}) })
-            .await
-            .context("an API server does not call the injector")??;
+        let called = async {
+            while !injects(client, shop).await? {}
+            anyhow::Ok(())
+        };
+        tokio::time::timeout(PATIENCE, called).await.context("an API server does not call the injector")??;
     }
     ensure!(way.connections() > 0, "the second went another way");
 
@@ -182,6 +189,45 @@ async fn two_servers(cluster: &cluster::Api, shop: &str) -> Result<()> {
     let short: Vec<_> = cluster.requests_of(&user)?.iter().map(AuditedRequest::short).collect();
     ensure!(short == ["get /readyz", "get /readyz"], "{short:?}");
     Ok(())
+}
+
+#[tokio::test]
+async fn fake_nodes_are_ready_and_their_pods_run() -> Result<()> {
+    let cluster = cluster::Api::start().await?;
+    let shop = cluster.namespace("shop", &[]).await?;
+    cluster.reported(&[&shop], many_nodes(&cluster, &shop)).await
+}
+
+async fn many_nodes(cluster: &cluster::Api, shop: &str) -> Result<()> {
+    cluster.start_kwok().await?;
+    let nodes = cluster.fake_nodes(50).await?;
+    ensure!(nodes.len() == 50 && nodes[49] == "fake-49", "{nodes:?}");
+    // One on each, and one that cannot be: the scheduler knows these nodes.
+    let affinity = json!({"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [
+        {"labelSelector": {"matchLabels": {"app": "web"}}, "topologyKey": "kubernetes.io/hostname"},
+    ]}});
+    let web = pod("web").running("app:1").spec_field("affinity", affinity);
+    let web: Deployment = serde_json::from_value(deployment("web").replicas(51).of(web).json())?;
+    let client = cluster.client().await?;
+    Api::namespaced(client.clone(), shop).create(&PostParams::default(), &web).await?;
+    let pods: Api<Pod> = Api::namespaced(client, shop);
+    let running = |pods: &BTreeMap<String, Pod>| {
+        let running = pods.values().filter(|pod| {
+            let status = pod.status.as_ref();
+            status.is_some_and(|status| status.phase.as_deref() == Some("Running") && status.pod_ip.is_some())
+        });
+        let of_nodes: BTreeSet<_> = running.filter_map(|pod| pod.spec.as_ref()?.node_name.clone()).collect();
+        (of_nodes.len() == 50 && pods.len() == 51).then_some(of_nodes)
+    };
+    let of_nodes = cluster::until_any(&pods, &ListParams::default(), "50 running", PATIENCE, running).await?;
+    ensure!(of_nodes == nodes.into_iter().collect(), "on other nodes: {of_nodes:?}");
+    // Those that come later have names of their own.
+    ensure!(cluster.fake_nodes(1).await? == ["fake-50"], "another name");
+    cluster::until_any(&pods, &ListParams::default(), "51 running", PATIENCE, |pods| {
+        let nodes = pods.values().filter_map(|pod| pod.spec.as_ref()?.node_name.as_deref());
+        nodes.into_iter().any(|node| node == "fake-50").then_some(())
+    })
+    .await
 }
 
 /// Whether a pod that is created here would have a sidecar.

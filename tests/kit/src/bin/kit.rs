@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use linkerd_gate_kit::{
     image::{Architecture, Image, size_of, static_binary},
-    parts::{ApiParts, NodeParts},
+    parts::{ApiParts, NodeParts, find_kwok},
 };
 
 /// The test kit's tools: genuine cluster parts, images without a container engine.
@@ -70,8 +70,7 @@ struct ImageArguments {
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
-        Command::Parts { set: Set::Api } => ApiParts::find().map(|parts| println!("{parts:#?}")),
-        Command::Parts { set: Set::Node } => NodeParts::find().map(|parts| println!("{parts:#?}")),
+        Command::Parts { set } => parts(set),
         Command::Image(arguments) => image(&arguments),
         Command::Static { package } => {
             eprintln!("building {package} as a static binary (about 3 minutes the first time)");
@@ -85,6 +84,15 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn parts(set: Set) -> Result<()> {
+    match set {
+        Set::Api => println!("{:#?}", ApiParts::find()?),
+        Set::Node => println!("{:#?}", NodeParts::find()?),
+    }
+    println!("kwok: {}", find_kwok()?.display());
+    Ok(())
 }
 
 fn image(arguments: &ImageArguments) -> Result<()> {

@@ -6,11 +6,11 @@ use std::{
     os::unix::fs::PermissionsExt as _,
     panic::AssertUnwindSafe,
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use futures::{FutureExt as _, future::LocalBoxFuture};
 use k8s_openapi::api::{
     authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec},
@@ -31,12 +31,16 @@ use super::{
     LoopbackAddress,
     audit::{self, AuditedRequest},
     credentials::Credentials,
+    fake,
     process::Process,
     report, sandbox,
     scratch::Scratch,
     watch,
 };
-use crate::{parts::ApiParts, standin::Relay};
+use crate::{
+    parts::{ApiParts, find_kwok},
+    standin::Relay,
+};
 
 /// How long one of the programs may take to become usable. Measured: about 3 s for the API server; several of them may
 /// be starting on few cores at once.
@@ -75,6 +79,8 @@ pub struct Api {
     options: ApiOptions,
     credentials: Credentials,
     kubectl: PathBuf,
+    /// Before those that it asks.
+    kwok: OnceLock<Process>,
     processes: Mutex<Processes>,
     /// Held, not read: the claim on the address, in API size.
     _claim: Option<LoopbackAddress>,
@@ -163,7 +169,8 @@ impl Api {
         std::fs::write(&kubectl, script)?;
         std::fs::set_permissions(&kubectl, Permissions::from_mode(0o755))?;
         let processes = Mutex::default();
-        Ok(Self { address, parts, options, credentials, kubectl, processes, _claim: claim, scratch, routing })
+        let kwok = OnceLock::new();
+        Ok(Self { address, parts, options, credentials, kubectl, kwok, processes, _claim: claim, scratch, routing })
     }
 
     pub(super) async fn boot(&self) -> Result<()> {
@@ -366,6 +373,31 @@ impl Api {
         let pods = kube::Api::<Pod>::namespaced(self.client().await?, namespace);
         let parameters = LogParams { container: Some(container.to_owned()), ..LogParams::default() };
         pods.logs(pod, &parameters).await.with_context(|| format!("no log of {container} in {namespace}/{pod}"))
+    }
+
+    /// Starts kwok, which plays the kubelets of fake nodes; it keeps doing so for the cluster's life. User `kwok` is its own.
+    pub async fn start_kwok(&self) -> Result<()> {
+        let program = find_parts(find_kwok).await?;
+        let log = self.log("kwok");
+        ensure!(self.kwok.get().is_none(), "kwok is running already");
+        let process = fake::start(&program, self.address, &self.credentials, &self.scratch, &log)?;
+        // Two calls at once: the second one's goes with the error.
+        self.kwok.set(process).map_err(|_| anyhow!("kwok is running already"))
+    }
+
+    /// Makes so many nodes more, called `fake-0`, `fake-1`, …, and waits until all of them are Ready. Returns the names of
+    /// the new ones. Pods on them are Running as soon as they are scheduled, and nothing runs in them.
+    ///
+    /// It needs [`Api::start_kwok`].
+    pub async fn fake_nodes(&self, count: usize) -> Result<Vec<String>> {
+        let kwok = self.kwok.get().context("nobody plays nodes: start_kwok() comes first")?;
+        let client = self.client().await?;
+        tokio::select! {
+            biased;
+            // Without it no node becomes ready.
+            _ = kwok.end() => kwok.check().map(|()| Vec::new()),
+            made = fake::make(&client, count, PATIENCE) => made,
+        }
     }
 
     /// Stops the whole control plane at once, as a power cut would; what is in etcd stays.

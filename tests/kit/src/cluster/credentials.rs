@@ -51,6 +51,7 @@ impl Credentials {
             ("kube-controller-manager", "system:kube-controller-manager".to_owned(), None),
             ("kube-scheduler", "system:kube-scheduler".to_owned(), None),
             ("kube-proxy", "system:kube-proxy".to_owned(), None),
+            ("kwok", "kwok".to_owned(), Some("system:masters")),
         ];
         let kubelets = nodes.iter().map(|node| (*node, format!("system:node:{node}"), Some("system:nodes")));
         let admin = Token { user: "admin".to_owned(), group: Some("system:masters"), secret: secret()? };

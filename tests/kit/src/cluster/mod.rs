@@ -27,6 +27,7 @@ mod api;
 mod audit;
 mod credentials;
 mod dns;
+mod fake;
 mod machine;
 mod node;
 mod nodes;

@@ -91,6 +91,15 @@ pub(super) const COREDNS: Group = Group {
     cold: Duration::from_secs(150),
 };
 
+pub(super) const KWOK: Group = Group {
+    name: "kwok",
+    go_mod: include_str!("../../parts/kwok/go.mod"),
+    go_sum: include_str!("../../parts/kwok/go.sum"),
+    packages: &["sigs.k8s.io/kwok/cmd/kwok"],
+    linked: &[],
+    cold: Duration::from_secs(75),
+};
+
 // === impl Group ===
 
 impl Group {
@@ -202,7 +211,7 @@ fn explain(words: &str) -> String {
 mod tests {
     use super::*;
 
-    const ALL: &[&Group] = &[&ETCD, &CONTROL, &NODE, &CONTAINERD, &COREDNS];
+    const ALL: &[&Group] = &[&ETCD, &CONTROL, &NODE, &CONTAINERD, &COREDNS, &KWOK];
 
     #[test]
     fn every_program_is_a_tool_of_its_pinned_module_file() {

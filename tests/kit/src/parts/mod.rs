@@ -4,7 +4,8 @@
 //! checks, and from Debian's packages; nothing is downloaded prebuilt. A first build of everything takes about a quarter
 //! of an hour on two cores; after that a call costs milliseconds.
 //!
-//! There are two sets, so that a test of API size does not wait for a container runtime: [`ApiParts`] and [`NodeParts`].
+//! There are two sets, so that a test of API size does not wait for a container runtime: [`ApiParts`] and [`NodeParts`]. Who
+//! asks for fake nodes needs [kwok](find_kwok) too.
 
 mod cache;
 mod debian;
@@ -104,6 +105,14 @@ impl NodeParts {
             runc: debian.runc,
         })
     }
+}
+
+/// Finds kwok, which plays the kubelets of any number of nodes, or fetches and builds it.
+///
+/// This blocks, for more than a minute when the cache is cold, and says so on stderr. In a
+/// [sandbox](crate::cluster::sandbox) nothing can be fetched: a test that needs it there finds it before.
+pub fn find_kwok() -> Result<PathBuf> {
+    Ok(group::KWOK.build()?.join("kwok"))
 }
 
 /// The Kubernetes release that the parts are built from, for instance `v1.36.3`.
