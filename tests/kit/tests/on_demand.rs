@@ -193,7 +193,7 @@ async fn two_servers(cluster: &cluster::Api, shop: &str) -> Result<()> {
 
 #[tokio::test]
 async fn fake_nodes_are_ready_and_their_pods_run() -> Result<()> {
-    let cluster = cluster::Api::start().await?;
+    let cluster = cluster::Api::start_with(ApiOptions { audit: true, ..ApiOptions::default() }).await?;
     let shop = cluster.namespace("shop", &[]).await?;
     cluster.reported(&[&shop], many_nodes(&cluster, &shop)).await
 }
@@ -221,6 +221,16 @@ async fn many_nodes(cluster: &cluster::Api, shop: &str) -> Result<()> {
     };
     let of_nodes = cluster::until_any(&pods, &ListParams::default(), "50 running", PATIENCE, running).await?;
     ensure!(of_nodes == nodes.into_iter().collect(), "on other nodes: {of_nodes:?}");
+    // A pod's token names its node, as it would where kubelet had asked for it.
+    let all = pods.list(&ListParams::default()).await?.items;
+    let on_node = |pod: &&Pod| pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some());
+    let one = all.iter().find(on_node).context("no pod on a node")?;
+    let name = one.metadata.name.as_deref().unwrap_or_default();
+    cluster.client_as_pod(shop, name).await?.apiserver_version().await?;
+    let requests = cluster.requests_of(&format!("system:serviceaccount:{shop}:default"))?;
+    ensure!(requests.len() == 1 && requests[0].short() == "get /version", "{requests:#?}");
+    ensure!(requests[0].pod.as_deref() == Some(name), "{requests:#?}");
+    ensure!(requests[0].node == one.spec.as_ref().and_then(|spec| spec.node_name.clone()), "{requests:#?}");
     // Those that come later have names of their own.
     ensure!(cluster.fake_nodes(1).await? == ["fake-50"], "another name");
     cluster::until_any(&pods, &ListParams::default(), "51 running", PATIENCE, |pods| {

@@ -1,12 +1,18 @@
 //! What a whole cluster goes through, proven on the genuine programs: Linkerd played by pods, DaemonSets on the nodes' own
 //! network, a node that joins later, and a cut of all power.
 
-use std::{path::PathBuf, process::ExitCode, process::Stdio, time::Duration};
+use std::{
+    collections::BTreeSet,
+    path::PathBuf,
+    process::{ExitCode, Stdio},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::{
     apps::v1::Deployment,
     core::v1::{Node as NodeObject, Pod, Taint},
+    discovery::v1::EndpointSlice,
 };
 use kube::{
     Api, ResourceExt as _,
@@ -15,7 +21,7 @@ use kube::{
 use libtest_mimic::{Arguments, Trial};
 use linkerd_gate_kit::{
     cluster::{
-        self, BOOT_ID_FILE, Cluster, ClusterOptions, NODE_DIRECTORY, NodeOptions,
+        self, ApiOptions, BOOT_ID_FILE, Cluster, ClusterOptions, NODE_DIRECTORY, NodeOptions,
         sandbox::{self, Entered},
     },
     image::{Architecture, Image, kit_binary},
@@ -46,7 +52,8 @@ fn trial() -> Trial {
             let closed =
                 Taint { key: "linkerd-gate/closed".to_owned(), effect: "NoSchedule".to_owned(), ..Taint::default() };
             let later = vec![NodeOptions { taints: vec![closed], network_awaited: true }];
-            let cluster = Cluster::start_with(ClusterOptions { nodes: 2, later, ..ClusterOptions::default() }).await?;
+            let api = ApiOptions { audit: true, ..ApiOptions::default() };
+            let cluster = Cluster::start_with(ClusterOptions { api, nodes: 2, later }).await?;
             cluster.reported(&["shop", "linkerd", "kube-system"], exercise(&cluster)).await
         });
         outcome.map_err(|error| format!("{error:#}").into())
@@ -64,7 +71,8 @@ async fn exercise(cluster: &Cluster) -> Result<()> {
     nodes_reach_what_they_need(cluster, &web).await?;
     an_agent_sees_its_nodes_boot(cluster).await?;
     a_node_joins(cluster).await?;
-    all_power_is_cut(cluster, &web).await
+    all_power_is_cut(cluster, &web).await?;
+    two_api_servers_are_endpoints(cluster).await
 }
 
 /// The API server calls injectors that are pods behind a Service, and what it gets from them runs.
@@ -115,6 +123,12 @@ async fn nodes_reach_what_they_need(cluster: &Cluster, web: &Pod) -> Result<()> 
             let name = format!("{what}-from-{}", node.name());
             cluster::until(&pods, &name, "answered", PATIENCE, |pod| phase(pod) == Some("Succeeded")).await?;
         }
+        // The API server knows which pod of which node asked.
+        let requests = cluster.requests_of("system:serviceaccount:default:default")?;
+        let asked = requests.iter().find(|request| request.node.as_deref() == Some(node.name()));
+        let asked = asked.with_context(|| format!("nothing counted of {}: {requests:#?}", node.name()))?;
+        ensure!(asked.pod == Some(format!("api-from-{}", node.name())), "{asked:#?}");
+        ensure!(asked.short() == "get /readyz" && asked.code == Some(200), "{asked:#?}");
     }
     Ok(())
 }
@@ -195,6 +209,18 @@ async fn all_power_is_cut(cluster: &Cluster, web: &Pod) -> Result<()> {
     .await?;
     ensure!(again.uid() == web.uid(), "another pod");
     until_agents_show_boots(cluster).await
+}
+
+/// Whoever looks for API servers where Kubernetes says them finds the second one too.
+async fn two_api_servers_are_endpoints(cluster: &Cluster) -> Result<()> {
+    let second = cluster.second_server(None).await?;
+    let slices: Api<EndpointSlice> = Api::namespaced(second.client().await?, "default");
+    let expected = BTreeSet::from([cluster.address(), second.address()].map(|address| address.to_string()));
+    cluster::until(&slices, "kubernetes", "both API servers", PATIENCE, |slice| {
+        slice.endpoints.iter().flat_map(|endpoint| endpoint.addresses.clone()).collect::<BTreeSet<_>>() == expected
+    })
+    .await
+    .map(drop)
 }
 
 /// A DaemonSet on the nodes' own network, in namespace `default`, which tolerates everything.
