@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use linkerd_gate::config::{Wait, table};
 use linkerd_gate_kit::object::gate;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const IMAGE: &str = concat!("ghcr.io/linkerd-gate/linkerd-gate:", env!("CARGO_PKG_VERSION"));
 
@@ -118,4 +118,39 @@ fn the_dockerfile_and_make_image_make_the_same_layout() {
     }
     let version = dockerfile.lines().find_map(|line| line.strip_prefix("ARG VERSION=")).unwrap();
     assert_eq!(version, env!("CARGO_PKG_VERSION"));
+}
+
+#[test]
+fn the_agents_daemon_set_is_of_this_version_runs_everywhere_and_has_no_privilege() {
+    let all: Vec<Value> = std::fs::read_dir(root().join("deploy/manifests"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "yaml"))
+        .flat_map(|path| documents(&path))
+        .collect();
+    // A Service of our name would put LINKERD_GATE_PORT and its like into pods.
+    assert!(all.iter().all(|document| document["kind"] != "Service"));
+    let daemon_set = all.iter().find(|document| document["kind"] == "DaemonSet").expect("a DaemonSet");
+    let pod = &daemon_set["spec"]["template"];
+    assert_eq!(pod["metadata"]["annotations"]["linkerd.io/inject"], "disabled");
+    let spec = &pod["spec"];
+    assert_eq!(spec["tolerations"], json!([{"operator": "Exists"}]));
+    assert_eq!(spec["priorityClassName"], "system-node-critical");
+    assert_eq!((&spec["hostNetwork"], &spec["dnsPolicy"]), (&json!(true), &json!("Default")));
+    assert!(spec.get("volumes").is_none() && spec.get("hostPID").is_none() && spec.get("hostIPC").is_none());
+    assert_eq!(
+        spec["securityContext"],
+        json!({
+            "runAsUser": 2102, "runAsGroup": 2102, "runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"},
+        })
+    );
+    let containers = spec["containers"].as_array().unwrap();
+    assert_eq!(containers.len(), 1);
+    assert_eq!(containers[0]["image"], IMAGE);
+    assert_eq!(
+        containers[0]["securityContext"],
+        json!({
+            "readOnlyRootFilesystem": true, "allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]},
+        })
+    );
 }
