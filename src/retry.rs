@@ -39,6 +39,12 @@ impl Schedule {
         Self::new(Duration::from_secs(15), Duration::from_secs(15), 0.2)
     }
 
+    /// The HTTP server where the kernel gives it no more connections: 50 ms, growing to 1 s. Each pause also ends with the
+    /// first connection that does.
+    pub fn accepting() -> Self {
+        Self::new(Duration::from_millis(50), Duration::from_secs(1), 0.2)
+    }
+
     fn new(initial: Duration, cap: Duration, jitter: f64) -> Self {
         let mut backoff = ExponentialBackoff {
             initial_interval: initial,
@@ -95,5 +101,6 @@ mod tests {
         assert_grows(Schedule::watching(), Duration::from_secs(1), Duration::from_secs(5));
         assert_grows(Schedule::replacing(), Duration::from_secs(15), Duration::from_secs(15));
         assert_grows(Schedule::asking(), Duration::from_millis(500), Duration::from_secs(30));
+        assert_grows(Schedule::accepting(), Duration::from_millis(50), Duration::from_secs(1));
     }
 }
