@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use linkerd_gate::config::{Wait, table};
+use linkerd_gate::metrics;
 use linkerd_gate_kit::object::gate;
 use serde_json::{Value, json};
 
@@ -77,18 +78,27 @@ fn every_variable_in_the_examples_is_one_that_wait_takes() {
     }
 }
 
-#[test]
-fn the_page_of_variables_is_the_table() {
+/// Holds the part of a page below its mark to what is generated, or writes it anew (`make docs`).
+fn assert_page(name: &str, generated: &str) {
     const MARK: &str = "<!-- table -->\n\n";
-    let path = root().join("docs/configuration.md");
+    let path = root().join("docs").join(name);
     let page = std::fs::read_to_string(&path).unwrap();
     let (text, table) = page.split_once(MARK).expect("a marked table");
-    let generated = table::markdown(table::WAIT);
     if std::env::var_os("UPDATE_DOCS").is_some() {
         std::fs::write(&path, format!("{text}{MARK}{generated}")).unwrap();
         return;
     }
-    assert_eq!(table, generated, "docs/configuration.md is out of date: run `make docs`");
+    assert_eq!(table, generated, "docs/{name} is out of date: run `make docs`");
+}
+
+#[test]
+fn the_page_of_variables_is_the_table() {
+    assert_page("configuration.md", &table::markdown(table::WAIT));
+}
+
+#[test]
+fn the_page_of_metrics_is_the_table() {
+    assert_page("metrics.md", &metrics::markdown());
 }
 
 #[test]
