@@ -39,6 +39,11 @@ impl Schedule {
         Self::new(Duration::from_secs(15), Duration::from_secs(15), 0.2)
     }
 
+    /// `wait` looking for its node's agent again, once there was none: 15 s, ±20 %.
+    pub fn returning() -> Self {
+        Self::new(Duration::from_secs(15), Duration::from_secs(15), 0.2)
+    }
+
     /// The HTTP server where the kernel gives it no more connections: 50 ms, growing to 1 s. Each pause also ends with the
     /// first connection that does.
     pub fn accepting() -> Self {
@@ -101,6 +106,7 @@ mod tests {
         assert_grows(Schedule::watching(), Duration::from_secs(1), Duration::from_secs(5));
         assert_grows(Schedule::replacing(), Duration::from_secs(15), Duration::from_secs(15));
         assert_grows(Schedule::asking(), Duration::from_millis(500), Duration::from_secs(30));
+        assert_grows(Schedule::returning(), Duration::from_secs(15), Duration::from_secs(15));
         assert_grows(Schedule::accepting(), Duration::from_millis(50), Duration::from_secs(1));
     }
 }

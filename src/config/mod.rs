@@ -16,6 +16,9 @@ use serde::Deserialize;
 pub use self::problem::{Problem, Problems};
 pub use self::value::{Address, Component, DnsName, LogFormat, LogLevel, OnMissed, OnTimeout, WhenMeshed};
 
+/// The port that an agent serves on its node.
+pub const AGENT_PORT: u16 = 4192;
+
 /// What `wait` was told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wait {
@@ -29,6 +32,8 @@ pub struct Wait {
     pub timeout: Option<Duration>,
     /// What to do when `timeout` has passed.
     pub on_timeout: OnTimeout,
+    /// Where the node's agent is asked; nothing where there is none to ask.
+    pub agent: Option<Address>,
     /// Where Linkerd is and what of it has to answer.
     pub linkerd: Linkerd,
     /// Where the last reason is kept for `kubectl describe pod`.
@@ -93,6 +98,7 @@ struct Raw {
     when_meshed: Option<String>,
     timeout: Option<String>,
     on_timeout: Option<String>,
+    agent_address: Option<String>,
     require: Option<String>,
     linkerd_namespace: Option<String>,
     injector_address: Option<String>,
@@ -214,11 +220,14 @@ impl Reader {
             self.problems.push(Problem::absent("LINKERD_GATE_TIMEOUT", "LINKERD_GATE_ON_TIMEOUT=open needs it"));
         }
         Wait {
-            pod,
             on_missed,
             when_meshed: self.optional("LINKERD_GATE_WHEN_MESHED", raw.when_meshed, word).unwrap_or(WhenMeshed::Pass),
             timeout,
             on_timeout,
+            agent: self
+                .optional("LINKERD_GATE_AGENT_ADDRESS", raw.agent_address, agent)
+                .unwrap_or_else(|| pod.host_ip.map(|ip| Address::new(ip.to_string(), AGENT_PORT))),
+            pod,
             linkerd: self.linkerd(LinkerdRaw {
                 require: raw.require,
                 namespace: raw.linkerd_namespace,
@@ -302,6 +311,11 @@ fn given(value: Option<String>) -> Option<String> {
 
 fn word<T: FromStr<Err = &'static str>>(text: &str) -> Result<T, String> {
     text.parse().map_err(str::to_owned)
+}
+
+/// An address, or the word that there is none.
+fn agent(text: &str) -> Result<Option<Address>, String> {
+    if text == "none" { Ok(None) } else { word(text).map(Some) }
 }
 
 fn ip(text: &str) -> Result<IpAddr, String> {

@@ -49,7 +49,7 @@ pub const WAIT: &[Variable] = &[
         default: "not known",
         accepted: "an IP address: the downward API's status.hostIP",
         example: "192.168.1.20",
-        purpose: "See LINKERD_GATE_POD_IP.",
+        purpose: "See LINKERD_GATE_POD_IP and LINKERD_GATE_AGENT_ADDRESS.",
     },
     Variable {
         name: "LINKERD_GATE_POD_NAME",
@@ -103,6 +103,14 @@ pub const WAIT: &[Variable] = &[
         example: "open",
         purpose: "What happens then. fail: exit with code 69. open: start all the same, even outside the mesh; needs \
                   LINKERD_GATE_TIMEOUT.",
+    },
+    Variable {
+        name: "LINKERD_GATE_AGENT_ADDRESS",
+        default: "port 4192 of LINKERD_GATE_HOST_IP; none where that is not known",
+        accepted: "HOST:PORT, [IPV6]:PORT, none",
+        example: "192.168.1.21:4192",
+        purpose: "Where the node's agent is asked, before anything else: what it says is proven, and costs the cluster \
+                  nothing. While nobody answers there Linkerd itself is looked at. none: it always is.",
     },
     Variable {
         name: "LINKERD_GATE_REQUIRE",

@@ -119,6 +119,19 @@ fn what_no_injector_can_have_written_does_not_pass_for_its_label() {
 }
 
 #[test]
+fn the_agent_is_asked_on_the_pods_own_node_unless_told_otherwise() {
+    let agent =
+        |variables: &[(&str, &str)]| read_with_label(variables).unwrap().agent.map(|address| address.to_string());
+    assert_eq!(agent(&[]), None);
+    assert_eq!(agent(&[("LINKERD_GATE_HOST_IP", "192.0.2.7")]).as_deref(), Some("192.0.2.7:4192"));
+    assert_eq!(agent(&[("LINKERD_GATE_HOST_IP", "fd00::7")]).as_deref(), Some("[fd00::7]:4192"));
+    let host = ("LINKERD_GATE_HOST_IP", "192.0.2.7");
+    assert_eq!(agent(&[host, ("LINKERD_GATE_AGENT_ADDRESS", "none")]), None);
+    assert_eq!(agent(&[host, ("LINKERD_GATE_AGENT_ADDRESS", "agent:1")]).as_deref(), Some("agent:1"));
+    assert_eq!(complaints(read_with_label(&[("LINKERD_GATE_AGENT_ADDRESS", "None")])), ["LINKERD_GATE_AGENT_ADDRESS"]);
+}
+
+#[test]
 fn opening_after_a_time_needs_a_time() {
     assert_eq!(complaints(read_with_label(&[("LINKERD_GATE_ON_TIMEOUT", "open")])), ["LINKERD_GATE_TIMEOUT"]);
     read_with_label(&[("LINKERD_GATE_ON_TIMEOUT", "open"), ("LINKERD_GATE_TIMEOUT", "1s")]).unwrap();

@@ -1,7 +1,9 @@
-//! Gathers evidence: asks the parts of Linkerd, without any rights, and says in one line what each of them answered.
+//! Gathers evidence: asks the parts of Linkerd, or a node's agent, without any rights, and says in one line what each of them
+//! answered.
 //!
 //! Every wait on the network has a limit of its own, different from its neighbours', so that a reason tells which fired.
 
+mod agent;
 mod direct;
 mod failure;
 mod identity;
@@ -13,6 +15,7 @@ mod tls;
 use std::path::Path;
 use std::time::Duration;
 
+pub use self::agent::{Agent, AgentError, NoAnswer};
 pub use self::direct::{Direct, DirectError, Issuer};
 pub use self::tls::CaFileError;
 use self::tls::Trust;

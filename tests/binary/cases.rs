@@ -41,7 +41,7 @@ async fn a_pod_that_says_disabled_starts_once_linkerd_is_ready() {
 async fn a_pod_on_the_host_network_starts_once_linkerd_is_ready() {
     let linkerd = Linkerd::start().await;
     linkerd.identity.suffer(Fault::Absent).await.unwrap();
-    let mut run = missed().asking(&linkerd).with("POD_IP", "192.0.2.7").with("HOST_IP", "192.0.2.7").start();
+    let mut run = missed().asking(&linkerd).on_the_host_network().start();
     run.until("identity not ready").await;
     linkerd.identity.recover().await.unwrap();
     assert_eq!(run.end().await.code, 0);

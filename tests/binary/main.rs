@@ -1,5 +1,6 @@
 //! The binary as a box: what goes in by environment and network, what comes out by exit code, log and signals.
 
+mod agent;
 mod cases;
 mod configuration;
 mod faults;

@@ -1,24 +1,27 @@
 //! `wait`: an init container that holds its pod until Linkerd can inject and certify, and never lets a missed pod start.
 
+mod known;
 mod narrator;
 mod replace;
+mod source;
 mod standing;
 mod words;
 
 use std::time::Duration;
 
-use tokio::time::Instant;
 use tracing::debug;
 
+use self::known::Known;
 pub use self::narrator::write_termination_message;
 use self::narrator::{Narrator, Tone};
 use self::replace::Replacement;
+use self::source::{Heard, Source};
 pub use self::standing::{Standing, Then};
 use crate::config::{Component, OnMissed, OnTimeout, Wait, WhenMeshed};
 use crate::decide::policy::NothingRequired;
-use crate::decide::{Change, Gate, Policy, Probe};
+use crate::decide::{Answer, Change, Evidence, Gate, Policy, Probe};
 use crate::exit::Exit;
-use crate::observe::{Direct, DirectError};
+use crate::observe::{Agent, AgentError, Direct, DirectError};
 use crate::retry::Schedule;
 
 /// Why `wait` cannot begin.
@@ -27,6 +30,9 @@ pub enum StartError {
     /// Nothing can be looked at.
     #[error(transparent)]
     Direct(#[from] DirectError),
+    /// The agent cannot be asked.
+    #[error(transparent)]
+    Agent(#[from] AgentError),
     /// Nothing is required.
     #[error(transparent)]
     Policy(#[from] NothingRequired),
@@ -37,10 +43,11 @@ struct Hold<'a> {
     settings: &'a Wait,
     standing: Standing,
     policy: Policy,
-    /// Where readiness is learned from. Direct today; a node's agent is another source of the same [`Gate`].
-    direct: Direct,
-    gate: Gate,
+    source: Source,
+    known: Known,
     narrator: Narrator,
+    /// Whether people were told that Linkerd itself is looked at instead of the agent.
+    without_agent: bool,
 }
 
 /// Runs `wait` until its pod may start, must be replaced, time is over, or `shutdown` completes with a signal's name.
@@ -66,7 +73,11 @@ pub async fn run(settings: &Wait, shutdown: impl Future<Output = &'static str>) 
     let direct_policy = Policy::direct();
     let policy = Policy::new(probes, direct_policy.proofs(), direct_policy.settling())?;
     let direct = Direct::new(&settings.linkerd, required)?;
-    let mut hold = Hold { settings, standing, policy, direct, gate: Gate::closed(), narrator };
+    // Whether its own proxy could get a certificate is a question that no agent answers.
+    let agent = settings.agent.clone().filter(|_| standing != Standing::Meshed).map(Agent::new).transpose()?;
+    let source = Source::new(direct, agent, policy.clone());
+    let known = Known::Directly(Gate::closed(), None);
+    let mut hold = Hold { settings, standing, policy, source, known, narrator, without_agent: false };
 
     let ended = tokio::select! {
         biased;
@@ -105,49 +116,66 @@ enum Ended {
 // === impl Hold ===
 
 impl Hold<'_> {
-    /// Looks until the pod may start or must be replaced.
+    /// Listens until the pod may start or must be replaced.
     async fn run(&mut self) -> Exit {
-        let epoch = Instant::now();
         let mut looking = Schedule::looking();
         let mut watching = Schedule::watching();
         let mut replacement = Replacement::new();
+        let mut pause = Duration::ZERO;
         loop {
-            let evidence = self.direct.look(epoch.elapsed()).await;
-            for (probe, outcome) in evidence.outcomes().filter(|(probe, _)| self.policy.requires(*probe)) {
-                debug!(%probe, "{outcome}");
+            match self.source.hear(pause, self.known.agent_holds()).await {
+                Heard::Evidence(evidence) => self.step(&evidence),
+                Heard::Answer(answer) => self.follow(answer),
+                Heard::NoAgent(why) => {
+                    self.lose(&why);
+                    pause = Duration::ZERO;
+                    continue;
+                }
             }
-            self.step(&evidence);
 
-            let pause = if self.gate.is_open() {
+            let (on_missed, pod) = (self.settings.on_missed, &self.settings.pod);
+            pause = if let Some(opening) = self.known.opening() {
                 looking.reset();
-                match self.standing.then(self.settings.on_missed, &self.settings.pod) {
+                match opening.then(self.standing, on_missed, pod) {
                     Then::Open => {
-                        let line = words::open(self.standing, self.direct.injectors_issuer(), self.narrator.elapsed());
+                        let line = words::open(self.standing, &opening, self.narrator.elapsed());
                         let tone = if self.standing == Standing::Missed { Tone::Warn } else { Tone::Info };
                         self.narrator.note(tone, &line);
                         return Exit::Done;
                     }
                     Then::Exit => {
-                        self.narrator.note(Tone::Warn, &words::exit(&self.settings.pod));
+                        self.narrator.note(Tone::Warn, &words::exit(pod));
                         return Exit::MustBeReplaced;
                     }
                     Then::Hold => {
-                        self.narrator.state(Tone::Warn, words::held(&self.settings.pod));
+                        self.narrator.state(Tone::Warn, words::held(pod, &opening));
                         watching.next_pause()
                     }
-                    Then::Replace => replacement.attempt(&self.settings.pod, &mut self.narrator).await,
+                    Then::Replace => replacement.attempt(pod, &mut self.narrator).await,
                 }
             } else {
                 watching.reset();
-                self.until_settled(epoch.elapsed()).unwrap_or_else(|| looking.next_pause())
+                if self.known.agent_holds() {
+                    // The agent keeps the next question until it opens.
+                    Duration::ZERO
+                } else {
+                    self.until_settled().unwrap_or_else(|| looking.next_pause())
+                }
             };
             self.narrator.breathe();
-            tokio::time::sleep(pause).await;
         }
     }
 
-    fn step(&mut self, evidence: &crate::decide::Evidence) {
-        let old = std::mem::take(&mut self.gate);
+    /// Takes in what a look found.
+    fn step(&mut self, evidence: &Evidence) {
+        for (probe, outcome) in evidence.outcomes().filter(|(probe, _)| self.policy.requires(*probe)) {
+            debug!(%probe, "{outcome}");
+        }
+        let old = match std::mem::replace(&mut self.known, Known::Directly(Gate::closed(), None)) {
+            Known::Directly(gate, _) => gate,
+            // What the agent knew is not what was counted here.
+            Known::FromAgent(_) => Gate::closed(),
+        };
         let new = old.clone().step(&self.policy, evidence);
         match Change::between(&old, &new) {
             // What an open gate means for this pod is told by the arms of `run`.
@@ -158,17 +186,40 @@ impl Hold<'_> {
                 self.narrator.state(tone, change.to_string());
             }
         }
-        self.gate = new;
+        self.known = Known::Directly(new, self.source.direct().injectors_issuer());
+    }
+
+    /// Takes in what the agent says.
+    fn follow(&mut self, answer: Answer) {
+        debug!(open = answer.open, "the agent says: {}", answer.reason);
+        if std::mem::take(&mut self.without_agent) {
+            self.narrator.note(Tone::Info, &words::agent_is_back(&answer));
+        }
+        let was_open = self.known.opening().is_some();
+        self.known = Known::FromAgent(answer);
+        if self.known.agent_holds() {
+            let tone = if was_open { Tone::Warn } else { Tone::Info };
+            self.narrator.state(tone, format!("waiting: {}", self.known));
+        }
+    }
+
+    /// Goes on without the agent.
+    fn lose(&mut self, why: &str) {
+        let followed = matches!(self.known, Known::FromAgent(_));
+        let tone = if followed { Tone::Warn } else { Tone::Info };
+        self.narrator.note(tone, &words::without_agent(why));
+        self.without_agent = true;
+        self.known = Known::Directly(Gate::closed(), None);
     }
 
     /// How long the gate still has to settle; nothing where it does not.
-    fn until_settled(&self, now: Duration) -> Option<Duration> {
-        match &self.gate {
+    fn until_settled(&self) -> Option<Duration> {
+        match &self.known {
             // A clock that is read twice is read a little later: without the margin the last look would come too early.
-            Gate::Settling { since, .. } => {
-                Some((*since + self.policy.settling() + Duration::from_millis(2)).saturating_sub(now))
+            Known::Directly(Gate::Settling { since, .. }, _) => {
+                Some((*since + self.policy.settling() + Duration::from_millis(2)).saturating_sub(self.source.now()))
             }
-            Gate::Closed { .. } | Gate::Open { .. } => None,
+            Known::Directly(..) | Known::FromAgent(_) => None,
         }
     }
 
@@ -176,13 +227,13 @@ impl Hold<'_> {
         let (pod, elapsed) = (&self.settings.pod, self.narrator.elapsed());
         let (tone, line, exit) = match ended {
             Ended::Signalled(signal) => {
-                (Tone::Info, words::signalled(signal, self.standing, &self.gate, elapsed), Exit::Terminated)
+                (Tone::Info, words::signalled(signal, self.standing, &self.known, elapsed), Exit::Terminated)
             }
             Ended::TimeIsOver(OnTimeout::Fail) => {
-                (Tone::Error, words::gave_up(pod, self.standing, &self.gate, elapsed), Exit::GaveUp)
+                (Tone::Error, words::gave_up(pod, self.standing, &self.known, elapsed), Exit::GaveUp)
             }
             Ended::TimeIsOver(OnTimeout::Open) => {
-                (Tone::Warn, words::opened_by_timeout(self.standing, &self.gate, elapsed), Exit::Done)
+                (Tone::Warn, words::opened_by_timeout(self.standing, &self.known, elapsed), Exit::Done)
             }
         };
         self.narrator.note(tone, &line);

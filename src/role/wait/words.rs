@@ -3,10 +3,11 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::known::{Known, Opening};
 use super::narrator::whole_seconds;
 use super::standing::{Standing, refused_annotation};
 use crate::config::{OnMissed, OnTimeout, OwnPod, Wait};
-use crate::decide::Gate;
+use crate::decide::{Answer, Basis, Gate};
 use crate::observe::Issuer;
 
 /// The first line: what this pod is, and what `wait` will do about it.
@@ -54,26 +55,58 @@ pub(super) fn beginning(settings: &Wait, standing: Standing) -> String {
 }
 
 /// Ready, and this pod may start.
-pub(super) fn open(standing: Standing, issuer: Option<Issuer>, after: Duration) -> String {
+pub(super) fn open(standing: Standing, opening: &Opening<'_>, after: Duration) -> String {
     let after = short(after);
-    let how = match issuer {
-        None => "reachable, not proven",
-        Some(Issuer::Bundle) => "reachable, not proven; the injector's certificate chains to the bundle given",
-        Some(Issuer::Unchecked) => "reachable, not proven; without a CA bundle the injector's issuer was not checked",
+    let ready = match opening {
+        Opening::ByHand(word) if standing == Standing::Missed => {
+            return format!("opened by hand ({word}): this pod starts OUTSIDE the mesh after {after}");
+        }
+        Opening::ByHand(word) => return format!("opened by hand ({word}) after {after}"),
+        Opening::Agents(Basis::NotInstalled) => format!("{}, says this node's agent", Basis::NotInstalled),
+        Opening::Agents(basis) => format!("Linkerd is ready ({basis}, says this node's agent)"),
+        Opening::Reachable(None) => "Linkerd is ready (reachable, not proven)".to_owned(),
+        Opening::Reachable(Some(Issuer::Bundle)) => {
+            "Linkerd is ready (reachable, not proven; the injector's certificate chains to the bundle given)".to_owned()
+        }
+        Opening::Reachable(Some(Issuer::Unchecked)) => {
+            "Linkerd is ready (reachable, not proven; without a CA bundle the injector's issuer was not checked)"
+                .to_owned()
+        }
     };
     match standing {
         Standing::Meshed => format!("Linkerd's identity answers; open after {after}"),
-        Standing::Disabled | Standing::HostNetwork => format!("Linkerd is ready ({how}); open after {after}"),
-        Standing::Missed => format!(
-            "Linkerd is ready ({how}); LINKERD_GATE_ON_MISSED=open lets this pod start OUTSIDE the mesh after {after}"
-        ),
+        Standing::Disabled | Standing::HostNetwork => format!("{ready}; open after {after}"),
+        Standing::Missed => {
+            format!("{ready}; LINKERD_GATE_ON_MISSED=open lets this pod start OUTSIDE the mesh after {after}")
+        }
     }
 }
 
+/// The agent cannot be followed (any more).
+pub(super) fn without_agent(why: &str) -> String {
+    format!("looking at Linkerd itself until this node's agent can be followed: {why}")
+}
+
+/// The agent can be followed, after people were told that it cannot.
+pub(super) fn agent_is_back(answer: &Answer) -> String {
+    format!("following the agent on node {} from now on", answer.node.name)
+}
+
 /// Ready, but this pod has to be created again by somebody else.
-pub(super) fn held(pod: &OwnPod) -> String {
+pub(super) fn held(pod: &OwnPod, opening: &Opening<'_>) -> String {
+    if *opening == Opening::Agents(Basis::NotInstalled) {
+        return format!(
+            "Linkerd is not installed, says this node's agent: nobody can inject {}, nor another in its place, and it asked \
+             to start in the mesh only. Install Linkerd, or take the entry out of its template",
+            self::pod(pod)
+        );
+    }
+    let how = match opening {
+        Opening::Agents(basis) => format!(" ({basis})"),
+        Opening::Reachable(_) | Opening::ByHand(_) => String::new(),
+    };
     format!(
-        "Linkerd is ready, but a pod cannot be injected once it exists: {} has to be created again. {}",
+        "Linkerd is ready{how}, but a pod cannot be injected once it exists: {} has to be created again. {}",
         self::pod(pod),
         next(pod)
     )
@@ -90,23 +123,27 @@ pub(super) fn exit(pod: &OwnPod) -> String {
 }
 
 /// A signal ended it.
-pub(super) fn signalled(signal: &str, standing: Standing, gate: &Gate, after: Duration) -> String {
-    format!("ended by {signal} after {}, nothing was opened; {}", short(after), awaited(standing, gate))
+pub(super) fn signalled(signal: &str, standing: Standing, known: &Known, after: Duration) -> String {
+    format!("ended by {signal} after {}, nothing was opened; {}", short(after), awaited(standing, known))
 }
 
 /// The timeout, and the pod fails.
-pub(super) fn gave_up(pod: &OwnPod, standing: Standing, gate: &Gate, after: Duration) -> String {
-    let next = if gate.is_open() { next(pod) } else { "Look at what it names first, or run: linkerd check".to_owned() };
-    format!("gave up after {} (LINKERD_GATE_TIMEOUT); {}. {next}", short(after), awaited(standing, gate))
+pub(super) fn gave_up(pod: &OwnPod, standing: Standing, known: &Known, after: Duration) -> String {
+    let next = if known.opening().is_some() {
+        next(pod)
+    } else {
+        "Look at what it names first, or run: linkerd check".to_owned()
+    };
+    format!("gave up after {} (LINKERD_GATE_TIMEOUT); {}. {next}", short(after), awaited(standing, known))
 }
 
 /// The timeout, and the pod starts all the same.
-pub(super) fn opened_by_timeout(standing: Standing, gate: &Gate, after: Duration) -> String {
+pub(super) fn opened_by_timeout(standing: Standing, known: &Known, after: Duration) -> String {
     let how = match standing {
         Standing::Missed => "this pod starts OUTSIDE the mesh",
         Standing::Meshed | Standing::Disabled | Standing::HostNetwork => "this pod starts all the same",
     };
-    format!("waited {} (LINKERD_GATE_ON_TIMEOUT=open): {how}; {}", short(after), awaited(standing, gate))
+    format!("waited {} (LINKERD_GATE_ON_TIMEOUT=open): {how}; {}", short(after), awaited(standing, known))
 }
 
 /// The pod will be deleted by us.
@@ -157,14 +194,14 @@ pub(super) fn pod(pod: &OwnPod) -> String {
     }
 }
 
-fn awaited(standing: Standing, gate: &Gate) -> String {
-    match gate {
-        Gate::Closed { why, .. } => format!("Linkerd was not ready: {why}"),
-        Gate::Settling { .. } => "Linkerd had just begun to answer".to_owned(),
-        Gate::Open { .. } if standing == Standing::Missed => {
-            "Linkerd was ready, but this pod was not created again".to_owned()
-        }
-        Gate::Open { .. } => "Linkerd was ready".to_owned(),
+fn awaited(standing: Standing, known: &Known) -> String {
+    match known.opening() {
+        Some(_) if standing == Standing::Missed => "Linkerd was ready, but this pod was not created again".to_owned(),
+        Some(_) => "Linkerd was ready".to_owned(),
+        None => match known {
+            Known::Directly(Gate::Settling { .. }, _) => "Linkerd had just begun to answer".to_owned(),
+            Known::Directly(..) | Known::FromAgent(_) => format!("Linkerd was not ready: {known}"),
+        },
     }
 }
 
@@ -175,7 +212,6 @@ fn short(duration: Duration) -> impl fmt::Display {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decide::Basis;
 
     fn shop(inject: Option<&str>) -> OwnPod {
         OwnPod {
@@ -189,19 +225,21 @@ mod tests {
         }
     }
 
-    fn open_gate() -> Gate {
-        Gate::Open { basis: Basis::Reachable, since: Duration::ZERO, doubt: None }
+    const REACHABLE: Opening<'_> = Opening::Reachable(None);
+
+    fn open_gate() -> Known {
+        Known::Directly(Gate::Open { basis: Basis::Reachable, since: Duration::ZERO, doubt: None }, None)
     }
 
     #[test]
     fn a_held_pod_names_the_command_that_replaces_it() {
-        assert!(held(&shop(None)).contains("after: kubectl delete pod web-0 --namespace shop ("));
+        assert!(held(&shop(None), &REACHABLE).contains("after: kubectl delete pod web-0 --namespace shop ("));
     }
 
     #[test]
     fn a_value_that_linkerd_does_not_take_is_pointed_out() {
-        assert!(held(&shop(Some("Enabled"))).contains("\"Enabled\" is no value that Linkerd takes"));
-        assert!(!held(&shop(Some("ingress"))).contains("no value"));
+        assert!(held(&shop(Some("Enabled")), &REACHABLE).contains("\"Enabled\" is no value that Linkerd takes"));
+        assert!(!held(&shop(Some("ingress")), &REACHABLE).contains("no value"));
         assert!(gave_up(&shop(Some("Enabled")), Standing::Missed, &open_gate(), Duration::ZERO).contains("no value"));
     }
 }

@@ -1,0 +1,142 @@
+//! Where `wait` learns from: the node's agent, and Linkerd itself for as long as there is no agent.
+
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::known::uncovered;
+use crate::decide::{Answer, Evidence, Policy};
+use crate::observe::{Agent, Direct};
+use crate::retry::Schedule;
+
+/// How long a long poll lasts: half of what an agent grants, and as long as a held pod's log may be silent.
+const POLL: Duration = Duration::from_secs(30);
+
+/// A closed answer to a long poll that comes before this was not waited for: the agent ends, or has a limit of its own.
+const TOO_EARLY: Duration = Duration::from_secs(1);
+
+/// The two sources. The agent comes first: it costs the cluster nothing, and what it says is proven.
+pub(super) struct Source {
+    direct: Direct,
+    agent: Option<Arc<Agent>>,
+    policy: Policy,
+    from: From,
+    epoch: Instant,
+    early: Schedule,
+}
+
+/// Which of them is asked.
+enum From {
+    Agent,
+    /// Linkerd, and where there may be an agent some day, that as well, once in a while.
+    Direct(Option<Asking>),
+}
+
+/// A question to the agent, and what makes its answer unusable where there is none.
+type Asking = Pin<Box<dyn Future<Output = Result<Answer, String>>>>;
+
+/// What was learned.
+#[derive(Debug)]
+pub(super) enum Heard {
+    /// What the agent says.
+    Answer(Answer),
+    /// What a look at Linkerd found.
+    Evidence(Evidence),
+    /// The agent says nothing that could be used, because of this: from now on Linkerd is looked at.
+    NoAgent(String),
+}
+
+// === impl Source ===
+
+impl Source {
+    /// Begins with the agent, where there is one to ask.
+    pub(super) fn new(direct: Direct, agent: Option<Agent>, policy: Policy) -> Self {
+        let agent = agent.map(Arc::new);
+        let from = if agent.is_some() { From::Agent } else { From::Direct(None) };
+        Self { direct, agent, policy, from, epoch: Instant::now(), early: Schedule::looking() }
+    }
+
+    /// The time on the clock of the evidence.
+    pub(super) fn now(&self) -> Duration {
+        self.epoch.elapsed()
+    }
+
+    /// How the injector's issuer is checked where Linkerd is looked at.
+    pub(super) fn direct(&self) -> &Direct {
+        &self.direct
+    }
+
+    /// The next thing to know, asked for after `pause`. With `long` the agent is given time to open.
+    ///
+    /// Dropping the future ends whatever is in flight.
+    pub(super) async fn hear(&mut self, pause: Duration, long: bool) -> Heard {
+        let Self { direct, agent, policy, from, epoch, early } = self;
+        match (&mut *from, agent) {
+            (From::Agent, Some(agent)) => {
+                sleep(pause).await;
+                let asked = Instant::now();
+                match ask(agent, policy, long.then_some(POLL)).await {
+                    Ok(answer) => {
+                        if long && !answer.open && asked.elapsed() < TOO_EARLY {
+                            sleep(early.next_pause()).await;
+                        } else {
+                            early.reset();
+                        }
+                        Heard::Answer(answer)
+                    }
+                    Err(why) => {
+                        *from = From::Direct(Some(ask_again(agent, policy)));
+                        Heard::NoAgent(why)
+                    }
+                }
+            }
+            (From::Direct(Some(asking)), Some(agent)) => {
+                let mut look = pin!(async {
+                    sleep(pause).await;
+                    direct.look(epoch.elapsed()).await
+                });
+                loop {
+                    tokio::select! {
+                        biased;
+                        // The better source; the look is dropped for it.
+                        answer = &mut *asking => match answer {
+                            Ok(answer) => {
+                                *from = From::Agent;
+                                return Heard::Answer(answer);
+                            }
+                            Err(why) => {
+                                tracing::debug!("still no agent: {why}");
+                                *asking = ask_again(agent, policy);
+                            }
+                        },
+                        // Until then, this one.
+                        evidence = &mut look => return Heard::Evidence(evidence),
+                    }
+                }
+            }
+            _ => {
+                sleep(pause).await;
+                Heard::Evidence(direct.look(epoch.elapsed()).await)
+            }
+        }
+    }
+}
+
+async fn ask(agent: &Agent, policy: &Policy, wait: Option<Duration>) -> Result<Answer, String> {
+    let answer = agent.ask(wait).await.map_err(|why| why.to_string())?;
+    match uncovered(policy, &answer) {
+        None => Ok(answer),
+        Some(missing) => Err(format!("it does not look at {missing}, which LINKERD_GATE_REQUIRE asks for")),
+    }
+}
+
+/// One question, in a while. It goes on over as many looks as are made meanwhile.
+fn ask_again(agent: &Arc<Agent>, policy: &Policy) -> Asking {
+    let (agent, policy) = (Arc::clone(agent), policy.clone());
+    Box::pin(async move {
+        sleep(Schedule::returning().next_pause()).await;
+        ask(&agent, &policy, None).await
+    })
+}
