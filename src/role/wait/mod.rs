@@ -186,7 +186,7 @@ impl Hold<'_> {
                 self.narrator.state(tone, change.to_string());
             }
         }
-        self.known = Known::Directly(new, self.source.direct().injectors_issuer());
+        self.known = Known::Directly(new, self.source.injectors_issuer());
     }
 
     /// Takes in what the agent says.

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep};
 
 use super::known::uncovered;
 use crate::decide::{Answer, Evidence, Policy};
-use crate::observe::{Agent, Direct};
+use crate::observe::{Agent, Direct, Issuer};
 use crate::retry::Schedule;
 
 /// How long a long poll lasts: half of what an agent grants, and as long as a held pod's log may be silent.
@@ -64,8 +64,8 @@ impl Source {
     }
 
     /// How the injector's issuer is checked where Linkerd is looked at.
-    pub(super) fn direct(&self) -> &Direct {
-        &self.direct
+    pub(super) fn injectors_issuer(&self) -> Option<Issuer> {
+        self.direct.injectors_issuer()
     }
 
     /// The next thing to know, asked for after `pause`. With `long` the agent is given time to open.
