@@ -3,23 +3,42 @@
 use super::{
     evidence::{Evidence, Probe},
     gate::Gate,
-    lease::{Record, Sightings},
+    lease::{Holder, Record, Sightings},
     outcome::Outcome,
     policy::{NothingRequired, Policy},
-    publication::{self, Publication, Unreadable},
+    publication::{self, Publication, Unreadable, Word},
 };
 use std::{num::NonZeroU32, time::Duration};
 
 /// Follows the prover's word. An agent that proves for the others follows its own word like everybody else's.
 ///
 /// A word counts only while its holder is seen renewing it. Where there is no fresh one the gate stays as it is, and says so.
+///
+/// That somebody renews a word does not make the proof behind it new: a prover proves an open gate again only now and then.
+/// So an agent that starts opens by no proof that was published when it looked first: it may be from before its node lost its
+/// power, and the injector with it.
 #[derive(Clone, Debug)]
 pub struct Follower {
     policy: Policy,
     gate: Gate,
     sightings: Sightings,
     word: Option<Result<Publication, Unreadable>>,
+    proofs: Proofs,
 }
+
+/// Whether anything was proven since an agent looked first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Proofs {
+    /// It has not looked.
+    Unseen,
+    /// Nothing was: still only what was published then is, if anything is.
+    Only(Option<Proof>),
+    /// Another proof was published.
+    Newer,
+}
+
+/// What tells a proof from every other: who made it, and its number.
+type Proof = (Option<Holder>, u64);
 
 // === impl Follower ===
 
@@ -31,13 +50,21 @@ impl Follower {
     pub fn new(proven: &Policy) -> Result<Self, NothingRequired> {
         // The prover has counted and settled: doing so again here would only add to every start.
         let policy = Policy::new(proven.required().iter().copied(), NonZeroU32::MIN, Duration::ZERO)?;
-        Ok(Self { policy, gate: Gate::closed(), sightings: Sightings::default(), word: None })
+        let (gate, sightings) = (Gate::closed(), Sightings::default());
+        Ok(Self { policy, gate, sightings, word: None, proofs: Proofs::Unseen })
     }
 
     /// Notes how the Lease looks at `now`; nothing where there is none.
     pub fn note(&mut self, record: Option<&Record>, now: Duration) {
         self.sightings.note(record, now);
         self.word = record.and_then(|record| record.verdict.as_deref()).map(Publication::read);
+        let proof = match &self.word {
+            Some(Ok(Publication { word: Word::Open { proof, .. }, .. })) => {
+                Some((self.sightings.holder().cloned(), *proof))
+            }
+            Some(_) | None => None,
+        };
+        self.proofs.note(proof);
     }
 
     /// Steps the gate, with what this agent itself found of identity. Returns the gate as it was before.
@@ -62,12 +89,27 @@ impl Follower {
         match &self.word {
             None => unknown("the prover has published no verdict".to_owned()),
             Some(Err(error)) => unknown(format!("the published verdict cannot be used: {error}")),
+            Some(Ok(Publication { word: Word::Open { .. }, .. })) if self.proofs != Proofs::Newer => {
+                unknown("waiting for the prover's next proof: its last one is from before this agent looked".to_owned())
+            }
             Some(Ok(word)) => {
                 let published = word.evidence(&self.policy, nothing);
                 let worse = worse(published.outcome(Probe::Identity), identity).clone();
                 published.with(Probe::Identity, worse)
             }
         }
+    }
+
+    /// The gate that this agent begins with when it becomes the prover at `now`.
+    ///
+    /// What it knows to be open it does not close, but neither does it vouch for it before it has looked: the new prover's word
+    /// is renewed, and who has just started must not take it for a proof.
+    pub fn prover_gate(&self, now: Duration) -> Gate {
+        if !self.gate.is_open() {
+            return Gate::closed();
+        }
+        let not_yet = Outcome::unknown("the prover has not looked yet");
+        self.gate.clone().step(&self.policy, &publication::undecided(&self.policy, Evidence::at(now), not_yet))
     }
 
     /// What is published, while it is fresh.
@@ -88,6 +130,18 @@ impl Follower {
     /// The Lease as this agent saw it.
     pub fn sightings(&self) -> &Sightings {
         &self.sightings
+    }
+}
+
+// === impl Proofs ===
+
+impl Proofs {
+    fn note(&mut self, published: Option<Proof>) {
+        match self {
+            Self::Unseen => *self = Self::Only(published),
+            Self::Only(first) if published.is_some() && *first != published => *self = Self::Newer,
+            Self::Only(_) | Self::Newer => {}
+        }
     }
 }
 
@@ -127,8 +181,12 @@ mod tests {
         Some(Publication { version: VERSION, word, yield_to: Vec::new(), identity: Vec::new() }.write())
     }
 
-    fn open() -> Option<String> {
-        word(Word::Open { basis: Basis::Proven, doubt: Vec::new() })
+    fn open(proof: u64) -> Option<String> {
+        word(Word::Open { basis: Basis::Proven, proof, doubt: Vec::new() })
+    }
+
+    fn open_by_another() -> Option<String> {
+        open(7)
     }
 
     fn refused() -> Option<String> {
@@ -153,17 +211,45 @@ mod tests {
 
     #[test]
     fn an_open_verdict_that_etcd_remembers_opens_nothing_until_it_is_renewed() {
-        let before = after(&[Some(record(1, open()))]);
+        let before = after(&[Some(record(1, open(1)))]);
         assert_eq!(
             before.gate().to_string(),
             "closed: injection unknown: waiting for a sign of life of the prover on node node-1"
         );
-        assert!(after(&[Some(record(1, open())), Some(record(2, open()))]).gate().is_open());
+        assert!(after(&[Some(record(1, open(1))), Some(record(2, open(2)))]).gate().is_open());
+    }
+
+    #[test]
+    fn a_proof_from_before_the_agent_looked_opens_nothing_however_often_it_is_renewed() {
+        let renewed = [Some(record(1, open(1))), Some(record(2, open(1))), Some(record(3, open(1)))];
+        assert_eq!(
+            after(&renewed).gate().to_string(),
+            "closed: injection unknown: waiting for the prover's next proof: its last one is from before this agent looked"
+        );
+        assert!(after(&[renewed.as_slice(), &[Some(record(4, open(2)))]].concat()).gate().is_open());
+        // The gate was closed in between, and nothing was proven since.
+        let again = [Some(record(1, open(1))), Some(record(2, refused())), Some(record(3, open(1)))];
+        assert!(!after(&again).gate().is_open());
+        // Where nothing was published at the first look, whatever is proven was proven since.
+        assert!(after(&[None, Some(record(1, open(1))), Some(record(2, open(1)))]).gate().is_open());
+    }
+
+    #[test]
+    fn a_prover_that_takes_over_vouches_for_nothing_before_it_has_looked() {
+        let open = after(&[Some(record(1, open(1))), Some(record(2, open(2)))]);
+        let begun = open.prover_gate(second(2));
+        assert!(begun.is_open(), "what is open stays open");
+        let said = Publication::new(&begun, Vec::new(), Vec::new()).write();
+        // Somebody else holds the Lease than when this one looked first.
+        let other = Record { holder: Some(Holder::read("node-2/agent/boot")), ..record(3, Some(said)) };
+        let started = after(&[Some(record(1, open_by_another())), Some(other)]);
+        assert!(!started.gate().is_open(), "{}", started.gate());
+        assert_eq!(follower().prover_gate(second(2)), Gate::closed());
     }
 
     #[test]
     fn without_a_prover_everything_stays_as_it_is_and_says_so() {
-        let mut open = after(&[Some(record(1, open())), Some(record(2, open()))]);
+        let mut open = after(&[Some(record(1, open(1))), Some(record(2, open(2)))]);
         open.step(&Outcome::Ready, second(15));
         assert_eq!(open.gate().to_string(), "open: proven by an injected dry-run pod");
         open.step(&Outcome::Ready, second(16));
@@ -182,7 +268,7 @@ mod tests {
 
     #[test]
     fn evidence_closes_at_once_and_a_prover_that_begins_anew_does_not() {
-        let leases = [Some(record(1, open())), Some(record(2, open()))];
+        let leases = [Some(record(1, open(1))), Some(record(2, open(2)))];
         let anew = [leases.as_slice(), &[Some(record(3, word(Word::Closed { obstacles: Vec::new() })))]].concat();
         assert!(after(&anew).gate().is_open());
         let closed = [leases.as_slice(), &[Some(record(3, refused()))]].concat();
@@ -191,8 +277,8 @@ mod tests {
 
     #[test]
     fn identity_has_to_answer_from_here_too() {
-        let mut follower = after(&[Some(record(1, open()))]);
-        follower.note(Some(&record(2, open())), second(1));
+        let mut follower = after(&[Some(record(1, open(1)))]);
+        follower.note(Some(&record(2, open(2))), second(1));
         follower.step(&Outcome::unknown("no route"), second(1));
         assert_eq!(follower.gate().to_string(), "closed: identity unknown: no route");
         follower.step(&Outcome::Ready, second(2));
@@ -212,10 +298,10 @@ mod tests {
 
     #[test]
     fn linkerds_absence_opens_without_identity() {
-        let absent = word(Word::Open { basis: Basis::NotInstalled, doubt: Vec::new() });
+        let absent = |proof| word(Word::Open { basis: Basis::NotInstalled, proof, doubt: Vec::new() });
         let mut follower = follower();
-        follower.note(Some(&record(1, absent.clone())), second(0));
-        follower.note(Some(&record(2, absent)), second(1));
+        follower.note(Some(&record(1, absent(1))), second(0));
+        follower.note(Some(&record(2, absent(2))), second(1));
         follower.step(&Outcome::unknown("nobody to ask"), second(1));
         assert_eq!(follower.gate().basis(), Some(Basis::NotInstalled));
     }

@@ -50,6 +50,9 @@ pub enum Gate {
         /// When the evidence was taken that opened the gate.
         since: Duration,
 
+        /// When the latest ready evidence was taken: not before `since`.
+        latest: Duration,
+
         /// What could not be looked at in the latest evidence. It does not close the gate.
         doubt: Option<Obstacles>,
     },
@@ -117,7 +120,7 @@ impl Gate {
     fn step_ready(self, policy: &Policy, basis: Basis, taken: Duration) -> Self {
         let first = Self::Settling { basis, since: taken, latest: taken, proofs: 1 };
         match self {
-            Self::Open { since, .. } => Self::Open { basis, since, doubt: None },
+            Self::Open { since, latest, .. } => Self::Open { basis, since, latest: latest.max(taken), doubt: None },
             Self::Closed { at, .. } => match at {
                 Some(at) if taken <= at => Self::overtaken(taken),
                 Some(_) | None => first.settle(policy),
@@ -144,7 +147,7 @@ impl Gate {
             {
                 Self::Closed { why: Closure::Installed(obstacles), at }
             }
-            Self::Open { basis, since, .. } => Self::Open { basis, since, doubt: Some(obstacles) },
+            Self::Open { basis, since, latest, .. } => Self::Open { basis, since, latest, doubt: Some(obstacles) },
             // Told until something is found out, so that the line does not change while nothing does.
             Self::Closed { why: Closure::Installed(_), .. } => Self::Closed { why: Closure::Installed(obstacles), at },
             // A run is interrupted by an unknown: "in a row" means that every look in between succeeded.
@@ -158,7 +161,7 @@ impl Gate {
             Self::Settling { basis, since, latest, proofs }
                 if proofs >= policy.proofs().get() && latest.saturating_sub(since) >= policy.settling() =>
             {
-                Self::Open { basis, since: latest, doubt: None }
+                Self::Open { basis, since: latest, latest, doubt: None }
             }
             gate @ (Self::Closed { .. } | Self::Settling { .. } | Self::Open { .. }) => gate,
         }

@@ -372,7 +372,7 @@ mod tests {
     }
 
     fn open() -> Gate {
-        Gate::Open { basis: Basis::Proven, since: Duration::ZERO, doubt: None }
+        Gate::Open { basis: Basis::Proven, since: Duration::ZERO, latest: Duration::ZERO, doubt: None }
     }
 
     fn tainted(value: &str) -> NodeView {

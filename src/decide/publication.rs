@@ -52,6 +52,10 @@ pub enum Word {
     Open {
         /// How that is known.
         basis: Basis,
+        /// Tells one proof from the next: it is another number after each look of the prover's that found everything ready.
+        /// Never compared with a clock.
+        #[serde(default)]
+        proof: u64,
         /// What could not be looked at lately.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         doubt: Vec<Obstacle>,
@@ -119,12 +123,16 @@ impl Publication {
         let present = |evidence: Evidence| all_ready(policy, evidence.with_installation(Installation::Present));
         let unknown = |why| Outcome::unknown(why);
         match &self.word {
-            Word::Open { basis: Basis::NotInstalled, .. } => evidence.with_installation(Installation::Absent),
+            Word::Open { basis: Basis::NotInstalled, doubt, .. } if doubt.is_empty() => {
+                evidence.with_installation(Installation::Absent)
+            }
+            // It was absent when somebody looked last: whether it still is nobody knows.
+            Word::Open { basis: Basis::NotInstalled, doubt, .. } => told(all_ready(policy, evidence), doubt),
             // A prover that does not prove is no prover of ours.
             Word::Open { basis: Basis::Reachable, .. } => {
                 undecided(policy, evidence, unknown("the published verdict is not a proven one"))
             }
-            Word::Open { basis: Basis::Proven, doubt } => told(present(evidence), doubt),
+            Word::Open { basis: Basis::Proven, doubt, .. } => told(present(evidence), doubt),
             Word::Settling => undecided(policy, evidence, unknown("the prover makes sure that it stays so")),
             Word::Closed { obstacles } if obstacles.is_empty() => {
                 undecided(policy, evidence, unknown("the prover has not looked yet"))
@@ -155,9 +163,11 @@ impl Word {
     fn of(gate: &Gate) -> Self {
         let list = |obstacles: &super::Obstacles| obstacles.iter().cloned().collect::<Vec<_>>();
         match gate {
-            Gate::Open { basis, doubt, .. } => {
-                Self::Open { basis: *basis, doubt: doubt.as_ref().map(list).unwrap_or_default() }
-            }
+            Gate::Open { basis, latest, doubt, .. } => Self::Open {
+                basis: *basis,
+                proof: u64::try_from(latest.as_micros()).unwrap_or(u64::MAX),
+                doubt: doubt.as_ref().map(list).unwrap_or_default(),
+            },
             Gate::Settling { .. } => Self::Settling,
             Gate::Closed { why: Closure::NoEvidence | Closure::Overtaken, .. } => {
                 Self::Closed { obstacles: Vec::new() }
@@ -222,6 +232,15 @@ mod tests {
     }
 
     #[test]
+    fn a_doubted_absence_opens_for_nobody_who_is_not_open() {
+        let absent = |second| Evidence::at(Duration::from_secs(second)).with_installation(Installation::Absent);
+        let open = gate((0..3).map(absent));
+        let doubted = open.step(&Policy::proven(), &Evidence::at(Duration::from_secs(3)));
+        assert_eq!(doubted.basis(), Some(Basis::NotInstalled));
+        assert!(says(&doubted).starts_with("undecided: "), "{}", says(&doubted));
+    }
+
+    #[test]
     fn what_is_merely_reachable_opens_for_nobody() {
         let published = r#"{"version":1,"gate":"open","basis":"reachable"}"#;
         let read = Publication::read(published).unwrap();
@@ -241,7 +260,7 @@ mod tests {
         let open = gate([proven(0), proven(600), proven(1200)]);
         assert_eq!(
             Publication::new(&open, Vec::new(), Vec::new()).write(),
-            r#"{"version":1,"gate":"open","basis":"proven"}"#
+            r#"{"version":1,"gate":"open","basis":"proven","proof":1200000}"#
         );
     }
 

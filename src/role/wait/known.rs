@@ -114,7 +114,7 @@ mod tests {
     }
 
     fn directly(open: bool) -> Known {
-        let gate = Gate::Open { basis: Basis::Reachable, since: Duration::ZERO, doubt: None };
+        let gate = Gate::Open { basis: Basis::Reachable, since: Duration::ZERO, latest: Duration::ZERO, doubt: None };
         Known::Directly(if open { gate } else { Gate::closed() }, None)
     }
 

@@ -228,7 +228,10 @@ mod tests {
     const REACHABLE: Opening<'_> = Opening::Reachable(None);
 
     fn open_gate() -> Known {
-        Known::Directly(Gate::Open { basis: Basis::Reachable, since: Duration::ZERO, doubt: None }, None)
+        Known::Directly(
+            Gate::Open { basis: Basis::Reachable, since: Duration::ZERO, latest: Duration::ZERO, doubt: None },
+            None,
+        )
     }
 
     #[test]
