@@ -1,0 +1,578 @@
+//! One agent's process: the pure core, and as much of a loop around it as the role has. It sees what its watches and the
+//! answers to its requests bring, and never the world.
+
+use crate::{
+    api_server::{LeaseWrite, Refused, Request, Truth, Word},
+    random::Random,
+};
+use k8s_openapi::jiff::Timestamp;
+use linkerd_gate::{
+    decide::{
+        ByHand, Evidence, Follower, Gate, Installation, Outcome, Policy, Probe, Publication,
+        essential::{self, DaemonSetView, NamespaceView, PodView},
+        gate::Closure,
+        lease::{Holder, LEADS_FOR, RENEWED_EVERY, Stance},
+        node::{Age, NodeFacts, NodePolicy, NodeState, NodeView, Opened, Plan, TAINT_KEY},
+    },
+    linkerd::WebhookView,
+};
+use std::{collections::BTreeSet, rc::Rc, time::Duration};
+
+/// How long an agent waits for the answer to a write, or to a look.
+pub const REQUEST_LIMIT: Duration = Duration::from_secs(7);
+
+/// The longest time that an agent that finds the Lease vacant leaves it to others.
+const TAKEN_WITHIN_MILLIS: u64 = 5000;
+
+/// What the operator configured.
+#[derive(Debug)]
+pub struct Policies {
+    pub proven: Policy,
+    pub node: NodePolicy,
+    /// How often an open gate is proven again, give or take a fifth.
+    pub proven_again: Duration,
+}
+
+/// What an agent could find out now, if it looked.
+pub struct Surroundings<'a> {
+    pub now: Duration,
+    pub wall: Timestamp,
+    pub policies: &'a Policies,
+    pub random: &'a mut Random,
+    /// What identity answers to its node.
+    pub identity: Outcome,
+    /// When linkerd-gate was installed.
+    pub installed: i64,
+    pub cluster: &'a Cluster,
+}
+
+/// What a prover's watches show.
+#[derive(Debug, Default)]
+pub struct Cluster {
+    pub webhooks: WebhookView,
+    pub namespaces: Vec<NamespaceView>,
+    pub pods: Vec<PodView>,
+    pub daemon_sets: Vec<DaemonSetView>,
+}
+
+/// What came of a look: what each probe found, without an instant.
+#[derive(Clone, Debug)]
+pub struct Found {
+    pub installation: Installation,
+    pub webhook: Outcome,
+    pub injector: Outcome,
+    pub injection: Outcome,
+    pub identity: Outcome,
+}
+
+/// What an agent asked for, and what came of it.
+#[derive(Clone, Debug)]
+pub enum Answer {
+    Node(Result<Rc<NodeView>, Refused>),
+    /// With the verdict that was written, and the version of the Lease with it.
+    Lease(Result<String, Refused>),
+    Look(Found),
+    Tolerate(String),
+}
+
+/// What reaches a process from outside.
+#[derive(Clone, Debug)]
+pub enum Message {
+    Lease(Option<Rc<Word>>),
+    Node(Rc<NodeView>),
+    /// With when the request was sent.
+    Answer(Answer, Duration),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Process {
+    Runs,
+    /// Stopped by a signal, or starved: it has everything before it, and does nothing.
+    Hangs,
+    Ended,
+}
+
+/// A process.
+pub struct Agent {
+    pub node: usize,
+    pub me: Holder,
+    proven_again: Duration,
+    /// When its node booted, by the world's clock.
+    pub booted: Duration,
+    pub started: Duration,
+    pub process: Process,
+    /// Since when nothing has been wrong with it: it runs, and reaches the API server.
+    pub undisturbed: Duration,
+    pub cut_off: bool,
+    pub watching: bool,
+    /// What waits while it hangs.
+    pub inbox: Vec<Message>,
+    /// Which wake-up counts: an earlier one was put off.
+    pub alarm: u64,
+    pub dry_runs: usize,
+    pub state: Option<NodeState>,
+    pub follower: Follower,
+    /// What is behind the latest word that it knows: for the invariants.
+    truth: Truth,
+    node_view: Option<Rc<NodeView>>,
+    lease: Option<Rc<Word>>,
+    /// Whether it has looked at the Lease at all: one that is not there looks the same before.
+    looked: bool,
+    identity: Outcome,
+    identity_due: Duration,
+    closed_since: Option<Duration>,
+    patch: Writing,
+    take_at: Option<Duration>,
+    prover: Option<Prover>,
+    wake: Duration,
+}
+
+/// One kind of write: at most one is under way.
+#[derive(Debug, Default)]
+struct Writing {
+    sent: Option<Duration>,
+    not_before: Duration,
+}
+
+/// What an agent is while the Lease is its own, or about to be.
+struct Prover {
+    gate: Gate,
+    write: Writing,
+    /// The verdict that is on its way.
+    writing: Option<String>,
+    written: Option<String>,
+    /// The version of the Lease that its own last write made.
+    version: Option<String>,
+    /// When the last write was sent that the API server took. Before there is one it does not act.
+    renewed: Option<Duration>,
+    looking: Option<Duration>,
+    look_at: Duration,
+    pause: Duration,
+    evidence: Option<Duration>,
+    proven_again: Duration,
+    /// What must run everywhere and does not tolerate our taint; until its own watches know, what its predecessor said.
+    yield_to: Vec<String>,
+    listed: bool,
+    tolerating: BTreeSet<String>,
+}
+
+// === impl Process ===
+
+impl Process {
+    pub fn lives(self) -> bool {
+        matches!(self, Self::Runs | Self::Hangs)
+    }
+}
+
+// === impl Writing ===
+
+impl Writing {
+    /// Whether another may be sent.
+    fn may(&self, now: Duration) -> bool {
+        now >= self.not_before && self.sent.is_none_or(|sent| now >= sent + REQUEST_LIMIT)
+    }
+
+    fn next(&self) -> Duration {
+        self.sent.map_or(self.not_before, |sent| (sent + REQUEST_LIMIT).max(self.not_before))
+    }
+}
+
+// === impl Agent ===
+
+impl Agent {
+    pub fn new(node: usize, me: Holder, booted: Duration, now: Duration, policies: &Policies) -> Self {
+        Self {
+            node,
+            me,
+            proven_again: policies.proven_again,
+            booted,
+            started: now,
+            process: Process::Runs,
+            undisturbed: now,
+            cut_off: false,
+            watching: false,
+            inbox: Vec::new(),
+            alarm: 0,
+            dry_runs: 0,
+            state: None,
+            follower: Follower::new(&policies.proven).unwrap(),
+            truth: Truth::default(),
+            node_view: None,
+            lease: None,
+            looked: false,
+            identity: Outcome::unknown("not asked yet"),
+            identity_due: Duration::ZERO,
+            closed_since: None,
+            patch: Writing::default(),
+            take_at: None,
+            prover: None,
+            wake: now,
+        }
+    }
+
+    /// Its monotonic clock, which has nothing to do with anybody else's.
+    fn local(&self, now: Duration) -> Duration {
+        now.saturating_sub(self.booted)
+    }
+
+    /// Whether it acts as the prover: it holds the Lease by its own knowledge, and renewed it lately.
+    pub fn acts(&self, now: Duration) -> bool {
+        self.prover.as_ref().is_some_and(|prover| prover.acts(now))
+    }
+
+    /// When it wants to be woken.
+    pub fn wake(&self) -> Duration {
+        self.wake
+    }
+
+    pub fn receive(&mut self, message: Message, now: Duration, random: &mut Random) {
+        match message {
+            Message::Lease(word) => {
+                let local = self.local(now);
+                self.follower.note(word.as_ref().map(|word| &word.record), local);
+                if let Some(word) = &word {
+                    self.truth = word.truth;
+                }
+                self.lease = word;
+                self.looked = true;
+            }
+            Message::Node(view) => self.node_view = Some(view),
+            Message::Answer(answer, sent) => self.answered(answer, sent, now, random),
+        }
+    }
+
+    fn answered(&mut self, answer: Answer, sent: Duration, now: Duration, random: &mut Random) {
+        let local = self.local(now);
+        match answer {
+            Answer::Node(result) => {
+                self.patch = Writing::default();
+                match result {
+                    Ok(view) => self.node_view = Some(view),
+                    Err(Refused::Conflict) => self.patch.not_before = now + random.between(100, 500),
+                    Err(Refused::Lost) => self.patch.not_before = now + random.between(500, 3000),
+                }
+            }
+            Answer::Lease(result) => {
+                // Of an earlier incarnation, or given up meanwhile.
+                let Some(prover) = self.prover.as_mut().filter(|prover| prover.write.sent == Some(sent)) else {
+                    return;
+                };
+                prover.write.sent = None;
+                match result {
+                    Ok(version) => {
+                        prover.renewed = Some(sent);
+                        prover.version = Some(version);
+                        prover.written = prover.writing.take();
+                    }
+                    // What came in between comes by the watch. One that was only about to take the Lease steps back.
+                    Err(_) if prover.renewed.is_none() => self.prover = None,
+                    Err(refused) => {
+                        prover.version = None;
+                        let pause = if refused == Refused::Conflict { (50, 250) } else { (500, 1500) };
+                        prover.write.not_before = now + random.between(pause.0, pause.1);
+                    }
+                }
+            }
+            Answer::Look(found) => {
+                let Some(prover) = self.prover.as_mut().filter(|prover| prover.looking == Some(sent)) else { return };
+                prover.looking = None;
+                prover.found(&found, sent, (now, local), random);
+            }
+            Answer::Tolerate(uid) => {
+                if let Some(prover) = &mut self.prover {
+                    prover.tolerating.remove(&uid);
+                }
+            }
+        }
+    }
+
+    /// What the watches of a prover would tell: it looks at once.
+    pub fn notice(&mut self, now: Duration) {
+        if let Some(prover) = &mut self.prover {
+            prover.look_at = now;
+        }
+    }
+
+    /// Does what is to be done now.
+    ///
+    /// # Errors
+    /// An invariant that does not hold.
+    pub fn step(&mut self, around: &mut Surroundings<'_>) -> Result<Vec<Request>, String> {
+        let now = around.now;
+        self.wake = now + Duration::from_secs(30);
+        if now >= self.identity_due {
+            self.identity = around.identity.clone();
+            let pause = if self.follower.gate().is_open() { (8000, 12_000) } else { (300, 700) };
+            self.identity_due = now + around.random.between(pause.0, pause.1);
+        }
+        self.wake_at(self.identity_due, now);
+
+        let local = self.local(now);
+        let before = self.follower.step(&self.identity, local);
+        self.check_gate(&before)?;
+        if let Some(stale) = self.follower.sightings().stale_at() {
+            self.wake_at(self.booted + stale, now);
+        }
+        let mut requests = Vec::new();
+        self.tend_node(around, &mut requests);
+        self.tend_lease(around, &mut requests);
+        self.prove(around, &mut requests);
+        Ok(requests)
+    }
+
+    fn wake_at(&mut self, at: Duration, now: Duration) {
+        if at > now {
+            self.wake = self.wake.min(at);
+        }
+    }
+
+    fn check_gate(&self, before: &Gate) -> Result<(), String> {
+        match (before, self.follower.gate()) {
+            (
+                Gate::Open { .. },
+                Gate::Closed { why: Closure::Unknown(_) | Closure::NoEvidence | Closure::Overtaken, .. },
+            ) => Err(format!("{} closed its gate for want of knowledge: {}", self.me, self.follower.gate())),
+            (Gate::Closed { .. } | Gate::Settling { .. }, Gate::Open { .. }) => {
+                if self.truth.renewed < self.started {
+                    return Err(format!(
+                        "{} opened its gate by a verdict that nobody renewed since it started",
+                        self.me
+                    ));
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn by_hand(&self, wall: Timestamp) -> Option<ByHand> {
+        let of_node = self.node_view.as_ref().and_then(|view| view.by_hand.as_deref());
+        let of_all = self.lease.as_ref().and_then(|word| word.record.by_hand.as_deref());
+        let in_force = |word| ByHand::in_force(word, wall).ok().flatten();
+        in_force(of_node).or_else(|| in_force(of_all))
+    }
+
+    fn tend_node(&mut self, around: &mut Surroundings<'_>, requests: &mut Vec<Request>) {
+        let now = around.now;
+        let Some(view) = self.node_view.clone() else { return };
+        let by_hand = self.by_hand(around.wall);
+        let local = self.local(now);
+        let yield_to = self.follower.publication(local).map(|word| word.yield_to.clone()).unwrap_or_default();
+        let policy = &around.policies.node;
+        let facts = NodeFacts {
+            node: &view,
+            boot: &self.me.boot,
+            uptime: now.saturating_sub(self.booted),
+            closed_since: self.closed_since,
+            age: Age::of(&view, (now >= self.started + Duration::from_millis(300)).then_some(around.installed)),
+            gate: self.follower.gate(),
+            yield_to: &yield_to,
+            by_hand,
+        };
+        let plan = Plan::of(policy, &facts);
+        // A machine that goes down is closed, and stays so: the next boot decides anew.
+        let change = if view.shutting_down { Plan::for_shutdown(policy, &facts) } else { plan.change };
+        match &plan.state {
+            NodeState::Closed { since, .. } => {
+                self.closed_since.get_or_insert(*since);
+                self.wake_at(self.booted + *since + policy.max_closed, now);
+            }
+            NodeState::Yielding(_) => {
+                self.closed_since.get_or_insert(now.saturating_sub(self.booted));
+            }
+            NodeState::Open(Opened::ThisBoot | Opened::Adopted) => self.closed_since = None,
+            NodeState::Open(Opened::Proven | Opened::TooLongClosed | Opened::ByHand(_)) | NodeState::Undecided => {}
+        }
+        if let Some(word) = by_hand {
+            let left = word.until.duration_since(around.wall).unsigned_abs();
+            self.wake_at(now + left + Duration::from_micros(1), now);
+        }
+        self.wake_at(self.started + Duration::from_millis(300), now);
+        if let Some(change) = change {
+            if self.patch.may(now) {
+                self.patch.sent = Some(now);
+                let resource_version = view.resource_version.clone();
+                let state = plan.state.clone();
+                requests.push(Request::PatchNode { resource_version, change, state, truth: self.truth });
+            }
+            self.wake_at(self.patch.next(), now);
+        }
+        self.state = Some(plan.state);
+    }
+
+    fn tend_lease(&mut self, around: &mut Surroundings<'_>, requests: &mut Vec<Request>) {
+        let now = around.now;
+        // Before the first look nobody knows anything.
+        if !self.looked {
+            return;
+        }
+        let lease = self.lease.clone();
+        if self.prover.as_ref().is_some_and(|prover| prover.is_over(now)) {
+            self.prover = None;
+        }
+        match self.follower.sightings().stance(&self.me, self.local(now)) {
+            Stance::Follow { until } => {
+                self.take_at = None;
+                // Its own write may not have come back by the watch yet.
+                if self.prover.as_ref().is_some_and(|prover| prover.version.is_none() && prover.write.sent.is_none()) {
+                    self.prover = None;
+                }
+                self.wake_at(self.booted + until, now);
+            }
+            Stance::Lead => {
+                self.take_at = None;
+                if self.prover.is_none() {
+                    self.prover = Some(self.begin(now));
+                }
+            }
+            Stance::Vacant(_) if self.prover.is_some() => {}
+            Stance::Vacant(_) => {
+                let delay = around.random.between(0, TAKEN_WITHIN_MILLIS);
+                let take_at = *self.take_at.get_or_insert(now + delay);
+                if now >= take_at {
+                    self.take_at = None;
+                    self.prover = Some(self.begin(now));
+                } else {
+                    self.wake_at(take_at, now);
+                }
+            }
+        }
+        let stored = lease.as_ref().map(|word| &word.record);
+        let Some(prover) = &mut self.prover else { return };
+        let verdict = Publication::new(&prover.gate, prover.yield_to.clone(), Vec::new()).write();
+        let due = prover.renewed.map_or(now, |renewed| renewed + RENEWED_EVERY);
+        if (now >= due || prover.written.as_ref() != Some(&verdict)) && prover.write.may(now) {
+            prover.write.sent = Some(now);
+            prover.writing = Some(verdict.clone());
+            let ours =
+                stored.is_some_and(|record| record.holder.as_ref() == Some(&self.me)) || prover.version.is_some();
+            let transitions = stored.map_or(0, |record| record.transitions);
+            requests.push(Request::WriteLease(LeaseWrite {
+                resource_version: prover
+                    .version
+                    .clone()
+                    .or_else(|| stored.map(|record| record.resource_version.clone())),
+                holder: self.me.clone(),
+                renewed: now.as_micros().to_string(),
+                transitions: if ours { transitions } else { transitions + 1 },
+                verdict,
+                evidence: prover.evidence,
+            }));
+        }
+        let next = prover.write.next().max(due);
+        let end = prover.renewed.map(|renewed| renewed + LEADS_FOR);
+        let (retry, next) = (prover.write.next(), next);
+        self.wake_at(retry, now);
+        self.wake_at(next, now);
+        if let Some(end) = end {
+            self.wake_at(end, now);
+        }
+    }
+
+    /// A prover that takes over does not close what is open by its own knowledge.
+    fn begin(&self, now: Duration) -> Prover {
+        // What its predecessor said, where it lived to see it: after a power loss that would be old news, and a taint that is
+        // there for a moment too long does less harm than one that is not.
+        let said = self.lease.as_ref().and_then(|word| word.record.verdict.as_deref());
+        let said = said.filter(|_| self.follower.sightings().stale_at().is_some());
+        let yield_to = said.and_then(|said| Publication::read(said).ok()).map(|word| word.yield_to).unwrap_or_default();
+        Prover {
+            gate: self.follower.prover_gate(self.local(now)),
+            write: Writing::default(),
+            writing: None,
+            written: None,
+            version: None,
+            renewed: None,
+            looking: None,
+            look_at: now,
+            pause: Duration::from_millis(100),
+            evidence: self.truth.evidence,
+            proven_again: self.proven_again,
+            yield_to,
+            listed: false,
+            tolerating: BTreeSet::new(),
+        }
+    }
+
+    fn prove(&mut self, around: &mut Surroundings<'_>, requests: &mut Vec<Request>) {
+        let now = around.now;
+        let local = self.local(now);
+        let Some(prover) = &mut self.prover else { return };
+        if !prover.acts(now) {
+            return;
+        }
+        if prover.looking.is_some_and(|sent| now >= sent + REQUEST_LIMIT) {
+            prover.looking = None;
+            let lost = || Outcome::unknown("the API server did not answer in time");
+            let nothing = Found {
+                installation: Installation::Unseen,
+                webhook: lost(),
+                injector: lost(),
+                injection: lost(),
+                identity: lost(),
+            };
+            prover.found(&nothing, now, (now, local), around.random);
+        }
+        if prover.looking.is_none() && now >= prover.look_at {
+            prover.looking = Some(now);
+            self.dry_runs += 1;
+            requests.push(Request::Look);
+        }
+        if prover.listed {
+            let essential =
+                essential::namespaces(&around.cluster.webhooks, &around.cluster.namespaces, &BTreeSet::new());
+            prover.yield_to = essential::yield_to(TAINT_KEY, &essential, &around.cluster.daemon_sets);
+            for tolerate in essential::tolerate(TAINT_KEY, &essential, &around.cluster.pods) {
+                if prover.tolerating.insert(tolerate.uid.clone()) {
+                    requests.push(Request::Tolerate(tolerate.uid));
+                }
+            }
+        }
+        let next = prover.looking.map_or(prover.look_at, |sent| sent + REQUEST_LIMIT);
+        self.wake_at(next, now);
+    }
+}
+
+// === impl Prover ===
+
+impl Prover {
+    fn acts(&self, now: Duration) -> bool {
+        self.renewed.is_some_and(|renewed| now < renewed + LEADS_FOR)
+    }
+
+    /// Whether others may soon take over.
+    fn is_over(&self, now: Duration) -> bool {
+        match self.renewed {
+            Some(renewed) => now >= renewed + LEADS_FOR,
+            None => self.write.sent.is_some_and(|sent| now >= sent + REQUEST_LIMIT),
+        }
+    }
+
+    fn found(&mut self, found: &Found, sent: Duration, (now, local): (Duration, Duration), random: &mut Random) {
+        // By the same clock as its follower's: one process has one.
+        let evidence = Evidence::at(local)
+            .with_installation(found.installation)
+            .with(Probe::Webhook, found.webhook.clone())
+            .with(Probe::Injector, found.injector.clone())
+            .with(Probe::Injection, found.injection.clone())
+            .with(Probe::Identity, found.identity.clone());
+        let policy = Policy::proven();
+        let verdict = linkerd_gate::decide::Verdict::of(&policy, &evidence);
+        self.gate = std::mem::take(&mut self.gate).step(&policy, &evidence);
+        if verdict.is_open() {
+            self.evidence = Some(sent);
+            self.pause = Duration::from_millis(100);
+        } else {
+            self.pause = (self.pause * 3 / 2).min(Duration::from_secs(5));
+        }
+        self.listed |= found.installation != Installation::Unseen;
+        self.look_at = now
+            + match &self.gate {
+                Gate::Open { doubt: None, .. } => {
+                    self.proven_again * 4 / 5 + random.between(0, self.proven_again.as_secs() * 400)
+                }
+                Gate::Settling { .. } => random.between(350, 450),
+                Gate::Open { .. } | Gate::Closed { .. } => self.pause + random.between(0, 50),
+            };
+    }
+}
