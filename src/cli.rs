@@ -2,7 +2,12 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::{command::explain::Output, config::table};
+use crate::{
+    cluster::{Access, Subject},
+    command::{by_hand, explain::Output},
+    config::table,
+};
+use std::{path::PathBuf, time::Duration};
 
 /// Keeps workloads from starting outside the Linkerd mesh after a cluster or node boot.
 #[derive(Debug, Parser)]
@@ -33,6 +38,84 @@ pub enum Command {
         after_help = "Exit codes:\n  0    explained\n  2    bad input: nothing was explained"
     )]
     Explain(ExplainArguments),
+
+    /// Break the glass: let pods start on nodes for a while, whatever Linkerd does
+    #[command(
+        long_about = "Opens nodes by hand, for a time: their taint goes, and every linkerd-gate entry there lets its pod \
+                      through, whether Linkerd injects or not. It is one annotation, linkerd-gate/override, on each Node or, \
+                      for all of them, on the agents' Lease. Agents obey it even where nobody proves anything.",
+        after_help = COMMAND_EXIT_CODES
+    )]
+    Open(SayArguments),
+
+    /// Break the glass: let no new pod start on nodes for a while, whatever Linkerd does
+    #[command(
+        long_about = "Closes nodes by hand, for a time: they are tainted, and every linkerd-gate entry there holds its pod. \
+                      What runs there goes on running. It is one annotation, as with `open`.",
+        after_help = COMMAND_EXIT_CODES
+    )]
+    Close(SayArguments),
+
+    /// Take back what `open` or `close` said: what is proven counts again
+    #[command(after_help = COMMAND_EXIT_CODES)]
+    Forget(ForgetArguments),
+}
+
+const COMMAND_EXIT_CODES: &str = "Exit codes:
+  0    done
+  2    bad usage: nothing was done
+  69   the cluster could not be reached, or refused: what was done all the same is on standard output";
+
+/// What `open` and `close` take.
+#[derive(Debug, clap::Args)]
+pub struct SayArguments {
+    /// How long it holds, from 1m to 168h: 90s, 30m, 1h30m
+    #[arg(long = "for", value_name = "TIME", value_parser = by_hand::lasts)]
+    pub lasts: Duration,
+
+    /// Where.
+    #[command(flatten)]
+    pub places: PlaceArguments,
+}
+
+/// What `forget` takes.
+#[derive(Debug, clap::Args)]
+pub struct ForgetArguments {
+    /// Where.
+    #[command(flatten)]
+    pub places: PlaceArguments,
+}
+
+/// Which nodes, of which cluster.
+#[derive(Debug, clap::Args)]
+pub struct PlaceArguments {
+    /// Names of nodes
+    #[arg(value_name = "NODE", value_parser = by_hand::node, required_unless_present = "all")]
+    pub nodes: Vec<String>,
+
+    /// Every node, those that join meanwhile too
+    #[arg(long, conflicts_with = "nodes")]
+    pub all: bool,
+
+    /// The agents' namespace, where the Lease is that `--all` writes to
+    #[arg(long, short, default_value = "linkerd-gate")]
+    pub namespace: String,
+
+    /// The context of the kubeconfig
+    #[arg(long)]
+    pub context: Option<String>,
+
+    /// The kubeconfig [default: what KUBECONFIG names, or ~/.kube/config]
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+
+    /// Impersonate this user
+    #[arg(long = "as", value_name = "USER")]
+    pub user: Option<String>,
+
+    /// Impersonate a member of this group; can be given several times
+    #[arg(long = "as-group", value_name = "GROUP", requires = "user")]
+    pub groups: Vec<String>,
 }
 
 /// What `explain` takes.
@@ -57,6 +140,18 @@ pub struct ExplainArguments {
     /// For a person or for a program
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,
+}
+
+// === impl PlaceArguments ===
+
+impl PlaceArguments {
+    /// Whom it is about, and how to get there.
+    pub fn read(self) -> (Vec<Subject>, Access) {
+        let Self { nodes, all, namespace, context, kubeconfig, user, groups } = self;
+        let subjects =
+            if all { vec![Subject::All { namespace }] } else { nodes.into_iter().map(Subject::Node).collect() };
+        (subjects, Access { context, kubeconfig, user, groups })
+    }
 }
 
 fn exit_codes() -> String {

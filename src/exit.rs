@@ -12,7 +12,8 @@ pub enum Exit {
     Found = 1,
     /// The configuration or the command line is wrong. Nothing was done.
     Usage = 2,
-    /// `LINKERD_GATE_TIMEOUT` passed while waiting. The number is `EX_UNAVAILABLE` of sysexits.h, as linkerd-await's.
+    /// `LINKERD_GATE_TIMEOUT` passed while waiting, or the API server could not be reached or refused what a command asked of
+    /// it. The number is `EX_UNAVAILABLE` of sysexits.h, as linkerd-await's.
     GaveUp = 69,
     /// A fault of our own: please report it. The number is `EX_SOFTWARE` of sysexits.h.
     Internal = 70,
@@ -40,7 +41,7 @@ impl Exit {
             Self::Done => "the gate is open, or the command did what it was asked",
             Self::Found => "reserved for `check`: errors were found",
             Self::Usage => "bad configuration or usage; nothing was done",
-            Self::GaveUp => "gave up waiting (LINKERD_GATE_TIMEOUT)",
+            Self::GaveUp => "gave up waiting (LINKERD_GATE_TIMEOUT), or the cluster could not be reached or refused",
             Self::Internal => "internal fault",
             Self::MustBeReplaced => "this pod is outside the mesh and must be replaced",
             Self::Terminated => "`wait` was ended by SIGTERM or SIGINT",

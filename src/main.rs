@@ -5,7 +5,8 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use linkerd_gate::cli::{Cli, Command, ExplainArguments};
+use linkerd_gate::cli::{Cli, Command, ExplainArguments, PlaceArguments};
+use linkerd_gate::command::by_hand::{self, Say, SayError};
 use linkerd_gate::command::explain::{Explain, ExplainError, explain};
 use linkerd_gate::config::Wait;
 use linkerd_gate::exit::Exit;
@@ -26,6 +27,9 @@ fn main() -> ExitCode {
     match cli.command {
         Command::Wait => run_wait().into(),
         Command::Explain(arguments) => run_explain(arguments).into(),
+        Command::Open(arguments) => run_by_hand(Say::Open(arguments.lasts), arguments.places).into(),
+        Command::Close(arguments) => run_by_hand(Say::Close(arguments.lasts), arguments.places).into(),
+        Command::Forget(arguments) => run_by_hand(Say::Forget, arguments.places).into(),
     }
 }
 
@@ -70,6 +74,31 @@ fn run_explain(arguments: ExplainArguments) -> Exit {
         }
         Err(ExplainError::Write(error)) => {
             eprintln!("linkerd-gate: the explanation could not be written: {error}");
+            Exit::Internal
+        }
+    }
+}
+
+fn run_by_hand(say: Say, places: PlaceArguments) -> Exit {
+    let (subjects, access) = places.read();
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("linkerd-gate: cannot start: {error}");
+            return Exit::Internal;
+        }
+    };
+    match runtime.block_on(by_hand::run(&access, say, &subjects, &mut std::io::stdout().lock())) {
+        Ok(()) => Exit::Done,
+        Err(error @ SayError::NotSaid(_)) => {
+            for line in error.to_string().lines() {
+                eprintln!("linkerd-gate: {line}");
+            }
+            Exit::GaveUp
+        }
+        Err(SayError::Write(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => Exit::Done,
+        Err(error @ SayError::Write(_)) => {
+            eprintln!("linkerd-gate: {error}");
             Exit::Internal
         }
     }

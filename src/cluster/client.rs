@@ -1,7 +1,9 @@
-//! A client of the API server, by the pod's own service account.
+//! A client of the API server: by the pod's own service account, or by a person's kubeconfig.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 
 /// How long a connection to the API server may take. Unlike its neighbours, so that a reason tells which limit fired.
@@ -19,14 +21,62 @@ pub enum ClientError {
          (automountServiceAccountToken)"
     )]
     InCluster(#[from] kube::config::InClusterError),
+    /// The kubeconfig cannot be used.
+    #[error(
+        "no access to a cluster: {0}; name a kubeconfig with --kubeconfig or KUBECONFIG, and one of its contexts with \
+         --context: `kubectl config get-contexts` lists them"
+    )]
+    Kubeconfig(#[from] KubeconfigError),
     /// The client could not be made.
     #[error("cannot make a client of the API server: {0}")]
     Build(#[from] kube::Error),
 }
 
+/// How a person gets at a cluster: as with kubectl.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Access {
+    /// The context of the kubeconfig; its current one where none is named.
+    pub context: Option<String>,
+    /// The kubeconfig; what `KUBECONFIG` names, or `~/.kube/config`, where none is named.
+    pub kubeconfig: Option<PathBuf>,
+    /// Whom to impersonate.
+    pub user: Option<String>,
+    /// And as a member of which groups.
+    pub groups: Vec<String>,
+}
+
 /// A client with a connection pool of its own: the first request opens a fresh connection.
 pub fn in_cluster() -> Result<Client, ClientError> {
-    let mut config = Config::incluster()?;
+    client(Config::incluster()?)
+}
+
+/// A client with a person's rights. In a pod without a kubeconfig those are its service account's.
+///
+/// # Errors
+/// A kubeconfig that is not there, cannot be read, or has no such context.
+pub async fn of_person(access: &Access) -> Result<Client, ClientError> {
+    let options = KubeConfigOptions { context: access.context.clone(), ..KubeConfigOptions::default() };
+    let found = match &access.kubeconfig {
+        Some(path) => Config::from_custom_kubeconfig(Kubeconfig::read_from(path)?, &options).await,
+        None => Config::from_kubeconfig(&options).await,
+    };
+    let named = access.kubeconfig.is_some() || access.context.is_some();
+    let mut config = match found {
+        Ok(config) => config,
+        // Whoever named one does not want another.
+        Err(error) => match Config::incluster() {
+            Ok(config) if !named => config,
+            Ok(_) | Err(_) => return Err(error.into()),
+        },
+    };
+    if let Some(user) = &access.user {
+        config.auth_info.impersonate = Some(user.clone());
+        config.auth_info.impersonate_groups = Some(access.groups.clone()).filter(|groups| !groups.is_empty());
+    }
+    client(config)
+}
+
+fn client(mut config: Config) -> Result<Client, ClientError> {
     config.connect_timeout = Some(CONNECT_LIMIT);
     config.read_timeout = Some(ANSWER_LIMIT);
     // Our own schedules decide when to try again; two kinds of retry would multiply.

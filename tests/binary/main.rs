@@ -1,6 +1,7 @@
 //! The binary as a box: what goes in by environment and network, what comes out by exit code, log and signals.
 
 mod agent;
+mod by_hand;
 mod cases;
 mod configuration;
 mod faults;
