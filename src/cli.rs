@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::{
-    cluster::{Access, Subject},
+    cluster::{Person, Subject},
     command::{by_hand, explain::Output},
     config::table,
 };
@@ -29,6 +29,16 @@ pub enum Command {
         after_long_help = format!("{}\n\n{}", table::help(table::WAIT), exit_codes()),
     )]
     Wait,
+
+    /// Close this node at each boot, open it when injection is proven, answer the `wait`s on it (a DaemonSet)
+    #[command(
+        long_about = "Closes its node at each boot by a taint, opens it when injection is proven, and answers the `wait`s on \
+                      it at :4192/gate. One agent of the cluster proves injection for all. Runs as a DaemonSet; configured by \
+                      environment only.",
+        after_help = exit_codes(),
+        after_long_help = format!("{}\n\n{}", table::help(table::AGENT), exit_codes()),
+    )]
+    Agent,
 
     /// Say whether a pod would be injected, by which rule, and what to do, from its manifest alone
     #[command(
@@ -146,11 +156,11 @@ pub struct ExplainArguments {
 
 impl PlaceArguments {
     /// Whom it is about, and how to get there.
-    pub fn read(self) -> (Vec<Subject>, Access) {
+    pub fn read(self) -> (Vec<Subject>, Person) {
         let Self { nodes, all, namespace, context, kubeconfig, user, groups } = self;
         let subjects =
             if all { vec![Subject::All { namespace }] } else { nodes.into_iter().map(Subject::Node).collect() };
-        (subjects, Access { context, kubeconfig, user, groups })
+        (subjects, Person { context, kubeconfig, user, groups })
     }
 }
 

@@ -8,9 +8,10 @@ use clap::Parser as _;
 use linkerd_gate::cli::{Cli, Command, ExplainArguments, PlaceArguments};
 use linkerd_gate::command::by_hand::{self, Say, SayError};
 use linkerd_gate::command::explain::{Explain, ExplainError, explain};
-use linkerd_gate::config::Wait;
+use linkerd_gate::config::{Agent, LogFormat, LogLevel, Problems, Wait};
 use linkerd_gate::exit::Exit;
 use linkerd_gate::linkerd::TokenProjection;
+use linkerd_gate::role::agent;
 use linkerd_gate::role::wait::{self, write_termination_message};
 use linkerd_gate::{observe, shutdown, telemetry};
 
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
     };
     match cli.command {
         Command::Wait => run_wait().into(),
+        Command::Agent => run_agent().into(),
         Command::Explain(arguments) => run_explain(arguments).into(),
         Command::Open(arguments) => run_by_hand(Say::Open(arguments.lasts), arguments.places).into(),
         Command::Close(arguments) => run_by_hand(Say::Close(arguments.lasts), arguments.places).into(),
@@ -37,26 +39,54 @@ fn run_wait() -> Exit {
     let check_ca_file = |path: &Path| observe::check_ca_file(path).map_err(|error| error.to_string());
     let settings = match Wait::read(std::env::vars_os(), check_ca_file) {
         Ok(settings) => settings,
-        Err(problems) => {
-            let log = std::env::var_os("LINKERD_GATE_TERMINATION_LOG").filter(|path| !path.is_empty());
-            let log = log.unwrap_or_else(|| "/dev/termination-log".into());
-            return refuse(log, Exit::Usage, &problems.to_string());
-        }
+        Err(problems) => return misconfigured(&problems),
     };
-    telemetry::install(settings.log_level, settings.log_format);
     let log = settings.termination_log.clone();
+    run(&log, settings.log_level, settings.log_format, async |signalled| {
+        wait::run(&settings, signalled).await.map_err(|error| error.to_string())
+    })
+}
+
+fn run_agent() -> Exit {
+    let settings = match Agent::read(std::env::vars_os()) {
+        Ok(settings) => settings,
+        Err(problems) => return misconfigured(&problems),
+    };
+    let log = settings.termination_log.clone();
+    run(&log, settings.log_level, settings.log_format, async |signalled| {
+        Box::pin(agent::run(settings, signalled)).await.map_err(|error| error.to_string())
+    })
+}
+
+/// Runs a role on one thread until it ends, or until SIGTERM has ended it.
+fn run(
+    termination_log: &Path,
+    level: LogLevel,
+    format: LogFormat,
+    role: impl AsyncFnOnce(Signalled) -> Result<Exit, String>,
+) -> Exit {
+    telemetry::install(level, format);
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return refuse(log, Exit::Internal, &format!("cannot start: {error}")),
+        Err(error) => return refuse(termination_log, Exit::Internal, &format!("cannot start: {error}")),
     };
     let ended = runtime.block_on(async {
         let signalled =
             shutdown::signalled().map_err(|error| (Exit::Internal, format!("cannot catch SIGTERM: {error}")))?;
-        wait::run(&settings, signalled).await.map_err(|error| (Exit::Usage, error.to_string()))
+        role(Box::pin(signalled)).await.map_err(|why| (Exit::Usage, why))
     });
     // A look that was dropped may leave a blocking task behind; nobody waits for it.
     runtime.shutdown_background();
-    ended.unwrap_or_else(|(exit, why)| refuse(log, exit, &why))
+    ended.unwrap_or_else(|(exit, why)| refuse(termination_log, exit, &why))
+}
+
+/// The end of the world.
+type Signalled = std::pin::Pin<Box<dyn Future<Output = &'static str>>>;
+
+fn misconfigured(problems: &Problems) -> Exit {
+    let log = std::env::var_os("LINKERD_GATE_TERMINATION_LOG").filter(|path| !path.is_empty());
+    let log = log.unwrap_or_else(|| "/dev/termination-log".into());
+    refuse(log, Exit::Usage, &problems.to_string())
 }
 
 fn run_explain(arguments: ExplainArguments) -> Exit {

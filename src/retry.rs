@@ -44,10 +44,32 @@ impl Schedule {
         Self::new(Duration::from_secs(15), Duration::from_secs(15), 0.2)
     }
 
-    /// The HTTP server where the kernel gives it no more connections: 50 ms, growing to 1 s. Each pause also ends with the
-    /// first connection that does.
+    /// The HTTP server where the kernel gives it no more connections, or its port is taken: 50 ms, growing to 1 s. The former
+    /// pause also ends with the first connection that does.
     pub fn accepting() -> Self {
         Self::new(Duration::from_millis(50), Duration::from_secs(1), 0.2)
+    }
+
+    /// Watches that failed: 500 ms, growing to 8 s. A thousand agents must not meet at an API server that has just come back.
+    pub fn watching_again() -> Self {
+        Self::new(Duration::from_millis(500), Duration::from_secs(8), 0.5)
+    }
+
+    /// Before a Lease that is nobody's is taken: 0 to 5 s, so that of a thousand agents one takes it and the others see that
+    /// before they try.
+    pub fn taking_the_lease() -> Self {
+        Self::new(Duration::from_millis(2500), Duration::from_millis(2500), 1.0)
+    }
+
+    /// Proofs and looks at identity while closed: 100 ms, growing to 5 s.
+    pub fn proving() -> Self {
+        Self::new(Duration::from_millis(100), Duration::from_secs(5), 0.2)
+    }
+
+    /// The same while open: every 20 s. A node that boots alone stays closed until the next proof: one that was made before its
+    /// boot says nothing.
+    pub fn proving_again() -> Self {
+        Self::new(Duration::from_secs(20), Duration::from_secs(20), 0.2)
     }
 
     fn new(initial: Duration, cap: Duration, jitter: f64) -> Self {
@@ -101,6 +123,15 @@ mod tests {
     }
 
     #[test]
+    fn a_thousand_agents_are_spread_over_five_seconds_before_one_takes_the_lease() {
+        let mut pauses: Vec<Duration> = (0..1000).map(|_| Schedule::taking_the_lease().next_pause()).collect();
+        pauses.sort_unstable();
+        assert!(pauses[999] <= Duration::from_secs(5), "{:?}", pauses[999]);
+        // As long as the first needs to be seen by the others: a hundred in half a second, not a thousand.
+        assert!(pauses.iter().filter(|pause| **pause < Duration::from_millis(500)).count() < 200);
+    }
+
+    #[test]
     fn each_schedule_starts_short_grows_to_its_cap_and_is_jittered() {
         assert_grows(Schedule::looking(), Duration::from_millis(100), Duration::from_millis(560));
         assert_grows(Schedule::watching(), Duration::from_secs(1), Duration::from_secs(5));
@@ -108,5 +139,7 @@ mod tests {
         assert_grows(Schedule::asking(), Duration::from_millis(500), Duration::from_secs(30));
         assert_grows(Schedule::returning(), Duration::from_secs(15), Duration::from_secs(15));
         assert_grows(Schedule::accepting(), Duration::from_millis(50), Duration::from_secs(1));
+        assert_grows(Schedule::proving(), Duration::from_millis(100), Duration::from_secs(5));
+        assert_grows(Schedule::proving_again(), Duration::from_secs(20), Duration::from_secs(20));
     }
 }

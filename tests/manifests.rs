@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use linkerd_gate::config::{Wait, table};
+use linkerd_gate::config::{Agent, Wait, table};
 use linkerd_gate::metrics;
 use linkerd_gate_kit::object::gate;
 use serde_json::{Value, json};
@@ -39,6 +39,16 @@ fn entries() -> Vec<(PathBuf, Value)> {
         }
     }
     entries
+}
+
+/// Every document of `deploy/manifests`.
+fn manifests() -> Vec<Value> {
+    std::fs::read_dir(root().join("deploy/manifests"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "yaml"))
+        .flat_map(|path| documents(&path))
+        .collect()
 }
 
 /// The entry without the variables that a case adds to it.
@@ -78,27 +88,46 @@ fn every_variable_in_the_examples_is_one_that_wait_takes() {
     }
 }
 
-/// Holds the part of a page below its mark to what is generated, or writes it anew (`make docs`).
-fn assert_page(name: &str, generated: &str) {
-    const MARK: &str = "<!-- table -->\n\n";
+/// Holds the part of a page below its mark, up to the next heading, to what is generated, or writes it anew (`make docs`).
+fn assert_page(name: &str, mark: &str, generated: &str) {
+    let mark = format!("<!-- {mark} -->\n\n");
     let path = root().join("docs").join(name);
     let page = std::fs::read_to_string(&path).unwrap();
-    let (text, table) = page.split_once(MARK).expect("a marked table");
+    let (before, rest) = page.split_once(&mark).expect("a marked table");
+    let (table, after) = match rest.find("\n#") {
+        Some(end) => rest.split_at(end),
+        None => (rest, ""),
+    };
     if std::env::var_os("UPDATE_DOCS").is_some() {
-        std::fs::write(&path, format!("{text}{MARK}{generated}")).unwrap();
+        std::fs::write(&path, format!("{before}{mark}{generated}{after}")).unwrap();
         return;
     }
     assert_eq!(table, generated, "docs/{name} is out of date: run `make docs`");
 }
 
+// One test for both tables of the page: two would write it at once.
 #[test]
 fn the_page_of_variables_is_the_table() {
-    assert_page("configuration.md", &table::markdown(table::WAIT));
+    for role in table::Role::ALL {
+        assert_page("configuration.md", role.as_str(), &table::markdown(role.variables()));
+    }
 }
 
 #[test]
 fn the_page_of_metrics_is_the_table() {
-    assert_page("metrics.md", &metrics::markdown());
+    assert_page("metrics.md", "table", &metrics::markdown());
+}
+
+#[test]
+fn every_variable_in_the_manifests_is_one_that_agent_takes() {
+    let daemon_set = manifests().into_iter().find(|document| document["kind"] == "DaemonSet").expect("a DaemonSet");
+    let variables = daemon_set["spec"]["template"]["spec"]["containers"][0]["env"].as_array().unwrap().clone();
+    let variables = variables.iter().map(|variable| {
+        let name = variable["name"].as_str().unwrap();
+        let example = table::Role::Agent.find(name).unwrap_or_else(|| panic!("{name}")).example;
+        (name.into(), variable["value"].as_str().unwrap_or(example).into())
+    });
+    Agent::read(variables).unwrap_or_else(|problems| panic!("{problems}"));
 }
 
 #[test]
@@ -132,12 +161,7 @@ fn the_dockerfile_and_make_image_make_the_same_layout() {
 
 #[test]
 fn the_agents_daemon_set_is_of_this_version_runs_everywhere_and_has_no_privilege() {
-    let all: Vec<Value> = std::fs::read_dir(root().join("deploy/manifests"))
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "yaml"))
-        .flat_map(|path| documents(&path))
-        .collect();
+    let all = manifests();
     // A Service of our name would put LINKERD_GATE_PORT and its like into pods.
     assert!(all.iter().all(|document| document["kind"] != "Service"));
     let daemon_set = all.iter().find(|document| document["kind"] == "DaemonSet").expect("a DaemonSet");

@@ -1,16 +1,28 @@
-//! A client of the API server: by the pod's own service account, or by a person's kubeconfig.
+//! Access to the API server: by the pod's own service account, by an agent's kubeconfig, or by a person's.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
+
+use crate::config::Address;
 
 /// How long a connection to the API server may take. Unlike its neighbours, so that a reason tells which limit fired.
 const CONNECT_LIMIT: Duration = Duration::from_millis(2250);
 
 /// How long an answer may take: longer than the 10 s for which an API server waits for the injector before it fails open.
 const ANSWER_LIMIT: Duration = Duration::from_secs(13);
+
+/// How long a watch may be silent before its connection counts as dead. An API server sends a bookmark about once a minute.
+const WATCH_LIMIT: Duration = Duration::from_secs(95);
+
+/// The same for the Lease, which its holder renews every 5 s: where nobody does, the watch is begun anew now and then.
+const LEASE_WATCH_LIMIT: Duration = Duration::from_secs(25);
+
+/// The name that every API server's certificate carries, whatever its address
+/// (<https://kubernetes.io/docs/setup/best-practices/certificates/>).
+const API_SERVER_NAME: &str = "kubernetes.default.svc";
 
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +34,14 @@ pub enum ClientError {
     )]
     InCluster(#[from] kube::config::InClusterError),
     /// The kubeconfig cannot be used.
+    #[error("no access to the API server by {path}: {source}")]
+    KubeconfigFile {
+        /// Which file.
+        path: PathBuf,
+        /// Why not.
+        source: Box<KubeconfigError>,
+    },
+    /// A person has no kubeconfig that can be used.
     #[error(
         "no access to a cluster: {0}; name a kubeconfig with --kubeconfig or KUBECONFIG, and one of its contexts with \
          --context: `kubectl config get-contexts` lists them"
@@ -30,11 +50,25 @@ pub enum ClientError {
     /// The client could not be made.
     #[error("cannot make a client of the API server: {0}")]
     Build(#[from] kube::Error),
+    /// The address of an API server is none.
+    #[error("{0} is no address of an API server")]
+    Address(String),
+}
+
+/// How the API server is reached, for roles that need more than one kind of client.
+#[derive(Clone, Debug)]
+pub struct Access {
+    config: Config,
+}
+
+/// A client with a connection pool of its own, by the pod's service account: the first request opens a fresh connection.
+pub fn in_cluster() -> Result<Client, ClientError> {
+    Access::in_cluster()?.client()
 }
 
 /// How a person gets at a cluster: as with kubectl.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Access {
+pub struct Person {
     /// The context of the kubeconfig; its current one where none is named.
     pub context: Option<String>,
     /// The kubeconfig; what `KUBECONFIG` names, or `~/.kube/config`, where none is named.
@@ -45,22 +79,17 @@ pub struct Access {
     pub groups: Vec<String>,
 }
 
-/// A client with a connection pool of its own: the first request opens a fresh connection.
-pub fn in_cluster() -> Result<Client, ClientError> {
-    client(Config::incluster()?)
-}
-
 /// A client with a person's rights. In a pod without a kubeconfig those are its service account's.
 ///
 /// # Errors
 /// A kubeconfig that is not there, cannot be read, or has no such context.
-pub async fn of_person(access: &Access) -> Result<Client, ClientError> {
-    let options = KubeConfigOptions { context: access.context.clone(), ..KubeConfigOptions::default() };
-    let found = match &access.kubeconfig {
+pub async fn of_person(person: &Person) -> Result<Client, ClientError> {
+    let options = KubeConfigOptions { context: person.context.clone(), ..KubeConfigOptions::default() };
+    let found = match &person.kubeconfig {
         Some(path) => Config::from_custom_kubeconfig(Kubeconfig::read_from(path)?, &options).await,
         None => Config::from_kubeconfig(&options).await,
     };
-    let named = access.kubeconfig.is_some() || access.context.is_some();
+    let named = person.kubeconfig.is_some() || person.context.is_some();
     let mut config = match found {
         Ok(config) => config,
         // Whoever named one does not want another.
@@ -69,17 +98,67 @@ pub async fn of_person(access: &Access) -> Result<Client, ClientError> {
             Ok(_) | Err(_) => return Err(error.into()),
         },
     };
-    if let Some(user) = &access.user {
+    if let Some(user) = &person.user {
         config.auth_info.impersonate = Some(user.clone());
-        config.auth_info.impersonate_groups = Some(access.groups.clone()).filter(|groups| !groups.is_empty());
+        config.auth_info.impersonate_groups = Some(person.groups.clone()).filter(|groups| !groups.is_empty());
     }
-    client(config)
+    Access::with(config).client()
 }
 
-fn client(mut config: Config) -> Result<Client, ClientError> {
-    config.connect_timeout = Some(CONNECT_LIMIT);
-    config.read_timeout = Some(ANSWER_LIMIT);
-    // Our own schedules decide when to try again; two kinds of retry would multiply.
-    config.default_retry = false;
-    Ok(Client::try_from(config)?)
+// === impl Access ===
+
+impl Access {
+    /// By the pod's service account.
+    pub fn in_cluster() -> Result<Self, ClientError> {
+        Ok(Self::with(Config::incluster()?))
+    }
+
+    /// By a kubeconfig file's current context.
+    pub async fn by_kubeconfig(path: &Path) -> Result<Self, ClientError> {
+        let failed = |source| ClientError::KubeconfigFile { path: path.to_owned(), source: Box::new(source) };
+        let kubeconfig = Kubeconfig::read_from(path).map_err(failed)?;
+        let options = KubeConfigOptions::default();
+        Ok(Self::with(Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(failed)?))
+    }
+
+    fn with(mut config: Config) -> Self {
+        config.connect_timeout = Some(CONNECT_LIMIT);
+        config.read_timeout = Some(ANSWER_LIMIT);
+        // Our own schedules decide when to try again; two kinds of retry would multiply.
+        config.default_retry = false;
+        Self { config }
+    }
+
+    /// For requests that are answered at once.
+    pub fn client(&self) -> Result<Client, ClientError> {
+        Ok(Client::try_from(self.config.clone())?)
+    }
+
+    /// For watches.
+    pub fn watching(&self) -> Result<Client, ClientError> {
+        self.silent_for(WATCH_LIMIT)
+    }
+
+    /// For the watch of the Lease.
+    pub fn watching_the_lease(&self) -> Result<Client, ClientError> {
+        self.silent_for(LEASE_WATCH_LIMIT)
+    }
+
+    /// On a fresh connection to this very API server; without an address, to whichever the cluster's own address leads to.
+    pub fn fresh(&self, server: Option<&Address>) -> Result<Client, ClientError> {
+        let mut config = self.config.clone();
+        if let Some(server) = server {
+            let url = format!("https://{server}");
+            config.cluster_url = url.parse().map_err(|_| ClientError::Address(server.to_string()))?;
+            // A name that was configured is for all of them; otherwise the one that all certificates have.
+            config.tls_server_name.get_or_insert_with(|| API_SERVER_NAME.to_owned());
+        }
+        Ok(Client::try_from(config)?)
+    }
+
+    fn silent_for(&self, limit: Duration) -> Result<Client, ClientError> {
+        let mut config = self.config.clone();
+        config.read_timeout = Some(limit);
+        Ok(Client::try_from(config)?)
+    }
 }

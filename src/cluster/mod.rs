@@ -2,12 +2,24 @@
 
 mod by_hand;
 mod client;
+pub mod essential;
+pub mod event;
+mod failure;
+pub mod installation;
+pub mod lease;
+pub mod linkerd;
+pub mod node;
 mod own_pod;
+pub mod probe;
 mod replace;
+pub mod watch;
 
 pub use self::by_hand::{Annotated, NotSaid, Subject, annotate};
-pub use self::client::{Access, ClientError, in_cluster, of_person};
+pub use self::client::{Access, ClientError, Person, in_cluster, of_person};
 pub use self::own_pod::{Deletion, Refusal, RequestError, delete, get, prove};
 pub use self::replace::{NotReplaced, Replacing, replace};
 /// A client of the API server; the rest of the program hands it on.
 pub use kube::Client;
+
+/// How the API server remembers who set a field.
+const FIELD_MANAGER: &str = "linkerd-gate";

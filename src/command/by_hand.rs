@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::{
-    cluster::{Access, Annotated, Client, Subject, annotate, of_person},
+    cluster::{Annotated, Client, Person, Subject, annotate, of_person},
     decide::{ByHand, by_hand::LONGEST},
 };
 
@@ -38,7 +38,7 @@ pub enum SayError {
 }
 
 /// Says it, by a person's kubeconfig.
-pub async fn run(access: &Access, say: Say, subjects: &[Subject], out: &mut impl Write) -> Result<(), SayError> {
+pub async fn run(access: &Person, say: Say, subjects: &[Subject], out: &mut impl Write) -> Result<(), SayError> {
     let client = of_person(access).await.map_err(|error| SayError::NotSaid(vec![error.to_string()]))?;
     run_with(&client, say, subjects, Timestamp::now(), out).await
 }

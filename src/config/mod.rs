@@ -1,5 +1,6 @@
 //! Configuration: the environment, read once, turned into meaning. Bad input is told before any I/O, all of it at once.
 
+mod agent;
 mod problem;
 pub mod table;
 mod value;
@@ -12,9 +13,12 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
+pub use self::agent::{Agent, IdentityBy};
 pub use self::problem::{Problem, Problems};
-pub use self::value::{Address, Component, DnsName, LogFormat, LogLevel, OnMissed, OnTimeout, WhenMeshed};
+use self::table::Role;
+pub use self::value::{Address, Component, DnsName, LogFormat, LogLevel, Mode, OnMissed, OnTimeout, WhenMeshed};
 
 /// The port that an agent serves on its node.
 pub const AGENT_PORT: u16 = 4192;
@@ -139,7 +143,7 @@ impl Wait {
         check_ca_file: impl Fn(&Path) -> Result<(), String>,
     ) -> Result<Self, Problems> {
         let mut reader = Reader::default();
-        let raw = reader.raw(variables);
+        let raw = reader.raw(Role::Wait, variables);
         let settings = reader.wait(raw);
         if let Some(path) = &settings.linkerd.ca_file
             && let Err(complaint) = check_ca_file(path)
@@ -156,7 +160,11 @@ impl Wait {
 // === impl Reader ===
 
 impl Reader {
-    fn raw(&mut self, variables: impl IntoIterator<Item = (OsString, OsString)>) -> Raw {
+    fn raw<R: DeserializeOwned + Default>(
+        &mut self,
+        role: Role,
+        variables: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> R {
         let mut known = Vec::new();
         for (name, value) in variables {
             let name = name.to_string_lossy().into_owned();
@@ -171,16 +179,16 @@ impl Reader {
                     continue;
                 }
             };
-            if table::find(&name).is_some() {
+            if role.find(&name).is_some() {
                 known.push((name, value));
             } else if !is_service_variable(&name, &value) {
-                self.problems.push(Problem::unknown(&name, value));
+                self.problems.push(Problem::unknown(role, &name, value));
             }
         }
         // Every field is an optional string and every name is known: there is nothing left for envy to refuse.
         envy::prefixed(table::PREFIX).from_iter(known).unwrap_or_else(|error| {
             self.problems.push(Problem::absent(table::PREFIX, error.to_string()));
-            Raw::default()
+            R::default()
         })
     }
 

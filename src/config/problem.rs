@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::table::{self, PREFIX};
+use super::table::{self, PREFIX, Role};
 
 /// One variable that cannot be taken as it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,11 +32,19 @@ impl Problem {
         Self { variable: variable.to_owned(), value: None, complaint: complaint.into() }
     }
 
-    /// A variable that nobody knows.
-    pub fn unknown(variable: &str, value: impl Into<String>) -> Self {
-        let complaint = match nearest(variable) {
-            Some(known) => format!("there is no such variable; did you mean {known}?"),
-            None => "there is no such variable; `linkerd-gate wait --help` lists them".to_owned(),
+    /// A variable that this role does not know.
+    pub fn unknown(role: Role, variable: &str, value: impl Into<String>) -> Self {
+        let elsewhere = Role::ALL.iter().find(|other| **other != role && other.find(variable).is_some());
+        let role_name = role.as_str();
+        let complaint = match (elsewhere, nearest(role, variable)) {
+            (Some(other), _) => {
+                format!(
+                    "`{role_name}` has no such variable (`{}` has); `linkerd-gate {role_name} --help` lists its own",
+                    other.as_str()
+                )
+            }
+            (None, Some(known)) => format!("there is no such variable; did you mean {known}?"),
+            (None, None) => format!("there is no such variable; `linkerd-gate {role_name} --help` lists them"),
         };
         Self::value(variable, value, complaint)
     }
@@ -58,9 +66,9 @@ impl fmt::Display for Problem {
 }
 
 /// The known name that somebody who typed `variable` most likely meant.
-fn nearest(variable: &str) -> Option<&'static str> {
+fn nearest(role: Role, variable: &str) -> Option<&'static str> {
     let typed = variable.strip_prefix(PREFIX).unwrap_or(variable);
-    table::WAIT
+    role.variables()
         .iter()
         .map(|known| (strsim::normalized_damerau_levenshtein(typed, &known.name[PREFIX.len()..]), known.name))
         .filter(|(likeness, _)| *likeness >= 0.5)
@@ -103,15 +111,17 @@ mod tests {
 
     #[test]
     fn a_typing_error_is_answered_with_the_nearest_name() {
-        let problem = Problem::unknown("LINKERD_GATE_TIMOUT", "5m");
+        let problem = Problem::unknown(Role::Wait, "LINKERD_GATE_TIMOUT", "5m");
         assert!(problem.to_string().ends_with("did you mean LINKERD_GATE_TIMEOUT?"), "{problem}");
-        let problem = Problem::unknown("LINKERD_GATE_ON_MISS", "hold");
+        let problem = Problem::unknown(Role::Wait, "LINKERD_GATE_ON_MISS", "hold");
         assert!(problem.to_string().ends_with("did you mean LINKERD_GATE_ON_MISSED?"), "{problem}");
     }
 
     #[test]
     fn a_name_like_no_other_is_answered_with_where_the_names_are() {
-        let problem = Problem::unknown("LINKERD_GATE_ZZZZZZ", "1");
+        let problem = Problem::unknown(Role::Wait, "LINKERD_GATE_ZZZZZZ", "1");
         assert!(problem.to_string().contains("wait --help"), "{problem}");
+        let problem = Problem::unknown(Role::Agent, "LINKERD_GATE_ON_MISSED", "hold");
+        assert!(problem.to_string().contains("`agent` has no such variable (`wait` has)"), "{problem}");
     }
 }

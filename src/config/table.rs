@@ -192,9 +192,181 @@ pub const WAIT: &[Variable] = &[
     },
 ];
 
-/// The variable of that name.
+/// The variables of `agent`.
+pub const AGENT: &[Variable] = &[
+    Variable {
+        name: "LINKERD_GATE_NODE_NAME",
+        default: "none: it must be there",
+        accepted: "the downward API's spec.nodeName",
+        example: "node-0",
+        purpose: "The node that this agent closes and opens.",
+    },
+    Variable {
+        name: "LINKERD_GATE_POD_NAME",
+        default: "none: it must be there",
+        accepted: "the downward API's metadata.name",
+        example: "linkerd-gate-x2x9z",
+        purpose: "Tells this agent from another on the same node, during an update.",
+    },
+    Variable {
+        name: "LINKERD_GATE_POD_NAMESPACE",
+        default: "none: it must be there",
+        accepted: "the downward API's metadata.namespace",
+        example: "linkerd-gate",
+        purpose: "Where the Lease and the DaemonSet of the agents are.",
+    },
+    Variable {
+        name: "LINKERD_GATE_MODE",
+        default: "enforce",
+        accepted: "enforce, audit",
+        example: "audit",
+        purpose: "audit decides, logs, counts and emits events, and writes nothing to nodes and pods.",
+    },
+    Variable {
+        name: "LINKERD_GATE_TAINT",
+        default: "auto",
+        accepted: "auto, never",
+        example: "never",
+        purpose: "never: nodes are not tainted, the agent only answers /gate and proves injection.",
+    },
+    Variable {
+        name: "LINKERD_GATE_TAINT_KEY",
+        default: "linkerd-gate/closed",
+        accepted: "a taint's key",
+        example: "startup-taint.cluster-autoscaler.kubernetes.io/linkerd-gate",
+        purpose: "The key of the taint, for autoscalers that know startup taints by a prefix. The policies that confine the \
+                  agent name it too.",
+    },
+    Variable {
+        name: "LINKERD_GATE_NODE_MAX_CLOSED",
+        default: "10m",
+        accepted: "a duration of at least 1s, in s, m, h",
+        example: "30m",
+        purpose: "How long a node may be closed before it opens unproven, with a Warning.",
+    },
+    Variable {
+        name: "LINKERD_GATE_ESSENTIAL_NAMESPACES",
+        default: "empty",
+        accepted: "a comma-separated list of namespaces",
+        example: "rook-ceph,metallb-system",
+        purpose: "Namespaces whose pods must be able to start on a closed node, beside Linkerd's own and those that its webhook \
+                  does not select. Each needs the label linkerd-gate/essential=true as well, for the policy that confines the \
+                  agent; the label alone is enough.",
+    },
+    Variable {
+        name: "LINKERD_GATE_REQUIRE",
+        default: "injector,identity",
+        accepted: "a comma-separated list of injector, identity, destination, policy",
+        example: "injector,identity,destination",
+        purpose: "What has to answer before the gate opens. A proof of injection is required in any case.",
+    },
+    Variable {
+        name: "LINKERD_GATE_IDENTITY",
+        default: "ask",
+        accepted: "ask, endpoints",
+        example: "endpoints",
+        purpose: "How identity is known to be up. ask: an empty Certify to one of its pods, from every node. endpoints: by its \
+                  EndpointSlices alone, where a NetworkPolicy keeps agents out.",
+    },
+    Variable {
+        name: "LINKERD_GATE_PROBE_NAMESPACE",
+        default: "linkerd-gate-probe",
+        accepted: "a namespace's name",
+        example: "linkerd-gate-probe",
+        purpose: "Where dry-run pods are sent to.",
+    },
+    Variable {
+        name: "LINKERD_GATE_API_SERVERS",
+        default: "the addresses in EndpointSlice default/kubernetes",
+        accepted: "a comma-separated list of HOST:PORT, [IPV6]:PORT",
+        example: "10.0.0.11:6443,10.0.0.12:6443",
+        purpose: "The API servers through which injection has to be proven, where that EndpointSlice does not tell.",
+    },
+    Variable {
+        name: "LINKERD_GATE_BOOT_ID_FILE",
+        default: "/proc/sys/kernel/random/boot_id",
+        accepted: "a path",
+        example: "/run/linkerd-gate/boot_id",
+        purpose: "Where the id of the node's boot is read. Nodes that are containers (kind, k3d) share their host's.",
+    },
+    Variable {
+        name: "LINKERD_GATE_LISTEN",
+        default: "4192",
+        accepted: "a port from 1 to 65535",
+        example: "4192",
+        purpose: "The port of /gate, /live, /ready and /metrics, on every address of the node. `wait` asks 4192 unless it is told \
+                  otherwise (LINKERD_GATE_AGENT_ADDRESS).",
+    },
+    Variable {
+        name: "LINKERD_GATE_KUBECONFIG",
+        default: "none: the pod's service account",
+        accepted: "the path of a kubeconfig file",
+        example: "/etc/linkerd-gate/kubeconfig",
+        purpose: "How the API server is reached, for an agent that does not run in a pod.",
+    },
+    Variable {
+        name: "LINKERD_GATE_TERMINATION_LOG",
+        default: "/dev/termination-log",
+        accepted: "a path; the file must exist, as kubelet's does",
+        example: "/dev/termination-log",
+        purpose: "Where the reason of a failed start is kept for `kubectl describe pod`.",
+    },
+    Variable {
+        name: "LINKERD_GATE_LOG_LEVEL",
+        default: "info",
+        accepted: "error, warn, info, debug",
+        example: "debug",
+        purpose: "debug adds a line for every look.",
+    },
+    Variable {
+        name: "LINKERD_GATE_LOG_FORMAT",
+        default: "plain",
+        accepted: "plain, json",
+        example: "json",
+        purpose: "How log lines are written.",
+    },
+];
+
+/// A role that is configured by environment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// `wait`.
+    Wait,
+    /// `agent`.
+    Agent,
+}
+
+/// The variable of that name, of whatever role. Where roles share a name they share its meaning.
 pub fn find(name: &str) -> Option<&'static Variable> {
-    WAIT.iter().find(|variable| variable.name == name)
+    Role::ALL.iter().find_map(|role| role.find(name))
+}
+
+// === impl Role ===
+
+impl Role {
+    /// All of them.
+    pub const ALL: &[Self] = &[Self::Wait, Self::Agent];
+
+    /// Its subcommand.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Wait => "wait",
+            Self::Agent => "agent",
+        }
+    }
+
+    /// Its variables.
+    pub const fn variables(self) -> &'static [Variable] {
+        match self {
+            Self::Wait => WAIT,
+            Self::Agent => AGENT,
+        }
+    }
+
+    /// Its variable of that name.
+    pub fn find(self, name: &str) -> Option<&'static Variable> {
+        self.variables().iter().find(|variable| variable.name == name)
+    }
 }
 
 /// The table as it stands below `wait --help`.
@@ -230,9 +402,11 @@ mod tests {
 
     #[test]
     fn every_name_has_the_prefix_and_stands_once() {
-        let names: std::collections::BTreeSet<_> = WAIT.iter().map(|variable| variable.name).collect();
-        assert_eq!(names.len(), WAIT.len());
-        assert!(names.iter().all(|name| name.starts_with(PREFIX)));
+        for table in [WAIT, AGENT] {
+            let names: std::collections::BTreeSet<_> = table.iter().map(|variable| variable.name).collect();
+            assert_eq!(names.len(), table.len());
+            assert!(names.iter().all(|name| name.starts_with(PREFIX)));
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@ macro_rules! words {
 
         impl $name {
             /// Every variant, in the order in which help lists them.
+            #[allow(dead_code, reason = "not every list of words is gone through outside tests")]
             pub const ALL: &[Self] = &[$(Self::$variant,)+];
         }
 
@@ -80,6 +81,36 @@ words! {
         Destination = "destination",
         /// `linkerd-destination`'s policy container.
         Policy = "policy",
+    }
+}
+
+words! {
+    /// Whether a role acts.
+    Mode {
+        /// It does.
+        Enforce = "enforce",
+        /// It decides, logs, counts and emits events, and writes nothing else.
+        Audit = "audit",
+    }
+}
+
+words! {
+    /// Whether nodes are tainted.
+    Taint {
+        /// As the plan says.
+        Auto = "auto",
+        /// Never.
+        Never = "never",
+    }
+}
+
+words! {
+    /// How identity is known to be up.
+    IdentityBy {
+        /// By asking one of its pods.
+        Ask = "ask",
+        /// By its EndpointSlices.
+        Endpoints = "endpoints",
     }
 }
 
@@ -224,6 +255,9 @@ mod tests {
         goes_there_and_back(WhenMeshed::ALL);
         goes_there_and_back(OnTimeout::ALL);
         goes_there_and_back(Component::ALL);
+        goes_there_and_back(Mode::ALL);
+        goes_there_and_back(Taint::ALL);
+        goes_there_and_back(IdentityBy::ALL);
         goes_there_and_back(LogLevel::ALL);
         goes_there_and_back(LogFormat::ALL);
     }

@@ -1,12 +1,19 @@
 //! What must be able to run on a closed node, so that nothing the gate waits for waits for the gate.
 //!
 //! Essential are Linkerd's own namespace, every namespace that its live webhook does not select (kube-system, cert-manager,
-//! our own, …: their pods are never injected, so holding them proves nothing), and what the operator adds.
+//! our own, …: their pods are never injected, so holding them proves nothing), and what the operator adds by a label or a variable.
 
 use super::node::TAINT_EFFECT;
 use crate::linkerd::{WebhookView, names::label, webhook::Endpoint};
-use k8s_openapi::api::core::v1::Toleration;
+use k8s_openapi::api::{
+    apps::v1::DaemonSet,
+    core::v1::{Namespace, Pod, Toleration},
+};
 use std::collections::{BTreeMap, BTreeSet};
+
+/// The label, with the value `true`, by which an operator calls a namespace essential: it counts for the agent and for the
+/// policy that confines it alike.
+pub const LABEL: &str = "linkerd-gate/essential";
 
 /// A namespace, reduced to what decides whether it is essential.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -28,7 +35,7 @@ pub struct PodView {
     pub uid: String,
     /// Its tolerations; nothing where the list is absent.
     pub tolerations: Option<Vec<Toleration>>,
-    /// Whether it has a node, is going away, or has ended: nothing is to be done for it then.
+    /// Nothing is to be done for it: the scheduler has not refused it, or it has a node, or is going away.
     pub settled: bool,
 }
 
@@ -56,6 +63,55 @@ pub struct Tolerate {
     pub has_tolerations: bool,
 }
 
+// === impl NamespaceView ===
+
+impl NamespaceView {
+    /// What decisions need of a Namespace.
+    pub fn of(namespace: &Namespace) -> Self {
+        let metadata = &namespace.metadata;
+        Self { name: metadata.name.clone().unwrap_or_default(), labels: metadata.labels.clone().unwrap_or_default() }
+    }
+}
+
+// === impl PodView ===
+
+impl PodView {
+    /// What decisions need of a Pod.
+    pub fn of(pod: &Pod) -> Self {
+        let metadata = &pod.metadata;
+        let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+        // The reason is part of the API; the message is not, and no longer names the taints.
+        let refused = conditions.into_iter().any(|condition| {
+            condition.type_ == "PodScheduled"
+                && condition.status == "False"
+                && condition.reason.as_deref() == Some("Unschedulable")
+        });
+        let has_node = pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some());
+        Self {
+            namespace: metadata.namespace.clone().unwrap_or_default(),
+            name: metadata.name.clone().unwrap_or_default(),
+            uid: metadata.uid.clone().unwrap_or_default(),
+            tolerations: pod.spec.as_ref().and_then(|spec| spec.tolerations.clone()),
+            settled: !refused || has_node || metadata.deletion_timestamp.is_some(),
+        }
+    }
+}
+
+// === impl DaemonSetView ===
+
+impl DaemonSetView {
+    /// What decisions need of a DaemonSet.
+    pub fn of(daemon_set: &DaemonSet) -> Self {
+        let metadata = &daemon_set.metadata;
+        let template = daemon_set.spec.as_ref().and_then(|spec| spec.template.spec.as_ref());
+        Self {
+            namespace: metadata.namespace.clone().unwrap_or_default(),
+            name: metadata.name.clone().unwrap_or_default(),
+            tolerations: template.and_then(|spec| spec.tolerations.clone()).unwrap_or_default(),
+        }
+    }
+}
+
 /// The names of the essential namespaces among these. Where Linkerd is not installed nothing is gated, and nothing is
 /// essential.
 pub fn namespaces<'a>(
@@ -72,13 +128,19 @@ pub fn namespaces<'a>(
             .iter()
             .any(|webhook| matches!(&webhook.endpoint, Endpoint::Service { namespace, .. } if namespace == name))
     };
+    let is_labelled = |namespace: &NamespaceView| namespace.labels.get(LABEL).is_some_and(|value| value == "true");
     let is_excluded = |namespace: &NamespaceView| {
         let mut labels = namespace.labels.clone();
         labels.insert(label::METADATA_NAME.to_owned(), namespace.name.clone());
         webhooks.webhooks.iter().all(|webhook| !webhook.namespace_selector.matches(&labels))
     };
     all.into_iter()
-        .filter(|namespace| is_linkerds(&namespace.name) || added.contains(&namespace.name) || is_excluded(namespace))
+        .filter(|namespace| {
+            is_linkerds(&namespace.name)
+                || added.contains(&namespace.name)
+                || is_labelled(namespace)
+                || is_excluded(namespace)
+        })
         .map(|namespace| namespace.name.clone())
         .collect()
 }
@@ -182,10 +244,12 @@ mod tests {
             namespace("linkerd-gate", &[(label::ADMISSION_WEBHOOKS, inject::DISABLED)]),
             namespace("shop", &[]),
             namespace("storage", &[]),
+            namespace("network", &[(LABEL, "true")]),
+            namespace("not-so", &[(LABEL, "yes")]),
         ];
         assert_eq!(
             namespaces(&WebhookView::chart_default(), &all, &set(&["storage", "not-there"])),
-            set(&["kube-system", "cert-manager", "linkerd", "linkerd-gate", "storage"])
+            set(&["kube-system", "cert-manager", "linkerd", "linkerd-gate", "network", "storage"])
         );
         assert_eq!(namespaces(&WebhookView::default(), &all, &set(&["storage"])), set(&[]), "nothing is gated");
     }
@@ -206,6 +270,23 @@ mod tests {
         ];
         let found = tolerate(TAINT_KEY, &essential, &pods);
         assert_eq!(found.iter().map(|pod| pod.has_tolerations).collect::<Vec<_>>(), [true, false]);
+    }
+
+    #[test]
+    fn only_a_pod_that_the_scheduler_has_refused_wants_anything() {
+        let pod = |reason: &str, node: Option<&str>| {
+            PodView::of(
+                &serde_json::from_value(serde_json::json!({
+                    "metadata": {"name": "p"},
+                    "spec": {"containers": [], "nodeName": node},
+                    "status": {"conditions": [{"type": "PodScheduled", "status": "False", "reason": reason}]},
+                }))
+                .unwrap(),
+            )
+        };
+        assert!(!pod("Unschedulable", None).settled);
+        assert!(pod("Unschedulable", Some("node-0")).settled);
+        assert!(pod("SchedulingGated", None).settled);
     }
 
     #[test]

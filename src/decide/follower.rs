@@ -24,6 +24,7 @@ pub struct Follower {
     sightings: Sightings,
     word: Option<Result<Publication, Unreadable>>,
     proofs: Proofs,
+    blind: Option<String>,
 }
 
 /// Whether anything was proven since an agent looked first.
@@ -51,7 +52,7 @@ impl Follower {
         // The prover has counted and settled: doing so again here would only add to every start.
         let policy = Policy::new(proven.required().iter().copied(), NonZeroU32::MIN, Duration::ZERO)?;
         let (gate, sightings) = (Gate::closed(), Sightings::default());
-        Ok(Self { policy, gate, sightings, word: None, proofs: Proofs::Unseen })
+        Ok(Self { policy, gate, sightings, word: None, proofs: Proofs::Unseen, blind: None })
     }
 
     /// Notes how the Lease looks at `now`; nothing where there is none.
@@ -65,6 +66,17 @@ impl Follower {
             Some(_) | None => None,
         };
         self.proofs.note(proof);
+    }
+
+    /// Notes that this boot of the node has been open already: an agent that was merely started anew need not wait for
+    /// another proof.
+    pub fn note_opened_boot(&mut self) {
+        self.proofs = Proofs::Newer;
+    }
+
+    /// Notes why the Lease cannot be read at the moment; nothing where it can.
+    pub fn note_trouble(&mut self, trouble: Option<&str>) {
+        self.blind = trouble.map(str::to_owned);
     }
 
     /// Steps the gate, with what this agent itself found of identity. Returns the gate as it was before.
@@ -81,6 +93,9 @@ impl Follower {
         let unknown = |why: String| publication::undecided(&self.policy, Evidence::at(now), Outcome::unknown(why));
         if !self.sightings.fresh(now) {
             return unknown(match (self.sightings.holder(), self.sightings.stale_at()) {
+                _ if self.blind.is_some() => {
+                    format!("the verdict cannot be read: {}", self.blind.as_deref().unwrap_or_default())
+                }
                 (None, _) => "no agent proves: nobody holds the Lease linkerd-gate".to_owned(),
                 (Some(holder), None) => format!("waiting for a sign of life of the prover on node {}", holder.node),
                 (Some(holder), Some(_)) => format!("the prover on node {} fell silent", holder.node),
@@ -168,28 +183,28 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
-    fn record(renewal: u32, verdict: Option<String>) -> Record {
+    fn record(renewal: u32, verdict: impl Into<Option<String>>) -> Record {
         Record {
             holder: Some(Holder::read("node-1/agent/boot")),
             renewed: Some(renewal.to_string()),
-            verdict,
+            verdict: verdict.into(),
             ..Record::default()
         }
     }
 
-    fn word(word: Word) -> Option<String> {
-        Some(Publication { version: VERSION, word, yield_to: Vec::new(), identity: Vec::new() }.write())
+    fn word(word: Word) -> String {
+        Publication { version: VERSION, word, yield_to: Vec::new(), identity: Vec::new() }.write()
     }
 
-    fn open(proof: u64) -> Option<String> {
+    fn open(proof: u64) -> String {
         word(Word::Open { basis: Basis::Proven, proof, doubt: Vec::new() })
     }
 
-    fn open_by_another() -> Option<String> {
+    fn open_by_another() -> String {
         open(7)
     }
 
-    fn refused() -> Option<String> {
+    fn refused() -> String {
         word(Word::Closed {
             obstacles: vec![crate::decide::Obstacle { probe: Probe::Injector, outcome: Outcome::not_ready("refused") }],
         })
@@ -232,6 +247,15 @@ mod tests {
         assert!(!after(&again).gate().is_open());
         // Where nothing was published at the first look, whatever is proven was proven since.
         assert!(after(&[None, Some(record(1, open(1))), Some(record(2, open(1)))]).gate().is_open());
+    }
+
+    #[test]
+    fn an_agent_that_is_merely_started_anew_does_not_wait_for_another_proof() {
+        let mut started = after(&[Some(record(1, open(1))), Some(record(2, open(1)))]);
+        assert!(!started.gate().is_open());
+        started.note_opened_boot();
+        started.step(&Outcome::Ready, second(2));
+        assert!(started.gate().is_open());
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //!
 //! - [`outcome`]: one answer of one probe, with its reason.
 //! - [`evidence`]: the answers of all probes at one instant.
+//! - [`parts`]: what watched objects say of the webhook and the injector.
 //! - [`proof`]: what a dry-run pod says of injection.
 //! - [`policy`]: what a role asks of the evidence before it opens.
 //! - [`verdict`]: what one piece of evidence says under a policy.
@@ -29,6 +30,7 @@ pub mod gate;
 pub mod lease;
 pub mod node;
 pub mod outcome;
+pub mod parts;
 pub mod policy;
 pub mod proof;
 pub mod publication;

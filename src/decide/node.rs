@@ -118,6 +118,8 @@ pub enum Opened {
 /// Why a node is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Closed {
+    /// Its machine is going down: it is to come back closed, without a window.
+    ShuttingDown,
     /// Nothing has been proven in this boot.
     Unproven,
     /// A person said so.
@@ -127,10 +129,21 @@ pub enum Closed {
 /// What is to be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// The taint's value where it is to be there, nothing where it is to be gone; `None` where it is as it should be.
-    pub taint: Option<Option<String>>,
-    /// The annotation, likewise.
-    pub opened_boot: Option<Option<String>>,
+    /// Our taint, by its value.
+    pub taint: Edit,
+    /// The annotation.
+    pub opened_boot: Edit,
+}
+
+/// What becomes of one thing on a Node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Edit {
+    /// It is as it should be.
+    Keep,
+    /// It is to be there, with this value.
+    Set(String),
+    /// It is to be gone.
+    Remove,
 }
 
 /// What a node should be, and what has to be written for it.
@@ -180,7 +193,11 @@ impl NodeView {
         match value {
             None => taints.retain(|taint| !ours(taint)),
             Some(value) => match taints.iter_mut().find(|taint| ours(taint)) {
-                Some(taint) => taint.value = Some(value.to_owned()),
+                // Whatever else somebody wrote into it goes: this is the taint as the agent makes it.
+                Some(taint) => {
+                    taint.value = Some(value.to_owned());
+                    taint.time_added = None;
+                }
                 None => taints.push(Taint {
                     key: key.to_owned(),
                     value: Some(value.to_owned()),
@@ -204,12 +221,20 @@ impl Age {
     }
 }
 
+// === impl Change ===
+
+impl Change {
+    fn unless_nothing(self) -> Option<Self> {
+        (self != Self { taint: Edit::Keep, opened_boot: Edit::Keep }).then_some(self)
+    }
+}
+
 // === impl Plan ===
 
 impl Plan {
     /// What a node should be.
     ///
-    /// The order of the rules is their rank: a person, then what this boot has seen, then the installation, then evidence,
+    /// The order of the rules is their rank: the machine's end, a person, then what this boot has seen, then the installation, then evidence,
     /// then the ways out of a deadlock.
     pub fn of(policy: &NodePolicy, facts: &NodeFacts<'_>) -> Self {
         let state = state(policy, facts);
@@ -217,24 +242,20 @@ impl Plan {
         Self { state, change }
     }
 
-    /// The node before its machine goes down, whatever it was: so it comes back closed, without a window.
-    pub fn for_shutdown(policy: &NodePolicy, facts: &NodeFacts<'_>) -> Option<Change> {
-        let tainted = facts.node.taint(&policy.taint_key).is_some();
-        (policy.taints && !tainted)
-            .then(|| Change { taint: Some(Some(stamp(facts.boot, facts.uptime))), opened_boot: None })
-    }
-
     /// The node after we are gone for good: as if we had never been there.
     pub fn for_removal(policy: &NodePolicy, node: &NodeView) -> Option<Change> {
-        let taint = node.taint(&policy.taint_key).is_some().then_some(None);
-        let opened_boot = node.opened_boot.is_some().then_some(None);
-        (taint.is_some() || opened_boot.is_some()).then_some(Change { taint, opened_boot })
+        let gone = |is_there| if is_there { Edit::Remove } else { Edit::Keep };
+        let (taint, opened_boot) = (node.taint(&policy.taint_key).is_some(), node.opened_boot.is_some());
+        Change { taint: gone(taint), opened_boot: gone(opened_boot) }.unless_nothing()
     }
 }
 
 fn state(policy: &NodePolicy, facts: &NodeFacts<'_>) -> NodeState {
     let since = closed_since(policy, facts);
     let opened_this_boot = facts.node.opened_boot.as_deref() == Some(facts.boot);
+    if facts.node.shutting_down {
+        return NodeState::Closed { since, why: Closed::ShuttingDown };
+    }
     match facts.by_hand {
         Some(word) if !word.open => return NodeState::Closed { since, why: Closed::ByHand(word) },
         // Where there is proof as well, the proof is what lasts.
@@ -272,11 +293,12 @@ fn change(policy: &NodePolicy, facts: &NodeFacts<'_>, state: &NodeState) -> Opti
         NodeState::Closed { since, .. } if policy.taints => Some(stamp(facts.boot, *since)),
         NodeState::Closed { .. } | NodeState::Open(_) | NodeState::Yielding(_) => None,
     };
-    // A taint of this boot is right whatever uptime it names: it is the older knowledge.
-    let right = match (&wanted, present) {
-        (None, None) => true,
-        (Some(_), Some(taint)) => read_stamp(taint, facts.boot).is_some(),
-        (None, Some(_)) | (Some(_), None) => false,
+    let taint = match (wanted, present) {
+        (None, None) => Edit::Keep,
+        (None, Some(_)) => Edit::Remove,
+        // A taint of this boot is right whatever uptime it names: it is the older knowledge.
+        (Some(_), Some(taint)) if read_stamp(taint, facts.boot).is_some() => Edit::Keep,
+        (Some(stamp), Some(_) | None) => Edit::Set(stamp),
     };
     let opened = match state {
         NodeState::Open(Opened::Adopted | Opened::Proven | Opened::TooLongClosed) => true,
@@ -287,8 +309,8 @@ fn change(policy: &NodePolicy, facts: &NodeFacts<'_>, state: &NodeState) -> Opti
     };
     // Where nodes are not tainted there is nothing to remember either.
     let opened = opened && policy.taints;
-    let change = Change { taint: (!right).then_some(wanted), opened_boot: opened.then(|| Some(facts.boot.to_owned())) };
-    (change.taint.is_some() || change.opened_boot.is_some()).then_some(change)
+    let opened_boot = if opened { Edit::Set(facts.boot.to_owned()) } else { Edit::Keep };
+    Change { taint, opened_boot }.unless_nothing()
 }
 
 /// Since when the node has been closed in this boot, by its uptime: the earliest that anybody knows. A taint from an earlier
@@ -345,6 +367,9 @@ impl fmt::Display for NodeState {
                  start outside the mesh",
             ),
             Self::Open(Opened::ByHand(word)) => write!(f, "open by hand until {}", word.until),
+            Self::Closed { why: Closed::ShuttingDown, .. } => {
+                f.write_str("closed: its machine is shutting down, so that it comes back closed")
+            }
             Self::Closed { why: Closed::Unproven, .. } => f.write_str("closed: nothing has been proven in this boot"),
             Self::Closed { why: Closed::ByHand(word), .. } => write!(f, "closed by hand until {}", word.until),
             Self::Yielding(to) => write!(
@@ -393,12 +418,13 @@ mod tests {
         }
     }
 
-    fn taint(value: Option<&str>) -> Option<Change> {
-        Some(Change { taint: Some(value.map(str::to_owned)), opened_boot: None })
+    fn taint(value: Option<&str>) -> Change {
+        let taint = value.map_or(Edit::Remove, |value| Edit::Set(value.to_owned()));
+        Change { taint, opened_boot: Edit::Keep }
     }
 
-    fn by_hand(open: bool) -> Option<ByHand> {
-        Some(ByHand { open, until: "2026-01-01T06:00:00Z".parse().unwrap() })
+    fn by_hand(open: bool) -> ByHand {
+        ByHand { open, until: "2026-01-01T06:00:00Z".parse().unwrap() }
     }
 
     #[test]
@@ -406,13 +432,13 @@ mod tests {
         let rebooted = NodeView { opened_boot: Some(EARLIER.to_owned()), ..NodeView::default() };
         let plan = Plan::of(&policy(), &facts(&rebooted, &Gate::closed()));
         assert_eq!(plan.state, NodeState::Closed { since: Duration::from_secs(40), why: Closed::Unproven });
-        assert_eq!(plan.change, taint(Some("3f2a9c1e5b1d-40")));
+        assert_eq!(plan.change, Some(taint(Some("3f2a9c1e5b1d-40"))));
 
         let closed = tainted("3f2a9c1e5b1d-40");
         assert_eq!(Plan::of(&policy(), &facts(&closed, &Gate::closed())).change, None, "nothing to write twice");
         let plan = Plan::of(&policy(), &facts(&closed, &open()));
         assert_eq!(plan.state, NodeState::Open(Opened::Proven));
-        assert_eq!(plan.change, Some(Change { taint: Some(None), opened_boot: Some(Some(BOOT.to_owned())) }));
+        assert_eq!(plan.change, Some(Change { taint: Edit::Remove, opened_boot: Edit::Set(BOOT.to_owned()) }));
     }
 
     #[test]
@@ -423,7 +449,11 @@ mod tests {
             assert_eq!(plan, Plan { state: NodeState::Open(Opened::ThisBoot), change: None });
         }
         let left = NodeView { opened_boot: Some(BOOT.to_owned()), ..tainted("x") };
-        assert_eq!(Plan::of(&policy(), &facts(&left, &Gate::closed())).change, taint(None), "a taint left is lifted");
+        assert_eq!(
+            Plan::of(&policy(), &facts(&left, &Gate::closed())).change,
+            Some(taint(None)),
+            "a taint left is lifted"
+        );
     }
 
     #[test]
@@ -436,14 +466,14 @@ mod tests {
         };
         let adopted = of(Some(200));
         assert_eq!(adopted.state, NodeState::Open(Opened::Adopted));
-        assert_eq!(adopted.change, Some(Change { taint: None, opened_boot: Some(Some(BOOT.to_owned())) }));
+        assert_eq!(adopted.change, Some(Change { taint: Edit::Keep, opened_boot: Edit::Set(BOOT.to_owned()) }));
         assert!(matches!(of(Some(99)).state, NodeState::Closed { .. }));
         assert_eq!(of(None), Plan { state: NodeState::Undecided, change: None });
         // A registration taint says that it is to be closed, whenever it joined.
         let registered = NodeView { opened_boot: None, ..tainted("") };
         let age = Age::BeforeUs;
         let plan = Plan::of(&policy(), &NodeFacts { age, ..facts(&registered, &gate) });
-        assert_eq!(plan.change, taint(Some("3f2a9c1e5b1d-40")), "{plan:?}");
+        assert_eq!(plan.change, Some(taint(Some("3f2a9c1e5b1d-40"))), "{plan:?}");
     }
 
     #[test]
@@ -457,7 +487,7 @@ mod tests {
         };
         assert!(matches!(at(639).state, NodeState::Closed { .. }));
         assert_eq!(at(640).state, NodeState::Open(Opened::TooLongClosed));
-        assert_eq!(at(640).change, Some(Change { taint: Some(None), opened_boot: Some(Some(BOOT.to_owned())) }));
+        assert_eq!(at(640).change, Some(Change { taint: Edit::Remove, opened_boot: Edit::Set(BOOT.to_owned()) }));
         // And where somebody removes the taint, the process still knows.
         let removed = NodeView { taints: None, ..node.clone() };
         let facts = NodeFacts {
@@ -473,7 +503,7 @@ mod tests {
         let node = tainted("aaaaaaaa5b1d-3");
         let gate = Gate::closed();
         let plan = Plan::of(&policy(), &NodeFacts { uptime: Duration::from_hours(1), ..facts(&node, &gate) });
-        assert_eq!(plan.change, taint(Some("3f2a9c1e5b1d-3600")));
+        assert_eq!(plan.change, Some(taint(Some("3f2a9c1e5b1d-3600"))));
     }
 
     #[test]
@@ -481,7 +511,7 @@ mod tests {
         let node = NodeView { opened_boot: Some(EARLIER.to_owned()), ..NodeView::default() };
         let gate = Gate::closed();
         let facts = NodeFacts { closed_since: Some(Duration::from_secs(12)), ..facts(&node, &gate) };
-        assert_eq!(Plan::of(&policy(), &facts).change, taint(Some("3f2a9c1e5b1d-12")));
+        assert_eq!(Plan::of(&policy(), &facts).change, Some(taint(Some("3f2a9c1e5b1d-12"))));
     }
 
     #[test]
@@ -490,22 +520,27 @@ mod tests {
         let gate = Gate::closed();
         let to = ["kube-system/cni".to_owned()];
         let plan = Plan::of(&policy(), &NodeFacts { yield_to: &to, ..facts(&node, &gate) });
-        assert_eq!((plan.state.as_str(), plan.change), ("yielding", taint(None)), "and it is not remembered as opened");
+        assert_eq!(
+            (plan.state.as_str(), plan.change),
+            ("yielding", Some(taint(None))),
+            "and it is not remembered as opened"
+        );
     }
 
     #[test]
     fn a_persons_word_comes_before_everything() {
         let opened = NodeView { opened_boot: Some(BOOT.to_owned()), ..NodeView::default() };
         let gate = open();
-        let closed = Plan::of(&policy(), &NodeFacts { by_hand: by_hand(false), ..facts(&opened, &gate) });
-        assert_eq!(closed.change, taint(Some("3f2a9c1e5b1d-40")));
-        let late = NodeFacts { uptime: Duration::from_hours(9), by_hand: by_hand(false), ..facts(&opened, &gate) };
+        let closed = Plan::of(&policy(), &NodeFacts { by_hand: Some(by_hand(false)), ..facts(&opened, &gate) });
+        assert_eq!(closed.change, Some(taint(Some("3f2a9c1e5b1d-40"))));
+        let late =
+            NodeFacts { uptime: Duration::from_hours(9), by_hand: Some(by_hand(false)), ..facts(&opened, &gate) };
         assert!(matches!(Plan::of(&policy(), &late).state, NodeState::Closed { .. }), "it has an end of its own");
 
         let node = tainted("3f2a9c1e5b1d-40");
         let gate = Gate::closed();
-        let plan = Plan::of(&policy(), &NodeFacts { by_hand: by_hand(true), ..facts(&node, &gate) });
-        assert_eq!(plan.change, taint(None), "and what was opened by hand is not remembered as proven");
+        let plan = Plan::of(&policy(), &NodeFacts { by_hand: Some(by_hand(true)), ..facts(&node, &gate) });
+        assert_eq!(plan.change, Some(taint(None)), "and what was opened by hand is not remembered as proven");
     }
 
     #[test]
@@ -514,18 +549,18 @@ mod tests {
         let gate = Gate::closed();
         let rebooted = NodeView { opened_boot: Some(EARLIER.to_owned()), ..NodeView::default() };
         assert_eq!(Plan::of(&never, &facts(&rebooted, &gate)).change, None);
-        assert_eq!(Plan::of(&never, &facts(&tainted("x"), &gate)).change, taint(None));
+        assert_eq!(Plan::of(&never, &facts(&tainted("x"), &gate)).change, Some(taint(None)));
         assert_eq!(Plan::of(&never, &facts(&rebooted, &open())).change, None);
-        assert_eq!(Plan::for_shutdown(&never, &facts(&rebooted, &gate)), None);
     }
 
     #[test]
     fn a_machine_that_goes_down_is_closed_and_one_that_we_leave_is_as_if_we_had_never_been() {
-        let node = NodeView { opened_boot: Some(BOOT.to_owned()), ..NodeView::default() };
+        let node = NodeView { opened_boot: Some(BOOT.to_owned()), shutting_down: true, ..NodeView::default() };
         let gate = open();
-        assert_eq!(Plan::for_shutdown(&policy(), &facts(&node, &gate)), taint(Some("3f2a9c1e5b1d-40")));
-        assert_eq!(Plan::for_shutdown(&policy(), &facts(&tainted("x"), &gate)), None);
-        let gone = Some(Change { taint: Some(None), opened_boot: Some(None) });
+        assert_eq!(Plan::of(&policy(), &facts(&node, &gate)).change, Some(taint(Some("3f2a9c1e5b1d-40"))));
+        let up_again = NodeView { shutting_down: false, taints: Some(node.with_taint(TAINT_KEY, Some("x"))), ..node };
+        assert_eq!(Plan::of(&policy(), &facts(&up_again, &gate)).change, Some(taint(None)), "it was called off");
+        let gone = Some(Change { taint: Edit::Remove, opened_boot: Edit::Remove });
         assert_eq!(Plan::for_removal(&policy(), &tainted("x")), gone);
         assert_eq!(Plan::for_removal(&policy(), &NodeView::default()), None);
     }

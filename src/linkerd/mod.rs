@@ -5,10 +5,12 @@
 //!
 //! - [`names`]: keys, names and ports.
 //! - [`selector`]: label selectors, evaluated as the API server does.
+//! - [`endpoints`]: where the parts of the control plane listen.
 //! - [`webhook`]: the injector's webhook configuration, reduced to what decisions need.
 //! - [`mod@injection`]: whether the injector would be called for a pod, and what it would do.
 //! - [`meshing`]: whether a pod is meshed, missed, held.
 
+pub mod endpoints;
 pub mod injection;
 pub mod meshing;
 pub mod names;

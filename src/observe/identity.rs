@@ -34,7 +34,7 @@ impl Identity {
         ready::any(names, &self.address, |address| self.ask(address)).await
     }
 
-    async fn ask(&self, address: SocketAddr) -> Outcome {
+    pub(super) async fn ask(&self, address: SocketAddr) -> Outcome {
         let request = self
             .client
             .post(format!("http://{address}/io.linkerd.proxy.identity.Identity/Certify"))

@@ -9,6 +9,7 @@ mod failure;
 mod identity;
 mod injector;
 mod names;
+mod parts;
 mod ready;
 mod tls;
 
@@ -17,6 +18,7 @@ use std::time::Duration;
 
 pub use self::agent::{Agent, AgentError, NoAnswer};
 pub use self::direct::{Direct, DirectError, Issuer};
+pub use self::parts::{Parts, PartsError};
 pub use self::tls::CaFileError;
 use self::tls::Trust;
 

@@ -29,7 +29,7 @@ impl Admin {
         any(names, &self.address, |address| self.ask(address)).await
     }
 
-    async fn ask(&self, address: SocketAddr) -> Outcome {
+    pub(super) async fn ask(&self, address: SocketAddr) -> Outcome {
         match self.client.get(format!("http://{address}/ready")).send().await {
             Ok(response) if response.status() == StatusCode::OK => Outcome::Ready,
             Ok(response) => Outcome::not_ready(format!("{address} answered /ready with HTTP {}", response.status())),
@@ -46,10 +46,17 @@ pub(super) async fn any<Answer: Future<Output = Outcome>>(
     address: &Address,
     ask: impl Fn(SocketAddr) -> Answer,
 ) -> Outcome {
-    let addresses = match names.resolve(address).await {
-        Ok(addresses) => addresses,
-        Err(outcome) => return outcome,
-    };
+    match names.resolve(address).await {
+        Ok(addresses) => any_of(addresses, ask).await,
+        Err(outcome) => outcome,
+    }
+}
+
+/// The same of addresses that are known.
+pub(super) async fn any_of<Answer: Future<Output = Outcome>>(
+    addresses: Vec<SocketAddr>,
+    ask: impl Fn(SocketAddr) -> Answer,
+) -> Outcome {
     let mut answers: FuturesUnordered<_> = addresses
         .into_iter()
         .take(ADDRESSES_ASKED)
@@ -65,5 +72,5 @@ pub(super) async fn any<Answer: Future<Output = Outcome>>(
         }
         failures.insert(address, answer);
     }
-    failures.into_values().next().unwrap_or_else(|| Outcome::unknown(format!("nobody was asked at {address}")))
+    failures.into_values().next().unwrap_or_else(|| Outcome::unknown("it is not known where to ask"))
 }

@@ -1,3 +1,4 @@
 //! The roles: loops that join observation, decision and the cluster.
 
+pub mod agent;
 pub mod wait;

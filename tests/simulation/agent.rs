@@ -371,7 +371,7 @@ impl Agent {
         };
         let plan = Plan::of(policy, &facts);
         // A machine that goes down is closed, and stays so: the next boot decides anew.
-        let change = if view.shutting_down { Plan::for_shutdown(policy, &facts) } else { plan.change };
+        let change = plan.change;
         match &plan.state {
             NodeState::Closed { since, .. } => {
                 self.closed_since.get_or_insert(*since);

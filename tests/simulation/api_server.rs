@@ -2,7 +2,7 @@
 
 use linkerd_gate::decide::{
     lease::{Holder, Record},
-    node::{Change, NodeState, NodeView, TAINT_KEY},
+    node::{Change, Edit, NodeState, NodeView, TAINT_KEY},
 };
 use std::{rc::Rc, time::Duration};
 
@@ -97,11 +97,15 @@ impl ApiServer {
             return Err(Refused::Conflict);
         }
         self.change_node(node, |view| {
-            if let Some(taint) = &change.taint {
-                view.taints = Some(view.with_taint(TAINT_KEY, taint.as_deref()));
+            match &change.taint {
+                Edit::Keep => {}
+                Edit::Set(value) => view.taints = Some(view.with_taint(TAINT_KEY, Some(value))),
+                Edit::Remove => view.taints = Some(view.with_taint(TAINT_KEY, None)),
             }
-            if let Some(opened_boot) = &change.opened_boot {
-                view.opened_boot.clone_from(opened_boot);
+            match &change.opened_boot {
+                Edit::Keep => {}
+                Edit::Set(boot) => view.opened_boot = Some(boot.clone()),
+                Edit::Remove => view.opened_boot = None,
             }
         });
         Ok(Rc::clone(&self.nodes[node]))

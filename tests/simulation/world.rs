@@ -13,7 +13,7 @@ use linkerd_gate::{
         by_hand::ANNOTATION,
         essential::{self, DaemonSetView, NamespaceView, PodView},
         lease::{DURATION, Holder, Record},
-        node::{NodePolicy, NodeState, NodeView, Opened, TAINT_EFFECT, TAINT_KEY},
+        node::{Change, Edit, NodePolicy, NodeState, NodeView, Opened, TAINT_EFFECT, TAINT_KEY},
     },
     linkerd::WebhookView,
 };
@@ -865,13 +865,13 @@ impl World {
         &mut self,
         agent: usize,
         before: &NodeView,
-        change: &linkerd_gate::decide::node::Change,
+        change: &Change,
         state: &NodeState,
         truth: Truth,
     ) -> Result<(), String> {
         let Agent { node, me, .. } = &self.agents[agent];
         let machine = &self.machines[*node];
-        let opens = matches!(change.opened_boot, Some(Some(_))) || change.taint == Some(None);
+        let opens = matches!(change.opened_boot, Edit::Set(_)) || change.taint == Edit::Remove;
         if !opens || me.boot != boot_id(*node, machine.boot) || !machine.powered {
             return Ok(());
         }

@@ -1,0 +1,118 @@
+//! The Lease `linkerd-gate`: its watch, and what a prover writes to it.
+
+use std::convert::Infallible;
+
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Api, Patch, PatchParams, PostParams};
+use kube::runtime::watcher;
+use kube::{Client, Error};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use super::failure::describe;
+use super::watch::{Seen, follow};
+use crate::decide::Publication;
+use crate::decide::lease::{DURATION, Holder, NAME, Record, VERDICT};
+
+/// Why the Lease was not written.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LeaseError {
+    /// Somebody else wrote it since it was read, made it, or removed it.
+    #[error("it was changed by somebody else in the same moment")]
+    Conflict,
+    /// Anything else.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// Follows the Lease, for ever.
+pub async fn follow_lease(client: Client, namespace: &str, sink: watch::Sender<Seen<Record>>) -> Infallible {
+    let config = watcher::Config::default().fields(&format!("metadata.name={NAME}"));
+    follow("leases", Api::<Lease>::namespaced(client, namespace), config, Record::of, sink).await
+}
+
+/// Takes or renews the Lease for `holder`, with its verdict, if it still is as `record` says (`None`: there is none).
+/// Returns it as it is then. What others wrote to it, a person's word say, stays.
+pub async fn write(
+    client: Client,
+    namespace: &str,
+    record: Option<&Record>,
+    holder: &Holder,
+    publication: &Publication,
+    now: Timestamp,
+) -> Result<Record, LeaseError> {
+    let leases = Api::<Lease>::namespaced(client, namespace);
+    let written = match record {
+        None => {
+            let lease = serde_json::from_value(creation(holder, publication, now));
+            let lease: Lease = lease.map_err(|error| LeaseError::Failed(error.to_string()))?;
+            let parameters = PostParams { field_manager: Some(super::FIELD_MANAGER.to_owned()), dry_run: false };
+            leases.create(&parameters, &lease).await
+        }
+        Some(record) => patch(&leases, &renewal(record, holder, publication, now)).await,
+    };
+    finish("write", written)
+}
+
+/// Gives the Lease up, so that another agent need not wait until it expires. The verdict stays for people to read; without a
+/// holder it is nobody's word.
+pub async fn give_up(client: Client, namespace: &str, record: &Record, now: Timestamp) -> Result<Record, LeaseError> {
+    let leases = Api::<Lease>::namespaced(client, namespace);
+    let document = json!({
+        "metadata": {"resourceVersion": record.resource_version},
+        // Removed, not emptied: an empty identity is none that the API takes.
+        "spec": {"holderIdentity": null, "renewTime": MicroTime(now)},
+    });
+    finish("give up", patch(&leases, &document).await)
+}
+
+async fn patch(leases: &Api<Lease>, document: &Value) -> Result<Lease, Error> {
+    let parameters = PatchParams { field_manager: Some(super::FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+    leases.patch(NAME, &parameters, &Patch::Merge(document)).await
+}
+
+fn finish(act: &str, written: Result<Lease, Error>) -> Result<Record, LeaseError> {
+    match written {
+        Ok(lease) => Ok(Record::of(&lease)),
+        // 409 on a create: somebody made it. 404 on a patch: somebody removed it.
+        Err(Error::Api(status)) if status.code == 409 || status.code == 404 && status.message.contains(NAME) => {
+            Err(LeaseError::Conflict)
+        }
+        Err(error) => Err(LeaseError::Failed(describe(&format!("{act} lease {NAME}"), &error))),
+    }
+}
+
+fn creation(holder: &Holder, publication: &Publication, now: Timestamp) -> Value {
+    json!({
+        "metadata": {"name": NAME, "annotations": {VERDICT: publication.write()}},
+        "spec": {
+            "holderIdentity": holder.to_string(),
+            "leaseDurationSeconds": DURATION.as_secs(),
+            "acquireTime": MicroTime(now),
+            "renewTime": MicroTime(now),
+            "leaseTransitions": 0,
+        },
+    })
+}
+
+/// A merge patch: `metadata.resourceVersion` in it makes the API server refuse a race that is lost.
+fn renewal(record: &Record, holder: &Holder, publication: &Publication, now: Timestamp) -> Value {
+    let mut spec = json!({
+        "holderIdentity": holder.to_string(),
+        "leaseDurationSeconds": DURATION.as_secs(),
+        "renewTime": MicroTime(now),
+    });
+    if record.holder.as_ref() != Some(holder) {
+        spec["acquireTime"] = json!(MicroTime(now));
+        spec["leaseTransitions"] = json!(record.transitions.saturating_add(1));
+    }
+    json!({
+        "metadata": {
+            "resourceVersion": record.resource_version,
+            "annotations": {VERDICT: publication.write()},
+        },
+        "spec": spec,
+    })
+}

@@ -1,0 +1,128 @@
+//! An agent's own Node: its watch, and the one patch that it ever gets.
+
+use std::convert::Infallible;
+
+use k8s_openapi::api::core::v1::Node;
+use kube::api::{Api, Patch, PatchParams};
+use kube::runtime::watcher;
+use kube::{Client, Error};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use super::failure::describe;
+use super::watch::{Seen, follow};
+use crate::decide::node::{Change, Edit, NodeView, OPENED_BOOT};
+
+/// What an API server says of a patch whose `test` fails, and of it alone (k8s.io/apimachinery, `NewGenericServerResponse`).
+const TEST_FAILED: &str = "the server rejected our request due to an error in our request";
+
+/// Why a Node was not patched.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PatchError {
+    /// Somebody else was faster: what they wrote will be seen, and the plan made anew.
+    #[error("it was changed by somebody else in the same moment")]
+    Conflict,
+    /// The API server took it for wrong: a policy denies it.
+    #[error("{0}")]
+    Denied(String),
+    /// Anything else.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// Follows the Node of that name, for ever.
+pub async fn follow_node(client: Client, name: &str, sink: watch::Sender<Seen<NodeView>>) -> Infallible {
+    let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
+    follow("nodes", Api::<Node>::all(client), config, NodeView::of, sink).await
+}
+
+/// Writes `change`, if the Node still is as `node` says. Returns it as it is then.
+pub async fn patch(client: Client, key: &str, node: &NodeView, change: &Change) -> Result<NodeView, PatchError> {
+    let document = document(key, node, change);
+    let patch = serde_json::from_value(document).map_err(|error| PatchError::Failed(error.to_string()))?;
+    let parameters = PatchParams { field_manager: Some(super::FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+    match Api::<Node>::all(client).patch(&node.name, &parameters, &Patch::<()>::Json(patch)).await {
+        Ok(patched) => Ok(NodeView::of(&patched)),
+        Err(Error::Api(status)) if status.is_conflict() => Err(PatchError::Conflict),
+        // Operations come before the resource version: a race that is lost over the taints themselves ends at their `test`.
+        Err(Error::Api(status)) if status.code == 422 && status.message == TEST_FAILED => Err(PatchError::Conflict),
+        Err(error) => {
+            let told = describe(&format!("patch node {}", node.name), &error);
+            // A policy's denial does not get better by being repeated.
+            Err(if matches!(&error, Error::Api(status) if status.code == 422) {
+                PatchError::Denied(told)
+            } else {
+                PatchError::Failed(told)
+            })
+        }
+    }
+}
+
+/// The JSON patch. Replacing the resource version makes a lost race a conflict, which is planned anew; `test` holds the taints
+/// to what was read, whatever becomes of that.
+fn document(key: &str, node: &NodeView, change: &Change) -> Value {
+    let mut operations =
+        vec![json!({"op": "replace", "path": "/metadata/resourceVersion", "value": node.resource_version})];
+    let taints = match &change.taint {
+        Edit::Keep => None,
+        Edit::Set(value) => Some(node.with_taint(key, Some(value))),
+        Edit::Remove => Some(node.with_taint(key, None)),
+    };
+    if let Some(taints) = taints {
+        // An absent list is `null` to a test.
+        operations.push(json!({"op": "test", "path": "/spec/taints", "value": node.taints}));
+        if !taints.is_empty() {
+            operations.push(json!({"op": "add", "path": "/spec/taints", "value": taints}));
+        } else if node.taints.is_some() {
+            operations.push(json!({"op": "remove", "path": "/spec/taints"}));
+        }
+    }
+    // A slash within a name is `~1` in a path (RFC 6901).
+    let path = format!("/metadata/annotations/{}", OPENED_BOOT.replace('/', "~1"));
+    match &change.opened_boot {
+        Edit::Set(boot) => {
+            if !node.has_annotations {
+                operations.push(json!({"op": "add", "path": "/metadata/annotations", "value": {}}));
+            }
+            operations.push(json!({"op": "add", "path": path, "value": boot}));
+        }
+        Edit::Remove => operations.push(json!({"op": "remove", "path": path})),
+        Edit::Keep => {}
+    }
+    operations.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decide::node::TAINT_KEY;
+
+    #[test]
+    fn the_first_taint_of_a_node_without_any_is_tested_against_null() {
+        let node = NodeView { resource_version: "7".to_owned(), ..NodeView::default() };
+        assert_eq!(
+            document(TAINT_KEY, &node, &Change { taint: Edit::Set("b-1".to_owned()), opened_boot: Edit::Keep }),
+            json!([
+                {"op": "replace", "path": "/metadata/resourceVersion", "value": "7"},
+                {"op": "test", "path": "/spec/taints", "value": null},
+                {"op": "add", "path": "/spec/taints", "value": [{"key": "linkerd-gate/closed", "value": "b-1", "effect": "NoSchedule"}]},
+            ])
+        );
+    }
+
+    #[test]
+    fn opening_is_one_patch_that_lifts_the_taint_and_writes_the_boot() {
+        let node = NodeView { resource_version: "8".to_owned(), ..NodeView::default() };
+        let tainted = NodeView { taints: Some(node.with_taint(TAINT_KEY, Some("b-1"))), ..node };
+        assert_eq!(
+            document(TAINT_KEY, &tainted, &Change { taint: Edit::Remove, opened_boot: Edit::Set("b".to_owned()) }),
+            json!([
+                {"op": "replace", "path": "/metadata/resourceVersion", "value": "8"},
+                {"op": "test", "path": "/spec/taints", "value": [{"key": "linkerd-gate/closed", "value": "b-1", "effect": "NoSchedule"}]},
+                {"op": "remove", "path": "/spec/taints"},
+                {"op": "add", "path": "/metadata/annotations", "value": {}},
+                {"op": "add", "path": "/metadata/annotations/linkerd-gate~1opened-boot", "value": "b"},
+            ])
+        );
+    }
+}

@@ -1,0 +1,64 @@
+//! The proof of injection: a pod that is sent and never stored.
+
+use k8s_openapi::api::core::v1::{Capabilities, Container, Pod, PodSpec, SeccompProfile, SecurityContext};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::{Api, PostParams};
+use kube::{Client, Error};
+
+use super::failure::describe;
+use crate::decide::Outcome;
+use crate::decide::proof::{self, Answer};
+
+/// What came back from one API server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// It answered: this is what its answer says of injection.
+    Answered(Outcome),
+    /// It could not be reached, or gave no answer of its own.
+    Unreachable(String),
+}
+
+/// Sends a dry-run pod to the probe namespace.
+pub async fn send(client: Client, namespace: &str) -> Proof {
+    let parameters = PostParams { dry_run: true, field_manager: Some(super::FIELD_MANAGER.to_owned()) };
+    match Api::<Pod>::namespaced(client, namespace).create(&parameters, &pod()).await {
+        Ok(pod) => Proof::Answered(proof::outcome(Answer::Admitted(&pod))),
+        Err(Error::Api(status)) if status.code == 404 => Proof::Answered(Outcome::unknown(format!(
+            "there is no namespace {namespace} to send a dry-run pod to: apply deploy/manifests again"
+        ))),
+        Err(Error::Api(status)) if status.is_forbidden() && status.message.contains("cannot create resource") => {
+            Proof::Answered(Outcome::unknown(format!("a dry-run pod may not be sent: {}", status.message)))
+        }
+        // 429 and 5xx are the API server's own trouble, unless they name somebody.
+        Err(Error::Api(status)) => Proof::Answered(proof::outcome(Answer::Refused(status.code, &status.message))),
+        Err(error) => Proof::Unreachable(describe("create a dry-run pod", &error)),
+    }
+}
+
+/// The smallest pod that every PodSecurity level takes. Its name is fixed and it has no owner: the injector looks owners up and
+/// would write an event on one.
+fn pod() -> Pod {
+    Pod {
+        metadata: ObjectMeta { name: Some("linkerd-gate-probe".to_owned()), ..ObjectMeta::default() },
+        spec: Some(PodSpec {
+            containers: vec![Container {
+                name: "probe".to_owned(),
+                image: Some("registry.k8s.io/pause:3.10".to_owned()),
+                security_context: Some(SecurityContext {
+                    allow_privilege_escalation: Some(false),
+                    capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_owned()]), add: None }),
+                    run_as_non_root: Some(true),
+                    run_as_user: Some(2102),
+                    seccomp_profile: Some(SeccompProfile {
+                        type_: "RuntimeDefault".to_owned(),
+                        localhost_profile: None,
+                    }),
+                    ..SecurityContext::default()
+                }),
+                ..Container::default()
+            }],
+            ..PodSpec::default()
+        }),
+        status: None,
+    }
+}

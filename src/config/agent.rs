@@ -1,0 +1,278 @@
+//! The configuration of `agent`.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::table::Role;
+pub use super::value::IdentityBy;
+use super::value::{Address, Component, LogFormat, LogLevel, Mode, Taint};
+use super::{Problem, Problems, Reader, components, duration, given, namespace, word};
+use crate::decide::node::{NodePolicy, TAINT_KEY};
+use crate::decide::{Policy, Probe};
+
+/// What `agent` was told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Agent {
+    /// The name of its node.
+    pub node: String,
+    /// The name of its pod.
+    pub pod: String,
+    /// The namespace of its pod, its Lease and its DaemonSet.
+    pub namespace: String,
+    /// Whether it acts.
+    pub mode: Mode,
+    /// What is wanted of nodes.
+    pub node_policy: NodePolicy,
+    /// Namespaces that the operator calls essential.
+    pub essential: BTreeSet<String>,
+    /// What has to answer, beside the proof of injection.
+    pub require: BTreeSet<Component>,
+    /// How identity is known to be up.
+    pub identity_by: IdentityBy,
+    /// Where dry-run pods are sent to.
+    pub probe_namespace: String,
+    /// The API servers through which injection is proven; empty where the cluster tells.
+    pub api_servers: Vec<Address>,
+    /// Where the id of the boot is read.
+    pub boot_id_file: PathBuf,
+    /// The port that it listens on.
+    pub port: u16,
+    /// How the API server is reached; `None` is by the pod's service account.
+    pub kubeconfig: Option<PathBuf>,
+    /// Where the reason of a failed start is kept for `kubectl describe pod`.
+    pub termination_log: PathBuf,
+    /// How much is logged.
+    pub log_level: LogLevel,
+    /// How a log line is written.
+    pub log_format: LogFormat,
+}
+
+/// The variables as they came. A field for each row of [`super::table::AGENT`], which a test holds to it.
+#[derive(Debug, Default, Deserialize)]
+struct Raw {
+    node_name: Option<String>,
+    pod_name: Option<String>,
+    pod_namespace: Option<String>,
+    mode: Option<String>,
+    taint: Option<String>,
+    taint_key: Option<String>,
+    node_max_closed: Option<String>,
+    essential_namespaces: Option<String>,
+    require: Option<String>,
+    identity: Option<String>,
+    probe_namespace: Option<String>,
+    api_servers: Option<String>,
+    boot_id_file: Option<String>,
+    listen: Option<String>,
+    kubeconfig: Option<String>,
+    termination_log: Option<String>,
+    log_level: Option<String>,
+    log_format: Option<String>,
+}
+
+// === impl Agent ===
+
+impl Agent {
+    /// Reads the variables of `agent` out of a process's environment; others are left alone.
+    ///
+    /// # Errors
+    /// Every variable with our prefix that is unknown, unreadable, absent and needed, or has a value that is not accepted.
+    pub fn read(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Self, Problems> {
+        let mut reader = Reader::default();
+        let raw: Raw = reader.raw(Role::Agent, variables);
+        let settings = reader.agent(raw);
+        match Problems::new(reader.problems) {
+            None => Ok(settings),
+            Some(problems) => Err(problems),
+        }
+    }
+
+    /// What has to be proven before anything opens.
+    pub fn policy(&self) -> Policy {
+        // The chart's parts beyond those that every proof needs.
+        let probe = |component: &Component| match component {
+            Component::Injector => Probe::Injector,
+            Component::Identity => Probe::Identity,
+            Component::Destination => Probe::Destination,
+            Component::Policy => Probe::Policy,
+        };
+        self.require.iter().map(probe).fold(Policy::proven(), Policy::and)
+    }
+}
+
+// === impl Reader ===
+
+impl Reader {
+    /// Goes on with a default after each problem: only the problems are used then.
+    fn agent(&mut self, raw: Raw) -> Agent {
+        let taint = self.optional("LINKERD_GATE_TAINT", raw.taint, word).unwrap_or(Taint::Auto);
+        let node_policy = NodePolicy {
+            taint_key: self
+                .optional("LINKERD_GATE_TAINT_KEY", raw.taint_key, taint_key)
+                .unwrap_or_else(|| TAINT_KEY.to_owned()),
+            taints: taint == Taint::Auto,
+            max_closed: self
+                .optional("LINKERD_GATE_NODE_MAX_CLOSED", raw.node_max_closed, duration)
+                .unwrap_or(Duration::from_mins(10)),
+        };
+        Agent {
+            node: self.needed("LINKERD_GATE_NODE_NAME", raw.node_name),
+            pod: self.needed("LINKERD_GATE_POD_NAME", raw.pod_name),
+            namespace: self.needed("LINKERD_GATE_POD_NAMESPACE", raw.pod_namespace),
+            mode: self.optional("LINKERD_GATE_MODE", raw.mode, word).unwrap_or(Mode::Enforce),
+            node_policy,
+            essential: self
+                .optional("LINKERD_GATE_ESSENTIAL_NAMESPACES", raw.essential_namespaces, namespaces)
+                .unwrap_or_default(),
+            require: self
+                .optional("LINKERD_GATE_REQUIRE", raw.require, components)
+                .unwrap_or_else(|| BTreeSet::from([Component::Injector, Component::Identity])),
+            identity_by: self.optional("LINKERD_GATE_IDENTITY", raw.identity, word).unwrap_or(IdentityBy::Ask),
+            probe_namespace: self
+                .optional("LINKERD_GATE_PROBE_NAMESPACE", raw.probe_namespace, namespace)
+                .map_or_else(|| "linkerd-gate-probe".to_owned(), |name| name.to_string()),
+            api_servers: self.optional("LINKERD_GATE_API_SERVERS", raw.api_servers, addresses).unwrap_or_default(),
+            boot_id_file: given(raw.boot_id_file)
+                .map_or_else(|| "/proc/sys/kernel/random/boot_id".into(), PathBuf::from),
+            port: self.optional("LINKERD_GATE_LISTEN", raw.listen, port).unwrap_or(4192),
+            kubeconfig: given(raw.kubeconfig).map(PathBuf::from),
+            termination_log: given(raw.termination_log).map_or_else(|| "/dev/termination-log".into(), PathBuf::from),
+            log_level: self.optional("LINKERD_GATE_LOG_LEVEL", raw.log_level, word).unwrap_or(LogLevel::Info),
+            log_format: self.optional("LINKERD_GATE_LOG_FORMAT", raw.log_format, word).unwrap_or(LogFormat::Plain),
+        }
+    }
+
+    fn needed(&mut self, variable: &str, value: Option<String>) -> String {
+        given(value).unwrap_or_else(|| {
+            let why = "the agent cannot tell without it; it belongs to the DaemonSet, copy that whole";
+            self.problems.push(Problem::absent(variable, why));
+            String::new()
+        })
+    }
+}
+
+/// A qualified name, as the API server checks a taint's key (k8s.io/apimachinery, `IsQualifiedName`).
+fn taint_key(text: &str) -> Result<String, String> {
+    let (prefix, name) = match text.split_once('/') {
+        Some((prefix, name)) => (Some(prefix), name),
+        None => (None, text),
+    };
+    let edge = |text: &str| {
+        text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.ends_with(|c: char| c.is_ascii_alphanumeric())
+    };
+    let good_name = name.len() <= 63
+        && edge(name)
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+    let good_prefix = prefix.is_none_or(|prefix| {
+        prefix.len() <= 253
+            && prefix.split('.').all(edge)
+            && prefix.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte))
+    });
+    if good_name && good_prefix { Ok(text.to_owned()) } else { Err("is no key that a taint can have".to_owned()) }
+}
+
+fn namespaces(text: &str) -> Result<BTreeSet<String>, String> {
+    let one = |name: &str| {
+        namespace(name)
+            .map(|name| name.to_string())
+            .map_err(|_| format!("names {name:?}, which is no namespace's name"))
+    };
+    text.split(',').map(str::trim).map(one).collect()
+}
+
+fn addresses(text: &str) -> Result<Vec<Address>, String> {
+    let one = |address: &str| address.parse().map_err(|why| format!("names {address:?}, which {why}"));
+    text.split(',').map(str::trim).map(one).collect()
+}
+
+fn port(text: &str) -> Result<u16, String> {
+    text.parse().ok().filter(|port| *port > 0).ok_or_else(|| "is not a port".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::table;
+    use super::*;
+
+    const NEEDED: [(&str, &str); 3] = [
+        ("LINKERD_GATE_NODE_NAME", "node-0"),
+        ("LINKERD_GATE_POD_NAME", "linkerd-gate-x2x9z"),
+        ("LINKERD_GATE_POD_NAMESPACE", "linkerd-gate"),
+    ];
+
+    fn read(variables: &[(&str, &str)]) -> Result<Agent, Problems> {
+        Agent::read(variables.iter().map(|(name, value)| ((*name).into(), (*value).into())))
+    }
+
+    fn with(variables: &[(&str, &str)]) -> Result<Agent, Problems> {
+        read(&[&NEEDED, variables].concat())
+    }
+
+    fn complaints(result: Result<Agent, Problems>) -> Vec<String> {
+        result.unwrap_err().iter().map(|problem| problem.variable.clone()).collect()
+    }
+
+    #[test]
+    fn what_the_downward_api_gives_is_enough() {
+        let agent = with(&[]).unwrap();
+        assert_eq!(agent.mode, Mode::Enforce);
+        assert_eq!(agent.node_policy.taint_key, "linkerd-gate/closed");
+        assert_eq!(agent.node_policy.max_closed, Duration::from_mins(10));
+        assert_eq!(agent.policy(), Policy::proven());
+        assert_eq!((agent.port, agent.api_servers.len()), (4192, 0));
+        assert_eq!(complaints(read(&[])), NEEDED.map(|(name, _)| name));
+    }
+
+    #[test]
+    fn every_example_in_the_table_is_taken_and_every_row_is_read() {
+        let all: Vec<_> = table::AGENT.iter().map(|variable| (variable.name, variable.example)).collect();
+        let whole = read(&all).unwrap();
+        for variable in table::AGENT {
+            let without: Vec<_> = all.iter().filter(|(name, _)| *name != variable.name).copied().collect();
+            match read(&without) {
+                Ok(without) if variable.example == variable.default => assert_eq!(without, whole, "{}", variable.name),
+                Ok(without) => assert_ne!(without, whole, "{} makes no difference", variable.name),
+                Err(_) => assert!(NEEDED.iter().any(|(name, _)| *name == variable.name), "{}", variable.name),
+            }
+        }
+    }
+
+    #[test]
+    fn an_empty_optional_variable_is_its_default() {
+        for variable in table::AGENT.iter().filter(|variable| !NEEDED.iter().any(|(name, _)| *name == variable.name)) {
+            assert_eq!(with(&[(variable.name, "")]).unwrap(), with(&[]).unwrap(), "{}", variable.name);
+        }
+    }
+
+    #[test]
+    fn every_bad_value_is_reported_all_at_once() {
+        let bad = [
+            ("LINKERD_GATE_MODE", "dry"),
+            ("LINKERD_GATE_TAINT", "always"),
+            ("LINKERD_GATE_TAINT_KEY", "Bad Key/x"),
+            ("LINKERD_GATE_NODE_MAX_CLOSED", "0s"),
+            ("LINKERD_GATE_ESSENTIAL_NAMESPACES", "storage,Not A Name"),
+            ("LINKERD_GATE_REQUIRE", "webhook"),
+            ("LINKERD_GATE_IDENTITY", "no"),
+            ("LINKERD_GATE_PROBE_NAMESPACE", "a.b"),
+            ("LINKERD_GATE_API_SERVERS", "10.0.0.1"),
+            ("LINKERD_GATE_LISTEN", "0"),
+            ("LINKERD_GATE_LOG_LEVEL", "trace"),
+            ("LINKERD_GATE_ON_MISSED", "hold"),
+        ];
+        let found: BTreeSet<String> = complaints(with(&bad)).into_iter().collect();
+        assert_eq!(found, bad.map(|(name, _)| name.to_owned()).into());
+    }
+
+    #[test]
+    fn more_can_be_required_and_the_proof_of_injection_always_is() {
+        let policy = with(&[("LINKERD_GATE_REQUIRE", "destination")]).unwrap().policy();
+        for probe in [Probe::Webhook, Probe::Injector, Probe::Injection, Probe::Identity, Probe::Destination] {
+            assert!(policy.requires(probe), "{probe}");
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! `agent`: a DaemonSet that closes its node at each boot, opens it when injection is proven, and answers the `wait`s on it.
+//!
+//! Four loops on one thread, joined by channels that hold the latest value:
+//!
+//! ```text
+//!  watches ──► steward ──► the node's taint and annotation, Events, /gate
+//!     │           ▲ │ addresses
+//!     │           │ ▼
+//!     │        identity: asks it from this node
+//!     └──► election ──► prover (on one agent of the cluster) ──► the Lease, essential pods' tolerations
+//! ```
+//!
+//! The steward does not know whether its own process proves: it reads the Lease like everybody else's.
+
+mod election;
+mod identity;
+mod prover;
+mod steward;
+
+use std::io;
+use std::path::PathBuf;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::jiff::Timestamp;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tracing::{error, info, warn};
+
+use self::election::Election;
+use self::steward::Steward;
+use crate::cluster::watch::Seen;
+use crate::cluster::{self, Access, Client, ClientError};
+use crate::config::Agent;
+use crate::decide::lease::Holder;
+use crate::decide::policy::NothingRequired;
+use crate::decide::{Follower, Gate, Outcome};
+use crate::exit::Exit;
+use crate::metrics::Metrics;
+use crate::observe::{Parts, PartsError};
+use crate::retry::Schedule;
+use crate::serve::{self, Face, Limits};
+
+/// How long the last writes may take once the process is to end: kubelet gives it 30 s.
+const FAREWELL: Duration = Duration::from_secs(8);
+
+/// Why `agent` cannot begin.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The id of the boot cannot be read.
+    #[error("LINKERD_GATE_BOOT_ID_FILE={path} cannot be read: {source}", path = path.display())]
+    BootId {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The file holds no id.
+    #[error("LINKERD_GATE_BOOT_ID_FILE={path} holds no boot id: {content:?}", path = path.display())]
+    NoBootId {
+        /// The file.
+        path: PathBuf,
+        /// What it holds.
+        content: String,
+    },
+    /// There is no access to the API server.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// Nothing can be asked.
+    #[error(transparent)]
+    Parts(#[from] PartsError),
+    /// Nothing is required.
+    #[error(transparent)]
+    Policy(#[from] NothingRequired),
+}
+
+/// What all loops share.
+struct Context {
+    settings: Agent,
+    access: Access,
+    /// For requests that are answered at once.
+    client: Client,
+    /// This very agent.
+    me: Holder,
+    /// What instants are counted from.
+    epoch: Instant,
+    metrics: Arc<Metrics>,
+}
+
+/// Runs until `shutdown` completes with a signal's name.
+///
+/// # Errors
+/// [`StartError`] when it cannot even begin; once it runs, every failure is a reason to stay as it is.
+pub async fn run(settings: Agent, shutdown: impl Future<Output = &'static str>) -> Result<Exit, StartError> {
+    let boot = boot_id(&settings)?;
+    let access = match &settings.kubeconfig {
+        Some(path) => Access::by_kubeconfig(path).await?,
+        None => Access::in_cluster()?,
+    };
+    let client = access.client()?;
+    let me = Holder { node: settings.node.clone(), pod: settings.pod.clone(), boot };
+    info!("agent of node {} begins, in boot {}", me.node, me.boot);
+    let context = Arc::new(Context {
+        access,
+        client,
+        me,
+        epoch: Instant::now(),
+        metrics: Arc::new(Metrics::default()),
+        settings,
+    });
+
+    let (node_sink, node) = watch::channel(Seen::default());
+    let (lease_sink, lease) = watch::channel(Seen::default());
+    let (addresses_sink, addresses) = watch::channel(Vec::new());
+    let (identity_sink, identity) = watch::channel(Outcome::unknown("nobody has said yet where to ask it"));
+    let (gate_sink, gate) = watch::channel(Gate::closed());
+    let (face_sink, face) = watch::channel(Face::new(&steward::first_answer(&context), Outcome::unknown("it begins")));
+    let (ended_sink, ended) = watch::channel(false);
+
+    let follow_node = pin!(cluster::node::follow_node(context.access.watching()?, &context.settings.node, node_sink));
+    let lease_client = context.access.watching_the_lease()?;
+    let follow_lease = pin!(cluster::lease::follow_lease(lease_client, &context.settings.namespace, lease_sink));
+    let (mut follow_node, mut follow_lease) = (follow_node, follow_lease);
+    let ask_identity = identity::ask(Parts::new()?, context.settings.identity_by, addresses, identity_sink);
+    let follower = Follower::new(&context.settings.policy())?;
+    let mut steward = Steward::new(
+        Arc::clone(&context),
+        follower,
+        node,
+        lease.clone(),
+        identity,
+        addresses_sink,
+        gate_sink,
+        face_sink,
+    );
+    let mut election = Election::new(Arc::clone(&context), lease, gate);
+    let mut served = Box::pin(serve(Arc::clone(&context), face, ended));
+
+    let signal = tokio::select! {
+        biased;
+        signal = shutdown => signal,
+        never = steward.run() => match never {},
+        never = election.run() => match never {},
+        never = ask_identity => match never {},
+        never = &mut follow_node => match never {},
+        never = &mut follow_lease => match never {},
+        // It ends when it is told to, which is below.
+        () = &mut served => return Ok(Exit::Internal),
+    };
+    info!("{signal}: ending");
+    let farewell = async {
+        // The node first: the Lease expires by itself.
+        steward.leave().await;
+        election.leave().await;
+    };
+    tokio::select! {
+        biased;
+        () = farewell => {}
+        // Kubelet writes its Node in the same moments: the last write has to see that.
+        never = follow_node => match never {},
+        never = follow_lease => match never {},
+        () = tokio::time::sleep(FAREWELL) => {
+            warn!("the API server did not answer in time: the node and the Lease are left as they are");
+        }
+    }
+    let _nobody_listens = ended_sink.send(true);
+    served.await;
+    Ok(Exit::Done)
+}
+
+/// Serves until it is told to end. While the port is taken (by the agent that this one replaces) everything else goes on.
+async fn serve(context: Arc<Context>, face: watch::Receiver<Face>, mut ended: watch::Receiver<bool>) {
+    // The port is freed when the other one ends: whoever waits in a pod must not wait for that to be noticed.
+    let mut schedule = Schedule::accepting();
+    let mut told = None;
+    let listener = loop {
+        match serve::bind(context.settings.port) {
+            Ok(listener) => {
+                if told.is_some() {
+                    info!("/gate is served now");
+                }
+                break listener;
+            }
+            Err(error) => {
+                let error = error.to_string();
+                if told.as_ref() != Some(&error) {
+                    warn!("/gate is not served yet: {error}");
+                    told = Some(error);
+                }
+            }
+        }
+        tokio::select! {
+            biased;
+            _ = ended.wait_for(|ended| *ended) => return,
+            () = tokio::time::sleep(schedule.next_pause()) => {}
+        }
+    };
+    let end = async move {
+        let _sender_gone = ended.wait_for(|ended| *ended).await;
+    };
+    if let Err(error) = serve::serve(listener, face, Arc::clone(&context.metrics), Limits::default(), end).await {
+        error!("/gate cannot be served: {error}");
+    }
+}
+
+fn boot_id(settings: &Agent) -> Result<String, StartError> {
+    let path = &settings.boot_id_file;
+    let content = std::fs::read_to_string(path).map_err(|source| StartError::BootId { path: path.clone(), source })?;
+    let id = content.trim();
+    // A UUID, as random(4) says; other sources may have other ids, but none has white space or nothing in it.
+    if id.is_empty() || id.len() > 64 || id.contains(|c: char| !c.is_ascii_alphanumeric() && c != '-') {
+        return Err(StartError::NoBootId { path: path.clone(), content: id.chars().take(64).collect() });
+    }
+    Ok(id.to_owned())
+}
+
+// === impl Context ===
+
+impl Context {
+    fn now(&self) -> Duration {
+        self.epoch.elapsed()
+    }
+}
+
+/// The wall's clock: only for what people read, and for the end of a person's word.
+fn wall() -> Timestamp {
+    Timestamp::now()
+}

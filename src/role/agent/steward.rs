@@ -1,0 +1,570 @@
+//! The steward of one node: steps its gate, keeps its taint and annotation as the plan says, and shows all of it on `/gate`.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tracing::{error, info, warn};
+
+use super::{Context, wall};
+use crate::cluster::event;
+use crate::cluster::installation::{Installation, installation};
+use crate::cluster::node::{self as cluster_node, PatchError};
+use crate::cluster::watch::Seen;
+use crate::config::Mode;
+use crate::decide::answer::NodeAnswer;
+use crate::decide::lease::Record;
+use crate::decide::node::{Age, Change as NodeChange, Edit, NodeFacts, NodeState, NodeView, Opened, Plan};
+use crate::decide::{Answer, ByHand, Change, Follower, Gate, Outcome};
+use crate::metrics::Written;
+use crate::retry::Schedule;
+use crate::serve::Face;
+
+/// How long a step may be away from the next at most: what is judged by a clock is judged at least this often.
+const AT_LEAST_EVERY: Duration = Duration::from_secs(30);
+
+/// How long a node's watch may take to show what made our patch a conflict.
+const CATCHING_UP: Duration = Duration::from_secs(2);
+
+/// One node's steward.
+pub(super) struct Steward {
+    context: Arc<Context>,
+    follower: Follower,
+    node: watch::Receiver<Seen<NodeView>>,
+    lease: watch::Receiver<Seen<Record>>,
+    identity: watch::Receiver<Outcome>,
+    addresses: watch::Sender<Vec<SocketAddr>>,
+    gate: watch::Sender<Gate>,
+    face: watch::Sender<Face>,
+
+    /// The node as our last patch left it, until the watch shows it or something newer.
+    patched: Option<Patched>,
+    /// Since when this boot of the node is known to be closed, by its uptime.
+    closed_since: Option<Duration>,
+    /// Whether the node was there before us.
+    age: Age,
+    /// What was said last, so that it is said once.
+    told: Told,
+    /// The write under way: at most one.
+    acting: Option<BoxFuture<'static, Acted>>,
+    /// Nothing is written before then.
+    not_before: Option<Instant>,
+    /// The version for which a patch was a conflict: once the watch shows another one, it is time.
+    conflict: Option<String>,
+    schedule: Schedule,
+}
+
+struct Patched {
+    /// The version that the patch was made for: a watch that still shows it is behind.
+    from: String,
+    node: NodeView,
+}
+
+#[derive(Default)]
+struct Told {
+    state: Option<NodeState>,
+    trouble: Option<String>,
+    by_hand: Option<String>,
+    misspelt: Option<String>,
+    refusal: Option<String>,
+}
+
+/// What became of an act.
+enum Acted {
+    Patched {
+        from: String,
+        result: Result<NodeView, PatchError>,
+    },
+    Installed(Result<Installation, String>),
+    /// Nothing but an Event.
+    Announced,
+}
+
+/// What the plan is made from, beside the node.
+struct Circumstances {
+    now: Duration,
+    uptime: Duration,
+    by_hand: Option<ByHand>,
+    yield_to: Vec<String>,
+}
+
+// === impl Steward ===
+
+impl Steward {
+    #[expect(clippy::too_many_arguments, reason = "the ends of its channels, each named once")]
+    pub(super) fn new(
+        context: Arc<Context>,
+        follower: Follower,
+        node: watch::Receiver<Seen<NodeView>>,
+        lease: watch::Receiver<Seen<Record>>,
+        identity: watch::Receiver<Outcome>,
+        addresses: watch::Sender<Vec<SocketAddr>>,
+        gate: watch::Sender<Gate>,
+        face: watch::Sender<Face>,
+    ) -> Self {
+        Self {
+            context,
+            follower,
+            node,
+            lease,
+            identity,
+            addresses,
+            gate,
+            face,
+            patched: None,
+            closed_since: None,
+            age: Age::Unknown,
+            told: Told::default(),
+            acting: None,
+            not_before: None,
+            conflict: None,
+            schedule: Schedule::asking(),
+        }
+    }
+
+    /// Keeps the node as it should be, for ever.
+    pub(super) async fn run(&mut self) -> Infallible {
+        loop {
+            let wake = self.step();
+            let mut acting = self.acting.take();
+            let acted = tokio::select! {
+                biased;
+                acted = maybe(&mut acting) => Some(acted),
+                Ok(()) = self.node.changed() => None,
+                Ok(()) = self.lease.changed() => None,
+                Ok(()) = self.identity.changed() => None,
+                () = tokio::time::sleep_until(wake) => None,
+            };
+            match acted {
+                Some(acted) => self.note(acted),
+                None => self.acting = acting,
+            }
+        }
+    }
+
+    /// One step: everything that is known, the gate, the plan, and the write that follows from it. Returns when to step again
+    /// though nothing happens.
+    fn step(&mut self) -> Instant {
+        let circumstances = self.look();
+        let mut wake = Instant::now() + AT_LEAST_EVERY;
+        let epoch = self.context.epoch;
+        let mut by_then = |at: Option<Duration>| {
+            if let Some(at) = at.filter(|at| *at > circumstances.now) {
+                wake = wake.min(epoch + at);
+            }
+        };
+        by_then(self.follower.sightings().stale_at());
+        if let Some(word) = circumstances.by_hand {
+            let left = word.until.duration_since(wall());
+            by_then(Duration::try_from(left).ok().map(|left| circumstances.now + left));
+        }
+
+        let Some(node) = self.node() else {
+            self.show(&circumstances, None);
+            return wake;
+        };
+        let plan = self.plan(&node, &circumstances);
+        if let NodeState::Closed { since, .. } = &plan.state {
+            self.closed_since = Some(*since);
+            let bound = *since + self.context.settings.node_policy.max_closed;
+            by_then(Some(circumstances.now + bound.saturating_sub(circumstances.uptime)));
+        }
+        if let Some(not_before) = self.not_before {
+            wake = wake.min(not_before.max(Instant::now() + Duration::from_millis(10)));
+        }
+        self.tell(&plan, &node);
+        self.act(plan.clone(), node);
+        self.show(&circumstances, Some(&plan.state));
+        wake
+    }
+
+    /// Notes what the watches show, and steps the gate.
+    fn look(&mut self) -> Circumstances {
+        let now = self.context.now();
+        let record = {
+            let seen = self.lease.borrow_and_update();
+            let blind = if seen.is_known() {
+                seen.trouble.as_deref()
+            } else {
+                Some(seen.trouble.as_deref().unwrap_or("the Lease has not been seen yet"))
+            };
+            self.follower.note_trouble(blind);
+            let record = seen.only().cloned();
+            if seen.is_known() {
+                self.follower.note(record.as_ref(), now);
+            }
+            record
+        };
+        if self.node().is_some_and(|node| node.opened_boot.as_ref() == Some(&self.context.me.boot)) {
+            self.follower.note_opened_boot();
+        }
+        let identity = self.identity.borrow_and_update().clone();
+        let before = self.follower.step(&identity, now);
+        match Change::between(&before, self.follower.gate()) {
+            None => {}
+            Some(change) if change.is_setback() => warn!("gate: {change}"),
+            Some(change) => info!("gate: {change}"),
+        }
+        let seed = self.follower.prover_gate(now);
+        self.gate.send_if_modified(|gate| {
+            let news = *gate != seed;
+            *gate = seed;
+            news
+        });
+
+        let publication = self.follower.publication(now);
+        let yield_to = publication.map(|word| word.yield_to.clone()).unwrap_or_default();
+        if let Some(word) = publication {
+            self.addresses.send_if_modified(|addresses| {
+                let news = *addresses != word.identity;
+                addresses.clone_from(&word.identity);
+                news
+            });
+        }
+        let by_hand = self.by_hand(record.as_ref());
+        self.context.metrics.verdict_fresh.set(i64::from(self.follower.sightings().fresh(now)));
+        Circumstances { now, uptime: uptime(now), by_hand, yield_to }
+    }
+
+    /// A person's word that is in force: the node's own before everybody's.
+    fn by_hand(&mut self, record: Option<&Record>) -> Option<ByHand> {
+        let of_node = self.node().and_then(|node| node.by_hand);
+        let of_all = record.and_then(|record| record.by_hand.clone());
+        let mut in_force = None;
+        let mut misspelt = None;
+        for (place, written) in [("the Lease linkerd-gate", of_all), ("the node", of_node)] {
+            match ByHand::in_force(written.as_deref(), wall()) {
+                Ok(word) => in_force = word.or(in_force),
+                Err(why) => {
+                    misspelt = Some(format!("the annotation linkerd-gate/override on {place} is not obeyed: {why}"));
+                }
+            }
+        }
+        if self.told.misspelt != misspelt {
+            if let Some(misspelt) = &misspelt {
+                warn!("{misspelt}");
+            }
+            self.told.misspelt = misspelt;
+        }
+        let said = in_force.map(|word| word.to_string());
+        if self.told.by_hand != said {
+            if let Some(word) = &said {
+                warn!("by hand: {word}");
+            } else {
+                info!("by hand: over");
+            }
+            self.told.by_hand = said;
+        }
+        in_force
+    }
+
+    /// The node as it is known: as our patch left it, until the watch has caught up.
+    fn node(&mut self) -> Option<NodeView> {
+        let seen = self.node.borrow_and_update();
+        if self.told.trouble != seen.trouble {
+            if let Some(trouble) = &seen.trouble {
+                warn!("{trouble}; the node stays as it is");
+            } else {
+                info!("the node can be watched again");
+            }
+            self.told.trouble.clone_from(&seen.trouble);
+        }
+        let current = seen.only()?;
+        match &self.patched {
+            Some(patched) if patched.from == current.resource_version => Some(patched.node.clone()),
+            Some(_) | None => {
+                self.patched = None;
+                Some(current.clone())
+            }
+        }
+    }
+
+    fn plan(&self, node: &NodeView, circumstances: &Circumstances) -> Plan {
+        let facts = NodeFacts {
+            node,
+            boot: &self.context.me.boot,
+            uptime: circumstances.uptime,
+            closed_since: self.closed_since,
+            age: self.age,
+            gate: self.follower.gate(),
+            yield_to: &circumstances.yield_to,
+            by_hand: circumstances.by_hand,
+        };
+        Plan::of(&self.context.settings.node_policy, &facts)
+    }
+
+    /// Says what becomes of the node, once.
+    fn tell(&mut self, plan: &Plan, node: &NodeView) {
+        let same = self.told.state.as_ref().is_some_and(|told| told.to_string() == plan.state.to_string());
+        // How it was opened has been said; that it was is no news.
+        let opened = matches!(
+            (&self.told.state, &plan.state),
+            (
+                Some(NodeState::Open(Opened::Adopted | Opened::Proven | Opened::TooLongClosed)),
+                NodeState::Open(Opened::ThisBoot)
+            )
+        );
+        if same || opened {
+            return;
+        }
+        if plan.state.is_warning() {
+            warn!("node {}: {}", node.name, plan.state);
+        } else {
+            info!("node {}: {}", node.name, plan.state);
+        }
+        // Not where it was closed for too long: until that is written, the node is what it was.
+        if matches!(plan.state, NodeState::Open(Opened::ThisBoot | Opened::Adopted)) {
+            self.closed_since = None;
+        }
+        self.told.state = Some(plan.state.clone());
+    }
+
+    /// Begins the write that the plan asks for, unless one is under way.
+    fn act(&mut self, plan: Plan, node: NodeView) {
+        let overtaken = self.conflict.as_ref().is_some_and(|version| *version != node.resource_version);
+        let too_early = !overtaken && self.not_before.is_some_and(|not_before| Instant::now() < not_before);
+        if self.acting.is_some() || too_early {
+            return;
+        }
+        (self.not_before, self.conflict) = (None, None);
+        if plan.state == NodeState::Undecided {
+            let (client, namespace) = (self.context.client.clone(), self.context.settings.namespace.clone());
+            self.acting = Some(async move { Acted::Installed(installation(client, &namespace).await) }.boxed());
+            return;
+        }
+        let Some(change) = plan.change else { return };
+        let context = Arc::clone(&self.context);
+        if context.settings.mode == Mode::Audit {
+            // Said once; the plan stays the same until something changes.
+            let would = format!("audit: would be {}: {}", describe(&change), plan.state);
+            if self.told.refusal.as_ref() != Some(&would) {
+                info!("node {}: {would}", node.name);
+                context.metrics.node_patched(Written::Audit);
+                self.told.refusal = Some(would.clone());
+                self.acting = Some(
+                    async move {
+                        announce(&context, &node, &plan.state, &change, &would).await;
+                        Acted::Announced
+                    }
+                    .boxed(),
+                );
+            }
+            return;
+        }
+        let acted = async move {
+            let key = &context.settings.node_policy.taint_key;
+            let result = cluster_node::patch(context.client.clone(), key, &node, &change).await;
+            context.metrics.node_patched(match &result {
+                Ok(_) => Written::Done,
+                Err(PatchError::Conflict) => Written::Conflict,
+                Err(PatchError::Denied(_)) => Written::Refused,
+                Err(PatchError::Failed(_)) => Written::Failed,
+            });
+            if result.is_ok() {
+                announce(&context, &node, &plan.state, &change, &plan.state.to_string()).await;
+            }
+            Acted::Patched { from: node.resource_version, result }
+        };
+        self.acting = Some(acted.boxed());
+    }
+
+    /// Notes what became of an act.
+    fn note(&mut self, acted: Acted) {
+        match acted {
+            Acted::Announced => {}
+            Acted::Patched { from, result: Ok(node) } => {
+                self.schedule.reset();
+                self.told.refusal = None;
+                self.patched = Some(Patched { from, node });
+            }
+            // Seen by the watch in a moment; until then the plan would be the same, and fail the same way.
+            Acted::Patched { from, result: Err(PatchError::Conflict) } => {
+                self.not_before = Some(Instant::now() + CATCHING_UP);
+                self.conflict = Some(from);
+            }
+            Acted::Patched { result: Err(PatchError::Denied(why) | PatchError::Failed(why)), .. } => {
+                self.not_before = Some(Instant::now() + self.schedule.next_pause());
+                self.complain(format!("the node stays as it is: {why}"));
+            }
+            Acted::Installed(Ok(Installation::Since(second))) => {
+                self.schedule.reset();
+                let age = self.node().map_or(Age::Unknown, |node| Age::of(&node, Some(second)));
+                self.age = age;
+            }
+            // Not run by our DaemonSet: nobody can have been there before us.
+            Acted::Installed(Ok(Installation::Removed)) => self.age = Age::AfterUs,
+            Acted::Installed(Err(why)) => {
+                self.not_before = Some(Instant::now() + self.schedule.next_pause());
+                self.complain(format!("cannot tell whether this node was there before linkerd-gate: {why}"));
+            }
+        }
+    }
+
+    fn complain(&mut self, complaint: String) {
+        if self.told.refusal.as_ref() != Some(&complaint) {
+            error!("{complaint}");
+            self.told.refusal = Some(complaint);
+        }
+    }
+
+    fn show(&self, circumstances: &Circumstances, state: Option<&NodeState>) {
+        let node = match state {
+            Some(state) => NodeAnswer {
+                name: self.context.me.node.clone(),
+                state: state.as_str().to_owned(),
+                reason: state.to_string(),
+            },
+            None => unseen_node(&self.context),
+        };
+        let gate = self.follower.gate();
+        let prover = self.follower.sightings().holder().map(|holder| holder.node.clone());
+        let mut answer = Answer::of(gate, self.follower.policy(), prover, node);
+        if let Some(word) = circumstances.by_hand {
+            answer = answer.overridden(word.open, word.to_string());
+        }
+        self.context.metrics.open.set(i64::from(answer.open));
+        self.context.metrics.node_open.set(i64::from(matches!(state, Some(NodeState::Open(_)))));
+        let ready = match (state, self.lease.borrow().is_known()) {
+            (None, _) => Outcome::not_ready(format!("node {} has not been seen yet", self.context.me.node)),
+            (_, false) => Outcome::not_ready("the Lease has not been seen yet"),
+            (Some(_), true) => Outcome::Ready,
+        };
+        let face = Face::new(&answer, ready);
+        self.face.send_if_modified(|current| {
+            let news = *current != face;
+            *current = face;
+            news
+        });
+    }
+
+    /// The last writes: closes the node where its machine goes down, and leaves nothing where linkerd-gate is removed.
+    pub(super) async fn leave(&mut self) {
+        self.acting = None;
+        if self.context.settings.mode == Mode::Audit {
+            return;
+        }
+        let circumstances = self.look();
+        let Some(node) = self.node() else { return };
+        let policy = &self.context.settings.node_policy;
+        if node.shutting_down {
+            if let Some(change) = self.plan(&node, &circumstances).change {
+                self.write_last("the machine shuts down: closed, so that it comes back closed", &node, &change).await;
+            }
+            return;
+        }
+        match installation(self.context.client.clone(), &self.context.settings.namespace).await {
+            Ok(Installation::Since(_)) => {}
+            Ok(Installation::Removed) => {
+                if let Some(change) = Plan::for_removal(policy, &node) {
+                    self.write_last("linkerd-gate is being removed: freed", &node, &change).await;
+                }
+            }
+            Err(why) => warn!(
+                "cannot tell whether linkerd-gate is being removed: {why}. If it is: kubectl taint node {0} {1}- ; kubectl annotate \
+                 node {0} linkerd-gate/opened-boot-",
+                node.name, policy.taint_key
+            ),
+        }
+    }
+
+    async fn write_last(&mut self, what: &str, node: &NodeView, change: &NodeChange) {
+        let context = Arc::clone(&self.context);
+        let key = &context.settings.node_policy.taint_key;
+        let mut node = node.clone();
+        let mut change = change.clone();
+        loop {
+            match cluster_node::patch(context.client.clone(), key, &node, &change).await {
+                Ok(_) => {
+                    info!("node {}: {what}", node.name);
+                    return;
+                }
+                Err(PatchError::Conflict) => {
+                    // Kubelet writes its status in the same moments.
+                    if self.node.changed().await.is_err() {
+                        return;
+                    }
+                    let Some(current) = self.node() else { return };
+                    if change.opened_boot == Edit::Remove {
+                        match Plan::for_removal(&context.settings.node_policy, &current) {
+                            Some(again) => change = again,
+                            None => return,
+                        }
+                    }
+                    node = current;
+                }
+                Err(why) => {
+                    warn!("node {} could not be {what}: {why}", node.name);
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// The answer before anything is known.
+pub(super) fn first_answer(context: &Context) -> Answer {
+    Answer::of(&Gate::closed(), &context.settings.policy(), None, unseen_node(context))
+}
+
+fn unseen_node(context: &Context) -> NodeAnswer {
+    NodeAnswer {
+        name: context.me.node.clone(),
+        state: NodeState::Undecided.as_str().to_owned(),
+        reason: "it has not been seen yet".to_owned(),
+    }
+}
+
+/// The write under way, or for ever.
+async fn maybe(acting: &mut Option<BoxFuture<'static, Acted>>) -> Acted {
+    match acting {
+        Some(acting) => acting.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// An Event for whoever describes the node: one for each change that a person would ask about.
+async fn announce(context: &Context, node: &NodeView, state: &NodeState, change: &NodeChange, message: &str) {
+    let reason = match state {
+        NodeState::Open(Opened::TooLongClosed) => "GateOpenedUnproven",
+        NodeState::Open(Opened::Adopted) => "GateAdopted",
+        NodeState::Open(_) => "GateOpened",
+        NodeState::Closed { .. } => "GateClosed",
+        NodeState::Yielding(_) => "GateYields",
+        NodeState::Undecided => return,
+    };
+    // A taint's value that is corrected is no news.
+    if change.taint == Edit::Keep && !matches!(state, NodeState::Open(_)) {
+        return;
+    }
+    let client = context.client.clone();
+    if let Err(why) = event::note(client, node, state.is_warning(), reason, message, wall()).await {
+        warn!("{why}");
+    }
+}
+
+fn describe(change: &NodeChange) -> String {
+    let taint = match change.taint {
+        Edit::Keep => None,
+        Edit::Set(_) => Some("tainted"),
+        Edit::Remove => Some("taint lifted"),
+    };
+    let boot = match change.opened_boot {
+        Edit::Keep => None,
+        Edit::Set(_) => Some("noted as opened"),
+        Edit::Remove => Some("note removed"),
+    };
+    taint.into_iter().chain(boot).collect::<Vec<_>>().join(", ")
+}
+
+/// How long the machine has been up, by its own word; where it does not say, how long the agent has been.
+fn uptime(fallback: Duration) -> Duration {
+    // The first of two numbers of seconds: proc_uptime(5).
+    let read = std::fs::read_to_string("/proc/uptime").ok();
+    let seconds = read.as_deref().and_then(|text| text.split(' ').next()).and_then(|first| first.parse::<f64>().ok());
+    seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).unwrap_or(fallback)
+}
