@@ -1,5 +1,6 @@
 //! An API server that follows a script: a request that is not in it fails the test, and so does one that never came.
 
+use http::header::CONTENT_TYPE;
 use http::{Method, Request, Response, StatusCode};
 use kube::Client;
 use kube::client::Body;
@@ -28,9 +29,14 @@ async fn serve(mut handle: Handle<Request<Body>, Response<Body>>, steps: Vec<Ste
         let (request, respond) = handle.next_request().await.expect("a request that the script expects");
         assert_eq!(request.method(), step.method);
         assert_eq!(plain(request.uri()), step.path_and_query);
+        let content_type = request.headers().get(CONTENT_TYPE).map(|value| value.to_str().unwrap().to_owned());
         let bytes = request.into_body().collect_bytes().await.unwrap();
         let body = if bytes.is_empty() { Value::Null } else { serde_json::from_slice(&bytes).unwrap() };
         assert_eq!(body, step.body);
+        if step.method == Method::PATCH {
+            let kind = if body.is_array() { "application/json-patch+json" } else { "application/merge-patch+json" };
+            assert_eq!(content_type.as_deref(), Some(kind));
+        }
         let (status, answer) = step.answer;
         let answer = Body::from(serde_json::to_vec(&answer).unwrap());
         respond.send_response(Response::builder().status(status).body(answer).unwrap());
