@@ -1,0 +1,219 @@
+//! What agents cost an API server, and that their rights are what they use: with the manifests' own service account, policies
+//! and tokens.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, ensure};
+use k8s_openapi::api::authorization::v1::SubjectAccessReview;
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Api, PostParams};
+use linkerd_gate_kit::cluster::{self, AuditedRequest};
+use serde_json::{Value, json};
+use tokio::process::Command;
+
+use super::stage::{Agent, GATE, PATIENCE, Stage, agent_of, holder, is_closed, object, told};
+
+/// The agents' service account in the manifests.
+const ACCOUNT: &str = "linkerd-gate-agent";
+
+/// One verb on one kind of thing, in one namespace or everywhere.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+struct Right {
+    verb: String,
+    group: String,
+    resource: String,
+    namespace: Option<String>,
+}
+
+#[tokio::test]
+async fn agents_ask_for_little_and_have_the_rights_to_that_and_no_more() -> Result<()> {
+    let stage = Stage::before_installation().await?;
+    // It will have to be found out that this one was there before.
+    stage.node("node-2", json!({})).await?;
+    apply_manifests(&stage).await?;
+    let rights = rights()?;
+    until_rights_count(&stage, &rights).await?;
+    for node in ["node-0", "node-1"] {
+        stage.node_of_an_earlier_boot(node).await?;
+    }
+    let mut agents = vec![start(&stage, "node-0").await?];
+    agents[0].until_says("gate: waiting: injection not ready").await.with_context(|| told(&agents))?;
+    agents.push(start(&stage, "node-1").await?);
+    agents.push(start(&stage, "node-2").await?);
+    Box::pin(until_open(&stage, &agents)).await.with_context(|| told(&agents))?;
+
+    let opened = stage.requests_of(ACCOUNT)?;
+    for (node, most) in [("node-0", None), ("node-1", Some(12)), ("node-2", Some(12))] {
+        let requests: Vec<String> = of(&opened, node).map(AuditedRequest::short).collect();
+        println!("{node} from start to open, {} requests:\n  {}", requests.len(), requests.join("\n  "));
+        ensure!(most.is_none_or(|most| requests.len() <= most), "{node} asked for too much");
+    }
+
+    let since = Timestamp::now();
+    let renewals = 4;
+    for _ in 0..renewals {
+        let before = stage.leases().await?.get(GATE).await?.spec.context("no spec")?.renew_time;
+        stage
+            .until_lease("renewed", |lease| lease.spec.as_ref().is_some_and(|spec| spec.renew_time != before))
+            .await
+            .with_context(|| told(&agents))?;
+    }
+    let all = stage.requests_of(ACCOUNT)?;
+    let at_rest: Vec<&AuditedRequest> = all.iter().filter(|request| request.received > since).collect();
+    let shown: Vec<String> = at_rest.iter().map(|request| format!("{:?} {}", request.node, request.short())).collect();
+    println!("at rest for {renewals} renewals:\n  {}", shown.join("\n  "));
+    for request in at_rest {
+        let renews =
+            request.verb == "patch" && request.resource == "leases" && request.node.as_deref() == Some("node-0");
+        ensure!(renews || request.verb == "watch", "at rest: {request:?}");
+    }
+
+    let pods = all.iter().filter(|request| request.resource == "pods" && request.verb != "create");
+    let namespaces: BTreeSet<&str> = pods.clone().map(|request| request.namespace.as_str()).collect();
+    ensure!(namespaces == ["kube-system", "linkerd", GATE].into(), "{namespaces:?}");
+    ensure!(pods.clone().all(|request| request.node.as_deref() == Some("node-0")), "not only the prover looks at pods");
+
+    let mut proofs = 0;
+    for agent in &agents {
+        proofs += agent.metric("linkerd_gate_proofs_total", "result=").await?;
+    }
+    // Counted after the proofs, so that one under way counts here.
+    let dry_runs = stage.requests_of(ACCOUNT)?.iter().filter(|request| request.dry_run).count();
+    println!("{dry_runs} dry-runs, {proofs} proofs");
+    ensure!(proofs >= 3 && dry_runs as u64 <= 2 * proofs, "{dry_runs} dry-runs for {proofs} proofs");
+
+    for agent in &mut agents {
+        ensure!(agent.terminate().await? == 0, "{}", agent.said());
+    }
+    let all = stage.requests_of(ACCOUNT)?;
+    used(&rights, &all).with_context(|| told(&agents))
+}
+
+/// All requests were granted, and every right was used.
+fn used(rights: &BTreeSet<Right>, requests: &[AuditedRequest]) -> Result<()> {
+    let mut idle = rights.clone();
+    for request in requests {
+        ensure!(!matches!(request.code, Some(401 | 403)), "refused: {request:?}");
+        let by = rights.iter().find(|right| {
+            let here = right.namespace.as_ref().is_none_or(|namespace| *namespace == request.namespace);
+            (&right.verb, &right.group, &right.resource) == (&request.verb, &request.group, &request.resource) && here
+        });
+        let right = by.with_context(|| format!("by what right? {request:?}"))?;
+        ensure!(request.subresource.is_empty(), "{request:?}");
+        idle.remove(right);
+    }
+    ensure!(idle.is_empty(), "rights that nobody uses: {idle:?}");
+    Ok(())
+}
+
+fn of<'a>(requests: &'a [AuditedRequest], node: &'a str) -> impl Iterator<Item = &'a AuditedRequest> {
+    requests.iter().filter(move |request| request.node.as_deref() == Some(node))
+}
+
+fn manifests() -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/manifests")
+}
+
+async fn apply_manifests(stage: &Stage) -> Result<()> {
+    let mut apply = Command::new(stage.cluster.kubectl());
+    let output = apply.args(["apply", "--filename"]).arg(manifests()).output().await?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
+/// What the manifests give the account.
+fn rights() -> Result<BTreeSet<Right>> {
+    let text = std::fs::read_to_string(manifests().join("30-rights.yaml"))?;
+    let mut rights = BTreeSet::new();
+    for document in serde_saphyr::from_multiple::<Value>(&text)? {
+        let namespace = match document["kind"].as_str() {
+            Some("ClusterRole") => None,
+            Some("Role") => {
+                Some(document["metadata"]["namespace"].as_str().context("a Role of no namespace")?.to_owned())
+            }
+            _ => continue,
+        };
+        let words = |rule: &Value, key: &str| -> Vec<String> {
+            rule[key].as_array().into_iter().flatten().filter_map(|word| word.as_str().map(str::to_owned)).collect()
+        };
+        for rule in document["rules"].as_array().into_iter().flatten() {
+            for group in words(rule, "apiGroups") {
+                for resource in words(rule, "resources") {
+                    rights.extend(words(rule, "verbs").into_iter().map(|verb| Right {
+                        verb,
+                        group: group.clone(),
+                        resource: resource.clone(),
+                        namespace: namespace.clone(),
+                    }));
+                }
+            }
+        }
+    }
+    ensure!(!rights.is_empty(), "the manifests give no rights");
+    Ok(rights)
+}
+
+/// RBAC follows a change a moment later.
+async fn until_rights_count(stage: &Stage, rights: &BTreeSet<Right>) -> Result<()> {
+    let reviews: Api<SubjectAccessReview> = Api::all(stage.cluster.client().await?);
+    for right in rights {
+        let review: SubjectAccessReview = object(json!({"spec": {
+            "user": format!("system:serviceaccount:{GATE}:{ACCOUNT}"),
+            "resourceAttributes": {
+                "verb": right.verb, "group": right.group, "resource": right.resource, "namespace": right.namespace,
+                "name": GATE,
+            },
+        }}))?;
+        let asking = async {
+            while !reviews.create(&PostParams::default(), &review).await?.status.is_some_and(|status| status.allowed) {}
+            anyhow::Ok(())
+        };
+        tokio::time::timeout(PATIENCE, asking).await.with_context(|| format!("{right:?} does not count"))??;
+    }
+    Ok(())
+}
+
+/// The agent of a node, with the token that kubelet would give its pod.
+async fn start(stage: &Stage, node: &str) -> Result<Agent> {
+    let pod = format!("{GATE}-{node}");
+    let own = json!({
+        "metadata": {"name": pod},
+        "spec": {
+            "nodeName": node, "serviceAccountName": ACCOUNT, "tolerations": [{"operator": "Exists"}],
+            "containers": [{"name": "agent", "image": "gate:1"}],
+        },
+    });
+    stage.create::<Pod>(GATE, own).await?;
+    stage.start_as(agent_of(node, "boot-1"), &stage.cluster.kubeconfig_as_pod(GATE, &pod).await?)
+}
+
+/// Closed nodes, an essential pod that may go there all the same, and then Linkerd.
+async fn until_open(stage: &Stage, agents: &[Agent]) -> Result<()> {
+    for agent in &agents[1..] {
+        agent.until_says("gate: waiting: injection not ready").await?;
+    }
+    for node in ["node-0", "node-1"] {
+        stage.until_node(node, "closed", is_closed).await?;
+        stage.until_event(node, "GateClosed").await?;
+    }
+    stage.until_event("node-2", "GateAdopted").await?;
+    let dns = json!({"metadata": {"name": "dns-0"}, "spec": {"containers": [{"name": "dns", "image": "dns:1"}]}});
+    stage.create::<Pod>("kube-system", dns).await?;
+    let pods: Api<Pod> = Api::namespaced(stage.cluster.client().await?, "kube-system");
+    let tolerates = |pod: &Pod| {
+        let tolerations = pod.spec.iter().flat_map(|spec| spec.tolerations.iter().flatten());
+        tolerations.into_iter().any(|toleration| toleration.key.as_deref() == Some("linkerd-gate/closed"))
+    };
+    cluster::until(&pods, "dns-0", "tolerating our taint", PATIENCE, tolerates).await?;
+    stage.injector.recover().await?;
+    for node in ["node-0", "node-1"] {
+        stage.until_node(node, "open", |node| !is_closed(node)).await?;
+        stage.until_event(node, "GateOpened").await?;
+    }
+    agents[2].until_says("gate: open: proven").await?;
+    let lease = stage.leases().await?.get(GATE).await?;
+    ensure!(holder(&lease).as_deref() == Some("node-0"), "{lease:?}");
+    Ok(())
+}

@@ -1,0 +1,308 @@
+//! What becomes of the node: at boot, on installation and removal, by a person's word, and what `kubectl describe` says of it.
+
+use anyhow::{Context as _, Result, ensure};
+use k8s_openapi::api::apps::v1::DaemonSet;
+use k8s_openapi::api::core::v1::{Event, Node};
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use linkerd_gate::decide::by_hand::ANNOTATION as OVERRIDE;
+use linkerd_gate::decide::node::{OPENED_BOOT, TAINT_KEY};
+use serde_json::json;
+use tokio::process::Command;
+
+use super::stage::{Agent, GATE, PATIENCE, Stage, agent_of, is_closed, object, opened, told};
+
+/// What a person sees.
+async fn described(stage: &Stage, node: &str) -> Result<String> {
+    let output = Command::new(stage.cluster.kubectl()).args(["describe", "node", node]).output().await?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+/// The lines of `kubectl describe` that tell of our Events, without their ages.
+fn told_of(described: &str) -> Vec<String> {
+    let events = described.split("Events:").nth(1).unwrap_or_default();
+    let ours = events.lines().filter(|line| line.contains("linkerd-gate"));
+    ours.map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect()
+}
+
+#[tokio::test]
+async fn installing_closes_nothing_that_runs_and_what_joins_later_is_closed() -> Result<()> {
+    let stage = Stage::before_installation().await?;
+    stage.node("node-old", json!({})).await?;
+    let installed = stage.install().await?.metadata.creation_timestamp.context("no time")?.0.as_second();
+    // The API server's instants are whole seconds: a node that joined in the same one counts as older.
+    let nodes = stage.nodes().await?;
+    let later: Node = object(json!({"metadata": {"name": "node-new"}}))?;
+    let dry_run = PostParams { dry_run: true, ..PostParams::default() };
+    let next_second = async {
+        loop {
+            let created = nodes.create(&dry_run, &later).await?.metadata.creation_timestamp.context("no time")?;
+            if created.0.as_second() > installed {
+                return anyhow::Ok(());
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, next_second).await??;
+    nodes.create(&PostParams::default(), &later).await?;
+
+    let mut old = stage.start_apart(agent_of("node-old", "boot-1"), "old").await?;
+    let mut new = stage.start_apart(agent_of("node-new", "boot-2"), "new").await?;
+    let story = async {
+        let node = stage.until_node("node-old", "adopted", |node| opened(node).is_some()).await?;
+        ensure!(opened(&node).as_deref() == Some("boot-1") && !is_closed(&node), "{node:?}");
+        old.until_says("node node-old: open: it was there before linkerd-gate was installed").await?;
+        let answer = old.answers(503).await?;
+        ensure!(answer["node"]["state"] == "open", "{answer}");
+        let event = stage.until_event("node-old", "GateAdopted").await?;
+        ensure!(event.type_.as_deref() == Some("Normal"), "{event:?}");
+        ensure!(patches(&stage, "old")? == 1, "one annotation");
+
+        let node = stage.until_node("node-new", "closed", is_closed).await?;
+        ensure!(opened(&node).is_none(), "{node:?}");
+        ensure!(new.answers(503).await?["node"]["state"] == "closed");
+        stage.until_event("node-new", "GateClosed").await?;
+        anyhow::Ok(())
+    };
+    story.await.with_context(|| told([&old, &new]))?;
+
+    // Removed for good: each agent frees its node as it ends, and leaves nothing.
+    let daemon_sets: Api<DaemonSet> = Api::namespaced(stage.cluster.client().await?, GATE);
+    daemon_sets.delete(GATE, &DeleteParams::default()).await?;
+    for (node, agent) in [("node-old", &mut old), ("node-new", &mut new)] {
+        ensure!(agent.terminate().await? == 0);
+        ensure!(
+            agent.times_said(&format!("node {node}: linkerd-gate is being removed: freed")) == 1,
+            "{}",
+            agent.said()
+        );
+        let node = nodes.get(node).await?;
+        ensure!(!is_closed(&node) && opened(&node).is_none(), "{node:?}");
+    }
+    Ok(())
+}
+
+/// How often it changed a node.
+fn patches(stage: &Stage, account: &str) -> Result<usize> {
+    let ours = stage.requests_of(account)?;
+    Ok(ours.iter().filter(|request| request.resource == "nodes" && request.verb == "patch").count())
+}
+
+/// A word that is in force for as long as it takes to see what it does.
+fn word(word: &str, seconds: i64) -> String {
+    format!("{word} {:.0}", Timestamp::now() + SignedDuration::from_secs(seconds))
+}
+
+#[tokio::test]
+async fn a_person_has_the_last_word_as_long_as_it_holds() -> Result<()> {
+    let stage = Stage::set().await?;
+    stage.node_of_an_earlier_boot("node-0").await?;
+    let agent = stage.start(agent_of("node-0", "boot-1"))?;
+    let story = async {
+        stage.until_node("node-0", "closed", is_closed).await?;
+        // A person, or a program, that takes the taint away by itself.
+        let lifted = Patch::Merge(json!({"spec": {"taints": null}}));
+        let node = stage.nodes().await?.patch("node-0", &PatchParams::default(), &lifted).await?;
+        ensure!(!is_closed(&node), "{node:?}");
+        stage.until_node("node-0", "closed again", is_closed).await?;
+        Box::pin(unproven(&stage, &agent)).await.context("unproven")?;
+        stage.injector.recover().await?;
+        agent.until_says("gate: open: proven").await?;
+        stage.until_node("node-0", "opened", |node| opened(node).as_deref() == Some("boot-1")).await?;
+        Box::pin(proven(&stage, &agent)).await.context("proven")?;
+        Box::pin(misspelt(&stage, &agent)).await.context("misspelt")
+    };
+    story.await.with_context(|| agent.said())
+}
+
+/// Opened by hand for a while, and closed again at the end of it.
+async fn unproven(stage: &Stage, agent: &Agent) -> Result<()> {
+    stage.annotate_node("node-0", OVERRIDE, Some(&word("open", 8))).await?;
+    let node = stage.until_node("node-0", "open", |node| !is_closed(node)).await?;
+    ensure!(opened(&node).as_deref() == Some("an-earlier-boot"), "it is not noted as opened: {node:?}");
+    let answer = agent.answers(200).await?;
+    ensure!(answer["reason"].as_str().is_some_and(|told| told.starts_with("open by hand (open ")), "{answer}");
+    stage.until_node("node-0", "closed at the end", is_closed).await?;
+    agent.until_says("by hand: over").await?;
+    agent.answers(503).await?;
+
+    stage.until_lease("made", |_| true).await?;
+    stage.annotate_lease(OVERRIDE, Some(&word("open", 3600))).await?;
+    stage.until_node("node-0", "open", |node| !is_closed(node)).await?;
+    agent.answers(200).await?;
+    // The node's own word comes before everybody's.
+    stage.annotate_node("node-0", OVERRIDE, Some(&word("closed", 3600))).await?;
+    stage.until_node("node-0", "closed", is_closed).await?;
+    agent.answers(503).await?;
+    stage.annotate_node("node-0", OVERRIDE, None).await?;
+    stage.until_node("node-0", "open", |node| !is_closed(node)).await?;
+    stage.annotate_lease(OVERRIDE, None).await?;
+    stage.until_node("node-0", "closed", is_closed).await?;
+    agent.until_says("by hand: over").await?;
+    agent.answers(503).await?;
+    Ok(())
+}
+
+/// Closed by hand for a while, and open again at the end of it.
+async fn proven(stage: &Stage, agent: &Agent) -> Result<()> {
+    stage.annotate_node("node-0", OVERRIDE, Some(&word("closed", 8))).await?;
+    stage.until_node("node-0", "closed", is_closed).await?;
+    let answer = agent.answers(503).await?;
+    ensure!(answer["byHand"].as_str().is_some_and(|told| told.starts_with("closed ")), "{answer}");
+    ensure!(answer["reason"].as_str().is_some_and(|told| told.contains("by evidence it is open: proven")), "{answer}");
+    stage.until_node("node-0", "open at the end", |node| !is_closed(node)).await?;
+    agent.until_says("by hand: over").await?;
+    agent.answers(200).await?;
+
+    stage.annotate_lease(OVERRIDE, Some(&word("closed", 3600))).await?;
+    stage.until_node("node-0", "closed", is_closed).await?;
+    agent.answers(503).await?;
+    stage.annotate_lease(OVERRIDE, None).await?;
+    stage.until_node("node-0", "open", |node| !is_closed(node)).await?;
+    Ok(())
+}
+
+/// What nobody can obey is told, and not obeyed.
+async fn misspelt(stage: &Stage, agent: &Agent) -> Result<()> {
+    let version = stage.nodes().await?.get("node-0").await?.metadata.generation;
+    stage.annotate_node("node-0", OVERRIDE, Some("closed tomorrow")).await?;
+    let line = agent.until_says("the annotation linkerd-gate/override on the node is not obeyed").await?;
+    ensure!(line.contains("closed 2026-01-01T06:00:00Z"), "{line}");
+    stage.annotate_node("node-0", OVERRIDE, Some(&word("closed", 8 * 24 * 3600))).await?;
+    let line = agent.until_says("the annotation linkerd-gate/override on the node is not obeyed").await?;
+    ensure!(line.contains("more than 7 days away"), "{line}");
+    stage.annotate_node("node-0", OVERRIDE, None).await?;
+    stage.annotate_lease(OVERRIDE, Some("closed")).await?;
+    agent.until_says("the annotation linkerd-gate/override on the Lease linkerd-gate is not obeyed").await?;
+    agent.answers(200).await?;
+    let node = stage.nodes().await?.get("node-0").await?;
+    ensure!(!is_closed(&node) && node.metadata.generation == version, "{node:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_agent_that_may_not_taint_or_only_watches_leaves_its_node_alone() -> Result<()> {
+    let stage = Stage::set().await?;
+    for node in ["node-audit", "node-never"] {
+        stage.node_of_an_earlier_boot(node).await?;
+    }
+    let audit = stage.start_apart(agent_of("node-audit", "boot-1").with("MODE", "audit"), "audit").await?;
+    let never = stage.start_apart(agent_of("node-never", "boot-1").with("TAINT", "never"), "never").await?;
+    let story = async {
+        let line = audit.until_says("node node-audit: audit: would be tainted: closed: ").await?;
+        let event = stage.until_event("node-audit", "GateClosed").await?;
+        let message = event.message.unwrap_or_default();
+        ensure!(line.ends_with(&message) && message.starts_with("audit: would be tainted"), "{message}");
+        never.until_says("gate: waiting: injection not ready").await?;
+        ensure!(never.answers(503).await?["node"]["state"] == "closed");
+        stage.injector.recover().await?;
+        audit.until_says("node node-audit: audit: would be noted as opened: open: the gate is open").await?;
+        stage.until_event("node-audit", "GateOpened").await?;
+        for agent in [&audit, &never] {
+            agent.until_said("gate: open: proven").await?;
+            ensure!(agent.answers(200).await?["node"]["state"] == "open");
+        }
+        anyhow::Ok(())
+    };
+    story.await.with_context(|| told([&audit, &never]))?;
+    let mut ended = [audit, never];
+    for agent in &mut ended {
+        ensure!(agent.terminate().await? == 0);
+    }
+    for account in ["audit", "never"] {
+        ensure!(patches(&stage, account)? == 0, "{account} wrote to its node");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_node_opens_unproven_in_the_end_and_says_so() -> Result<()> {
+    let stage = Stage::set().await?;
+    stage.node_of_an_earlier_boot("node-0").await?;
+    // Somebody else's taints stay as they are, times and all.
+    let others = json!([
+        {"key": "example.com/mine", "value": "x", "effect": "NoExecute", "timeAdded": "2026-01-01T00:00:00Z"},
+        {"key": "linkerd-gate/closed", "effect": "PreferNoSchedule"},
+    ]);
+    let tainted = Patch::Merge(json!({"spec": {"taints": others}}));
+    stage.nodes().await?.patch("node-0", &PatchParams::default(), &tainted).await?;
+    let agent = stage.start(agent_of("node-0", "boot-1").with("NODE_MAX_CLOSED", "3s"))?;
+    let story = async {
+        let keeps = |node: &Node| {
+            let taints =
+                serde_json::to_value(node.spec.as_ref().and_then(|spec| spec.taints.as_ref())).unwrap_or_default();
+            others
+                .as_array()
+                .into_iter()
+                .flatten()
+                .all(|other| taints.as_array().is_some_and(|all| all.contains(other)))
+        };
+        let node = stage.until_node("node-0", "closed", is_closed).await?;
+        ensure!(keeps(&node), "{node:?}");
+        let node = stage.until_node("node-0", "open", |node| !is_closed(node)).await?;
+        ensure!(keeps(&node), "{node:?}");
+        ensure!(opened(&node).as_deref() == Some("boot-1"), "{node:?}");
+        let event = stage.until_event("node-0", "GateOpenedUnproven").await?;
+        ensure!(event.type_.as_deref() == Some("Warning"), "{event:?}");
+        agent.until_says("WARN node node-0: open, unproven: it was closed for as long as a node may be").await?;
+        // Whoever waits in a pod is held still.
+        let answer = agent.answers(503).await?;
+        ensure!(answer["node"]["state"] == "open", "{answer}");
+        let told = told_of(&described(&stage, "node-0").await?);
+        println!("{}", told.join("\n"));
+        ensure!(told.len() == 2, "{told:?}");
+        ensure!(
+            told[0].starts_with("Normal GateClosed ")
+                && told[0].ends_with("linkerd-gate closed: nothing has been proven in this boot"),
+            "{told:?}"
+        );
+        ensure!(
+            told[1].starts_with("Warning GateOpenedUnproven ") && told[1].contains("LINKERD_GATE_NODE_MAX_CLOSED"),
+            "{told:?}"
+        );
+
+        // Proven later: nothing is left to be written.
+        stage.injector.recover().await?;
+        agent.until_says("gate: open: proven").await?;
+        let events: Api<Event> = Api::namespaced(stage.cluster.client().await?, "default");
+        let ours = ListParams::default().fields("involvedObject.name=node-0,involvedObject.kind=Node");
+        let ours: Vec<_> = events.list(&ours).await?.items.into_iter().filter_map(|event| event.reason).collect();
+        ensure!(ours.iter().filter(|reason| reason.starts_with("Gate")).count() == 2, "{ours:?}");
+        anyhow::Ok(())
+    };
+    story.await.with_context(|| agent.said())
+}
+
+#[tokio::test]
+async fn a_machine_that_shuts_down_comes_back_closed() -> Result<()> {
+    let stage = Stage::set().await?;
+    stage.injector.recover().await?;
+    stage.node_of_an_earlier_boot("node-0").await?;
+    let mut agent = stage.start(agent_of("node-0", "boot-1"))?;
+    let nodes = stage.nodes().await?;
+    let story = async {
+        stage.until_node("node-0", "open", |node| opened(node).as_deref() == Some("boot-1")).await?;
+        let condition = json!({"type": "Ready", "status": "False", "reason": "KubeletNotReady", "message": "node is shutting down"});
+        let status = Patch::Strategic(json!({"status": {"conditions": [condition]}}));
+        nodes.patch_status("node-0", &PatchParams::default(), &status).await?;
+        // Its answer tells that the watch has come as far as this, and the condition was before it.
+        stage.annotate_node("node-0", OVERRIDE, Some("nonsense")).await?;
+        agent.until_says("the annotation linkerd-gate/override on the node is not obeyed").await
+    };
+    story.await.with_context(|| agent.said())?;
+    ensure!(agent.terminate().await? == 0);
+    ensure!(agent.times_said("the machine shuts down: closed, so that it comes back closed") == 1, "{}", agent.said());
+    ensure!(is_closed(&nodes.get("node-0").await?), "{}", agent.said());
+
+    // Back, in another boot and with nothing proven: closed from its first moment.
+    stage.injector.suffer(linkerd_gate_kit::standin::Fault::Absent).await?;
+    let agent = stage.start(agent_of("node-0", "boot-2"))?;
+    agent.until_says("gate: waiting: injection not ready").await.with_context(|| agent.said())?;
+    let node = nodes.get("node-0").await?;
+    ensure!(is_closed(&node), "{node:?}");
+    let stamped = node.spec.and_then(|spec| spec.taints).unwrap_or_default();
+    let value = stamped.into_iter().find(|taint| taint.key == TAINT_KEY).and_then(|taint| taint.value);
+    ensure!(value.as_deref().is_some_and(|value| value.starts_with("boot2-")), "{value:?}");
+    ensure!(node.metadata.annotations.is_some_and(|all| all[OPENED_BOOT] == "boot-1"));
+    Ok(())
+}
