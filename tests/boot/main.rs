@@ -1,0 +1,41 @@
+//! The agent's DaemonSet on genuine nodes, through the cuts of power that it is for. Linkerd is played by pods of the cluster,
+//! in the chart's form; everything else is genuine, and the manifests are those of `deploy/manifests`.
+
+mod one_node;
+mod stage;
+mod timeline;
+mod two_nodes;
+
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Trial};
+use linkerd_gate_kit::cluster::sandbox::{self, Entered};
+
+fn main() -> ExitCode {
+    match sandbox::enter(stage::images::make) {
+        Entered::Outside(code) => code,
+        Entered::Inside => {
+            let mut arguments = Arguments::from_args();
+            // There is one sandbox, and one cluster in it at a time.
+            arguments.test_threads = Some(1);
+            libtest_mimic::run(&arguments, trials()).exit_code()
+        }
+    }
+}
+
+/// A trial by the name of its function; each boots a cluster of its own.
+macro_rules! trial {
+    ($($path:ident)::+) => {
+        Trial::test(stringify!($($path)::+).replace([' ', '\n'], ""), || {
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+            runtime.block_on($($path)::+()).map_err(|error| format!("{error:#}").into())
+        })
+    };
+}
+
+fn trials() -> Vec<Trial> {
+    vec![
+        trial!(two_nodes::a_cut_of_all_power_with_and_without_the_gate),
+        trial!(one_node::nothing_that_the_gate_waits_for_waits_for_the_gate),
+    ]
+}

@@ -1,0 +1,149 @@
+//! A cluster of one node, where everything the gate waits for has to run on the node that the gate closes; and nodes that join.
+
+use anyhow::{Result, ensure};
+use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{Api, DeleteParams, Patch, PatchParams};
+use linkerd_gate_kit::cluster::{ClusterOptions, NODE_DIRECTORY, NodeOptions};
+use linkerd_gate_kit::object::pod;
+use serde_json::{Value, json};
+
+use super::stage::{LINKERD, Stage, images, is_closed, is_scheduled};
+
+pub async fn nothing_that_the_gate_waits_for_waits_for_the_gate() -> Result<()> {
+    let later = vec![NodeOptions { taints: Vec::new(), network_awaited: true }];
+    let options = ClusterOptions { nodes: 1, later, ..ClusterOptions::default() };
+    let stage = Stage::set(options, |linkerd| linkerd).await?;
+    let scenario = async {
+        webhook_fails_closed(&stage).await?;
+        a_pod_that_can_never_be_scheduled(&stage).await?;
+        // Adopted, though nothing was proven: it was there before.
+        stage.install_the_gate(&[("LINKERD_GATE_NODE_MAX_CLOSED", "40s")]).await?;
+        stage.until_all_nodes_are_open().await?;
+        stage.open_the_shop(true).await?;
+        everything_is_scheduled_anew(&stage).await?;
+        a_node_joins_whose_network_does_not_tolerate_the_taint(&stage).await?;
+        somebody_elses_dead_webhook(&stage).await
+    };
+    stage.reported(Box::pin(scenario)).await
+}
+
+/// `failurePolicy: Fail`, as Linkerd's high availability has it.
+async fn webhook_fails_closed(stage: &Stage) -> Result<()> {
+    let webhooks: Api<MutatingWebhookConfiguration> = Api::all(stage.cluster.client().await?);
+    let patch = json!([{"op": "replace", "path": "/webhooks/0/failurePolicy", "value": "Fail"}]);
+    let patch = Patch::<()>::Json(serde_json::from_value(patch)?);
+    webhooks.patch("linkerd-proxy-injector-webhook-config", &PatchParams::default(), &patch).await?;
+    Ok(())
+}
+
+async fn a_pod_that_can_never_be_scheduled(stage: &Stage) -> Result<()> {
+    let pods: Api<Pod> = stage.api("kube-system").await?;
+    let nowhere = pod("nowhere").running(images::PAUSE).spec_field("nodeSelector", json!({"nowhere": "true"}));
+    stage.create(&pods, nowhere.json()).await?;
+    Ok(())
+}
+
+/// The node boots, and Linkerd, DNS and cert-manager have to be scheduled anew, on the node that is closed until they run.
+async fn everything_is_scheduled_anew(stage: &Stage) -> Result<()> {
+    let node = stage.cluster.node();
+    let before = stage.closures(node.name()).await?;
+    stage.cluster.cut_power().await?;
+    stage.cluster.power_on_control_plane().await?;
+    stage.cluster.switch_on(node).await?;
+    stage.until_node(node.name(), "closed", is_closed).await?;
+    stage.cluster.until_ready(node).await?;
+    stage.recreate_pods(&[LINKERD, "cert-manager"], "").await?;
+    stage.recreate_pods(&["kube-system"], "k8s-app=kube-dns").await?;
+    stage.until_scheduled(LINKERD, 3).await?;
+    stage.until_scheduled("cert-manager", 1).await?;
+    stage.until_linkerd_is_ready().await?;
+    stage.until_all_nodes_are_open().await?;
+    stage.until_available("kube-system", "coredns").await?;
+    ensure!(stage.closures(node.name()).await? == before + 1, "it was closed once");
+    for name in ["plain", "held"] {
+        stage.until_available(super::stage::SHOP, name).await?;
+    }
+    ensure!(stage.unmeshed_and_running().await? == 0, "a bare pod runs, with failurePolicy Fail");
+    let nowhere = stage.api::<Pod>("kube-system").await?.get("nowhere").await?;
+    ensure!(!is_scheduled(&nowhere), "it went somewhere");
+    Ok(())
+}
+
+/// Its network is set up by a DaemonSet that does not tolerate the taint: while that is so no node is tainted.
+async fn a_node_joins_whose_network_does_not_tolerate_the_taint(stage: &Stage) -> Result<()> {
+    stage.scale(LINKERD, "linkerd-proxy-injector", 0).await?;
+    let agent_of = |node: &'static str| stage.agent_on(node);
+    stage.until_agent_said("node-0", "gate: closed: injector not ready").await?;
+    stage.apply(&[cni(&json!([{"key": "node.kubernetes.io/not-ready", "operator": "Exists"}]))]).await?;
+    let [.., joining] = stage.cluster.nodes() else { unreachable!("a cluster has nodes") };
+    stage.cluster.switch_on(joining).await?;
+    stage.cluster.until_ready(joining).await?;
+    agent_of("node-1").await?;
+    stage.until_agent_said("node-1", "kube-system/cni").await?;
+    let node = stage.nodes().await?.get(joining.name()).await?;
+    ensure!(!is_closed(&node), "tainted, though the network's DaemonSet does not tolerate it");
+    // Mended: the node is closed now, since nothing is proven.
+    stage.apply(&[cni(&json!([{"operator": "Exists"}]))]).await?;
+    stage.until_node(joining.name(), "closed", is_closed).await?;
+    stage.scale(LINKERD, "linkerd-proxy-injector", 1).await?;
+    stage.until_all_nodes_are_open().await
+}
+
+/// It refuses every pod, and nobody answers it: the node opens after its bound, with a Warning, and `/gate` stays closed.
+async fn somebody_elses_dead_webhook(stage: &Stage) -> Result<()> {
+    let webhooks: Api<MutatingWebhookConfiguration> = Api::all(stage.cluster.client().await?);
+    let dead = json!({
+        "metadata": {"name": "somebody-elses"},
+        "webhooks": [{
+            "name": "dead.example.com",
+            "clientConfig": {"service": {"name": "dead", "namespace": "default"}},
+            "rules": [{"operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"]}],
+            "failurePolicy": "Fail",
+            "sideEffects": "None",
+            "admissionReviewVersions": ["v1"],
+            "timeoutSeconds": 2,
+        }],
+    });
+    stage.create(&webhooks, dead).await?;
+    let node = stage.cluster.node();
+    stage.cluster.cut_power().await?;
+    stage.cluster.power_on_control_plane().await?;
+    stage.cluster.switch_on(node).await?;
+    stage.until_node(node.name(), "closed", is_closed).await?;
+    stage.until_agent_said(node.name(), "dead.example.com").await?;
+    stage.until_all_nodes_are_open().await?;
+    let warning = stage.kubectl(&["describe", "node", node.name()]).await?;
+    ensure!(warning.contains("GateOpenedUnproven"), "{warning}");
+    webhooks.delete("somebody-elses", &DeleteParams::default()).await?;
+    stage.until_agent_said(node.name(), "gate: open: proven").await?;
+    Ok(())
+}
+
+/// A DaemonSet in kube-system that sets up the pods' network of nodes that wait for it.
+fn cni(tolerations: &Value) -> Value {
+    json!({
+        "apiVersion": "apps/v1",
+        "kind": "DaemonSet",
+        "metadata": {"name": "cni", "namespace": "kube-system"},
+        "spec": {
+            "selector": {"matchLabels": {"app": "cni"}},
+            "template": {
+                "metadata": {"labels": {"app": "cni"}},
+                "spec": {
+                    "hostNetwork": true,
+                    "terminationGracePeriodSeconds": 1,
+                    "tolerations": tolerations,
+                    "volumes": [{"name": "node", "hostPath": {"path": NODE_DIRECTORY}}],
+                    "containers": [{
+                        "name": "install",
+                        "image": images::PAUSE,
+                        "imagePullPolicy": "Never",
+                        "args": ["copy", "/node/pods.conflist", "/node/net.d/10-pods.conflist"],
+                        "volumeMounts": [{"name": "node", "mountPath": "/node"}],
+                    }],
+                },
+            },
+        },
+    })
+}

@@ -1,0 +1,399 @@
+//! A cluster with Linkerd in pods, a shop that asks for it, and linkerd-gate as users install it.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
+use k8s_openapi::api::core::v1::{Event, Node, Pod};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
+use kube::{Resource, ResourceExt as _};
+use linkerd_gate::decide::node::{NodeView, OPENED_BOOT, TAINT_KEY};
+use linkerd_gate_kit::cluster::{self, BOOT_ID_FILE, Cluster, ClusterOptions};
+use linkerd_gate_kit::object::{ControlPlane, control_plane, deployment, gate, namespace, pod, with_boot_id};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt as _;
+use tokio::process::Command;
+
+/// Nothing waits for it but a test that fails.
+pub const PATIENCE: Duration = Duration::from_mins(4);
+
+pub const LINKERD: &str = "linkerd";
+pub const GATE: &str = "linkerd-gate";
+pub const SHOP: &str = "shop";
+
+/// The pods of each of the shop's Deployments.
+pub const REPLICAS: u32 = 3;
+
+/// The images that the nodes have.
+pub mod images {
+    use std::path::PathBuf;
+    use std::process::Command;
+
+    use anyhow::{Context as _, Result, ensure};
+    use linkerd_gate_kit::image::{Architecture, Image, kit_binary};
+
+    pub const GATE: &str = concat!("ghcr.io/linkerd-gate/linkerd-gate:", env!("CARGO_PKG_VERSION"));
+    pub const STANDIN: &str = "kit.test/linkerd-standin:1";
+    pub const STANDIN_PROGRAM: &str = "/linkerd-standin";
+    pub const PAUSE: &str = "kit.test/pause:1";
+
+    /// Outside the sandbox, where cargo can build: the image that users get, and the stand-ins'.
+    pub fn make() -> Result<()> {
+        let made = Command::new("make")
+            .args(["--no-print-directory", "image"])
+            .env("IMAGE_FILE", archive(GATE))
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .status()
+            .context("cannot start make")?;
+        ensure!(made.success(), "make image failed");
+        for (name, program) in [(STANDIN, "linkerd-standin"), (PAUSE, "pause")] {
+            let inside = format!("/{program}");
+            Image::new(name, Architecture::host()?)
+                .with_program(&inside, &kit_binary(program)?)?
+                .with_entrypoint(&[&inside])
+                .write(&archive(name))?;
+        }
+        Ok(())
+    }
+
+    pub fn archive(image: &str) -> PathBuf {
+        PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("boot-{}.tar", image.replace(['/', ':'], "-")))
+    }
+}
+
+/// The cluster.
+pub struct Stage {
+    pub cluster: Cluster,
+}
+
+// === impl Stage ===
+
+impl Stage {
+    /// A cluster, with Linkerd in it and a shop whose pods ask for it. No gate yet.
+    pub async fn set(options: ClusterOptions, linkerd: impl FnOnce(ControlPlane) -> ControlPlane) -> Result<Self> {
+        let cluster = Cluster::start_with(options).await?;
+        for image in [images::GATE, images::STANDIN, images::PAUSE] {
+            cluster.load_image(&images::archive(image)).await?;
+        }
+        let stage = Self { cluster };
+        let plane = control_plane(LINKERD, images::STANDIN, images::STANDIN_PROGRAM)?
+            .where_namespace_asks(SHOP)
+            .where_namespace_asks("linkerd-gate-probe");
+        stage.apply(&linkerd(plane).objects()?).await?;
+        for namespace in [namespace(SHOP).asking(), namespace("cert-manager")] {
+            stage.cluster.create_namespace(&serde_json::from_value(namespace.json())?).await?;
+        }
+        // What else a mesh needs at boot: it stands in the way of nobody, and nobody may stand in its way.
+        let cainjector = pod("cainjector").running(images::PAUSE);
+        stage.apply(&[deployment("cainjector").in_namespace("cert-manager").of(cainjector).json()]).await?;
+        stage.until_linkerd_is_ready().await?;
+        Ok(stage)
+    }
+
+    /// Runs a scenario; where it fails, what the cluster and the agents said is told.
+    pub async fn reported(&self, scenario: impl Future<Output = Result<()>>) -> Result<()> {
+        let outcome = self.cluster.reported(&[SHOP, LINKERD, GATE, "kube-system"], scenario).await;
+        if outcome.is_err() {
+            for (agent, log) in self.agents_logs().await.unwrap_or_default() {
+                eprintln!("--- {agent}\n{log}");
+            }
+        }
+        outcome
+    }
+
+    pub async fn api<T>(&self, namespace: &str) -> Result<Api<T>>
+    where
+        T: Resource<Scope = k8s_openapi::NamespaceResourceScope>,
+        T::DynamicType: Default,
+    {
+        Ok(Api::namespaced(self.cluster.client().await?, namespace))
+    }
+
+    pub async fn nodes(&self) -> Result<Api<Node>> {
+        Ok(Api::all(self.cluster.client().await?))
+    }
+
+    pub async fn apply(&self, objects: &[Value]) -> Result<()> {
+        let list = json!({"apiVersion": "v1", "kind": "List", "items": objects}).to_string();
+        let mut command = Command::new(self.cluster.kubectl());
+        command.args(["apply", "--server-side", "--force-conflicts", "--validate=strict", "--filename=-"]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        child.stdin.take().context("kubectl without a stdin")?.write_all(list.as_bytes()).await?;
+        let output = child.wait_with_output().await?;
+        ensure!(output.status.success(), "kubectl apply: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
+    }
+
+    /// What a person types, and what it printed.
+    pub async fn kubectl(&self, words: &[&str]) -> Result<String> {
+        let output = Command::new(self.cluster.kubectl()).args(words).stdin(Stdio::null()).output().await?;
+        ensure!(output.status.success(), "kubectl {words:?}: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
+    /// Applies `deploy/manifests` as it stands, but for the boot id, which containers of these nodes do not see, and these
+    /// variables of the agent.
+    pub async fn install_the_gate(&self, variables: &[(&str, &str)]) -> Result<()> {
+        let mut objects = Vec::new();
+        for path in manifests()? {
+            let text = std::fs::read_to_string(&path)?;
+            let documents: Vec<Value> =
+                serde_saphyr::from_multiple(&text).with_context(|| path.display().to_string())?;
+            for mut document in documents {
+                if document["kind"] == "DaemonSet" {
+                    document = with_boot_id(document, BOOT_ID_FILE)?;
+                    let containers = &mut document["spec"]["template"]["spec"]["containers"];
+                    let environment = containers[0]["env"].as_array_mut().context("no env")?;
+                    for (name, value) in variables {
+                        environment.push(json!({"name": name, "value": value}));
+                    }
+                }
+                objects.push(document);
+            }
+        }
+        self.apply(&objects).await?;
+        let daemon_sets: Api<DaemonSet> = self.api(GATE).await?;
+        cluster::until(&daemon_sets, GATE, "agents ready everywhere", PATIENCE, |daemon_set| {
+            let generation = daemon_set.metadata.generation;
+            daemon_set.status.as_ref().is_some_and(|status| {
+                status.observed_generation == generation
+                    && status.desired_number_scheduled > 0
+                    && status.number_ready == status.desired_number_scheduled
+                    && status.updated_number_scheduled == Some(status.desired_number_scheduled)
+            })
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// The shop: one Deployment of pods as anybody writes them, one whose pods have the entry of `wait`.
+    pub async fn open_the_shop(&self, with_entry: bool) -> Result<()> {
+        let mut objects = vec![shop_of("plain", None)];
+        if with_entry {
+            objects.push(shop_of("held", Some(())));
+        }
+        self.apply(&objects).await?;
+        let names: &[&str] = if with_entry { &["plain", "held"] } else { &["plain"] };
+        for name in names {
+            self.until_available(SHOP, name).await?;
+        }
+        ensure!(self.unmeshed_and_running().await? == 0, "the shop begins outside the mesh");
+        Ok(())
+    }
+
+    pub async fn until_available(&self, namespace: &str, name: &str) -> Result<()> {
+        let deployments: Api<Deployment> = self.api(namespace).await?;
+        cluster::until(&deployments, name, "available", PATIENCE, |deployment| {
+            let wanted = deployment.spec.as_ref().and_then(|spec| spec.replicas);
+            let generation = deployment.metadata.generation;
+            deployment.status.as_ref().is_some_and(|status| {
+                status.observed_generation == generation
+                    && status.available_replicas.unwrap_or_default() == wanted.unwrap_or(1)
+                    && status.replicas == wanted
+            })
+        })
+        .await?;
+        Ok(())
+    }
+
+    pub async fn until_linkerd_is_ready(&self) -> Result<()> {
+        for name in ["linkerd-identity", "linkerd-destination", "linkerd-proxy-injector"] {
+            self.until_available(LINKERD, name).await?;
+        }
+        Ok(())
+    }
+
+    /// Deletes the pods of these namespaces at once, as a drain, an eviction or a crashed node would, so that their owners create
+    /// them again now.
+    pub async fn recreate_pods(&self, namespaces: &[&str], labels: &str) -> Result<()> {
+        for namespace in namespaces {
+            let pods: Api<Pod> = self.api(namespace).await?;
+            let labelled = ListParams::default().labels(labels);
+            pods.delete_collection(&DeleteParams::default().grace_period(0), &labelled).await?;
+        }
+        Ok(())
+    }
+
+    pub async fn pods(&self, namespace: &str) -> Result<Vec<Pod>> {
+        Ok(self.api::<Pod>(namespace).await?.list(&ListParams::default()).await?.items)
+    }
+
+    /// Waits until every pod of the shop is this, and there are as many as there should be.
+    pub async fn until_pods(
+        &self,
+        labels: &str,
+        count: u32,
+        what: &str,
+        condition: impl Fn(&Pod) -> bool,
+    ) -> Result<Vec<Pod>> {
+        let pods: Api<Pod> = self.api(SHOP).await?;
+        let found = |pods: &BTreeMap<String, Pod>| {
+            let living = pods.values().filter(|pod| pod.metadata.deletion_timestamp.is_none());
+            let good: Vec<Pod> = living.clone().filter(|pod| condition(pod)).cloned().collect();
+            (good.len() == count as usize && living.count() == good.len()).then_some(good)
+        };
+        cluster::until_any(&pods, &ListParams::default().labels(labels), what, PATIENCE, found).await
+    }
+
+    /// How many pods of the shop run their app outside the mesh.
+    pub async fn unmeshed_and_running(&self) -> Result<usize> {
+        Ok(self.pods(SHOP).await?.iter().filter(|pod| !linkerd_gate::linkerd::meshed(pod) && app_runs(pod)).count())
+    }
+
+    pub async fn until_node(&self, name: &str, what: &str, condition: impl Fn(&Node) -> bool) -> Result<Node> {
+        cluster::until(&self.nodes().await?, name, what, PATIENCE, condition).await
+    }
+
+    /// Waits until every node that is on is open, and was opened in its present boot.
+    pub async fn until_all_nodes_are_open(&self) -> Result<()> {
+        for node in self.cluster.nodes().iter().filter(|node| node.is_on()) {
+            let boot = node.boot_id()?;
+            self.until_node(node.name(), "open", |node| {
+                !is_closed(node) && opened(node).as_deref() == Some(boot.as_str())
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until every node that is on is closed.
+    pub async fn until_all_nodes_are_closed(&self) -> Result<()> {
+        for node in self.cluster.nodes().iter().filter(|node| node.is_on()) {
+            self.until_node(node.name(), "closed", is_closed).await?;
+        }
+        Ok(())
+    }
+
+    pub async fn scale(&self, namespace: &str, name: &str, replicas: u32) -> Result<()> {
+        let deployments: Api<Deployment> = self.api(namespace).await?;
+        let patch = Patch::Merge(json!({"spec": {"replicas": replicas}}));
+        deployments.patch(name, &PatchParams::default(), &patch).await?;
+        if replicas == 0 {
+            self.recreate_pods(&[namespace], &format!("linkerd.io/proxy-deployment={name}")).await?;
+        }
+        Ok(())
+    }
+
+    pub async fn agents_logs(&self) -> Result<Vec<(String, String)>> {
+        let mut logs = Vec::new();
+        for pod in self.pods(GATE).await? {
+            let name = pod.name_any();
+            let node = pod.spec.and_then(|spec| spec.node_name).unwrap_or_default();
+            let log = self.cluster.logs_of(GATE, &name, "agent").await.unwrap_or_else(|error| error.to_string());
+            logs.push((format!("{name} on {node}"), log));
+        }
+        Ok(logs)
+    }
+
+    /// Waits until this many living pods of the namespace have a node; returns how many.
+    pub async fn until_scheduled(&self, namespace: &str, count: usize) -> Result<usize> {
+        let pods: Api<Pod> = self.api(namespace).await?;
+        let found = |pods: &BTreeMap<String, Pod>| {
+            let living: Vec<&Pod> = pods.values().filter(|pod| pod.metadata.deletion_timestamp.is_none()).collect();
+            (living.len() == count && living.iter().all(|pod| is_scheduled(pod))).then_some(count)
+        };
+        cluster::until_any(&pods, &ListParams::default(), &format!("pods of {namespace} have a node"), PATIENCE, found)
+            .await
+    }
+
+    pub async fn any_node_is_open(&self) -> Result<bool> {
+        Ok(self.nodes().await?.list(&ListParams::default()).await?.iter().any(|node| !is_closed(node)))
+    }
+
+    /// How often the Events say that a node was closed.
+    pub async fn closures(&self, node: &str) -> Result<usize> {
+        let events: Api<Event> = self.api("default").await?;
+        let about = ListParams::default().fields(&format!("involvedObject.name={node},reason=GateClosed"));
+        Ok(events.list(&about).await?.items.len())
+    }
+
+    /// Waits until the log of a pod's container has a line with this text.
+    pub async fn until_said(&self, pod: &Pod, container: &str, text: &str) -> Result<String> {
+        let namespace = pod.namespace().unwrap_or_default();
+        let (name, mut last) = (pod.name_any(), String::new());
+        let said = async {
+            // kubelet refuses a log until the container has started; a log ends with its container.
+            loop {
+                last = self
+                    .cluster
+                    .logs_of(&namespace, &name, container)
+                    .await
+                    .unwrap_or_else(|error| format!("{error:#}"));
+                if let Some(line) = last.lines().find(|line| line.contains(text)) {
+                    return line.to_owned();
+                }
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        };
+        let said = tokio::time::timeout(PATIENCE, said).await;
+        said.ok().with_context(|| format!("{container} of {namespace}/{name} does not say {text:?}:\n{last}"))
+    }
+
+    /// The agent's pod on a node, once it is there and Ready.
+    pub async fn agent_on(&self, node: &str) -> Result<Pod> {
+        let pods: Api<Pod> = self.api(GATE).await?;
+        let on_node = ListParams::default().fields(&format!("spec.nodeName={node}"));
+        let found = |pods: &BTreeMap<String, Pod>| pods.values().find(|pod| app_runs(pod)).cloned();
+        cluster::until_any(&pods, &on_node, &format!("an agent on {node}"), PATIENCE, found).await
+    }
+
+    pub async fn until_agent_said(&self, node: &str, text: &str) -> Result<String> {
+        self.until_said(&self.agent_on(node).await?, "agent", text).await
+    }
+
+    pub async fn create<T>(&self, api: &Api<T>, json: Value) -> Result<T>
+    where
+        T: Resource + Clone + DeserializeOwned + Serialize + Debug,
+    {
+        Ok(api.create(&kube::api::PostParams::default(), &serde_json::from_value(json)?).await?)
+    }
+}
+
+/// The files that users apply, in the order in which kubectl does.
+fn manifests() -> Result<Vec<PathBuf>> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/manifests");
+    let mut files: Vec<PathBuf> = std::fs::read_dir(directory)?
+        .map(|entry| Ok(entry?.path()))
+        .collect::<Result<Vec<_>>>()?
+        .into_iter()
+        .filter(|path| path.extension().is_some_and(|extension| extension == "yaml"))
+        .collect();
+    files.sort();
+    ensure!(!files.is_empty(), "there are no manifests");
+    Ok(files)
+}
+
+fn shop_of(name: &str, entry: Option<()>) -> Value {
+    let mut app = pod(name).running(images::STANDIN).with_args(&["app", "8080"]).serving_on(8080);
+    if entry.is_some() {
+        app = app.with_gate(gate(images::GATE));
+    }
+    deployment(name).in_namespace(SHOP).replicas(REPLICAS).of(app).json()
+}
+
+pub fn is_closed(node: &Node) -> bool {
+    NodeView::of(node).taint(TAINT_KEY).is_some()
+}
+
+pub fn opened(node: &Node) -> Option<String> {
+    node.metadata.annotations.as_ref()?.get(OPENED_BOOT).cloned()
+}
+
+pub fn is_scheduled(pod: &Pod) -> bool {
+    pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some())
+}
+
+/// Whether the app itself, which is the first container, runs.
+pub fn app_runs(pod: &Pod) -> bool {
+    let app = pod.spec.as_ref().and_then(|spec| spec.containers.first()).map(|container| container.name.clone());
+    let statuses = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
+    statuses.into_iter().any(|status| {
+        Some(&status.name) == app.as_ref() && status.state.as_ref().is_some_and(|state| state.running.is_some())
+    })
+}
