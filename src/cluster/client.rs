@@ -11,6 +11,10 @@ use crate::config::Address;
 /// How long a connection to the API server may take. Unlike its neighbours, so that a reason tells which limit fired.
 const CONNECT_LIMIT: Duration = Duration::from_millis(2250);
 
+/// The same where a proof opens a connection of its own: an API server that boots is slow to shake hands, and a proof that gives up
+/// early would hold what it could open.
+const FRESH_CONNECT_LIMIT: Duration = Duration::from_millis(4250);
+
 /// How long an answer may take: longer than the 10 s for which an API server waits for the injector before it fails open.
 const ANSWER_LIMIT: Duration = Duration::from_secs(13);
 
@@ -149,6 +153,7 @@ impl Access {
     /// On a fresh connection to this very API server; without an address, to whichever the cluster's own address leads to.
     pub fn fresh(&self, server: Option<&Address>) -> Result<Client, ClientError> {
         let mut config = self.config.clone();
+        config.connect_timeout = Some(FRESH_CONNECT_LIMIT);
         if let Some(server) = server {
             let url = format!("https://{server}");
             config.cluster_url = url.parse().map_err(|_| ClientError::Address(server.to_string()))?;
@@ -197,7 +202,7 @@ mod tests {
         let nodes: Api<Node> = Api::all(access.client().unwrap());
         let asked = async {
             nodes.get("n").await.unwrap();
-            sleep(ANSWER_LIMIT - Duration::from_secs(1)).await;
+            sleep(ANSWER_LIMIT.saturating_sub(Duration::from_secs(1))).await;
             nodes.get("n").await.unwrap();
         };
         tokio::select! {

@@ -20,6 +20,32 @@ pub struct Variable {
     pub purpose: &'static str,
 }
 
+// What every role has.
+
+const TERMINATION_LOG: Variable = Variable {
+    name: "LINKERD_GATE_TERMINATION_LOG",
+    default: "/dev/termination-log",
+    accepted: "a path; the file must exist, as kubelet's does",
+    example: "/dev/termination-log",
+    purpose: "Where the last reason is kept for `kubectl describe pod`.",
+};
+
+const LOG_LEVEL: Variable = Variable {
+    name: "LINKERD_GATE_LOG_LEVEL",
+    default: "info",
+    accepted: "error, warn, info, debug",
+    example: "debug",
+    purpose: "debug adds a line for every look.",
+};
+
+const LOG_FORMAT: Variable = Variable {
+    name: "LINKERD_GATE_LOG_FORMAT",
+    default: "plain",
+    accepted: "plain, json",
+    example: "json",
+    purpose: "How log lines are written.",
+};
+
 /// The variables of `wait`.
 pub const WAIT: &[Variable] = &[
     Variable {
@@ -169,27 +195,9 @@ pub const WAIT: &[Variable] = &[
         example: "linkerd-policy.linkerd.svc:9990",
         purpose: "Where the policy controller's /ready is asked, when LINKERD_GATE_REQUIRE lists it.",
     },
-    Variable {
-        name: "LINKERD_GATE_TERMINATION_LOG",
-        default: "/dev/termination-log",
-        accepted: "a path; the file must exist, as kubelet's does",
-        example: "/dev/termination-log",
-        purpose: "Where the last reason is kept for `kubectl describe pod`.",
-    },
-    Variable {
-        name: "LINKERD_GATE_LOG_LEVEL",
-        default: "info",
-        accepted: "error, warn, info, debug",
-        example: "debug",
-        purpose: "debug adds a line for every look.",
-    },
-    Variable {
-        name: "LINKERD_GATE_LOG_FORMAT",
-        default: "plain",
-        accepted: "plain, json",
-        example: "json",
-        purpose: "How log lines are written.",
-    },
+    TERMINATION_LOG,
+    LOG_LEVEL,
+    LOG_FORMAT,
 ];
 
 /// The variables of `agent`.
@@ -304,27 +312,9 @@ pub const AGENT: &[Variable] = &[
         example: "/etc/linkerd-gate/kubeconfig",
         purpose: "How the API server is reached, for an agent that does not run in a pod.",
     },
-    Variable {
-        name: "LINKERD_GATE_TERMINATION_LOG",
-        default: "/dev/termination-log",
-        accepted: "a path; the file must exist, as kubelet's does",
-        example: "/dev/termination-log",
-        purpose: "Where the reason of a failed start is kept for `kubectl describe pod`.",
-    },
-    Variable {
-        name: "LINKERD_GATE_LOG_LEVEL",
-        default: "info",
-        accepted: "error, warn, info, debug",
-        example: "debug",
-        purpose: "debug adds a line for every look.",
-    },
-    Variable {
-        name: "LINKERD_GATE_LOG_FORMAT",
-        default: "plain",
-        accepted: "plain, json",
-        example: "json",
-        purpose: "How log lines are written.",
-    },
+    TERMINATION_LOG,
+    LOG_LEVEL,
+    LOG_FORMAT,
 ];
 
 /// A role that is configured by environment.

@@ -64,11 +64,13 @@ async fn agents_ask_for_little_and_have_the_rights_to_that_and_no_more() -> Resu
     let at_rest: Vec<&AuditedRequest> = all.iter().filter(|request| request.received > since).collect();
     let shown: Vec<String> = at_rest.iter().map(|request| format!("{:?} {}", request.node, request.short())).collect();
     println!("at rest for {renewals} renewals:\n  {}", shown.join("\n  "));
-    for request in at_rest {
-        let renews =
-            request.verb == "patch" && request.resource == "leases" && request.node.as_deref() == Some("node-0");
-        ensure!(renews || request.verb == "watch", "at rest: {request:?}");
+    // The prover's renewals, and every 20 s a proof, which is one more renewal.
+    for request in &at_rest {
+        let provers = request.node.as_deref() == Some("node-0");
+        let renews = provers && request.verb == "patch" && request.resource == "leases";
+        ensure!(renews || provers && request.dry_run || request.verb == "watch", "at rest: {request:?}");
     }
+    ensure!(at_rest.iter().filter(|request| request.dry_run).count() <= 2, "proves too often");
 
     let pods = all.iter().filter(|request| request.resource == "pods" && request.verb != "create");
     let namespaces: BTreeSet<&str> = pods.clone().map(|request| request.namespace.as_str()).collect();

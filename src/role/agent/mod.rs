@@ -16,6 +16,7 @@ mod election;
 mod identity;
 mod prover;
 mod steward;
+mod watches;
 
 use std::io;
 use std::path::PathBuf;
@@ -29,7 +30,7 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use self::election::Election;
-use self::steward::Steward;
+use self::steward::{Ends, Steward};
 use crate::cluster::watch::Seen;
 use crate::cluster::{self, Access, Client, ClientError};
 use crate::config::Agent;
@@ -124,16 +125,9 @@ pub async fn run(settings: Agent, shutdown: impl Future<Output = &'static str>) 
     let (mut follow_node, mut follow_lease) = (follow_node, follow_lease);
     let ask_identity = identity::ask(Parts::new()?, context.settings.identity_by, addresses, identity_sink);
     let follower = Follower::new(&context.settings.policy())?;
-    let mut steward = Steward::new(
-        Arc::clone(&context),
-        follower,
-        node,
-        lease.clone(),
-        identity,
-        addresses_sink,
-        gate_sink,
-        face_sink,
-    );
+    let ends =
+        Ends { node, lease: lease.clone(), identity, addresses: addresses_sink, gate: gate_sink, face: face_sink };
+    let mut steward = Steward::new(Arc::clone(&context), follower, ends);
     let mut election = Election::new(Arc::clone(&context), lease, gate);
     let mut served = Box::pin(serve(Arc::clone(&context), face, ended));
 

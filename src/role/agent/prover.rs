@@ -1,25 +1,22 @@
 //! The prover: gathers evidence for the whole cluster, and publishes what its gate says of it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
-use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use tokio::sync::watch;
-use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::Context;
+use super::watches::{API_SERVERS, Watches};
 use crate::cluster::essential::{self as pods, Tolerated};
-use crate::cluster::linkerd::{follow_endpoints, follow_webhooks};
 use crate::cluster::probe::{self, Proof};
-use crate::cluster::watch::Seen;
 use crate::config::{Address, Component, IdentityBy, Mode};
-use crate::decide::essential::{self, DaemonSetView, NamespaceView, PodView, Tolerate};
+use crate::decide::essential::{self, Tolerate};
 use crate::decide::lease::LEADS_FOR;
 use crate::decide::{Change, Evidence, Gate, Installation, Outcome, Policy, Probe, Publication, parts};
 use crate::linkerd::endpoints::{self, EndpointsView};
@@ -30,25 +27,8 @@ use crate::metrics::Written;
 use crate::observe::Parts;
 use crate::retry::Schedule;
 
-/// The Service of the API servers, in namespace `default`.
-const API_SERVERS: &str = "kubernetes";
-
 /// How long the first look waits for the watches' first lists.
 const FIRST_LISTS: Duration = Duration::from_secs(3);
-
-/// Everything that one prover watches. Nobody else does: a thousand agents have two watches each.
-struct Watches {
-    webhooks: watch::Receiver<Seen<MutatingWebhookConfiguration>>,
-    endpoints: watch::Receiver<Seen<EndpointsView>>,
-    namespaces: watch::Receiver<Seen<NamespaceView>>,
-    daemon_sets: watch::Receiver<Seen<DaemonSetView>>,
-    /// The pods without a node of each essential namespace.
-    pods: BTreeMap<String, (watch::Receiver<Seen<PodView>>, AbortHandle)>,
-    /// Woken by every change of `pods`, whose number changes.
-    pods_changed: (watch::Sender<()>, watch::Receiver<()>),
-    /// Where all of them run. None of them ends by itself, but for a fault of ours.
-    tasks: JoinSet<Infallible>,
-}
 
 /// A prover at work.
 struct Prover {
@@ -169,13 +149,7 @@ impl Prover {
         let worth = webhook.is_ready() && injector.is_ready();
         let servers = self.api_servers(slices.as_deref().unwrap_or_default());
         let (injection, identity, destination, policy) = tokio::join!(
-            async {
-                if worth {
-                    self.prove(&servers, &view).await
-                } else {
-                    Outcome::unknown("not tried before the injector is there")
-                }
-            },
+            async { if worth { self.prove(&servers, &view).await } else { Outcome::unknown("not tried meanwhile") } },
             self.identity(identity_at.as_deref(), slices.as_deref().unwrap_or_default(), &namespace),
             self.ready(Component::Destination, destination_at.as_deref()),
             self.ready(Component::Policy, policy_at.as_deref()),
@@ -328,12 +302,7 @@ impl Prover {
             return;
         }
         let key = &self.context.settings.node_policy.taint_key;
-        let wanting: Vec<Tolerate> = self
-            .watches
-            .pods
-            .values()
-            .flat_map(|(pods, _)| essential::tolerate(key, &essential, pods.borrow().iter()))
-            .collect();
+        let wanting = essential::tolerate(key, &essential, &self.watches.pods());
         self.refused.retain(|uid| wanting.iter().any(|pod| pod.uid == *uid));
         for pod in wanting {
             if self.refused.contains(&pod.uid) {
@@ -398,92 +367,5 @@ fn through_which(server: &Address, outcome: Outcome) -> Outcome {
         Outcome::Ready => Outcome::Ready,
         Outcome::NotReady(reason) => Outcome::not_ready(format!("through API server {server}: {reason}")),
         Outcome::Unknown(reason) => Outcome::unknown(format!("through API server {server}: {reason}")),
-    }
-}
-
-// === impl Watches ===
-
-impl Watches {
-    fn begin(context: &Context) -> Result<Self, crate::cluster::ClientError> {
-        let client = context.access.watching()?;
-        let mut tasks = JoinSet::new();
-        let (sink, webhooks) = watch::channel(Seen::default());
-        tasks.spawn(follow_webhooks(client.clone(), sink));
-        let (sink, endpoints) = watch::channel(Seen::default());
-        let services = [service::PROXY_INJECTOR, service::IDENTITY, service::DESTINATION, service::POLICY, API_SERVERS];
-        let services = services.map(str::to_owned);
-        let following = client.clone();
-        tasks.spawn(async move { follow_endpoints(following, &services, sink).await });
-        let (sink, namespaces) = watch::channel(Seen::default());
-        tasks.spawn(pods::follow_namespaces(client.clone(), sink));
-        let (sink, daemon_sets) = watch::channel(Seen::default());
-        tasks.spawn(pods::follow_daemon_sets(client, sink));
-        let pods_changed = watch::channel(());
-        Ok(Self { webhooks, endpoints, namespaces, daemon_sets, pods: BTreeMap::new(), pods_changed, tasks })
-    }
-
-    /// The injector's webhooks; nothing before they were seen, an error where they cannot be read.
-    fn webhooks(&self) -> Option<Result<WebhookView, String>> {
-        let seen = self.webhooks.borrow();
-        let configurations = seen.objects.as_ref()?;
-        Some(WebhookView::new(configurations.values()).map_err(|error| error.to_string()))
-    }
-
-    /// Follows the pods of exactly these namespaces.
-    fn follow_pods(&mut self, context: &Context, essential: &BTreeSet<String>) {
-        self.pods.retain(|namespace, (_, task)| {
-            let stays = essential.contains(namespace);
-            if !stays {
-                task.abort();
-            }
-            stays
-        });
-        for namespace in essential {
-            if self.pods.contains_key(namespace) {
-                continue;
-            }
-            let Ok(client) = context.access.watching() else { return };
-            let (sink, mut seen) = watch::channel(Seen::default());
-            let kept = seen.clone();
-            let changed = self.pods_changed.0.clone();
-            let name = namespace.clone();
-            let task = self.tasks.spawn(async move {
-                let following = pods::follow_pods(client, &name, sink);
-                let telling = async {
-                    while seen.changed().await.is_ok() {
-                        let _prover_listens = changed.send(());
-                    }
-                    std::future::pending::<Infallible>().await
-                };
-                tokio::select! { never = following => never, never = telling => never }
-            });
-            self.pods.insert(namespace.clone(), (kept, task));
-        }
-    }
-
-    /// Completes when what decides about a proof has been listed once.
-    async fn listed(&mut self) {
-        while !(self.webhooks.borrow().is_known() && self.endpoints.borrow().is_known()) {
-            self.changed().await;
-        }
-    }
-
-    /// Completes when something that is watched has changed.
-    async fn changed(&mut self) {
-        loop {
-            tokio::select! {
-                _ = self.webhooks.changed() => return,
-                _ = self.endpoints.changed() => return,
-                _ = self.namespaces.changed() => return,
-                _ = self.daemon_sets.changed() => return,
-                _ = self.pods_changed.1.changed() => return,
-                Some(ended) = self.tasks.join_next() => match ended {
-                    Ok(never) => match never {},
-                    // Ended by us: its namespace is essential no longer.
-                    Err(error) if error.is_cancelled() => {}
-                    Err(error) => std::panic::resume_unwind(error.into_panic()),
-                },
-            }
-        }
     }
 }

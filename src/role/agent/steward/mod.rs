@@ -1,5 +1,8 @@
 //! The steward of one node: steps its gate, keeps its taint and annotation as the plan says, and shows all of it on `/gate`.
 
+mod farewell;
+mod words;
+
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,14 +15,13 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use super::{Context, wall};
-use crate::cluster::event;
 use crate::cluster::installation::{Installation, installation};
 use crate::cluster::node::{self as cluster_node, PatchError};
 use crate::cluster::watch::Seen;
 use crate::config::Mode;
 use crate::decide::answer::NodeAnswer;
 use crate::decide::lease::Record;
-use crate::decide::node::{Age, Change as NodeChange, Edit, NodeFacts, NodeState, NodeView, Opened, Plan};
+use crate::decide::node::{Age, NodeFacts, NodeState, NodeView, Opened, Plan};
 use crate::decide::{Answer, ByHand, Change, Follower, Gate, Outcome};
 use crate::metrics::Written;
 use crate::retry::Schedule;
@@ -31,16 +33,24 @@ const AT_LEAST_EVERY: Duration = Duration::from_secs(30);
 /// How long a node's watch may take to show what made our patch a conflict.
 const CATCHING_UP: Duration = Duration::from_secs(2);
 
+/// The steward's ends of its channels: what it is told, and what it tells.
+pub(super) struct Ends {
+    pub(super) node: watch::Receiver<Seen<NodeView>>,
+    pub(super) lease: watch::Receiver<Seen<Record>>,
+    /// What was found of identity, from this node.
+    pub(super) identity: watch::Receiver<Outcome>,
+    /// Where identity is to be asked.
+    pub(super) addresses: watch::Sender<Vec<SocketAddr>>,
+    /// What a prover that takes over goes on from.
+    pub(super) gate: watch::Sender<Gate>,
+    pub(super) face: watch::Sender<Face>,
+}
+
 /// One node's steward.
 pub(super) struct Steward {
     context: Arc<Context>,
     follower: Follower,
-    node: watch::Receiver<Seen<NodeView>>,
-    lease: watch::Receiver<Seen<Record>>,
-    identity: watch::Receiver<Outcome>,
-    addresses: watch::Sender<Vec<SocketAddr>>,
-    gate: watch::Sender<Gate>,
-    face: watch::Sender<Face>,
+    ends: Ends,
 
     /// The node as our last patch left it, until the watch shows it or something newer.
     patched: Option<Patched>,
@@ -96,26 +106,11 @@ struct Circumstances {
 // === impl Steward ===
 
 impl Steward {
-    #[expect(clippy::too_many_arguments, reason = "the ends of its channels, each named once")]
-    pub(super) fn new(
-        context: Arc<Context>,
-        follower: Follower,
-        node: watch::Receiver<Seen<NodeView>>,
-        lease: watch::Receiver<Seen<Record>>,
-        identity: watch::Receiver<Outcome>,
-        addresses: watch::Sender<Vec<SocketAddr>>,
-        gate: watch::Sender<Gate>,
-        face: watch::Sender<Face>,
-    ) -> Self {
+    pub(super) fn new(context: Arc<Context>, follower: Follower, ends: Ends) -> Self {
         Self {
             context,
             follower,
-            node,
-            lease,
-            identity,
-            addresses,
-            gate,
-            face,
+            ends,
             patched: None,
             closed_since: None,
             age: Age::Unknown,
@@ -135,9 +130,9 @@ impl Steward {
             let acted = tokio::select! {
                 biased;
                 acted = maybe(&mut acting) => Some(acted),
-                Ok(()) = self.node.changed() => None,
-                Ok(()) = self.lease.changed() => None,
-                Ok(()) = self.identity.changed() => None,
+                Ok(()) = self.ends.node.changed() => None,
+                Ok(()) = self.ends.lease.changed() => None,
+                Ok(()) = self.ends.identity.changed() => None,
                 () = tokio::time::sleep_until(wake) => None,
             };
             match acted {
@@ -187,7 +182,7 @@ impl Steward {
     fn look(&mut self) -> Circumstances {
         let now = self.context.now();
         let record = {
-            let seen = self.lease.borrow_and_update();
+            let seen = self.ends.lease.borrow_and_update();
             let blind = if seen.is_known() {
                 seen.trouble.as_deref()
             } else {
@@ -203,7 +198,7 @@ impl Steward {
         if self.node().is_some_and(|node| node.opened_boot.as_ref() == Some(&self.context.me.boot)) {
             self.follower.note_opened_boot();
         }
-        let identity = self.identity.borrow_and_update().clone();
+        let identity = self.ends.identity.borrow_and_update().clone();
         let before = self.follower.step(&identity, now);
         match Change::between(&before, self.follower.gate()) {
             None => {}
@@ -211,7 +206,7 @@ impl Steward {
             Some(change) => info!("gate: {change}"),
         }
         let seed = self.follower.prover_gate(now);
-        self.gate.send_if_modified(|gate| {
+        self.ends.gate.send_if_modified(|gate| {
             let news = *gate != seed;
             *gate = seed;
             news
@@ -220,7 +215,7 @@ impl Steward {
         let publication = self.follower.publication(now);
         let yield_to = publication.map(|word| word.yield_to.clone()).unwrap_or_default();
         if let Some(word) = publication {
-            self.addresses.send_if_modified(|addresses| {
+            self.ends.addresses.send_if_modified(|addresses| {
                 let news = *addresses != word.identity;
                 addresses.clone_from(&word.identity);
                 news
@@ -265,7 +260,7 @@ impl Steward {
 
     /// The node as it is known: as our patch left it, until the watch has caught up.
     fn node(&mut self) -> Option<NodeView> {
-        let seen = self.node.borrow_and_update();
+        let seen = self.ends.node.borrow_and_update();
         if self.told.trouble != seen.trouble {
             if let Some(trouble) = &seen.trouble {
                 warn!("{trouble}; the node stays as it is");
@@ -341,14 +336,14 @@ impl Steward {
         let context = Arc::clone(&self.context);
         if context.settings.mode == Mode::Audit {
             // Said once; the plan stays the same until something changes.
-            let would = format!("audit: would be {}: {}", describe(&change), plan.state);
+            let would = format!("audit: would be {}: {}", words::change(&change), plan.state);
             if self.told.refusal.as_ref() != Some(&would) {
                 info!("node {}: {would}", node.name);
                 context.metrics.node_patched(Written::Audit);
                 self.told.refusal = Some(would.clone());
                 self.acting = Some(
                     async move {
-                        announce(&context, &node, &plan.state, &change, &would).await;
+                        words::announce(&context, &node, &plan.state, &change, &would).await;
                         Acted::Announced
                     }
                     .boxed(),
@@ -366,7 +361,7 @@ impl Steward {
                 Err(PatchError::Failed(_)) => Written::Failed,
             });
             if result.is_ok() {
-                announce(&context, &node, &plan.state, &change, &plan.state.to_string()).await;
+                words::announce(&context, &node, &plan.state, &change, &plan.state.to_string()).await;
             }
             Acted::Patched { from: node.resource_version, result }
         };
@@ -429,80 +424,17 @@ impl Steward {
         }
         self.context.metrics.open.set(i64::from(answer.open));
         self.context.metrics.node_open.set(i64::from(matches!(state, Some(NodeState::Open(_)))));
-        let ready = match (state, self.lease.borrow().is_known()) {
+        let ready = match (state, self.ends.lease.borrow().is_known()) {
             (None, _) => Outcome::not_ready(format!("node {} has not been seen yet", self.context.me.node)),
             (_, false) => Outcome::not_ready("the Lease has not been seen yet"),
             (Some(_), true) => Outcome::Ready,
         };
         let face = Face::new(&answer, ready);
-        self.face.send_if_modified(|current| {
+        self.ends.face.send_if_modified(|current| {
             let news = *current != face;
             *current = face;
             news
         });
-    }
-
-    /// The last writes: closes the node where its machine goes down, and leaves nothing where linkerd-gate is removed.
-    pub(super) async fn leave(&mut self) {
-        self.acting = None;
-        if self.context.settings.mode == Mode::Audit {
-            return;
-        }
-        let circumstances = self.look();
-        let Some(node) = self.node() else { return };
-        let policy = &self.context.settings.node_policy;
-        if node.shutting_down {
-            if let Some(change) = self.plan(&node, &circumstances).change {
-                self.write_last("the machine shuts down: closed, so that it comes back closed", &node, &change).await;
-            }
-            return;
-        }
-        match installation(self.context.client.clone(), &self.context.settings.namespace).await {
-            Ok(Installation::Since(_)) => {}
-            Ok(Installation::Removed) => {
-                if let Some(change) = Plan::for_removal(policy, &node) {
-                    self.write_last("linkerd-gate is being removed: freed", &node, &change).await;
-                }
-            }
-            Err(why) => warn!(
-                "cannot tell whether linkerd-gate is being removed: {why}. If it is: kubectl taint node {0} {1}- ; kubectl annotate \
-                 node {0} linkerd-gate/opened-boot-",
-                node.name, policy.taint_key
-            ),
-        }
-    }
-
-    async fn write_last(&mut self, what: &str, node: &NodeView, change: &NodeChange) {
-        let context = Arc::clone(&self.context);
-        let key = &context.settings.node_policy.taint_key;
-        let mut node = node.clone();
-        let mut change = change.clone();
-        loop {
-            match cluster_node::patch(context.client.clone(), key, &node, &change).await {
-                Ok(_) => {
-                    info!("node {}: {what}", node.name);
-                    return;
-                }
-                Err(PatchError::Conflict) => {
-                    // Kubelet writes its status in the same moments.
-                    if self.node.changed().await.is_err() {
-                        return;
-                    }
-                    let Some(current) = self.node() else { return };
-                    if change.opened_boot == Edit::Remove {
-                        match Plan::for_removal(&context.settings.node_policy, &current) {
-                            Some(again) => change = again,
-                            None => return,
-                        }
-                    }
-                    node = current;
-                }
-                Err(why) => {
-                    warn!("node {} could not be {what}: {why}", node.name);
-                    return;
-                }
-            }
-        }
     }
 }
 
@@ -525,40 +457,6 @@ async fn maybe(acting: &mut Option<BoxFuture<'static, Acted>>) -> Acted {
         Some(acting) => acting.await,
         None => std::future::pending().await,
     }
-}
-
-/// An Event for whoever describes the node: one for each change that a person would ask about.
-async fn announce(context: &Context, node: &NodeView, state: &NodeState, change: &NodeChange, message: &str) {
-    let reason = match state {
-        NodeState::Open(Opened::TooLongClosed) => "GateOpenedUnproven",
-        NodeState::Open(Opened::Adopted) => "GateAdopted",
-        NodeState::Open(_) => "GateOpened",
-        NodeState::Closed { .. } => "GateClosed",
-        NodeState::Yielding(_) => "GateYields",
-        NodeState::Undecided => return,
-    };
-    // A taint's value that is corrected is no news.
-    if change.taint == Edit::Keep && !matches!(state, NodeState::Open(_)) {
-        return;
-    }
-    let client = context.client.clone();
-    if let Err(why) = event::note(client, node, state.is_warning(), reason, message, wall()).await {
-        warn!("{why}");
-    }
-}
-
-fn describe(change: &NodeChange) -> String {
-    let taint = match change.taint {
-        Edit::Keep => None,
-        Edit::Set(_) => Some("tainted"),
-        Edit::Remove => Some("taint lifted"),
-    };
-    let boot = match change.opened_boot {
-        Edit::Keep => None,
-        Edit::Set(_) => Some("noted as opened"),
-        Edit::Remove => Some("note removed"),
-    };
-    taint.into_iter().chain(boot).collect::<Vec<_>>().join(", ")
 }
 
 /// How long the machine has been up, by its own word; where it does not say, how long the agent has been.

@@ -1,0 +1,42 @@
+//! What the steward tells of its node: Events, and lines.
+
+use tracing::warn;
+
+use super::super::{Context, wall};
+use crate::cluster::event;
+use crate::decide::node::{Change, Edit, NodeState, NodeView, Opened};
+
+/// An Event for whoever describes the node: one for each change that a person would ask about.
+pub(super) async fn announce(context: &Context, node: &NodeView, state: &NodeState, change: &Change, message: &str) {
+    let reason = match state {
+        NodeState::Open(Opened::TooLongClosed) => "GateOpenedUnproven",
+        NodeState::Open(Opened::Adopted) => "GateAdopted",
+        NodeState::Open(_) => "GateOpened",
+        NodeState::Closed { .. } => "GateClosed",
+        NodeState::Yielding(_) => "GateYields",
+        NodeState::Undecided => return,
+    };
+    // A taint's value that is corrected is no news.
+    if change.taint == Edit::Keep && !matches!(state, NodeState::Open(_)) {
+        return;
+    }
+    let client = context.client.clone();
+    if let Err(why) = event::note(client, node, state.is_warning(), reason, message, wall()).await {
+        warn!("{why}");
+    }
+}
+
+/// What a change would do, for whoever only watches.
+pub(super) fn change(change: &Change) -> String {
+    let taint = match change.taint {
+        Edit::Keep => None,
+        Edit::Set(_) => Some("tainted"),
+        Edit::Remove => Some("taint lifted"),
+    };
+    let boot = match change.opened_boot {
+        Edit::Keep => None,
+        Edit::Set(_) => Some("noted as opened"),
+        Edit::Remove => Some("note removed"),
+    };
+    taint.into_iter().chain(boot).collect::<Vec<_>>().join(", ")
+}
