@@ -22,6 +22,7 @@ pub async fn nothing_that_the_gate_waits_for_waits_for_the_gate() -> Result<()> 
         stage.until_all_nodes_are_open().await?;
         stage.open_the_shop(true).await?;
         everything_is_scheduled_anew(&stage).await?;
+        identity_is_ready_by_its_endpoints_and_does_not_answer(&stage).await?;
         a_node_joins_whose_network_does_not_tolerate_the_taint(&stage).await?;
         somebody_elses_dead_webhook(&stage).await
     };
@@ -68,6 +69,20 @@ async fn everything_is_scheduled_anew(stage: &Stage) -> Result<()> {
     let nowhere = stage.api::<Pod>("kube-system").await?.get("nowhere").await?;
     ensure!(!is_scheduled(&nowhere), "it went somewhere");
     Ok(())
+}
+
+/// kubelet finds it ready, and so its EndpointSlice says; but nothing listens where proxies ask for certificates.
+async fn identity_is_ready_by_its_endpoints_and_does_not_answer(stage: &Stage) -> Result<()> {
+    let suffer = |fault: &'static str| {
+        let words = ["set", "env", "deployment/linkerd-identity", "--namespace", LINKERD, fault];
+        async move { stage.kubectl(&words).await }
+    };
+    suffer("LINKERD_STANDIN_FAULT=refuse").await?;
+    stage.until_verdict("closed", |verdict| verdict.contains(r#""probe":"identity","outcome":"not-ready""#)).await?;
+    stage.until_available(LINKERD, "linkerd-identity").await?;
+    suffer("LINKERD_STANDIN_FAULT-").await?;
+    stage.until_verdict("open", |verdict| verdict.contains(r#""gate":"open""#)).await?;
+    stage.until_all_nodes_are_open().await
 }
 
 /// Its network is set up by a DaemonSet that does not tolerate the taint: while that is so no node is tainted.

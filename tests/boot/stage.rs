@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Event, Node, Pod};
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Resource, ResourceExt as _};
+use linkerd_gate::decide::lease::VERDICT;
 use linkerd_gate::decide::node::{NodeView, OPENED_BOOT, TAINT_KEY};
 use linkerd_gate_kit::cluster::{self, BOOT_ID_FILE, Cluster, ClusterOptions};
 use linkerd_gate_kit::object::{ControlPlane, control_plane, deployment, gate, namespace, pod, with_boot_id};
@@ -277,6 +279,16 @@ impl Stage {
         if replicas == 0 {
             self.recreate_pods(&[namespace], &format!("linkerd.io/proxy-deployment={name}")).await?;
         }
+        Ok(())
+    }
+
+    /// Waits until the published verdict is this.
+    pub async fn until_verdict(&self, what: &str, condition: impl Fn(&str) -> bool) -> Result<()> {
+        let leases: Api<Lease> = self.api(GATE).await?;
+        cluster::until(&leases, GATE, &format!("the verdict is {what}"), PATIENCE, |lease| {
+            lease.metadata.annotations.as_ref().and_then(|all| all.get(VERDICT)).is_some_and(|word| condition(word))
+        })
+        .await?;
         Ok(())
     }
 
