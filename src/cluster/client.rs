@@ -150,10 +150,12 @@ impl Access {
         self.silent_for(LEASE_WATCH_LIMIT)
     }
 
-    /// On a fresh connection to this very API server; without an address, to whichever the cluster's own address leads to.
-    pub fn fresh(&self, server: Option<&Address>) -> Result<Client, ClientError> {
+    /// On a fresh connection to this very API server; without an address, to whichever the cluster's own address leads to. `limit`
+    /// is how long an answer may take.
+    pub fn fresh(&self, server: Option<&Address>, limit: Duration) -> Result<Client, ClientError> {
         let mut config = self.config.clone();
         config.connect_timeout = Some(FRESH_CONNECT_LIMIT);
+        config.read_timeout = Some(limit);
         if let Some(server) = server {
             let url = format!("https://{server}");
             config.cluster_url = url.parse().map_err(|_| ClientError::Address(server.to_string()))?;

@@ -77,7 +77,7 @@ fn finish(act: &str, written: Result<Lease, Error>) -> Result<Record, LeaseError
     match written {
         Ok(lease) => Ok(Record::of(&lease)),
         // 409 on a create: somebody made it. 404 on a patch: somebody removed it.
-        Err(Error::Api(status)) if status.code == 409 || status.code == 404 && status.message.contains(NAME) => {
+        Err(Error::Api(status)) if status.code == 409 || status.code == 404 && status.message.contains("leases") => {
             Err(LeaseError::Conflict)
         }
         Err(error) => Err(LeaseError::Failed(describe(&format!("{act} lease {NAME}"), &error))),

@@ -14,7 +14,7 @@ use crate::decide::proof::{self, Answer};
 pub enum Proof {
     /// It answered: this is what its answer says of injection.
     Answered(Outcome),
-    /// It could not be reached, or gave no answer of its own.
+    /// No connection to it could be made: it has no say.
     Unreachable(String),
 }
 
@@ -31,8 +31,24 @@ pub async fn send(client: Client, namespace: &str) -> Proof {
         }
         // 429 and 5xx are the API server's own trouble, unless they name somebody.
         Err(Error::Api(status)) => Proof::Answered(proof::outcome(Answer::Refused(status.code, &status.message))),
-        Err(error) => Proof::Unreachable(describe("create a dry-run pod", &error)),
+        Err(error) => {
+            let told = describe("create a dry-run pod", &error);
+            // One that takes the request and gives no answer may be waiting for the injector: it has a say.
+            if is_connecting(&error) { Proof::Unreachable(told) } else { Proof::Answered(Outcome::unknown(told)) }
+        }
     }
+}
+
+/// Whether the request never left.
+fn is_connecting(error: &Error) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(link) = cause {
+        if let Some(client) = link.downcast_ref::<hyper_util::client::legacy::Error>() {
+            return client.is_connect();
+        }
+        cause = link.source();
+    }
+    false
 }
 
 /// The smallest pod that every PodSecurity level takes. Its name is fixed and it has no owner: the injector looks owners up and

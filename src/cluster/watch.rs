@@ -26,7 +26,7 @@ pub struct Seen<V> {
 /// Follows the objects that `config` selects, for ever, and keeps `view` of each in `sink`. Readers are woken when something
 /// that they can see has changed, and at no other time.
 ///
-/// A watch that fails is begun again, after a pause; meanwhile what was known stays, with the trouble beside it.
+/// A watch that fails is begun anew, after a pause; meanwhile what was known stays, with the trouble beside it.
 pub async fn follow<K, V>(
     what: &str,
     api: Api<K>,
@@ -39,8 +39,7 @@ where
     V: Clone + PartialEq,
 {
     let mut schedule = Schedule::watching_again();
-    // Nothing here waits for a slow reader, so a page is as good as a whole list.
-    let mut events = watcher::watcher(api, config).boxed();
+    let mut events = watcher::watcher(api.clone(), config.clone()).boxed();
     let mut listed = BTreeMap::new();
     loop {
         let Some(event) = events.next().await else {
@@ -59,16 +58,21 @@ where
                     watcher::Error::WatchStartFailed(error) | watcher::Error::WatchFailed(error) => {
                         describe(&format!("watch {what}"), error)
                     }
-                    // What was asked for is too old: the next list is new.
-                    watcher::Error::WatchError(status) if status.code == 410 => continue,
                     other => format!("the watch of {what} failed: {other}"),
                 };
-                sink.send_if_modified(|seen| {
-                    let news = seen.trouble.as_ref() != Some(&trouble);
-                    seen.trouble = Some(trouble);
-                    news
-                });
+                // What was asked for is too old: the next list is new, and nobody need know.
+                let expired = matches!(&error, watcher::Error::WatchError(status) if status.code == 410);
+                if !expired {
+                    sink.send_if_modified(|seen| {
+                        let news = seen.trouble.as_ref() != Some(&trouble);
+                        seen.trouble = Some(trouble);
+                        news
+                    });
+                }
                 tokio::time::sleep(schedule.next_pause()).await;
+                // From a whole list on, which is what tells that the trouble is over: a watch that is merely resumed says
+                // nothing until something changes.
+                events = watcher::watcher(api.clone(), config.clone()).boxed();
             }
         }
     }

@@ -39,6 +39,11 @@ pub struct Answer {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by_hand: Option<String>,
 
+    /// Whether the agent sees no fresh verdict: it stays as it is, and does not know. Who can look for itself need not wait for
+    /// it without end.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub blind: bool,
+
     /// Who proves, as in the Lease; nothing where nobody is known to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prover: Option<String>,
@@ -76,9 +81,17 @@ impl Answer {
             obstacles,
             required: policy.required().to_vec(),
             by_hand: None,
+            blind: false,
             prover,
             node,
         }
+    }
+
+    /// The same, of an agent that sees no fresh verdict, or does.
+    #[must_use]
+    pub fn seeing(mut self, fresh: bool) -> Self {
+        self.blind = !fresh;
+        self
     }
 
     /// The same where a person's word overrides the evidence.

@@ -75,8 +75,13 @@ impl Follower {
     }
 
     /// Notes why the Lease cannot be read at the moment; nothing where it can.
+    ///
+    /// What is seen after that is like a first look: it may have been written while nobody could see, by somebody who is dead.
     pub fn note_trouble(&mut self, trouble: Option<&str>) {
         self.blind = trouble.map(str::to_owned);
+        if self.blind.is_some() {
+            self.sightings = Sightings::default();
+        }
     }
 
     /// Steps the gate, with what this agent itself found of identity. Returns the gate as it was before.
@@ -269,6 +274,21 @@ mod tests {
         let started = after(&[Some(record(1, open_by_another())), Some(other)]);
         assert!(!started.gate().is_open(), "{}", started.gate());
         assert_eq!(follower().prover_gate(second(2)), Gate::closed());
+    }
+
+    #[test]
+    fn what_is_seen_after_a_moment_of_blindness_is_like_a_first_look() {
+        let mut open = after(&[Some(record(1, open(1))), Some(record(2, open(2)))]);
+        open.note_trouble(Some("refused"));
+        open.step(&Outcome::Ready, second(2));
+        assert!(open.gate().is_open(), "{}", open.gate());
+        open.note_trouble(None);
+        open.note(Some(&record(3, refused())), second(3));
+        open.step(&Outcome::Ready, second(3));
+        assert!(open.gate().is_open(), "it may be minutes old: {}", open.gate());
+        open.note(Some(&record(4, refused())), second(4));
+        open.step(&Outcome::Ready, second(4));
+        assert!(!open.gate().is_open());
     }
 
     #[test]

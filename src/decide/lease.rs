@@ -19,8 +19,8 @@ pub const DURATION: Duration = Duration::from_secs(15);
 /// How often a prover renews it.
 pub const RENEWED_EVERY: Duration = Duration::from_secs(5);
 
-/// A prover that has not renewed for this long no longer acts as one: others may soon take over. Shorter than [`DURATION`]
-/// by more than a request may take.
+/// A prover that has not renewed for this long no longer begins anything as one: others may soon take over. What it has begun
+/// by then may still arrive; each of its writes has a precondition for that.
 pub const LEADS_FOR: Duration = Duration::from_secs(10);
 
 /// The Lease, reduced to what decisions need.

@@ -117,7 +117,6 @@ async fn a_watch_that_has_expired_is_begun_anew() -> Result<()> {
         let back = Timestamp::now();
         stage.injector.recover().await?;
         way.recover().await?;
-        agent.until_says("the node can be watched again").await?;
         agent.until_says("gate: open: proven").await?;
         stage.until_node("node-0", "open", |node| opened(node).as_deref() == Some("boot-1")).await?;
         let requests = stage.requests_of("agent")?;
@@ -167,7 +166,6 @@ async fn an_api_server_that_begins_anew_is_found_again() -> Result<()> {
         agent.until_says("; the node stays as it is").await?;
         agent.answers(200).await?;
         stage.cluster.start_api_server().await?;
-        agent.until_says("the node can be watched again").await?;
         // What happens from then on is seen.
         stage.injector.suffer(Fault::Absent).await?;
         stage.move_injector(true).await?;

@@ -36,6 +36,7 @@ fn answer(open: bool, reason: &str) -> Answer {
         obstacles: if open { Vec::new() } else { vec![obstacle] },
         required: Policy::proven().required().to_vec(),
         by_hand: None,
+        blind: false,
         prover: Some("node-1".to_owned()),
         node: NodeAnswer { name: "node-0".to_owned(), state: "open".to_owned(), reason: "proven".to_owned() },
     }

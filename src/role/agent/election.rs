@@ -49,6 +49,7 @@ impl Election {
     /// Takes part for ever.
     pub(super) async fn run(&mut self) -> Infallible {
         let mut asking = Schedule::asking();
+        let mut told = None;
         loop {
             let Some(stance) = self.look() else {
                 self.changed().await;
@@ -81,7 +82,10 @@ impl Election {
                             }
                         }
                         Err(LeaseError::Failed(why)) => {
-                            warn!("cannot take the Lease: {why}");
+                            if told.as_ref() != Some(&why) {
+                                warn!("cannot take the Lease: {why}");
+                                told = Some(why);
+                            }
                             tokio::time::sleep(asking.next_pause()).await;
                         }
                     }
@@ -92,7 +96,14 @@ impl Election {
                         asking.reset();
                         self.lead(publication, Vacancy::GivenUp).await;
                     }
-                    Err(_) => tokio::time::sleep(asking.next_pause()).await,
+                    Err(why) => {
+                        let why = why.to_string();
+                        if told.as_ref() != Some(&why) {
+                            warn!("cannot renew the Lease, which this agent holds: {why}");
+                            told = Some(why);
+                        }
+                        tokio::time::sleep(asking.next_pause()).await;
+                    }
                 },
             }
         }
@@ -101,8 +112,20 @@ impl Election {
     /// Gives the Lease up, where it is held.
     pub(super) async fn leave(&mut self) {
         let Some(held) = self.held.take() else { return };
-        let context = &self.context;
-        match lease::give_up(context.client.clone(), &context.settings.namespace, &held, wall()).await {
+        let context = Arc::clone(&self.context);
+        let give_up = async |record: &Record| {
+            lease::give_up(context.client.clone(), &context.settings.namespace, record, wall()).await
+        };
+        let mut outcome = give_up(&held).await;
+        if outcome == Err(LeaseError::Conflict) && self.caught_up(Some(&held)).await {
+            // A renewal that was under way has arrived.
+            let ours =
+                self.lease.borrow().only().filter(|record| record.holder.as_ref() == Some(&self.context.me)).cloned();
+            if let Some(ours) = ours {
+                outcome = give_up(&ours).await;
+            }
+        }
+        match outcome {
             Ok(_) => info!("gave up the Lease: another agent proves from now on"),
             // Already somebody else's, or gone.
             Err(LeaseError::Conflict) => {}
@@ -198,6 +221,7 @@ impl Election {
         };
         self.held = None;
         self.context.metrics.prover.set(0);
+        self.context.metrics.yielding.set(0);
         match lost {
             Lost::To(holder) => info!("no longer proves: the Lease is held by {holder}"),
             Lost::Unrenewed(why) => warn!("no longer proves: the Lease could not be renewed for {LEADS_FOR:?}: {why}"),
@@ -227,7 +251,8 @@ impl Election {
                 return Lost::Unrenewed("this process was stopped, or the API server did not answer".to_owned());
             }
             let publication = published.borrow_and_update().clone();
-            let held = self.held.take();
+            // Kept while the write is under way: whoever is ended in between still gives it up.
+            let held = self.held.clone();
             let result = self.write(held.as_ref(), &publication).await;
             match result {
                 Ok(()) => {

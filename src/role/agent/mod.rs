@@ -16,6 +16,7 @@ mod election;
 mod identity;
 mod prover;
 mod steward;
+mod tender;
 mod watches;
 
 use std::io;

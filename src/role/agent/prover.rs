@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,18 +13,16 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::Context;
-use super::watches::{API_SERVERS, Watches};
-use crate::cluster::essential::{self as pods, Tolerated};
+use super::tender::Tender;
+use super::watches::{API_SERVERS, Watched, Watches};
 use crate::cluster::probe::{self, Proof};
-use crate::config::{Address, Component, IdentityBy, Mode};
-use crate::decide::essential::{self, Tolerate};
-use crate::decide::lease::LEADS_FOR;
+use crate::config::{Address, Component, IdentityBy};
+use crate::decide::essential;
 use crate::decide::{Change, Evidence, Gate, Installation, Outcome, Policy, Probe, Publication, parts};
 use crate::linkerd::endpoints::{self, EndpointsView};
 use crate::linkerd::names::{port, service};
 use crate::linkerd::webhook::Endpoint;
 use crate::linkerd::{WebhookView, names};
-use crate::metrics::Written;
 use crate::observe::Parts;
 use crate::retry::Schedule;
 
@@ -37,11 +36,9 @@ struct Prover {
     parts: Parts,
     gate: Gate,
     published: watch::Sender<Publication>,
-    /// When the Lease was renewed last: who has not renewed in time does not act.
-    renewed: watch::Receiver<Instant>,
-    watches: Watches,
-    /// Pods whose toleration was refused, by uid: not asked for again until they change.
-    refused: BTreeSet<String>,
+    seen: Watched,
+    /// What keeps the watches from seeing, as it was said last.
+    troubles: BTreeSet<String>,
 }
 
 /// Proves for ever, from `gate` on.
@@ -62,8 +59,15 @@ pub(super) async fn run(
         tokio::time::sleep(schedule.next_pause()).await;
     };
     let policy = context.settings.policy();
-    let prover = Prover { context, policy, parts, gate, published, renewed, watches, refused: BTreeSet::new() };
-    prover.run().await
+    let seen = watches.seen.clone();
+    let tender = Tender::new(Arc::clone(&context), seen.clone(), renewed);
+    let prover = Prover { context, policy, parts, gate, published, seen, troubles: BTreeSet::new() };
+    tokio::select! {
+        biased;
+        never = tender.run() => never,
+        never = prover.run() => never,
+        never = watches.last() => never,
+    }
 }
 
 // === impl Prover ===
@@ -74,13 +78,13 @@ impl Prover {
         let mut again = Schedule::proving_again();
         let mut next = Instant::now();
         // A look before anything was listed would only say so; an API server that lists nothing is said after a moment.
-        let _said_by_the_look = tokio::time::timeout(FIRST_LISTS, self.watches.listed()).await;
+        let _said_by_the_look = tokio::time::timeout(FIRST_LISTS, self.seen.listed()).await;
         let mut watched = self.facts();
         loop {
-            self.tend_essential().await;
+            self.tell_troubles();
             self.publish();
             if Instant::now() >= next {
-                let evidence = self.look().await;
+                let evidence = self.look_and_publish().await;
                 self.step(&evidence);
                 self.publish();
                 let pause = match &self.gate {
@@ -99,7 +103,7 @@ impl Prover {
             }
             tokio::select! {
                 biased;
-                () = self.watches.changed() => {
+                () = self.seen.changed() => {
                     // What decides about proofs has changed: look at once, as if it were the first time.
                     let now = self.facts();
                     if now != watched {
@@ -115,22 +119,46 @@ impl Prover {
 
     /// What, when it changes, makes another proof worth while before its time.
     fn facts(&self) -> (Option<Result<WebhookView, String>>, Option<Vec<EndpointsView>>) {
-        let endpoints = self.watches.endpoints.borrow();
-        let slices = endpoints.objects.as_ref().map(|slices| slices.values().cloned().collect());
-        (self.watches.webhooks(), slices)
+        (self.seen.webhooks(), self.seen.slices())
+    }
+
+    /// A look may take as long as an API server waits for an injector: what is to be yielded to is published meanwhile.
+    async fn look_and_publish(&self) -> Evidence {
+        let mut seen = self.seen.clone();
+        let mut look = pin!(self.look());
+        loop {
+            tokio::select! {
+                biased;
+                evidence = &mut look => return evidence,
+                () = seen.changed() => self.publish(),
+            }
+        }
+    }
+
+    /// Says once what keeps the watches from seeing: without them there is neither proof nor way out of a deadlock.
+    fn tell_troubles(&mut self) {
+        let troubles = self.seen.troubles();
+        for trouble in troubles.difference(&self.troubles) {
+            warn!("the prover cannot see everything: {trouble}");
+        }
+        self.troubles = troubles;
     }
 
     /// One look at everything that is required.
-    async fn look(&mut self) -> Evidence {
+    async fn look(&self) -> Evidence {
         let taken = self.context.now();
-        let webhooks = self.watches.webhooks();
-        let (installation, webhook) = parts::webhook(webhooks.as_ref());
+        let webhooks = self.seen.webhooks();
+        let blind = self.seen.webhooks.borrow().trouble.clone();
+        let (installation, webhook) = match (parts::webhook(webhooks.as_ref()), blind) {
+            // Absent is what a list says that works, and not one that is remembered.
+            ((Installation::Absent | Installation::Unseen, _), Some(why)) => {
+                (Installation::Unseen, Outcome::unknown(why))
+            }
+            (found, _) => found,
+        };
         let mut evidence = Evidence::at(taken).with_installation(installation);
         let view = webhooks.and_then(Result::ok).unwrap_or_default();
-        let slices: Option<Vec<EndpointsView>> = {
-            let endpoints = self.watches.endpoints.borrow();
-            endpoints.objects.as_ref().map(|slices| slices.values().cloned().collect())
-        };
+        let slices = self.seen.slices();
         let injector = match installation {
             Installation::Unseen => Outcome::unknown("its webhook has not been seen yet"),
             Installation::Present | Installation::Absent => parts::injector(&view, slices.as_ref()),
@@ -176,14 +204,17 @@ impl Prover {
             view.webhooks.iter().map(|webhook| webhook.timeout).max().unwrap_or_default() + Duration::from_millis(3300);
         let namespace = self.context.settings.probe_namespace.as_str();
         let through = |server: Option<&Address>| {
-            let client = self.context.access.fresh(server);
+            let client = self.context.access.fresh(server, patience + Duration::from_secs(1));
             async move {
-                let proof = match client {
-                    Ok(client) => tokio::time::timeout(patience, probe::send(client, namespace)).await,
+                let client = match client {
+                    Ok(client) => client,
                     Err(error) => return Proof::Unreachable(error.to_string()),
                 };
-                proof.unwrap_or_else(|_| {
-                    Proof::Unreachable(format!("the API server did not answer a dry-run pod in {patience:?}"))
+                // One that takes the request and does not answer has a say: it may be waiting for the injector.
+                tokio::time::timeout(patience, probe::send(client, namespace)).await.unwrap_or_else(|_| {
+                    Proof::Answered(Outcome::unknown(format!(
+                        "the API server did not answer a dry-run pod in {patience:?}"
+                    )))
                 })
             }
         };
@@ -260,10 +291,10 @@ impl Prover {
     }
 
     fn publish(&self) {
-        let slices = self.watches.endpoints.borrow();
+        let slices = self.seen.endpoints.borrow();
         let before = self.published.borrow().clone();
         let identity = if slices.is_known() {
-            let view = self.watches.webhooks().and_then(Result::ok).unwrap_or_default();
+            let view = self.seen.webhooks().and_then(Result::ok).unwrap_or_default();
             endpoints::addresses(slices.iter(), &linkerds_namespace(&view), service::IDENTITY, None)
         } else {
             // What the last prover knew is better than nothing.
@@ -279,66 +310,11 @@ impl Prover {
         });
     }
 
-    /// The essential namespaces; nothing while what decides about them is not known.
-    fn essential(&self) -> Option<BTreeSet<String>> {
-        let webhooks = self.watches.webhooks()?.ok()?;
-        let namespaces = self.watches.namespaces.borrow();
-        let all = namespaces.objects.as_ref()?;
-        Some(essential::namespaces(&webhooks, all.values(), &self.context.settings.essential))
-    }
-
     fn yield_to(&self) -> Option<Vec<String>> {
-        let essential = self.essential()?;
-        let daemon_sets = self.watches.daemon_sets.borrow();
+        let essential = self.seen.essential(&self.context.settings.essential)?;
+        let daemon_sets = self.seen.daemon_sets.borrow();
         let all = daemon_sets.objects.as_ref()?;
         Some(essential::yield_to(&self.context.settings.node_policy.taint_key, &essential, all.values()))
-    }
-
-    /// Follows the pods of essential namespaces, and gives those that wait for a node the toleration that they lack.
-    async fn tend_essential(&mut self) {
-        let Some(essential) = self.essential() else { return };
-        self.watches.follow_pods(&self.context, &essential);
-        if !self.context.settings.node_policy.taints {
-            return;
-        }
-        let key = &self.context.settings.node_policy.taint_key;
-        let wanting = essential::tolerate(key, &essential, &self.watches.pods());
-        self.refused.retain(|uid| wanting.iter().any(|pod| pod.uid == *uid));
-        for pod in wanting {
-            if self.refused.contains(&pod.uid) {
-                continue;
-            }
-            // Asked again here: between two writes a process may have been stopped for any time.
-            if self.renewed.borrow().elapsed() >= LEADS_FOR {
-                return;
-            }
-            self.tolerate(&pod).await;
-        }
-    }
-
-    async fn tolerate(&mut self, pod: &Tolerate) {
-        let name = format!("{}/{}", pod.namespace, pod.name);
-        // Once per pod: what came of it the watch tells, and a pod that cannot be helped is not asked for again.
-        self.refused.insert(pod.uid.clone());
-        if self.context.settings.mode == Mode::Audit {
-            self.context.metrics.toleration_given(Written::Audit);
-            info!("audit: essential pod {name} would get the toleration of our taint");
-            return;
-        }
-        let key = &self.context.settings.node_policy.taint_key;
-        let result = pods::tolerate(self.context.client.clone(), key, pod).await;
-        self.context.metrics.toleration_given(match &result {
-            Ok(Tolerated::Added) => Written::Done,
-            Ok(Tolerated::Overtaken) => Written::Conflict,
-            Err(_) => Written::Failed,
-        });
-        match result {
-            Ok(Tolerated::Added) => {
-                info!("essential pod {name} may go to closed nodes now: it got the toleration of our taint");
-            }
-            Ok(Tolerated::Overtaken) => {}
-            Err(why) => warn!("essential pod {name} cannot go to closed nodes: {why}"),
-        }
     }
 }
 

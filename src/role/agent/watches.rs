@@ -1,18 +1,18 @@
 //! What one prover watches. Nobody else does: a thousand agents have two watches each.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use tokio::sync::watch;
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::JoinSet;
 
 use super::Context;
 use crate::cluster::ClientError;
-use crate::cluster::essential::{follow_daemon_sets, follow_namespaces, follow_pods};
+use crate::cluster::essential::{follow_daemon_sets, follow_namespaces};
 use crate::cluster::linkerd::{follow_endpoints, follow_webhooks};
 use crate::cluster::watch::Seen;
-use crate::decide::essential::{DaemonSetView, NamespaceView, PodView};
+use crate::decide::essential::{self, DaemonSetView, NamespaceView};
 use crate::linkerd::WebhookView;
 use crate::linkerd::endpoints::EndpointsView;
 use crate::linkerd::names::service;
@@ -20,24 +20,24 @@ use crate::linkerd::names::service;
 /// The Service of the API servers, in namespace `default`.
 pub(super) const API_SERVERS: &str = "kubernetes";
 
-/// Everything that one prover watches.
+/// The watches at work. None of them ends by itself, but for a fault of ours.
 pub(super) struct Watches {
+    pub(super) seen: Watched,
+    tasks: JoinSet<Infallible>,
+}
+
+/// What they see. A clone has read what the original has read, and goes on by itself.
+#[derive(Clone)]
+pub(super) struct Watched {
     pub(super) webhooks: watch::Receiver<Seen<MutatingWebhookConfiguration>>,
     pub(super) endpoints: watch::Receiver<Seen<EndpointsView>>,
     pub(super) namespaces: watch::Receiver<Seen<NamespaceView>>,
     pub(super) daemon_sets: watch::Receiver<Seen<DaemonSetView>>,
-    /// The pods without a node of each essential namespace.
-    pods: BTreeMap<String, (watch::Receiver<Seen<PodView>>, AbortHandle)>,
-    /// Woken by every change of `pods`, whose number changes.
-    pods_changed: (watch::Sender<()>, watch::Receiver<()>),
-    /// Where all of them run. None of them ends by itself, but for a fault of ours.
-    tasks: JoinSet<Infallible>,
 }
 
 // === impl Watches ===
 
 impl Watches {
-    /// Begins to watch what is watched whatever is found.
     pub(super) fn begin(context: &Context) -> Result<Self, ClientError> {
         let client = context.access.watching()?;
         let mut tasks = JoinSet::new();
@@ -52,10 +52,18 @@ impl Watches {
         tasks.spawn(follow_namespaces(client.clone(), sink));
         let (sink, daemon_sets) = watch::channel(Seen::default());
         tasks.spawn(follow_daemon_sets(client, sink));
-        let pods_changed = watch::channel(());
-        Ok(Self { webhooks, endpoints, namespaces, daemon_sets, pods: BTreeMap::new(), pods_changed, tasks })
+        Ok(Self { seen: Watched { webhooks, endpoints, namespaces, daemon_sets }, tasks })
     }
 
+    /// Goes on for ever: a watch that panics takes the process with it.
+    pub(super) async fn last(mut self) -> Infallible {
+        join(&mut self.tasks).await
+    }
+}
+
+// === impl Watched ===
+
+impl Watched {
     /// The injector's webhooks; nothing before they were seen, an error where they cannot be read.
     pub(super) fn webhooks(&self) -> Option<Result<WebhookView, String>> {
         let seen = self.webhooks.borrow();
@@ -63,41 +71,28 @@ impl Watches {
         Some(WebhookView::new(configurations.values()).map_err(|error| error.to_string()))
     }
 
-    /// Follows the pods of exactly these namespaces.
-    pub(super) fn follow_pods(&mut self, context: &Context, essential: &BTreeSet<String>) {
-        self.pods.retain(|namespace, (_, task)| {
-            let stays = essential.contains(namespace);
-            if !stays {
-                task.abort();
-            }
-            stays
-        });
-        for namespace in essential {
-            if self.pods.contains_key(namespace) {
-                continue;
-            }
-            let Ok(client) = context.access.watching() else { return };
-            let (sink, mut seen) = watch::channel(Seen::default());
-            let kept = seen.clone();
-            let changed = self.pods_changed.0.clone();
-            let name = namespace.clone();
-            let task = self.tasks.spawn(async move {
-                let following = follow_pods(client, &name, sink);
-                let telling = async {
-                    while seen.changed().await.is_ok() {
-                        let _prover_listens = changed.send(());
-                    }
-                    std::future::pending::<Infallible>().await
-                };
-                tokio::select! { never = following => never, never = telling => never }
-            });
-            self.pods.insert(namespace.clone(), (kept, task));
-        }
+    /// The EndpointSlices; nothing before they were listed.
+    pub(super) fn slices(&self) -> Option<Vec<EndpointsView>> {
+        self.endpoints.borrow().objects.as_ref().map(|slices| slices.values().cloned().collect())
     }
 
-    /// Every pod without a node in the namespaces that are followed.
-    pub(super) fn pods(&self) -> Vec<PodView> {
-        self.pods.values().flat_map(|(pods, _)| pods.borrow().iter().cloned().collect::<Vec<_>>()).collect()
+    /// The essential namespaces; nothing while what decides about them is not known.
+    pub(super) fn essential(&self, added: &BTreeSet<String>) -> Option<BTreeSet<String>> {
+        let webhooks = self.webhooks()?.ok()?;
+        let namespaces = self.namespaces.borrow();
+        let all = namespaces.objects.as_ref()?;
+        Some(essential::namespaces(&webhooks, all.values(), added))
+    }
+
+    /// What keeps the watches from seeing, one sentence each.
+    pub(super) fn troubles(&self) -> BTreeSet<String> {
+        let all = [
+            self.webhooks.borrow().trouble.clone(),
+            self.endpoints.borrow().trouble.clone(),
+            self.namespaces.borrow().trouble.clone(),
+            self.daemon_sets.borrow().trouble.clone(),
+        ];
+        all.into_iter().flatten().collect()
     }
 
     /// Completes when what decides about a proof has been listed once.
@@ -109,20 +104,25 @@ impl Watches {
 
     /// Completes when something that is watched has changed.
     pub(super) async fn changed(&mut self) {
-        loop {
-            tokio::select! {
-                _ = self.webhooks.changed() => return,
-                _ = self.endpoints.changed() => return,
-                _ = self.namespaces.changed() => return,
-                _ = self.daemon_sets.changed() => return,
-                _ = self.pods_changed.1.changed() => return,
-                Some(ended) = self.tasks.join_next() => match ended {
-                    Ok(never) => match never {},
-                    // Ended by us: its namespace is essential no longer.
-                    Err(error) if error.is_cancelled() => {}
-                    Err(error) => std::panic::resume_unwind(error.into_panic()),
-                },
-            }
+        tokio::select! {
+            Ok(()) = self.webhooks.changed() => {}
+            Ok(()) = self.endpoints.changed() => {}
+            Ok(()) = self.namespaces.changed() => {}
+            Ok(()) = self.daemon_sets.changed() => {}
+            // The watches are gone, and with them the prover.
+            else => std::future::pending().await,
+        }
+    }
+}
+
+/// Awaits tasks that do not end: one that panics takes the process with it, one that was aborted is forgotten.
+pub(super) async fn join(tasks: &mut JoinSet<Infallible>) -> Infallible {
+    loop {
+        match tasks.join_next().await {
+            Some(Ok(never)) => match never {},
+            Some(Err(error)) if error.is_cancelled() => {}
+            Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
+            None => std::future::pending().await,
         }
     }
 }

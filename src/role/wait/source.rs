@@ -17,6 +17,9 @@ const POLL: Duration = Duration::from_secs(30);
 /// A closed answer to a long poll that comes before this was not waited for: the agent ends, or has a limit of its own.
 const TOO_EARLY: Duration = Duration::from_secs(1);
 
+/// How long an agent that sees no verdict itself is followed: longer than a cluster without a prover takes to elect one.
+const BLIND: Duration = Duration::from_mins(1);
+
 /// The two sources. The agent comes first: it costs the cluster nothing, and what it says is proven.
 pub(super) struct Source {
     direct: Direct,
@@ -25,6 +28,8 @@ pub(super) struct Source {
     from: From,
     epoch: Instant,
     early: Schedule,
+    /// Since when the agent says that it sees no verdict.
+    blind: Option<Instant>,
 }
 
 /// Which of them is asked.
@@ -55,7 +60,7 @@ impl Source {
     pub(super) fn new(direct: Direct, agent: Option<Agent>, policy: Policy) -> Self {
         let agent = agent.map(Arc::new);
         let from = if agent.is_some() { From::Agent } else { From::Direct(None) };
-        Self { direct, agent, policy, from, epoch: Instant::now(), early: Schedule::looking() }
+        Self { direct, agent, policy, from, epoch: Instant::now(), early: Schedule::looking(), blind: None }
     }
 
     /// The time on the clock of the evidence.
@@ -72,13 +77,22 @@ impl Source {
     ///
     /// Dropping the future ends whatever is in flight.
     pub(super) async fn hear(&mut self, pause: Duration, long: bool) -> Heard {
-        let Self { direct, agent, policy, from, epoch, early } = self;
+        let Self { direct, agent, policy, from, epoch, early, blind } = self;
         match (&mut *from, agent) {
             (From::Agent, Some(agent)) => {
                 sleep(pause).await;
                 let asked = Instant::now();
                 match ask(agent, policy, long.then_some(POLL)).await {
+                    // It holds its pods, and cannot say whether it should: after a while that is no answer.
+                    Ok(answer) if is_blind(&answer) && blind.get_or_insert(asked).elapsed() >= BLIND => {
+                        *blind = None;
+                        *from = From::Direct(Some(ask_again(agent, policy)));
+                        Heard::NoAgent(format!("it has seen no verdict for a minute: {}", answer.reason))
+                    }
                     Ok(answer) => {
+                        if !is_blind(&answer) {
+                            *blind = None;
+                        }
                         if long && !answer.open && asked.elapsed() < TOO_EARLY {
                             sleep(early.next_pause()).await;
                         } else {
@@ -132,11 +146,17 @@ async fn ask(agent: &Agent, policy: &Policy, wait: Option<Duration>) -> Result<A
     }
 }
 
+/// Whether the agent is closed only because it cannot tell.
+fn is_blind(answer: &Answer) -> bool {
+    answer.blind && !answer.open && answer.by_hand.is_none()
+}
+
 /// One question, in a while. It goes on over as many looks as are made meanwhile.
 fn ask_again(agent: &Arc<Agent>, policy: &Policy) -> Asking {
     let (agent, policy) = (Arc::clone(agent), policy.clone());
     Box::pin(async move {
         sleep(Schedule::returning().next_pause()).await;
-        ask(&agent, &policy, None).await
+        let answer = ask(&agent, &policy, None).await?;
+        if is_blind(&answer) { Err("it sees no verdict".to_owned()) } else { Ok(answer) }
     })
 }

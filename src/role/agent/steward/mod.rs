@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use super::{Context, wall};
-use crate::cluster::installation::{Installation, installation};
+use crate::cluster::installation::{DAEMON_SET, Installation, installation};
 use crate::cluster::node::{self as cluster_node, PatchError};
 use crate::cluster::watch::Seen;
 use crate::config::Mode;
@@ -56,6 +56,8 @@ pub(super) struct Steward {
     patched: Option<Patched>,
     /// Since when this boot of the node is known to be closed, by its uptime.
     closed_since: Option<Duration>,
+    /// DaemonSets to yield to, by the last fresh word.
+    yield_to: Vec<String>,
     /// Whether the node was there before us.
     age: Age,
     /// What was said last, so that it is said once.
@@ -100,7 +102,6 @@ struct Circumstances {
     now: Duration,
     uptime: Duration,
     by_hand: Option<ByHand>,
-    yield_to: Vec<String>,
 }
 
 // === impl Steward ===
@@ -113,6 +114,7 @@ impl Steward {
             ends,
             patched: None,
             closed_since: None,
+            yield_to: Vec::new(),
             age: Age::Unknown,
             told: Told::default(),
             acting: None,
@@ -173,8 +175,9 @@ impl Steward {
             wake = wake.min(not_before.max(Instant::now() + Duration::from_millis(10)));
         }
         self.tell(&plan, &node);
+        let tainted = node.taint(&self.context.settings.node_policy.taint_key).is_some();
         self.act(plan.clone(), node);
-        self.show(&circumstances, Some(&plan.state));
+        self.show(&circumstances, Some((&plan.state, tainted)));
         wake
     }
 
@@ -190,7 +193,8 @@ impl Steward {
             };
             self.follower.note_trouble(blind);
             let record = seen.only().cloned();
-            if seen.is_known() {
+            // While it cannot be watched, what is known of it is what was known before.
+            if blind.is_none() {
                 self.follower.note(record.as_ref(), now);
             }
             record
@@ -212,9 +216,9 @@ impl Steward {
             news
         });
 
-        let publication = self.follower.publication(now);
-        let yield_to = publication.map(|word| word.yield_to.clone()).unwrap_or_default();
-        if let Some(word) = publication {
+        if let Some(word) = self.follower.publication(now) {
+            // What was said last holds while nobody says anything: a silent prover taints no node.
+            self.yield_to.clone_from(&word.yield_to);
             self.ends.addresses.send_if_modified(|addresses| {
                 let news = *addresses != word.identity;
                 addresses.clone_from(&word.identity);
@@ -223,7 +227,7 @@ impl Steward {
         }
         let by_hand = self.by_hand(record.as_ref());
         self.context.metrics.verdict_fresh.set(i64::from(self.follower.sightings().fresh(now)));
-        Circumstances { now, uptime: uptime(now), by_hand, yield_to }
+        Circumstances { now, uptime: uptime(now), by_hand }
     }
 
     /// A person's word that is in force: the node's own before everybody's.
@@ -287,7 +291,7 @@ impl Steward {
             closed_since: self.closed_since,
             age: self.age,
             gate: self.follower.gate(),
-            yield_to: &circumstances.yield_to,
+            yield_to: &self.yield_to,
             by_hand: circumstances.by_hand,
         };
         Plan::of(&self.context.settings.node_policy, &facts)
@@ -391,8 +395,15 @@ impl Steward {
                 let age = self.node().map_or(Age::Unknown, |node| Age::of(&node, Some(second)));
                 self.age = age;
             }
-            // Not run by our DaemonSet: nobody can have been there before us.
-            Acted::Installed(Ok(Installation::Removed)) => self.age = Age::AfterUs,
+            // Nobody can tell what was there before; and a name that was changed must not close a running cluster.
+            Acted::Installed(Ok(Installation::Removed)) => {
+                self.not_before = Some(Instant::now() + self.schedule.next_pause());
+                self.complain(format!(
+                    "there is no DaemonSet {DAEMON_SET} in namespace {}: its age tells which nodes were there before it, so it \
+                     has to have this name; the node is left as it is",
+                    self.context.settings.namespace
+                ));
+            }
             Acted::Installed(Err(why)) => {
                 self.not_before = Some(Instant::now() + self.schedule.next_pause());
                 self.complain(format!("cannot tell whether this node was there before linkerd-gate: {why}"));
@@ -407,9 +418,19 @@ impl Steward {
         }
     }
 
-    fn show(&self, circumstances: &Circumstances, state: Option<&NodeState>) {
-        let node = match state {
-            Some(state) => NodeAnswer {
+    /// Shows what holds: of the node what should be, and whether it has our taint.
+    fn show(&self, circumstances: &Circumstances, node: Option<(&NodeState, bool)>) {
+        let is_open = matches!(node, Some((NodeState::Open(_), false)));
+        let shown = match node {
+            Some((NodeState::Open(_), true)) => NodeAnswer {
+                name: self.context.me.node.clone(),
+                state: "closed".to_owned(),
+                reason: format!(
+                    "its taint is about to be lifted{}",
+                    self.told.refusal.as_ref().map(|why| format!(": {why}")).unwrap_or_default()
+                ),
+            },
+            Some((state, _)) => NodeAnswer {
                 name: self.context.me.node.clone(),
                 state: state.as_str().to_owned(),
                 reason: state.to_string(),
@@ -418,13 +439,18 @@ impl Steward {
         };
         let gate = self.follower.gate();
         let prover = self.follower.sightings().holder().map(|holder| holder.node.clone());
-        let mut answer = Answer::of(gate, self.follower.policy(), prover, node);
+        let mut answer = Answer::of(gate, self.follower.policy(), prover, shown);
+        answer = answer.seeing(self.follower.sightings().fresh(circumstances.now));
         if let Some(word) = circumstances.by_hand {
             answer = answer.overridden(word.open, word.to_string());
         }
         self.context.metrics.open.set(i64::from(answer.open));
-        self.context.metrics.node_open.set(i64::from(matches!(state, Some(NodeState::Open(_)))));
-        let ready = match (state, self.ends.lease.borrow().is_known()) {
+        self.context.metrics.node_open.set(i64::from(is_open));
+        let ready = match (node, self.ends.lease.borrow().is_known()) {
+            (None, _) if self.ends.node.borrow().is_known() => Outcome::not_ready(format!(
+                "there is no node {}: is LINKERD_GATE_NODE_NAME right?",
+                self.context.me.node
+            )),
             (None, _) => Outcome::not_ready(format!("node {} has not been seen yet", self.context.me.node)),
             (_, false) => Outcome::not_ready("the Lease has not been seen yet"),
             (Some(_), true) => Outcome::Ready,
