@@ -2,8 +2,8 @@
 
 use std::convert::Infallible;
 
-use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::runtime::watcher;
@@ -46,10 +46,8 @@ pub async fn write(
     let leases = Api::<Lease>::namespaced(client, namespace);
     let written = match record {
         None => {
-            let lease = serde_json::from_value(creation(holder, publication, now));
-            let lease: Lease = lease.map_err(|error| LeaseError::Failed(error.to_string()))?;
             let parameters = PostParams { field_manager: Some(super::FIELD_MANAGER.to_owned()), dry_run: false };
-            leases.create(&parameters, &lease).await
+            leases.create(&parameters, &creation(holder, publication, now)).await
         }
         Some(record) => patch(&leases, &renewal(record, holder, publication, now)).await,
     };
@@ -84,17 +82,22 @@ fn finish(act: &str, written: Result<Lease, Error>) -> Result<Record, LeaseError
     }
 }
 
-fn creation(holder: &Holder, publication: &Publication, now: Timestamp) -> Value {
-    json!({
-        "metadata": {"name": NAME, "annotations": {VERDICT: publication.write()}},
-        "spec": {
-            "holderIdentity": holder.to_string(),
-            "leaseDurationSeconds": DURATION.as_secs(),
-            "acquireTime": MicroTime(now),
-            "renewTime": MicroTime(now),
-            "leaseTransitions": 0,
+fn creation(holder: &Holder, publication: &Publication, now: Timestamp) -> Lease {
+    Lease {
+        metadata: ObjectMeta {
+            name: Some(NAME.to_owned()),
+            annotations: Some([(VERDICT.to_owned(), publication.write())].into()),
+            ..ObjectMeta::default()
         },
-    })
+        spec: Some(LeaseSpec {
+            holder_identity: Some(holder.to_string()),
+            lease_duration_seconds: i32::try_from(DURATION.as_secs()).ok(),
+            acquire_time: Some(MicroTime(now)),
+            renew_time: Some(MicroTime(now)),
+            lease_transitions: Some(0),
+            ..LeaseSpec::default()
+        }),
+    }
 }
 
 /// A merge patch: `metadata.resourceVersion` in it makes the API server refuse a race that is lost.
