@@ -394,6 +394,9 @@ impl Agent {
     pub async fn terminate(&mut self) -> Result<i32> {
         self.signal(Signal::SIGTERM)?;
         let status = tokio::time::timeout(PATIENCE, self.child.wait()).await??;
+        // Its last lines are read to the end before anybody asks for them.
+        let mut lines = self.lines.clone();
+        while lines.changed().await.is_ok() {}
         status.code().with_context(|| format!("it was killed:\n{}", self.said()))
     }
 
