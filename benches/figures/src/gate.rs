@@ -1,5 +1,6 @@
 //! `linkerd-gate wait`, as a pod runs it.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use tokio::process::Command;
@@ -36,6 +37,15 @@ impl Gate {
         let mut command = Command::new(&self.binary);
         command.arg("wait");
         asking(command, linkerd, on_missed)
+    }
+
+    /// A wait in a pod that was created bare and starts once the node's agent says open.
+    pub fn wait_on_agent(&self, agent: SocketAddr) -> Command {
+        let mut command = Command::new(&self.binary);
+        command.arg("wait");
+        let mut command = bare(command, OnMissed::Open);
+        command.env("LINKERD_GATE_AGENT_ADDRESS", agent.to_string());
+        command
     }
 
     /// A wait in a pod that is meshed: it has nothing to wait for.

@@ -5,7 +5,10 @@
 //!
 //! It fails only on what does not depend on how busy a machine is: sizes, memory, and latencies as ratios within one run.
 
+mod agents;
+mod crowd;
 mod dns;
+mod fleet;
 mod gate;
 mod holding;
 mod linkerd;
@@ -24,6 +27,7 @@ use anyhow::Result;
 use clap::{Parser, ValueEnum};
 use linkerd_gate_kit::image::static_binary;
 
+use crate::agents::Stage;
 use crate::gate::Gate;
 use crate::peers::{Initium, Kubectl, Peer};
 use crate::table::{GATE, Table};
@@ -35,7 +39,7 @@ struct Arguments {
     /// Print JSON instead of a table.
     #[arg(long)]
     json: bool,
-    /// Measure linkerd-gate alone: no `kubectl wait` beside it, hence no cluster.
+    /// Measure linkerd-gate alone: no other program beside it.
     #[arg(long)]
     alone: bool,
     /// Measure this only.
@@ -56,6 +60,10 @@ enum What {
     Starting,
     /// From SIGTERM to the process's end.
     Stopping,
+    /// An agent's memory, and how soon it releases a thousand waits.
+    Agent,
+    /// Three hundred agents at one API server: how soon their nodes are open, and at how many requests.
+    Fleet,
 }
 
 #[tokio::main]
@@ -92,9 +100,26 @@ async fn main() -> Result<ExitCode> {
     if wanted(What::Starting) {
         starting::measure(&gate, &mut table).await?;
     }
-    if !arguments.alone {
+    if wanted(What::Agent) {
+        match Stage::set().await {
+            Ok(stage) => crowd::measure(stage, &gate, &mut table).await?,
+            Err(why) => table.without("an agent", &why),
+        }
+    }
+    if wanted(What::Fleet) {
+        match Stage::set().await {
+            Ok(stage) => fleet::measure(stage, &gate, &mut table).await?,
+            Err(why) => table.without("a fleet of agents", &why),
+        }
+    }
+    if !arguments.alone && [What::Holding, What::Release, What::Agent].into_iter().any(wanted) {
         match Kubectl::find().await {
-            Ok(kubectl) => measure(None, &[Peer::Kubectl(Box::new(kubectl))], wanted, &mut table).await?,
+            Ok(kubectl) => {
+                if wanted(What::Agent) {
+                    crowd::beside(&kubectl, &mut table).await?;
+                }
+                measure(None, &[Peer::Kubectl(Box::new(kubectl))], wanted, &mut table).await?;
+            }
             Err(why) => table.without("kubectl wait", &why),
         }
     }

@@ -28,6 +28,8 @@ pub struct Memory {
     pub resident: f64,
     /// What it has to itself: several of one node's pods share the rest.
     pub anonymous: f64,
+    /// The most that it ever had resident.
+    pub most: f64,
 }
 
 /// Forgets a program's pages, so that the next process reads them from the disk, as the first after a node's boot does.
@@ -41,26 +43,36 @@ pub fn forget(program: &Path) -> Result<()> {
     Ok(())
 }
 
+/// CPU time that a process's threads have used so far: the scheduler's own count, in nanoseconds, not in ticks.
+pub fn cpu(pid: Pid) -> Result<Duration> {
+    let mut sum = Duration::ZERO;
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let Ok(line) = fs::read_to_string(task?.path().join("schedstat")) else { continue };
+        let used = line.split(' ').next().context("an empty schedstat")?;
+        sum += Duration::from_nanos(used.parse()?);
+    }
+    Ok(sum)
+}
+
 // === impl Process ===
 
 impl Process {
     /// Starts it, deaf and mute.
-    pub fn start(mut command: Command) -> Result<Self> {
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+    pub fn start(command: Command) -> Result<Self> {
+        Self::start_with_log(command, Stdio::null())
+    }
+
+    /// Starts it; what it says goes to `log`.
+    pub fn start_with_log(mut command: Command, log: impl Into<Stdio>) -> Result<Self> {
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).kill_on_drop(true);
         let child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
         let pid = child.id().context("it ended at once")?;
         Ok(Self { child, pid: Pid::from_raw(pid.try_into()?) })
     }
 
-    /// CPU time that its threads have used so far: the scheduler's own count, in nanoseconds, not in ticks.
+    /// CPU time that its threads have used so far.
     pub fn cpu(&self) -> Result<Duration> {
-        let mut sum = Duration::ZERO;
-        for task in fs::read_dir(format!("/proc/{}/task", self.pid))? {
-            let Ok(line) = fs::read_to_string(task?.path().join("schedstat")) else { continue };
-            let used = line.split(' ').next().context("an empty schedstat")?;
-            sum += Duration::from_nanos(used.parse()?);
-        }
-        Ok(sum)
+        cpu(self.pid)
     }
 
     /// Its memory now.
@@ -71,7 +83,7 @@ impl Process {
             let kibibytes: f64 = line.trim_start_matches(':').trim().trim_end_matches(" kB").parse()?;
             Ok(kibibytes / 1024.0)
         };
-        Ok(Memory { resident: field("VmRSS")?, anonymous: field("RssAnon")? })
+        Ok(Memory { resident: field("VmRSS")?, anonymous: field("RssAnon")?, most: field("VmHWM")? })
     }
 
     /// An error if it has ended: it was to be measured while it waits.
@@ -89,6 +101,17 @@ impl Process {
         kill(self.pid, Signal::SIGTERM)?;
         self.wait().await?;
         Ok(sent.elapsed())
+    }
+
+    /// Sends SIGKILL.
+    pub fn kill(&self) -> Result<()> {
+        Ok(kill(self.pid, Signal::SIGKILL)?)
+    }
+
+    /// Waits for it to end in whatever way.
+    pub async fn ended(mut self) -> Result<Instant> {
+        self.wait().await?;
+        Ok(Instant::now())
     }
 
     /// Waits for it to end with success.

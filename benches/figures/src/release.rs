@@ -84,7 +84,8 @@ fn tell(table: &mut Table, program: &'static str, sample: &Sample) {
     }
 }
 
-async fn latencies(
+/// How long `batches` times `size` processes took to end after what they wait for rose.
+pub async fn latencies(
     program: &str,
     (batches, size): (u32, u32),
     wait: impl Fn() -> Command,

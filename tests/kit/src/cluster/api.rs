@@ -21,6 +21,7 @@ use kube::{
     api::{LogParams, PostParams},
     client::Body,
 };
+use nix::unistd::Pid;
 use serde_json::json;
 use tokio::{
     net::{TcpStream, UnixListener},
@@ -287,6 +288,11 @@ impl Api {
     pub fn requests_of(&self, user: &str) -> Result<Vec<AuditedRequest>> {
         ensure!(self.options.audit, "this cluster's API server writes no audit log: ApiOptions::audit asks for one");
         audit::requests(&self.audit_directory(), user)
+    }
+
+    /// The API server's process id, for whoever measures what a load costs it; nothing while it does not run.
+    pub fn api_server_pid(&self) -> Option<Pid> {
+        self.locked().api_server.as_ref().map(Process::pid)
     }
 
     fn audit_directory(&self) -> PathBuf {
