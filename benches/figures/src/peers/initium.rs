@@ -23,7 +23,8 @@ pub struct Initium {
 // === impl Initium ===
 
 impl Initium {
-    /// Builds it once: statically, as its image has it, but without its databases, which would make it larger.
+    /// Builds it once: statically, as its image has it, but with the smallest of its databases alone: they make it larger, and
+    /// without any it does not compile.
     pub async fn find() -> Result<Self> {
         let root = cache_root()?.join(format!("tools/initium-{VERSION}"));
         let binary = root.join("bin/initium");
@@ -33,7 +34,14 @@ impl Initium {
             let mut install = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
             install
                 .args(["install", "initium", "--version", &format!("={VERSION}"), "--locked", "--quiet"])
-                .args(["--no-default-features", "--target", &format!("{ARCH}-unknown-linux-gnu"), "--root"])
+                .args([
+                    "--no-default-features",
+                    "--features",
+                    "postgres",
+                    "--target",
+                    &format!("{ARCH}-unknown-linux-gnu"),
+                    "--root",
+                ])
                 .arg(&root)
                 .arg("--target-dir")
                 .arg(target.path())
