@@ -72,6 +72,11 @@ impl Schedule {
         Self::new(Duration::from_secs(20), Duration::from_secs(20), 0.2)
     }
 
+    /// An agent's own looks at identity, once it answered: every 60 s. A thousand agents ask the same few pods.
+    pub fn looking_again() -> Self {
+        Self::new(Duration::from_mins(1), Duration::from_mins(1), 0.2)
+    }
+
     fn new(initial: Duration, cap: Duration, jitter: f64) -> Self {
         let mut backoff = ExponentialBackoff {
             initial_interval: initial,
@@ -140,6 +145,7 @@ mod tests {
         assert_grows(Schedule::returning(), Duration::from_secs(15), Duration::from_secs(15));
         assert_grows(Schedule::accepting(), Duration::from_millis(50), Duration::from_secs(1));
         assert_grows(Schedule::proving(), Duration::from_millis(100), Duration::from_secs(5));
+        assert_grows(Schedule::looking_again(), Duration::from_mins(1), Duration::from_mins(1));
         assert_grows(Schedule::proving_again(), Duration::from_secs(20), Duration::from_secs(20));
     }
 }

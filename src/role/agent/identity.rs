@@ -19,7 +19,7 @@ pub(super) async fn ask(
     found: watch::Sender<Outcome>,
 ) -> Infallible {
     let mut proving = Schedule::proving();
-    let mut again = Schedule::proving_again();
+    let mut again = Schedule::looking_again();
     loop {
         let current = addresses.borrow_and_update().clone();
         let outcome = match by {
