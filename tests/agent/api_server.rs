@@ -198,6 +198,13 @@ async fn injection_is_proven_only_when_every_api_server_reaches_the_injector() -
         way.recover().await?;
         agent.until_says("gate: open: proven").await?;
         agent.answers(200).await?;
+
+        // Silent, and not refused: the server waits for the webhook's whole timeout, and has a say all the same.
+        way.suffer(Fault::Hang).await?;
+        let line = agent.until_says("gate: closed: injection not ready: through API server ").await?;
+        ensure!(line.contains(&second.address().to_string()), "{line}");
+        way.recover().await?;
+        agent.until_says("gate: open: proven").await?;
         anyhow::Ok(())
     };
     story.await.with_context(|| agent.said())
