@@ -2,7 +2,8 @@
 
 use super::{
     names,
-    webhook::{Call, Exclusion, WebhookView},
+    outline::{NamespaceOutline, PodOutline},
+    webhook::{Exclusion, WebhookView},
 };
 use k8s_openapi::{
     api::core::v1::{Container, Namespace, Pod, PodSpec},
@@ -113,61 +114,16 @@ pub enum TokenProjection {
 /// The pod is the one that the injector would be sent, *before* injection: an injected pod, asked about again, is skipped
 /// because it has a sidecar. Ask [`meshing`](super::meshing::meshing) first.
 pub fn injection(pod: &Pod, namespace: &Namespace, webhooks: &WebhookView, projection: TokenProjection) -> Injection {
-    let namespace_labels = namespace_labels(&namespace.metadata);
-    let no_labels = BTreeMap::new();
-    let pod_labels = pod.metadata.labels.as_ref().unwrap_or(&no_labels);
-
-    let mut excluded = Vec::new();
-    let mut conditions = Vec::new();
-    let mut called = false;
-    for webhook in &webhooks.webhooks {
-        match webhook.call(&namespace_labels, pod_labels) {
-            Call::Called => called = true,
-            Call::Conditional(names) => conditions.push(Condition { webhook: webhook.name.clone(), names }),
-            Call::Excluded(by) => excluded.push(Excluded { webhook: webhook.name.clone(), by }),
-        }
-    }
-    if webhooks.is_empty() {
-        return Injection::NotCalled(NotCalled::NotInstalled);
-    }
-    if !called && conditions.is_empty() {
-        return Injection::NotCalled(NotCalled::Excluded(excluded));
-    }
-    match injectable(pod, namespace, projection) {
-        Err(reasons) => Injection::Skip(reasons),
-        Ok(asked_by) if called => Injection::Inject(asked_by),
-        Ok(_) => Injection::Conditional(conditions),
-    }
+    PodOutline::of(pod).injection(&NamespaceOutline::of(namespace), webhooks, projection)
 }
 
 /// The labels by which a namespace is selected: its own, and its name under the key that the API server always sets.
-fn namespace_labels(metadata: &ObjectMeta) -> BTreeMap<String, String> {
+pub(super) fn namespace_labels(metadata: &ObjectMeta) -> BTreeMap<String, String> {
     let mut labels = metadata.labels.clone().unwrap_or_default();
     if let Some(name) = &metadata.name {
         labels.insert(names::label::METADATA_NAME.to_owned(), name.clone());
     }
     labels
-}
-
-/// What the injector itself decides, once it is called (`Report.Injectable` in `pkg/inject/report.go`).
-fn injectable(pod: &Pod, namespace: &Namespace, projection: TokenProjection) -> Result<AskedBy, Vec<SkipReason>> {
-    let asked = asked(inject_annotation(&namespace.metadata), inject_annotation(&pod.metadata));
-    let Some(spec) = &pod.spec else {
-        return Err(vec![SkipReason::UnsupportedResource]);
-    };
-    let reasons: Vec<_> = [
-        spec.host_network.unwrap_or(false).then_some(SkipReason::HostNetwork),
-        has_sidecar(spec).then_some(SkipReason::SidecarExists),
-        asked.err(),
-        (projection == TokenProjection::Disabled && !has_token(spec)).then_some(SkipReason::NoServiceAccountToken),
-    ]
-    .into_iter()
-    .flatten()
-    .collect();
-    match asked {
-        Ok(asked_by) if reasons.is_empty() => Ok(asked_by),
-        Ok(_) | Err(_) => Err(reasons),
-    }
 }
 
 /// The value of the annotation that asks for injection; empty where there is none, which Linkerd does not tell apart.
@@ -180,7 +136,7 @@ pub fn inject_annotation(metadata: &ObjectMeta) -> &str {
 }
 
 /// Whether the two annotations together ask for injection. Values count to the letter: `Enabled` and ` enabled` are invalid.
-fn asked(namespace: &str, pod: &str) -> Result<AskedBy, SkipReason> {
+pub(super) fn asked(namespace: &str, pod: &str) -> Result<AskedBy, SkipReason> {
     enum Says {
         Yes,
         No,
@@ -203,7 +159,7 @@ fn asked(namespace: &str, pod: &str) -> Result<AskedBy, SkipReason> {
 }
 
 /// Whether the pod has a proxy, or what prepares for one, by `HasExistingSidecars` in `pkg/healthcheck/sidecar.go`.
-fn has_sidecar(spec: &PodSpec) -> bool {
+pub(super) fn has_sidecar(spec: &PodSpec) -> bool {
     all_containers(spec).any(is_sidecar) || init_containers(spec).any(is_sidecar_init)
 }
 
@@ -224,7 +180,7 @@ fn has_image(container: &Container, prefixes: &[&str]) -> bool {
 }
 
 /// Whether the API server mounted a service account's token where the proxy would look for it: in the first container.
-fn has_token(spec: &PodSpec) -> bool {
+pub(super) fn has_token(spec: &PodSpec) -> bool {
     spec.automount_service_account_token != Some(false)
         && spec.containers.first().is_some_and(|container| {
             let mut mounts = container.volume_mounts.iter().flatten();

@@ -8,18 +8,21 @@
 //! - [`endpoints`]: where the parts of the control plane listen.
 //! - [`webhook`]: the injector's webhook configuration, reduced to what decisions need.
 //! - [`mod@injection`]: whether the injector would be called for a pod, and what it would do.
+//! - [`outline`]: the same of what is left of a pod when only that is kept which decides.
 //! - [`meshing`]: whether a pod is meshed, missed, held.
 
 pub mod endpoints;
 pub mod injection;
 pub mod meshing;
 pub mod names;
+pub mod outline;
 pub mod selector;
 pub mod webhook;
 
 pub use self::{
     injection::{AskedBy, Injection, NotCalled, SkipReason, TokenProjection, injection},
     meshing::{Meshing, Started, held, meshed, missed},
+    outline::{NamespaceOutline, PodOutline},
     webhook::{InjectorWebhook, WebhookView},
 };
 
