@@ -1,0 +1,209 @@
+//! What may become of a missed pod, and why not.
+
+use super::facts::Facts;
+use super::memory::Memory;
+use super::plan::{RepairPolicy, Way};
+use super::standing::{Standing, State};
+use super::view::{Ignores, JobDetail, Kind, OwnerReference, OwnerView, PodView, Repair};
+use std::fmt;
+
+/// What may become of a missed pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Disposition {
+    /// It is replaced when its turn comes.
+    Replace(Way),
+    /// It stays as it is, until something changes.
+    Leave(Because),
+}
+
+/// Why a missed pod stays as it is, or is not replaced yet.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Because {
+    /// The mode, or whose annotation says so.
+    Reported,
+    /// The mode is `held`, and it has started.
+    Started,
+    /// The annotation has a value that is none.
+    BadAnnotation(String),
+    /// Nobody makes it anew.
+    Ownerless,
+    /// Nobody here knows what its owner does when it goes.
+    UnknownOwner(String),
+    /// Its owner is gone, or going.
+    OwnerGone(OwnerReference),
+    /// It is a file on a node.
+    Mirror,
+    /// Its namespace is going away.
+    NamespaceTerminating,
+    /// It was there before its namespace asked.
+    CameBefore,
+    /// The controller does not evict.
+    NoEviction,
+    /// Its Job would count it as a failure, and some of the Job's pods have started.
+    JobWouldCount,
+    /// Its Job would count it as a failure, and somebody else manages `suspend`.
+    JobManaged(String),
+    /// Its Job is suspended, by somebody else or already by us.
+    JobSuspended,
+    /// Its owner's pods came back missed, again and again.
+    Broken,
+}
+
+/// What may become of `pod`, which is missed.
+pub fn disposition(
+    pod: &PodView,
+    state: State,
+    siblings: &[(&PodView, Standing)],
+    facts: &Facts<'_>,
+    memory: &Memory,
+    policy: &RepairPolicy,
+) -> Disposition {
+    match way(pod, state, siblings, facts, memory, policy) {
+        Ok(way) => Disposition::Replace(way),
+        Err(because) => Disposition::Leave(because),
+    }
+}
+
+/// `siblings`: what else its owner has, itself among them, and how each stands.
+fn way(
+    pod: &PodView,
+    state: State,
+    siblings: &[(&PodView, Standing)],
+    facts: &Facts<'_>,
+    memory: &Memory,
+    policy: &RepairPolicy,
+) -> Result<Way, Because> {
+    if pod.mirror {
+        return Err(Because::Mirror);
+    }
+    let reference = pod.owner.as_ref().ok_or(Because::Ownerless)?;
+    let namespace = facts.namespaces.get(&pod.namespace);
+    if namespace.is_some_and(|namespace| namespace.terminating) {
+        return Err(Because::NamespaceTerminating);
+    }
+    let said = |said: &Option<Result<Repair, String>>| match said {
+        Some(Ok(repair)) => Ok(Some(*repair)),
+        Some(Err(text)) => Err(Because::BadAnnotation(text.clone())),
+        None => Ok(None),
+    };
+    let own = said(&pod.repair)?;
+    let mode = match own {
+        Some(mode) => mode,
+        None => said(&namespace.and_then(|namespace| namespace.repair.clone()))?.unwrap_or(policy.repair),
+    };
+    let owner = match &reference.kind {
+        Kind::Other(kind) if own.is_none() => return Err(Because::UnknownOwner(kind.clone())),
+        // Nobody can tell whether it is there: the pod's own annotation answers for it.
+        Kind::Other(_) => None,
+        _ => Some(facts.owners.get(&pod.namespace, reference).filter(|owner| !owner.deleting)),
+    };
+    let owner = match owner {
+        Some(None) => return Err(Because::OwnerGone(reference.clone())),
+        Some(Some(owner)) => Some(owner),
+        None => None,
+    };
+    match (mode, state) {
+        (Repair::Report, _) => return Err(Because::Reported),
+        (Repair::Held, State::Running) => return Err(Because::Started),
+        (Repair::Running, State::Running) if memory.came_before(&pod.uid) => return Err(Because::CameBefore),
+        (Repair::Held, State::Held) | (Repair::Running, _) => {}
+    }
+    if memory.is_broken(&reference.uid) {
+        return Err(Because::Broken);
+    }
+    if let Some(job) = owner.and_then(OwnerView::job) {
+        return way_of_job(state, job, siblings, policy);
+    }
+    match state {
+        State::Held => Ok(Way::Delete),
+        State::Running if policy.evicts => Ok(Way::Evict),
+        State::Running => Err(Because::NoEviction),
+    }
+}
+
+/// A Job counts a pod that goes as a failure, unless it is told not to.
+fn way_of_job(
+    state: State,
+    job: &JobDetail,
+    siblings: &[(&PodView, Standing)],
+    policy: &RepairPolicy,
+) -> Result<Way, Because> {
+    let ignored = match state {
+        State::Held => job.ignores_eviction >= Ignores::Held,
+        State::Running => job.ignores_eviction >= Ignores::Everything,
+    };
+    if ignored && policy.evicts {
+        return Ok(Way::Evict);
+    }
+    if job.suspended {
+        return Err(Because::JobSuspended);
+    }
+    // Suspending ends every active pod of the Job: all of them have to be ones that nothing is lost with.
+    let held = |standing: &Standing| *standing == Standing::Missed(State::Held);
+    if !siblings.iter().filter(|(pod, _)| !pod.is_finished()).all(|(_, standing)| held(standing)) {
+        return Err(if ignored { Because::NoEviction } else { Because::JobWouldCount });
+    }
+    match &job.managed {
+        Some(by) => Err(Because::JobManaged(by.clone())),
+        None => Ok(Way::Suspend),
+    }
+}
+
+// === impl Because ===
+
+impl Because {
+    /// One word, for metrics and logs.
+    pub const fn key(&self) -> &'static str {
+        match self {
+            Self::Reported => "mode_report",
+            Self::Started => "mode_held",
+            Self::BadAnnotation(_) => "bad_annotation",
+            Self::Ownerless => "ownerless",
+            Self::UnknownOwner(_) => "unknown_owner",
+            Self::OwnerGone(_) => "owner_gone",
+            Self::Mirror => "mirror",
+            Self::NamespaceTerminating => "namespace_terminating",
+            Self::CameBefore => "came_before",
+            Self::NoEviction => "no_eviction",
+            Self::JobWouldCount => "job_would_count",
+            Self::JobManaged(_) => "job_managed",
+            Self::JobSuspended => "job_suspended",
+            Self::Broken => "broken",
+        }
+    }
+}
+
+impl fmt::Display for Because {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Reported => f.write_str("repair is `report` here, which touches nothing"),
+            Self::Started => f.write_str("repair is `held` here, which touches nothing that has started"),
+            Self::BadAnnotation(text) => {
+                write!(f, "the annotation linkerd-gate/repair says {text:?}: report, held and running are taken")
+            }
+            Self::Ownerless => f.write_str("nobody would make it anew: it has no controller as its owner"),
+            Self::UnknownOwner(kind) => write!(
+                f,
+                "its owner is of kind {kind}; it is replaced only where the pod itself is annotated \
+                 linkerd-gate/repair=held or =running"
+            ),
+            Self::OwnerGone(owner) => write!(f, "its owner, {owner}, is gone or going away"),
+            Self::Mirror => f.write_str("it stands for a file on its node, which Linkerd cannot inject"),
+            Self::NamespaceTerminating => f.write_str("its namespace is going away"),
+            Self::CameBefore => f.write_str("it was there before it was asked for: restart its workload when it suits you"),
+            Self::NoEviction => f.write_str("it would have to be evicted, which this controller may not (LINKERD_GATE_EVICTION)"),
+            Self::JobWouldCount => f.write_str(
+                "its Job would count it as a failure; give the Job a podFailurePolicy that ignores DisruptionTarget, or delete \
+                 the pod when it suits you",
+            ),
+            Self::JobManaged(by) => {
+                write!(f, "its Job would count it as a failure, and cannot be suspended for a moment: {by}")
+            }
+            Self::JobSuspended => f.write_str("its Job is suspended"),
+            Self::Broken => f.write_str(
+                "what its owner made instead came back without a proxy three times: it is left alone for an hour, or until \
+                 Linkerd's webhook changes",
+            ),
+        }
+    }
+}

@@ -1,0 +1,327 @@
+//! What was done, and what came of it.
+
+use super::bucket::Bucket;
+use super::facts::Facts;
+use super::plan::{Act, Action, RepairPolicy, Target};
+use super::standing::{Standing, State};
+use super::survey::Survey;
+use super::view::{Kind, Life, PodView};
+use crate::linkerd::{Started, WebhookView};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// So many replacements that come back missed, and an owner is left alone.
+pub const STRIKES: usize = 3;
+
+/// For so long.
+pub const BROKEN_FOR: Duration = Duration::from_hours(1);
+
+/// How long a replacement may take to be there and to start before the next one is not held up any longer.
+pub const PATIENCE: Duration = Duration::from_mins(1);
+
+/// How long an owner is remembered after the last act.
+const REMEMBERED: Duration = Duration::from_mins(10);
+
+/// The pause after the first failure of an act; it doubles with each.
+const FIRST_PAUSE: Duration = Duration::from_secs(15);
+
+/// And is this long at most.
+const LONGEST_PAUSE: Duration = Duration::from_mins(5);
+
+/// What a controller remembers between two plans.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// Pods that were seen when they were not asked for, by uid.
+    came_before: BTreeSet<String>,
+    owners: BTreeMap<String, OwnerMemory>,
+    /// Jobs that carry our mark, by uid, and since when we have seen that.
+    marked: BTreeMap<String, Duration>,
+    pub(super) removals: Bucket,
+    pub(super) evictions: Bucket,
+    /// When a replacement was seen last that came back missed.
+    pub(super) missed_again_at: Option<Duration>,
+    webhooks: Option<WebhookView>,
+}
+
+/// What is remembered of one owner.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct OwnerMemory {
+    /// Its pods that were seen since the first act, by uid: another one is somebody's successor.
+    known: BTreeSet<String>,
+    pub(super) flights: Vec<Flight>,
+    /// Replacements that came back missed, and that no outage explains.
+    pub(super) strikes: usize,
+    /// The same, before the next proof tells whether an outage explains them.
+    pub(super) unexplained: usize,
+    pub(super) broken_until: Option<Duration>,
+    /// When it was last acted on.
+    pub(super) acted_at: Duration,
+    failures: u32,
+    /// Not before.
+    pub(super) again_at: Duration,
+}
+
+/// One removal whose replacement is awaited.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Flight {
+    pod: String,
+    name: String,
+    state: State,
+    since: Duration,
+    /// The uid of what came instead.
+    successor: Option<String>,
+}
+
+/// What became of an act.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is done.
+    Done,
+    /// What was looked at is gone, or has changed: it is looked at anew.
+    Overtaken,
+    /// A disruption budget is in the way, in the API server's words.
+    Refused(String),
+    /// Anything else, in words for people.
+    Failed(String),
+}
+
+// === impl Memory ===
+
+impl Memory {
+    /// Remembers nothing, at `now`.
+    pub fn new(policy: &RepairPolicy, now: Duration) -> Self {
+        Self {
+            came_before: BTreeSet::new(),
+            owners: BTreeMap::new(),
+            marked: BTreeMap::new(),
+            removals: Bucket::empty(policy.rate, policy.burst, now),
+            evictions: Bucket::empty(policy.eviction_rate, std::num::NonZeroU32::MIN, now),
+            missed_again_at: None,
+            webhooks: None,
+        }
+    }
+
+    /// Takes in what is seen at `now`. Returns the owners that are left alone from now on, by uid.
+    pub fn observe(&mut self, facts: &Facts<'_>, survey: &Survey<'_>, now: Duration) -> Vec<String> {
+        self.note_skipped(survey);
+        if self.webhooks.as_ref() != Some(facts.webhooks) {
+            // What came back missed came from another webhook.
+            if self.webhooks.replace(facts.webhooks.clone()).is_some() {
+                self.owners.values_mut().for_each(OwnerMemory::forgive);
+            }
+        }
+        let mut missed_again = false;
+        let mut broken = Vec::new();
+        for (uid, owner) in &mut self.owners {
+            missed_again |= owner.note_pods(survey.siblings_of(uid), now);
+            if owner.judge(facts.proven, self.missed_again_at, now) {
+                broken.push(uid.clone());
+            }
+        }
+        if missed_again {
+            self.missed_again_at = Some(now);
+        }
+        self.owners.retain(|_, owner| owner.is_needed(now));
+        let marked =
+            facts.owners.jobs.values().filter(|job| job.job().is_some_and(|job| job.suspended_by_us.is_some()));
+        self.marked = marked
+            .map(|job| {
+                let uid = &job.reference.uid;
+                (uid.clone(), self.marked.get(uid).copied().unwrap_or(now))
+            })
+            .collect();
+        broken
+    }
+
+    fn note_skipped(&mut self, survey: &Survey<'_>) {
+        for pod in &survey.skipped {
+            if !self.came_before.contains(&pod.uid) {
+                self.came_before.insert(pod.uid.clone());
+            }
+        }
+        // Those that are gone, now and then.
+        if self.came_before.len() > 2 * (survey.skipped.len() + survey.missed.len()) + 1000 {
+            let there = survey.skipped.iter().chain(survey.missed.iter().map(|(pod, _)| pod));
+            let there: BTreeSet<&str> = there.map(|pod| pod.uid.as_str()).collect();
+            self.came_before.retain(|uid| there.contains(uid.as_str()));
+        }
+    }
+
+    /// Notes that `action` begins at `now`: what it takes of the rates is taken whatever becomes of it.
+    ///
+    /// `siblings` are the pods of its owner, as in the survey that the plan was made from.
+    pub fn begin(&mut self, action: &Action, siblings: &[(&PodView, Standing)], now: Duration) {
+        let Some((targets, evicts)) = action.act.removes() else { return };
+        self.removals.take_many(targets.len(), now);
+        if evicts {
+            self.evictions.take_many(targets.len(), now);
+        }
+        let owner = self.owners.entry(action.owner.uid.clone()).or_default();
+        owner.known.extend(siblings.iter().map(|(pod, _)| pod.uid.clone()));
+        owner.acted_at = now;
+        owner.flights.extend(targets.iter().map(|target| Flight {
+            pod: target.uid.clone(),
+            name: target.name.clone(),
+            state: target.state,
+            since: now,
+            successor: None,
+        }));
+    }
+
+    /// Notes what became of it.
+    pub fn acted(&mut self, action: &Action, outcome: &Outcome, now: Duration) {
+        let remembered = self.owners.get_mut(&action.owner.uid);
+        match outcome {
+            Outcome::Done => {
+                if let Some(owner) = remembered {
+                    owner.failures = 0;
+                }
+            }
+            Outcome::Overtaken => {
+                if let Some(owner) = remembered {
+                    owner.land(&action.act);
+                }
+            }
+            Outcome::Refused(_) | Outcome::Failed(_) => {
+                let owner = self.owners.entry(action.owner.uid.clone()).or_default();
+                owner.land(&action.act);
+                let pause = FIRST_PAUSE.saturating_mul(1 << owner.failures.min(8)).min(LONGEST_PAUSE);
+                owner.failures += 1;
+                owner.again_at = now + pause;
+            }
+        }
+    }
+
+    /// Whether a pod was seen when it was not asked for.
+    pub fn came_before(&self, uid: &str) -> bool {
+        self.came_before.contains(uid)
+    }
+
+    /// Whether an owner is left alone because its pods come back missed.
+    pub fn is_broken(&self, owner: &str) -> bool {
+        self.owners.get(owner).is_some_and(|owner| owner.broken_until.is_some())
+    }
+
+    /// How many owners are.
+    pub fn broken(&self) -> usize {
+        self.owners.values().filter(|owner| owner.broken_until.is_some()).count()
+    }
+
+    /// When a replacement was seen last that came back missed: injection has to be proven anew after that.
+    pub fn missed_again_at(&self) -> Option<Duration> {
+        self.missed_again_at
+    }
+
+    pub(super) fn remembers(&self, owner: &str) -> bool {
+        self.owners.contains_key(owner)
+    }
+
+    pub(super) fn owner(&self, uid: &str) -> Option<&OwnerMemory> {
+        self.owners.get(uid)
+    }
+
+    pub(super) fn marked_at(&self, job: &str) -> Option<Duration> {
+        self.marked.get(job).copied()
+    }
+
+    /// When something is due only because time has passed.
+    pub(super) fn wakes(&self, policy: &RepairPolicy) -> impl Iterator<Item = Duration> {
+        let owners = self.owners.values().flat_map(|owner| {
+            let flights = owner.flights.iter().map(|flight| flight.since + PATIENCE);
+            flights.chain(owner.broken_until).chain([owner.again_at, owner.acted_at + policy.cooldown])
+        });
+        owners.chain(self.marked.values().map(|since| *since + PATIENCE))
+    }
+}
+
+// === impl OwnerMemory ===
+
+impl OwnerMemory {
+    /// Takes in its pods as they are; whether a replacement came back missed.
+    fn note_pods(&mut self, siblings: &[(&PodView, Standing)], now: Duration) -> bool {
+        let mut missed_again = false;
+        for (pod, standing) in siblings {
+            if *standing == Standing::Unknown || self.known.contains(&pod.uid) {
+                continue;
+            }
+            self.known.insert(pod.uid.clone());
+            let by_name = pod.owner.as_ref().is_some_and(|owner| owner.kind == Kind::StatefulSet);
+            let awaited = |flight: &&mut Flight| flight.successor.is_none() && (!by_name || flight.name == pod.name);
+            if let Some(flight) = self.flights.iter_mut().find(awaited) {
+                flight.successor = Some(pod.uid.clone());
+            }
+            match standing {
+                Standing::Missed(_) => {
+                    self.unexplained += 1;
+                    missed_again = true;
+                }
+                Standing::Meshed => self.forgive(),
+                Standing::Skipped | Standing::Over | Standing::Unknown => {}
+            }
+        }
+        self.flights.retain(|flight| {
+            let successor = siblings.iter().find(|(pod, _)| Some(&pod.uid) == flight.successor.as_ref());
+            let settled = successor.is_some_and(|(pod, standing)| {
+                matches!(pod.life, Life::Ready | Life::Finished)
+                    || matches!(standing, Standing::Missed(_))
+                    || flight.state == State::Held && pod.started == Started::Ever
+            });
+            let removed = siblings.iter().find(|(pod, _)| pod.uid == flight.pod);
+            if settled && removed.is_none() {
+                return false;
+            }
+            // What goes is not done with, however long its grace period is.
+            let going = removed.is_some_and(|(pod, _)| pod.life == Life::Going);
+            going || now.saturating_sub(flight.since) < PATIENCE
+        });
+        missed_again
+    }
+
+    /// Counts what no outage explains. Returns whether it is left alone from now on.
+    ///
+    /// Without proof there is an outage, and no wonder that pods came back missed. With a proof from after, there is none.
+    fn judge(&mut self, proven: Option<Duration>, missed_again_at: Option<Duration>, now: Duration) -> bool {
+        if self.broken_until.is_some_and(|until| until <= now) {
+            self.forgive();
+        }
+        match (proven, missed_again_at) {
+            (None, _) => self.unexplained = 0,
+            (Some(proven), Some(missed)) if proven > missed => self.strikes += std::mem::take(&mut self.unexplained),
+            (Some(_), _) => {}
+        }
+        let breaks = self.strikes >= STRIKES && self.broken_until.is_none();
+        if breaks {
+            self.broken_until = Some(now + BROKEN_FOR);
+        }
+        breaks
+    }
+
+    fn forgive(&mut self) {
+        self.strikes = 0;
+        self.unexplained = 0;
+        self.broken_until = None;
+    }
+
+    /// How many removals are under way whose replacement nobody has seen yet.
+    pub(super) fn unseen(&self) -> usize {
+        self.flights.iter().filter(|flight| flight.successor.is_none()).count()
+    }
+
+    /// Whether a pod is being removed by us.
+    pub(super) fn removes(&self, pod: &str) -> bool {
+        self.flights.iter().any(|flight| flight.pod == pod)
+    }
+
+    /// Nothing is under way for what an act was about.
+    fn land(&mut self, act: &Act) {
+        let targets = act.removes().map_or(&[] as &[Target], |(targets, _)| targets);
+        self.flights.retain(|flight| !targets.iter().any(|target| target.uid == flight.pod));
+    }
+
+    fn is_needed(&self, now: Duration) -> bool {
+        !self.flights.is_empty()
+            || self.broken_until.is_some()
+            || self.again_at > now
+            || now.saturating_sub(self.acted_at) < REMEMBERED
+    }
+}
