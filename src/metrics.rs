@@ -24,46 +24,118 @@ pub struct Row {
     pub name: &'static str,
     /// `gauge`, `counter`, `histogram` or `info`, as OpenMetrics has it.
     pub kind: &'static str,
-    /// Its label, with every value that this can have; no values where they cannot be listed.
-    pub label: Option<(&'static str, &'static [&'static str])>,
+    /// Which role has it.
+    pub role: Roles,
+    /// Its labels, with every value that each can have; no values where they cannot be listed.
+    pub labels: &'static [(&'static str, &'static [&'static str])],
     /// What it counts or says; without a final stop, which the library adds.
     pub meaning: &'static str,
 }
 
+/// Which role has a metric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Roles {
+    /// The agent.
+    Agent,
+    /// The controller.
+    Controller,
+    /// Both.
+    Both,
+}
+
 /// Every metric, in the order in which they are printed.
 pub const TABLE: &[Row] = &[
-    gauge("open", "1 where /gate answers open: pods may start now"),
-    gauge("node_open", "1 where this node is open for this boot: it has no taint of ours"),
+    gauge(Roles::Both, "open", "1 where /gate answers open: pods may start now"),
+    gauge(Roles::Agent, "node_open", "1 where this node is open for this boot: it has no taint of ours"),
     gauge(
+        Roles::Agent,
         "verdict_fresh",
         "1 while the prover is seen renewing its verdict; 0 where nobody proves, or the API server cannot be reached from here",
     ),
-    gauge("prover", "1 where this agent proves injection for all"),
-    gauge("yielding", "Essential DaemonSets that do not tolerate the taint: while there is one, no node is tainted"),
+    gauge(Roles::Agent, "prover", "1 where this agent proves injection for all"),
+    gauge(
+        Roles::Agent,
+        "yielding",
+        "Essential DaemonSets that do not tolerate the taint: while there is one, no node is tainted",
+    ),
+    gauge(Roles::Controller, "leader", "1 where this controller acts; of two replicas one does"),
+    Row {
+        name: "missed_pods",
+        kind: "gauge",
+        role: Roles::Controller,
+        labels: &[("namespace", &[]), ("state", &["held", "running"])],
+        meaning: "Pods that ask for Linkerd and have no proxy: held ones have not started anything yet; only the leader counts",
+    },
+    gauge(
+        Roles::Controller,
+        "broken_owners",
+        "Owners that are left alone because what they made instead came back without a proxy three times",
+    ),
+    gauge(Roles::Controller, "nudges_under_way", "Owners that were nudged and have shown nothing yet"),
+    gauge(
+        Roles::Controller,
+        "nudge_window",
+        "How many owners may be under way at a time; it follows what becomes of them",
+    ),
+    counter(
+        Roles::Controller,
+        "replacements_total",
+        &[("way", WAYS), ("result", ACTED)],
+        "Removals of missed pods, and Jobs suspended and resumed for it: overtaken where the pod had changed or gone, refused by \
+         a disruption budget",
+    ),
+    counter(Roles::Controller, "nudges_total", &[("result", ACTED)], "Refused owners that were asked to try again"),
+    counter(
+        Roles::Controller,
+        "nodes_opened_total",
+        &[("result", ACTED)],
+        "Nodes opened whose agent was gone for as long as a node may be closed",
+    ),
     Row {
         name: "proof_duration_seconds",
         kind: "histogram",
-        label: None,
-        meaning: "How long one proof took, from its dry-run request to the answer; only the prover makes any",
+        role: Roles::Both,
+        labels: &[],
+        meaning: "How long one proof took, from its dry-run request to the answer; of the agents only the prover makes any",
     },
-    counter("proofs_total", Some(("result", PROVED)), "Proofs by what they found: unknown where nobody could look"),
-    counter("node_patches_total", Some(("result", WRITTEN)), "Writes of this node's taint and annotation"),
-    counter("tolerations_total", Some(("result", WRITTEN)), "Tolerations of the taint given to essential pods"),
     counter(
-        "lease_writes_total",
-        Some(("result", WRITTEN)),
-        "Writes of the Lease that carries the verdict, renewals included",
+        Roles::Both,
+        "proofs_total",
+        &[("result", PROVED)],
+        "Proofs by what they found: unknown where nobody could look",
     ),
+    counter(Roles::Agent, "node_patches_total", &[("result", WRITTEN)], "Writes of this node's taint and annotation"),
     counter(
+        Roles::Agent,
+        "tolerations_total",
+        &[("result", WRITTEN)],
+        "Tolerations of the taint given to essential pods",
+    ),
+    counter(Roles::Both, "lease_writes_total", &[("result", WRITTEN)], "Writes of the role's Lease, renewals included"),
+    counter(
+        Roles::Both,
         "gate_requests_total",
-        Some(("code", ANSWERED)),
+        &[("code", ANSWERED)],
         "Requests of /gate by the HTTP status of the answer: 200 is open, 503 closed",
     ),
-    gauge("waiters", "Long polls of /gate that wait for it to open"),
-    counter("connections_refused_total", None, "Connections cut off because there were as many as are allowed"),
-    Row { name: "build_info", kind: "info", label: Some(("version", &[])), meaning: "The version that runs here" },
+    gauge(Roles::Both, "waiters", "Long polls of /gate that wait for it to open"),
+    counter(
+        Roles::Both,
+        "connections_refused_total",
+        &[],
+        "Connections cut off because there were as many as are allowed",
+    ),
+    Row {
+        name: "build_info",
+        kind: "info",
+        role: Roles::Both,
+        labels: &[("version", &[])],
+        meaning: "The version that runs here",
+    },
 ];
 
+const WAYS: &[&str] = &["delete", "evict", "suspend", "resume"];
+const ACTED: &[&str] = &["done", "overtaken", "refused", "failed", "audit"];
 const PROVED: &[&str] = &["ready", "not_ready", "unknown"];
 const WRITTEN: &[&str] = &["done", "conflict", "refused", "failed", "audit"];
 const ANSWERED: &[&str] = &["200", "400", "405", "413", "503"];
@@ -96,6 +168,18 @@ pub struct Metrics {
     pub prover: Gauge,
     /// DaemonSets that are yielded to.
     pub yielding: Gauge,
+    /// 1 where this controller acts.
+    pub leader: Gauge,
+    /// Owners that are left alone.
+    pub broken_owners: Gauge,
+    /// Owners that were nudged and have shown nothing yet.
+    pub nudges_under_way: Gauge,
+    /// How many may be.
+    pub nudge_window: Gauge,
+    missed_pods: Family<Labels, Gauge>,
+    replacements: Labelled,
+    nudges: Labelled,
+    nodes_opened: Labelled,
     /// Connections that were cut off for want of a place.
     pub connections_refused: Counter,
     waiters: Gauge,
@@ -111,54 +195,91 @@ pub struct Metrics {
 /// A counter for each value of its label, all of which are there from the beginning: a rate of something that has not happened
 /// yet is 0, and not unknown.
 #[derive(Debug)]
-struct Labelled(Vec<(&'static str, Counter)>);
+struct Labelled(Vec<(Vec<&'static str>, Counter)>);
+
+/// A metric's labels with their values.
+type Labels = Vec<(&'static str, String)>;
+
+/// What is registered: the metrics of one role.
+struct Registering {
+    registry: Registry,
+    role: Roles,
+}
 
 /// Counts as a waiter until it is dropped.
 #[derive(Debug)]
 pub struct Waiter<'a>(&'a Gauge);
 
-const fn gauge(name: &'static str, meaning: &'static str) -> Row {
-    Row { name, kind: "gauge", label: None, meaning }
+const fn gauge(role: Roles, name: &'static str, meaning: &'static str) -> Row {
+    Row { name, kind: "gauge", role, labels: &[], meaning }
 }
 
 const fn counter(
+    role: Roles,
     name: &'static str,
-    label: Option<(&'static str, &'static [&'static str])>,
+    labels: &'static [(&'static str, &'static [&'static str])],
     meaning: &'static str,
 ) -> Row {
-    Row { name, kind: "counter", label, meaning }
+    Row { name, kind: "counter", role, labels, meaning }
 }
 
 // === impl Metrics ===
 
 impl Default for Metrics {
+    /// The agent's.
     fn default() -> Self {
+        Self::of(Roles::Agent)
+    }
+}
+
+impl Metrics {
+    /// The controller's.
+    pub fn controller() -> Self {
+        Self::of(Roles::Controller)
+    }
+
+    fn of(role: Roles) -> Self {
         /// 10 to 40 ms is what a proof was measured to take; the rest is what trouble looks like, up to the limits of a request.
         const SECONDS: [f64; 10] = [0.005, 0.01, 0.02, 0.04, 0.08, 0.25, 1.0, 2.5, 5.0, 10.0];
-        let mut registry = Registry::with_prefix(PREFIX);
-        let all = &mut registry;
+        let mut all = Registering { registry: Registry::with_prefix(PREFIX), role };
         // In the order of the table.
-        let open = register(all, "open", Gauge::default());
-        let node_open = register(all, "node_open", Gauge::default());
-        let verdict_fresh = register(all, "verdict_fresh", Gauge::default());
-        let prover = register(all, "prover", Gauge::default());
-        let yielding = register(all, "yielding", Gauge::default());
-        let proof_duration = register(all, "proof_duration_seconds", Histogram::new(SECONDS));
-        let proofs = labelled(all, "proofs_total");
-        let node_patches = labelled(all, "node_patches_total");
-        let tolerations = labelled(all, "tolerations_total");
-        let lease_writes = labelled(all, "lease_writes_total");
-        let gate_requests = labelled(all, "gate_requests_total");
-        let waiters = register(all, "waiters", Gauge::default());
-        let connections_refused = register(all, "connections_refused_total", Counter::default());
+        let open = all.register("open", Gauge::default());
+        let node_open = all.register("node_open", Gauge::default());
+        let verdict_fresh = all.register("verdict_fresh", Gauge::default());
+        let prover = all.register("prover", Gauge::default());
+        let yielding = all.register("yielding", Gauge::default());
+        let leader = all.register("leader", Gauge::default());
+        let missed_pods = all.register("missed_pods", Family::default());
+        let broken_owners = all.register("broken_owners", Gauge::default());
+        let nudges_under_way = all.register("nudges_under_way", Gauge::default());
+        let nudge_window = all.register("nudge_window", Gauge::default());
+        let replacements = all.labelled("replacements_total");
+        let nudges = all.labelled("nudges_total");
+        let nodes_opened = all.labelled("nodes_opened_total");
+        let proof_duration = all.register("proof_duration_seconds", Histogram::new(SECONDS));
+        let proofs = all.labelled("proofs_total");
+        let node_patches = all.labelled("node_patches_total");
+        let tolerations = all.labelled("tolerations_total");
+        let lease_writes = all.labelled("lease_writes_total");
+        let gate_requests = all.labelled("gate_requests_total");
+        let waiters = all.register("waiters", Gauge::default());
+        let connections_refused = all.register("connections_refused_total", Counter::default());
         let version = [("version", env!("CARGO_PKG_VERSION"))];
-        all.register("build", row("build_info").meaning, Info::new(version));
+        all.registry.register("build", row("build_info").meaning, Info::new(version));
         Self {
             open,
             node_open,
             verdict_fresh,
             prover,
             yielding,
+            leader,
+            broken_owners,
+            nudges_under_way,
+            nudge_window,
+            missed_pods,
+            replacements,
+            nudges,
+            nodes_opened,
             connections_refused,
             waiters,
             proof_duration,
@@ -167,40 +288,62 @@ impl Default for Metrics {
             tolerations,
             lease_writes,
             gate_requests,
-            registry,
+            registry: all.registry,
         }
     }
-}
 
-impl Metrics {
+    /// How many pods are missed now, by namespace and state: what is not named is none.
+    pub fn missed(&self, counts: impl IntoIterator<Item = (String, &'static str, i64)>) {
+        self.missed_pods.clear();
+        for (namespace, state, count) in counts {
+            let labels = vec![("namespace", namespace), ("state", state.to_owned())];
+            self.missed_pods.get_or_create(&labels).set(count);
+        }
+    }
+
+    /// A missed pod was to be removed, in this way.
+    pub fn replaced(&self, way: &str, result: &str) {
+        self.replacements.count(&[way, result]);
+    }
+
+    /// An owner was to be nudged.
+    pub fn nudged(&self, result: &str) {
+        self.nudges.count(&[result]);
+    }
+
+    /// A node without an agent was to be opened.
+    pub fn node_opened(&self, result: &str) {
+        self.nodes_opened.count(&[result]);
+    }
+
     /// A proof was made: what it found, and how long it took.
     pub fn proved(&self, found: &Outcome, took: Duration) {
         self.proof_duration.observe(took.as_secs_f64());
-        self.proofs.count(match found {
+        self.proofs.count(&[match found {
             Outcome::Ready => "ready",
             Outcome::NotReady(_) => "not_ready",
             Outcome::Unknown(_) => "unknown",
-        });
+        }]);
     }
 
     /// This node was to be written.
     pub fn node_patched(&self, how: Written) {
-        self.node_patches.count(how.as_str());
+        self.node_patches.count(&[how.as_str()]);
     }
 
     /// An essential pod was to be given a toleration.
     pub fn toleration_given(&self, how: Written) {
-        self.tolerations.count(how.as_str());
+        self.tolerations.count(&[how.as_str()]);
     }
 
     /// The Lease was to be written.
     pub fn lease_written(&self, how: Written) {
-        self.lease_writes.count(how.as_str());
+        self.lease_writes.count(&[how.as_str()]);
     }
 
     /// `/gate` was answered.
     pub fn gate_answered(&self, status: StatusCode) {
-        self.gate_requests.count(status.as_str());
+        self.gate_requests.count(&[status.as_str()]);
     }
 
     /// Somebody waits for `/gate` to open, for as long as the returned value lives.
@@ -217,35 +360,67 @@ impl Metrics {
     }
 }
 
-/// Registers what the table has under `name`.
-fn register<M: Metric + Clone>(registry: &mut Registry, name: &str, metric: M) -> M {
-    let meaning = row(name).meaning;
-    // The library adds these endings itself.
-    let name = name.strip_suffix("_total").unwrap_or(name);
-    match name.strip_suffix("_seconds") {
-        Some(name) => registry.register_with_unit(name, meaning, Unit::Seconds, metric.clone()),
-        None => registry.register(name, meaning, metric.clone()),
-    }
-    metric
-}
-
-fn labelled(registry: &mut Registry, name: &str) -> Labelled {
-    let family = register(registry, name, Family::<[(&'static str, &'static str); 1], Counter>::default());
-    let (label, values) = row(name).label.unwrap_or_default();
-    Labelled(values.iter().map(|value| (*value, family.get_or_create_owned(&[(label, *value)]))).collect())
-}
-
 fn row(name: &str) -> &'static Row {
     TABLE.iter().find(|row| row.name == name).unwrap_or_else(|| unreachable!("{name} is not in the table"))
+}
+
+// === impl Registering ===
+
+impl Registering {
+    /// Registers what the table has under `name`, where it is this role's.
+    fn register<M: Metric + Clone>(&mut self, name: &str, metric: M) -> M {
+        let Row { role, meaning, .. } = row(name);
+        if *role != Roles::Both && *role != self.role {
+            return metric;
+        }
+        // The library adds these endings itself.
+        let name = name.strip_suffix("_total").unwrap_or(name);
+        match name.strip_suffix("_seconds") {
+            Some(name) => self.registry.register_with_unit(name, *meaning, Unit::Seconds, metric.clone()),
+            None => self.registry.register(name, *meaning, metric.clone()),
+        }
+        metric
+    }
+
+    fn labelled(&mut self, name: &str) -> Labelled {
+        let family = self.register(name, Family::<Labels, Counter>::default());
+        let mut combinations: Vec<Vec<(&'static str, &'static str)>> = vec![Vec::new()];
+        for (label, values) in row(name).labels {
+            let with = |before: &Vec<_>| {
+                let before = before.clone();
+                values.iter().map(move |value| [before.clone(), vec![(*label, *value)]].concat())
+            };
+            combinations = combinations.iter().flat_map(with).collect();
+        }
+        let one = |labels: Vec<(&'static str, &'static str)>| {
+            let values = labels.iter().map(|(_, value)| *value).collect();
+            let labels: Labels = labels.into_iter().map(|(label, value)| (label, value.to_owned())).collect();
+            (values, family.get_or_create_owned(&labels))
+        };
+        Labelled(combinations.into_iter().map(one).collect())
+    }
 }
 
 // === impl Labelled ===
 
 impl Labelled {
-    /// One more with that value; one that is not in the table is not counted.
-    fn count(&self, value: &str) {
-        if let Some((_, counter)) = self.0.iter().find(|(known, _)| *known == value) {
+    /// One more with these values; one that is not in the table is not counted.
+    fn count(&self, values: &[&str]) {
+        if let Some((_, counter)) = self.0.iter().find(|(known, _)| known == values) {
             counter.inc();
+        }
+    }
+}
+
+// === impl Roles ===
+
+impl Roles {
+    /// As the page has it.
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Agent => "agent",
+            Self::Controller => "controller",
+            Self::Both => "both",
         }
     }
 }
@@ -278,14 +453,14 @@ impl Drop for Waiter<'_> {
 
 /// The table as a page: `docs/metrics.md` below its mark.
 pub fn markdown() -> String {
-    let mut text = String::from("| metric | type | labels | meaning |\n|---|---|---|---|\n");
-    for Row { name, kind, label, meaning } in TABLE {
-        let labels = match label {
-            None => String::new(),
-            Some((label, [])) => format!("`{label}`"),
-            Some((label, values)) => format!("`{label}`: {}", values.join(", ")),
-        };
-        let _infallible = writeln!(text, "| `{PREFIX}_{name}` | {kind} | {labels} | {meaning} |");
+    let mut text = String::from("| metric | role | type | labels | meaning |\n|---|---|---|---|---|\n");
+    for Row { name, kind, role, labels, meaning } in TABLE {
+        let labels = labels.iter().map(|(label, values)| match values {
+            [] => format!("`{label}`"),
+            values => format!("`{label}`: {}", values.join(", ")),
+        });
+        let labels = labels.collect::<Vec<_>>().join("; ");
+        let _infallible = writeln!(text, "| `{PREFIX}_{name}` | {} | {kind} | {labels} | {meaning} |", role.as_str());
     }
     text
 }
@@ -295,21 +470,28 @@ mod tests {
     use super::*;
 
     /// What `/metrics` prints, written anew from the table: names, types, meanings and every label with every value.
-    fn printed_by_the_table() -> Vec<String> {
+    fn printed_by_the_table(of: Roles) -> Vec<String> {
         let mut lines = Vec::new();
-        for Row { name, kind, label, meaning } in TABLE {
+        for Row { name, kind, labels, meaning, .. } in TABLE.iter().filter(|row| [of, Roles::Both].contains(&row.role))
+        {
             let family = name.trim_end_matches("_total").trim_end_matches("_info");
             lines.push(format!("# HELP {PREFIX}_{family} {meaning}."));
             lines.push(format!("# TYPE {PREFIX}_{family} {kind}"));
-            match label {
-                Some((label, [])) => lines.push(format!("{PREFIX}_{name}{{{label}=}}")),
-                Some((label, values)) => {
+            match labels {
+                // Nobody is missed yet.
+                [("namespace", []), _] => {}
+                [(label, [])] => lines.push(format!("{PREFIX}_{name}{{{label}=}}")),
+                [(label, values)] => {
                     lines.extend(values.iter().map(|value| format!("{PREFIX}_{name}{{{label}={value}}}")));
                 }
-                None if *kind == "histogram" => {
+                [(one, ones), (other, others)] => {
+                    let pairs = ones.iter().flat_map(|a| others.iter().map(move |b| (a, b)));
+                    lines.extend(pairs.map(|(a, b)| format!("{PREFIX}_{name}{{{one}={a},{other}={b}}}")));
+                }
+                _ if *kind == "histogram" => {
                     lines.extend(["sum", "count", "bucket"].map(|sample| format!("{PREFIX}_{name}_{sample}")));
                 }
-                None => lines.push(format!("{PREFIX}_{name}")),
+                _ => lines.push(format!("{PREFIX}_{name}")),
             }
         }
         lines.push("# EOF".to_owned());
@@ -318,8 +500,8 @@ mod tests {
     }
 
     /// The same of what is really printed, without the numbers, the units, a histogram's buckets and our version.
-    fn printed() -> Vec<String> {
-        let text = Metrics::default().text();
+    fn printed(metrics: &Metrics) -> Vec<String> {
+        let text = metrics.text();
         let mut lines: Vec<String> = text
             .lines()
             .filter(|line| !line.starts_with("# UNIT"))
@@ -338,7 +520,18 @@ mod tests {
 
     #[test]
     fn what_is_printed_is_exactly_the_table() {
-        assert_eq!(printed(), printed_by_the_table());
+        assert_eq!(printed(&Metrics::default()), printed_by_the_table(Roles::Agent));
+        assert_eq!(printed(&Metrics::controller()), printed_by_the_table(Roles::Controller));
+    }
+
+    #[test]
+    fn who_is_missed_is_counted_anew_each_time() {
+        let metrics = Metrics::controller();
+        metrics.missed([("shop".to_owned(), "held", 3)]);
+        metrics.missed([("bank".to_owned(), "running", 1)]);
+        let text = metrics.text();
+        assert!(text.contains("\nlinkerd_gate_missed_pods{namespace=\"bank\",state=\"running\"} 1\n"), "{text}");
+        assert!(!text.contains("shop"), "{text}");
     }
 
     #[test]

@@ -7,12 +7,11 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::proving::{Proving, ProvingRaw};
 use super::table::Role;
-pub use super::value::IdentityBy;
-use super::value::{Address, Component, LogFormat, LogLevel, Mode, Taint};
-use super::{Problem, Problems, Reader, components, duration, given, namespace, word};
+use super::value::{LogFormat, LogLevel, Mode, Taint};
+use super::{Problems, Reader, duration, given, namespace, word};
 use crate::decide::node::{NodePolicy, TAINT_KEY};
-use crate::decide::{Policy, Probe};
 
 /// What `agent` was told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,14 +28,8 @@ pub struct Agent {
     pub node_policy: NodePolicy,
     /// Namespaces that the operator calls essential.
     pub essential: BTreeSet<String>,
-    /// What has to answer, beside the proof of injection.
-    pub require: BTreeSet<Component>,
-    /// How identity is known to be up.
-    pub identity_by: IdentityBy,
-    /// Where dry-run pods are sent to.
-    pub probe_namespace: String,
-    /// The API servers through which injection is proven; empty where the cluster tells.
-    pub api_servers: Vec<Address>,
+    /// How it proves injection, where it is the one that does.
+    pub proving: Proving,
     /// Where the id of the boot is read.
     pub boot_id_file: PathBuf,
     /// The port that it listens on.
@@ -50,6 +43,9 @@ pub struct Agent {
     /// How a log line is written.
     pub log_format: LogFormat,
 }
+
+/// Why a variable has to be there.
+const NEEDED: &str = "the agent cannot tell without it; it belongs to the DaemonSet, copy that whole";
 
 /// The variables as they came. A field for each row of [`super::table::AGENT`], which a test holds to it.
 #[derive(Debug, Default, Deserialize)]
@@ -90,18 +86,6 @@ impl Agent {
             Some(problems) => Err(problems),
         }
     }
-
-    /// What has to be proven before anything opens.
-    pub fn policy(&self) -> Policy {
-        // The chart's parts beyond those that every proof needs.
-        let probe = |component: &Component| match component {
-            Component::Injector => Probe::Injector,
-            Component::Identity => Probe::Identity,
-            Component::Destination => Probe::Destination,
-            Component::Policy => Probe::Policy,
-        };
-        self.require.iter().map(probe).fold(Policy::proven(), Policy::and)
-    }
 }
 
 // === impl Reader ===
@@ -120,22 +104,20 @@ impl Reader {
                 .unwrap_or(Duration::from_mins(10)),
         };
         Agent {
-            node: self.needed("LINKERD_GATE_NODE_NAME", raw.node_name),
-            pod: self.needed("LINKERD_GATE_POD_NAME", raw.pod_name),
-            namespace: self.needed("LINKERD_GATE_POD_NAMESPACE", raw.pod_namespace),
+            node: self.needed("LINKERD_GATE_NODE_NAME", raw.node_name, NEEDED),
+            pod: self.needed("LINKERD_GATE_POD_NAME", raw.pod_name, NEEDED),
+            namespace: self.needed("LINKERD_GATE_POD_NAMESPACE", raw.pod_namespace, NEEDED),
             mode: self.optional("LINKERD_GATE_MODE", raw.mode, word).unwrap_or(Mode::Enforce),
             node_policy,
             essential: self
                 .optional("LINKERD_GATE_ESSENTIAL_NAMESPACES", raw.essential_namespaces, namespaces)
                 .unwrap_or_default(),
-            require: self
-                .optional("LINKERD_GATE_REQUIRE", raw.require, components)
-                .unwrap_or_else(|| BTreeSet::from([Component::Injector, Component::Identity])),
-            identity_by: self.optional("LINKERD_GATE_IDENTITY", raw.identity, word).unwrap_or(IdentityBy::Ask),
-            probe_namespace: self
-                .optional("LINKERD_GATE_PROBE_NAMESPACE", raw.probe_namespace, namespace)
-                .map_or_else(|| "linkerd-gate-probe".to_owned(), |name| name.to_string()),
-            api_servers: self.optional("LINKERD_GATE_API_SERVERS", raw.api_servers, addresses).unwrap_or_default(),
+            proving: self.proving(ProvingRaw {
+                require: raw.require,
+                identity: raw.identity,
+                probe_namespace: raw.probe_namespace,
+                api_servers: raw.api_servers,
+            }),
             boot_id_file: given(raw.boot_id_file)
                 .map_or_else(|| "/proc/sys/kernel/random/boot_id".into(), PathBuf::from),
             port: self.optional("LINKERD_GATE_LISTEN", raw.listen, port).unwrap_or(4192),
@@ -145,18 +127,10 @@ impl Reader {
             log_format: self.optional("LINKERD_GATE_LOG_FORMAT", raw.log_format, word).unwrap_or(LogFormat::Plain),
         }
     }
-
-    fn needed(&mut self, variable: &str, value: Option<String>) -> String {
-        given(value).unwrap_or_else(|| {
-            let why = "the agent cannot tell without it; it belongs to the DaemonSet, copy that whole";
-            self.problems.push(Problem::absent(variable, why));
-            String::new()
-        })
-    }
 }
 
 /// A qualified name, as the API server checks a taint's key (k8s.io/apimachinery, `IsQualifiedName`).
-fn taint_key(text: &str) -> Result<String, String> {
+pub(super) fn taint_key(text: &str) -> Result<String, String> {
     let (prefix, name) = match text.split_once('/') {
         Some((prefix, name)) => (Some(prefix), name),
         None => (None, text),
@@ -184,12 +158,7 @@ fn namespaces(text: &str) -> Result<BTreeSet<String>, String> {
     text.split(',').map(str::trim).map(one).collect()
 }
 
-fn addresses(text: &str) -> Result<Vec<Address>, String> {
-    let one = |address: &str| address.parse().map_err(|why| format!("names {address:?}, which {why}"));
-    text.split(',').map(str::trim).map(one).collect()
-}
-
-fn port(text: &str) -> Result<u16, String> {
+pub(super) fn port(text: &str) -> Result<u16, String> {
     text.parse().ok().filter(|port| *port > 0).ok_or_else(|| "is not a port".to_owned())
 }
 
@@ -197,8 +166,9 @@ fn port(text: &str) -> Result<u16, String> {
 mod tests {
     use super::super::table;
     use super::*;
+    use crate::decide::{Policy, Probe};
 
-    const NEEDED: [(&str, &str); 3] = [
+    const GIVEN: [(&str, &str); 3] = [
         ("LINKERD_GATE_NODE_NAME", "node-0"),
         ("LINKERD_GATE_POD_NAME", "linkerd-gate-x2x9z"),
         ("LINKERD_GATE_POD_NAMESPACE", "linkerd-gate"),
@@ -209,7 +179,7 @@ mod tests {
     }
 
     fn with(variables: &[(&str, &str)]) -> Result<Agent, Problems> {
-        read(&[&NEEDED, variables].concat())
+        read(&[&GIVEN, variables].concat())
     }
 
     fn complaints(result: Result<Agent, Problems>) -> Vec<String> {
@@ -222,9 +192,9 @@ mod tests {
         assert_eq!(agent.mode, Mode::Enforce);
         assert_eq!(agent.node_policy.taint_key, "linkerd-gate/closed");
         assert_eq!(agent.node_policy.max_closed, Duration::from_mins(10));
-        assert_eq!(agent.policy(), Policy::proven());
-        assert_eq!((agent.port, agent.api_servers.len()), (4192, 0));
-        assert_eq!(complaints(read(&[])), NEEDED.map(|(name, _)| name));
+        assert_eq!(agent.proving.policy(), Policy::proven());
+        assert_eq!((agent.port, agent.proving.api_servers.len()), (4192, 0));
+        assert_eq!(complaints(read(&[])), GIVEN.map(|(name, _)| name));
     }
 
     #[test]
@@ -236,14 +206,14 @@ mod tests {
             match read(&without) {
                 Ok(without) if variable.example == variable.default => assert_eq!(without, whole, "{}", variable.name),
                 Ok(without) => assert_ne!(without, whole, "{} makes no difference", variable.name),
-                Err(_) => assert!(NEEDED.iter().any(|(name, _)| *name == variable.name), "{}", variable.name),
+                Err(_) => assert!(GIVEN.iter().any(|(name, _)| *name == variable.name), "{}", variable.name),
             }
         }
     }
 
     #[test]
     fn an_empty_optional_variable_is_its_default() {
-        for variable in table::AGENT.iter().filter(|variable| !NEEDED.iter().any(|(name, _)| *name == variable.name)) {
+        for variable in table::AGENT.iter().filter(|variable| !GIVEN.iter().any(|(name, _)| *name == variable.name)) {
             assert_eq!(with(&[(variable.name, "")]).unwrap(), with(&[]).unwrap(), "{}", variable.name);
         }
     }
@@ -270,7 +240,7 @@ mod tests {
 
     #[test]
     fn more_can_be_required_and_the_proof_of_injection_always_is() {
-        let policy = with(&[("LINKERD_GATE_REQUIRE", "destination")]).unwrap().policy();
+        let policy = with(&[("LINKERD_GATE_REQUIRE", "destination")]).unwrap().proving.policy();
         for probe in [Probe::Webhook, Probe::Injector, Probe::Injection, Probe::Identity, Probe::Destination] {
             assert!(policy.requires(probe), "{probe}");
         }

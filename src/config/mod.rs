@@ -1,7 +1,9 @@
 //! Configuration: the environment, read once, turned into meaning. Bad input is told before any I/O, all of it at once.
 
 mod agent;
+mod controller;
 mod problem;
+mod proving;
 pub mod table;
 mod value;
 
@@ -15,10 +17,14 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-pub use self::agent::{Agent, IdentityBy};
+pub use self::agent::Agent;
+pub use self::controller::Controller;
 pub use self::problem::{Problem, Problems};
+pub use self::proving::Proving;
 use self::table::Role;
-pub use self::value::{Address, Component, DnsName, LogFormat, LogLevel, Mode, OnMissed, OnTimeout, WhenMeshed};
+pub use self::value::{
+    Address, Component, DnsName, IdentityBy, LogFormat, LogLevel, Mode, OnMissed, OnTimeout, WhenMeshed,
+};
 
 /// The port that an agent serves on its node.
 pub const AGENT_PORT: u16 = 4192;
@@ -280,6 +286,14 @@ impl Reader {
                 .unwrap_or_else(|| service("linkerd-policy", 9990)),
             namespace,
         }
+    }
+
+    /// A variable that has to be there; `why` says what for.
+    fn needed(&mut self, variable: &str, value: Option<String>, why: &str) -> String {
+        given(value).unwrap_or_else(|| {
+            self.problems.push(Problem::absent(variable, why));
+            String::new()
+        })
     }
 
     /// An optional variable: nothing where it is absent or empty, or where its value was a problem.

@@ -200,6 +200,50 @@ pub const WAIT: &[Variable] = &[
     LOG_FORMAT,
 ];
 
+// What every role has that proves injection.
+
+const PROVING_REQUIRE: Variable = Variable {
+    name: "LINKERD_GATE_REQUIRE",
+    default: "injector,identity",
+    accepted: "a comma-separated list of injector, identity, destination, policy",
+    example: "injector,identity,destination",
+    purpose: "What has to answer before the gate opens. A proof of injection is required in any case.",
+};
+
+const PROVING_IDENTITY: Variable = Variable {
+    name: "LINKERD_GATE_IDENTITY",
+    default: "ask",
+    accepted: "ask, endpoints",
+    example: "endpoints",
+    purpose: "How identity is known to be up. ask: an empty Certify to one of its pods, from every node. endpoints: by its \
+              EndpointSlices alone, where a NetworkPolicy keeps agents out.",
+};
+
+const PROVING_PROBE_NAMESPACE: Variable = Variable {
+    name: "LINKERD_GATE_PROBE_NAMESPACE",
+    default: "linkerd-gate-probe",
+    accepted: "a namespace's name",
+    example: "linkerd-gate-probe",
+    purpose: "Where dry-run pods are sent to.",
+};
+
+const PROVING_API_SERVERS: Variable = Variable {
+    name: "LINKERD_GATE_API_SERVERS",
+    default: "the addresses in EndpointSlice default/kubernetes",
+    accepted: "a comma-separated list of HOST:PORT, [IPV6]:PORT",
+    example: "10.0.0.11:6443,10.0.0.12:6443",
+    purpose: "The API servers through which injection has to be proven, where that EndpointSlice does not tell.",
+};
+
+const TAINT_KEY: Variable = Variable {
+    name: "LINKERD_GATE_TAINT_KEY",
+    default: "linkerd-gate/closed",
+    accepted: "a taint's key",
+    example: "startup-taint.cluster-autoscaler.kubernetes.io/linkerd-gate",
+    purpose: "The key of the taint, for autoscalers that know startup taints by a prefix. The policies that confine us \
+              name it too.",
+};
+
 /// The variables of `agent`.
 pub const AGENT: &[Variable] = &[
     Variable {
@@ -237,14 +281,7 @@ pub const AGENT: &[Variable] = &[
         example: "never",
         purpose: "never: nodes are not tainted, the agent only answers /gate and proves injection.",
     },
-    Variable {
-        name: "LINKERD_GATE_TAINT_KEY",
-        default: "linkerd-gate/closed",
-        accepted: "a taint's key",
-        example: "startup-taint.cluster-autoscaler.kubernetes.io/linkerd-gate",
-        purpose: "The key of the taint, for autoscalers that know startup taints by a prefix. The policies that confine the \
-                  agent name it too.",
-    },
+    TAINT_KEY,
     Variable {
         name: "LINKERD_GATE_NODE_MAX_CLOSED",
         default: "10m",
@@ -261,35 +298,10 @@ pub const AGENT: &[Variable] = &[
                   does not select. Each needs the label linkerd-gate/essential=true as well, for the policy that confines the \
                   agent; the label alone is enough.",
     },
-    Variable {
-        name: "LINKERD_GATE_REQUIRE",
-        default: "injector,identity",
-        accepted: "a comma-separated list of injector, identity, destination, policy",
-        example: "injector,identity,destination",
-        purpose: "What has to answer before the gate opens. A proof of injection is required in any case.",
-    },
-    Variable {
-        name: "LINKERD_GATE_IDENTITY",
-        default: "ask",
-        accepted: "ask, endpoints",
-        example: "endpoints",
-        purpose: "How identity is known to be up. ask: an empty Certify to one of its pods, from every node. endpoints: by its \
-                  EndpointSlices alone, where a NetworkPolicy keeps agents out.",
-    },
-    Variable {
-        name: "LINKERD_GATE_PROBE_NAMESPACE",
-        default: "linkerd-gate-probe",
-        accepted: "a namespace's name",
-        example: "linkerd-gate-probe",
-        purpose: "Where dry-run pods are sent to.",
-    },
-    Variable {
-        name: "LINKERD_GATE_API_SERVERS",
-        default: "the addresses in EndpointSlice default/kubernetes",
-        accepted: "a comma-separated list of HOST:PORT, [IPV6]:PORT",
-        example: "10.0.0.11:6443,10.0.0.12:6443",
-        purpose: "The API servers through which injection has to be proven, where that EndpointSlice does not tell.",
-    },
+    PROVING_REQUIRE,
+    PROVING_IDENTITY,
+    PROVING_PROBE_NAMESPACE,
+    PROVING_API_SERVERS,
     Variable {
         name: "LINKERD_GATE_BOOT_ID_FILE",
         default: "/proc/sys/kernel/random/boot_id",
@@ -317,6 +329,132 @@ pub const AGENT: &[Variable] = &[
     LOG_FORMAT,
 ];
 
+/// The variables of `controller`.
+pub const CONTROLLER: &[Variable] = &[
+    Variable {
+        name: "LINKERD_GATE_NODE_NAME",
+        default: "none: it must be there",
+        accepted: "the downward API's spec.nodeName",
+        example: "node-0",
+        purpose: "Where this controller runs, for the Lease and for people.",
+    },
+    Variable {
+        name: "LINKERD_GATE_POD_NAME",
+        default: "none: it must be there",
+        accepted: "the downward API's metadata.name",
+        example: "linkerd-gate-controller-7d9c4-x2x9z",
+        purpose: "Tells this replica from the other.",
+    },
+    Variable {
+        name: "LINKERD_GATE_POD_NAMESPACE",
+        default: "none: it must be there",
+        accepted: "the downward API's metadata.namespace",
+        example: "linkerd-gate",
+        purpose: "Where the Leases and the agents are.",
+    },
+    Variable {
+        name: "LINKERD_GATE_POD_UID",
+        default: "none: it must be there",
+        accepted: "the downward API's metadata.uid",
+        example: "5f1d3a52-0b7e-4d6c-9a53-6f1f0f7f9a11",
+        purpose: "Tells this replica from one of the same name before it.",
+    },
+    Variable {
+        name: "LINKERD_GATE_MODE",
+        default: "enforce",
+        accepted: "enforce, audit",
+        example: "audit",
+        purpose: "audit decides, logs, counts and emits events, and writes nothing else.",
+    },
+    Variable {
+        name: "LINKERD_GATE_REPAIR",
+        default: "held",
+        accepted: "report, held, running",
+        example: "running",
+        purpose: "Which missed pods are replaced. report: none. held: those in which no app container has ever started. running: \
+                  those that run as well, by eviction. The annotation linkerd-gate/repair on a pod or a namespace overrides it.",
+    },
+    Variable {
+        name: "LINKERD_GATE_REPAIR_RATE",
+        default: "5/s",
+        accepted: "a whole number above 0, a slash, and s, m or h",
+        example: "30/m",
+        purpose: "How many pods are removed at most.",
+    },
+    Variable {
+        name: "LINKERD_GATE_REPAIR_BURST",
+        default: "10",
+        accepted: "a whole number from 1 to 1000",
+        example: "1",
+        purpose: "How many of them at once, after a time in which none was.",
+    },
+    Variable {
+        name: "LINKERD_GATE_REPAIR_COOLDOWN",
+        default: "10s",
+        accepted: "a duration of at least 1s, in s, m, h",
+        example: "1m",
+        purpose: "How long an owner is left alone after an eviction, and after a replacement that came back without a proxy.",
+    },
+    Variable {
+        name: "LINKERD_GATE_EVICTION",
+        default: "on with LINKERD_GATE_REPAIR=running, else off",
+        accepted: "on, off",
+        example: "on",
+        purpose: "Whether pods may be evicted, which needs the right pods/eviction: for `running` by annotation, and for Jobs whose \
+                  podFailurePolicy ignores DisruptionTarget.",
+    },
+    Variable {
+        name: "LINKERD_GATE_EVICTION_RATE",
+        default: "1/s",
+        accepted: "a whole number above 0, a slash, and s, m or h",
+        example: "6/m",
+        purpose: "How many pods are evicted at most, one at a time. They count among the removals as well.",
+    },
+    Variable {
+        name: "LINKERD_GATE_NUDGE",
+        default: "on",
+        accepted: "on, off",
+        example: "off",
+        purpose: "Whether owners whose creates were refused for want of injection are asked to try again once it is proven.",
+    },
+    Variable {
+        name: "LINKERD_GATE_NODE_MAX_CLOSED",
+        default: "10m",
+        accepted: "a duration of at least 1s, in s, m, h",
+        example: "30m",
+        purpose: "How long a node may be closed before it opens unproven, with a Warning.",
+    },
+    TAINT_KEY,
+    Variable {
+        name: "LINKERD_GATE_TOKEN_PROJECTION",
+        default: "on",
+        accepted: "on, off",
+        example: "off",
+        purpose: "What Linkerd was installed with as identity.serviceAccountTokenProjection: on for true, which is its default.",
+    },
+    PROVING_REQUIRE,
+    PROVING_IDENTITY,
+    PROVING_PROBE_NAMESPACE,
+    PROVING_API_SERVERS,
+    Variable {
+        name: "LINKERD_GATE_LISTEN",
+        default: "4192",
+        accepted: "a port from 1 to 65535",
+        example: "4193",
+        purpose: "The port of /live, /ready, /metrics and /gate.",
+    },
+    Variable {
+        name: "LINKERD_GATE_KUBECONFIG",
+        default: "none: the pod's service account",
+        accepted: "the path of a kubeconfig file",
+        example: "/etc/linkerd-gate/kubeconfig",
+        purpose: "How the API server is reached, for a controller that does not run in a pod.",
+    },
+    TERMINATION_LOG,
+    LOG_LEVEL,
+    LOG_FORMAT,
+];
+
 /// A role that is configured by environment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -324,6 +462,8 @@ pub enum Role {
     Wait,
     /// `agent`.
     Agent,
+    /// `controller`.
+    Controller,
 }
 
 /// The variable of that name, of whatever role. Where roles share a name they share its meaning.
@@ -335,13 +475,14 @@ pub fn find(name: &str) -> Option<&'static Variable> {
 
 impl Role {
     /// All of them.
-    pub const ALL: &[Self] = &[Self::Wait, Self::Agent];
+    pub const ALL: &[Self] = &[Self::Wait, Self::Agent, Self::Controller];
 
     /// Its subcommand.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Wait => "wait",
             Self::Agent => "agent",
+            Self::Controller => "controller",
         }
     }
 
@@ -350,6 +491,7 @@ impl Role {
         match self {
             Self::Wait => WAIT,
             Self::Agent => AGENT,
+            Self::Controller => CONTROLLER,
         }
     }
 
@@ -392,7 +534,7 @@ mod tests {
 
     #[test]
     fn every_name_has_the_prefix_and_stands_once() {
-        for table in [WAIT, AGENT] {
+        for table in [WAIT, AGENT, CONTROLLER] {
             let names: std::collections::BTreeSet<_> = table.iter().map(|variable| variable.name).collect();
             assert_eq!(names.len(), table.len());
             assert!(names.iter().all(|name| name.starts_with(PREFIX)));

@@ -105,6 +105,16 @@ words! {
 }
 
 words! {
+    /// A thing that is done, or not.
+    Switch {
+        /// It is.
+        On = "on",
+        /// It is not.
+        Off = "off",
+    }
+}
+
+words! {
     /// How identity is known to be up.
     IdentityBy {
         /// By asking one of its pods.

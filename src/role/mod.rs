@@ -1,4 +1,6 @@
 //! The roles: loops that join observation, decision and the cluster.
 
 pub mod agent;
+pub mod controller;
+mod proving;
 pub mod wait;

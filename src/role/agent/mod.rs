@@ -124,8 +124,8 @@ pub async fn run(settings: Agent, shutdown: impl Future<Output = &'static str>) 
     let lease_client = context.access.watching_the_lease()?;
     let follow_lease = pin!(cluster::lease::follow_lease(lease_client, &context.settings.namespace, lease_sink));
     let (mut follow_node, mut follow_lease) = (follow_node, follow_lease);
-    let ask_identity = identity::ask(Parts::new()?, context.settings.identity_by, addresses, identity_sink);
-    let follower = Follower::new(&context.settings.policy())?;
+    let ask_identity = identity::ask(Parts::new()?, context.settings.proving.identity_by, addresses, identity_sink);
+    let follower = Follower::new(&context.settings.proving.policy())?;
     let ends =
         Ends { node, lease: lease.clone(), identity, addresses: addresses_sink, gate: gate_sink, face: face_sink };
     let mut steward = Steward::new(Arc::clone(&context), follower, ends);

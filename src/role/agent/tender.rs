@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::Context;
-use super::watches::{Watched, join};
+use super::watches::Watched;
 use crate::cluster::essential::{self as pods, Tolerated};
 use crate::cluster::watch::Seen;
 use crate::config::Mode;
@@ -23,6 +23,7 @@ use crate::decide::essential::{self, PodView, Tolerate};
 use crate::decide::lease::LEADS_FOR;
 use crate::metrics::Written;
 use crate::retry::Schedule;
+use crate::role::proving::join;
 
 /// How long it rests where nothing has to be tried again.
 const REST: Duration = Duration::from_mins(1);

@@ -466,7 +466,7 @@ impl Steward {
 
 /// The answer before anything is known.
 pub(super) fn first_answer(context: &Context) -> Answer {
-    Answer::of(&Gate::closed(), &context.settings.policy(), None, unseen_node(context))
+    Answer::of(&Gate::closed(), &context.settings.proving.policy(), None, unseen_node(context))
 }
 
 fn unseen_node(context: &Context) -> NodeAnswer {

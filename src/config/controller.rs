@@ -1,0 +1,252 @@
+//! The configuration of `controller`.
+
+use std::ffi::OsString;
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::agent::{port, taint_key};
+use super::proving::{Proving, ProvingRaw};
+use super::table::Role;
+use super::value::{LogFormat, LogLevel, Mode, Switch};
+use super::{Problems, Reader, duration, given, word};
+use crate::decide::node::TAINT_KEY;
+use crate::decide::repair::{Rate, Repair, RepairPolicy};
+use crate::linkerd::TokenProjection;
+
+/// What `controller` was told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Controller {
+    /// The name of its node.
+    pub node: String,
+    /// The name of its pod.
+    pub pod: String,
+    /// The uid of its pod.
+    pub uid: String,
+    /// The namespace of its pod, its Lease and the agents.
+    pub namespace: String,
+    /// Whether it acts.
+    pub mode: Mode,
+    /// What is wanted of missed pods.
+    pub repair: RepairPolicy,
+    /// Whether refused owners are nudged.
+    pub nudges: bool,
+    /// How long a node may be closed whose agent is gone.
+    pub max_closed: Duration,
+    /// The key of the agents' taint.
+    pub taint_key: String,
+    /// How Linkerd was installed.
+    pub projection: TokenProjection,
+    /// How injection is proven.
+    pub proving: Proving,
+    /// The port that it listens on.
+    pub port: u16,
+    /// How the API server is reached; `None` is by the pod's service account.
+    pub kubeconfig: Option<PathBuf>,
+    /// Where the reason of a failed start is kept for `kubectl describe pod`.
+    pub termination_log: PathBuf,
+    /// How much is logged.
+    pub log_level: LogLevel,
+    /// How a log line is written.
+    pub log_format: LogFormat,
+}
+
+/// Why a variable has to be there.
+const NEEDED: &str = "the controller cannot tell without it; it belongs to the Deployment, copy that whole";
+
+/// The variables as they came. A field for each row of [`super::table::CONTROLLER`], which a test holds to it.
+#[derive(Debug, Default, Deserialize)]
+struct Raw {
+    node_name: Option<String>,
+    pod_name: Option<String>,
+    pod_namespace: Option<String>,
+    pod_uid: Option<String>,
+    mode: Option<String>,
+    repair: Option<String>,
+    repair_rate: Option<String>,
+    repair_burst: Option<String>,
+    repair_cooldown: Option<String>,
+    eviction: Option<String>,
+    eviction_rate: Option<String>,
+    nudge: Option<String>,
+    node_max_closed: Option<String>,
+    taint_key: Option<String>,
+    token_projection: Option<String>,
+    require: Option<String>,
+    identity: Option<String>,
+    probe_namespace: Option<String>,
+    api_servers: Option<String>,
+    listen: Option<String>,
+    kubeconfig: Option<String>,
+    termination_log: Option<String>,
+    log_level: Option<String>,
+    log_format: Option<String>,
+}
+
+// === impl Controller ===
+
+impl Controller {
+    /// Reads the variables of `controller` out of a process's environment; others are left alone.
+    ///
+    /// # Errors
+    /// Every variable with our prefix that is unknown, unreadable, absent and needed, or has a value that is not accepted.
+    pub fn read(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Self, Problems> {
+        let mut reader = Reader::default();
+        let raw: Raw = reader.raw(Role::Controller, variables);
+        let settings = reader.controller(raw);
+        match Problems::new(reader.problems) {
+            None => Ok(settings),
+            Some(problems) => Err(problems),
+        }
+    }
+}
+
+// === impl Reader ===
+
+impl Reader {
+    /// Goes on with a default after each problem: only the problems are used then.
+    fn controller(&mut self, raw: Raw) -> Controller {
+        let repair = self.optional("LINKERD_GATE_REPAIR", raw.repair, word).unwrap_or(Repair::Held);
+        let eviction = self.optional("LINKERD_GATE_EVICTION", raw.eviction, word);
+        let repair = RepairPolicy {
+            repair,
+            evicts: eviction.map_or(repair == Repair::Running, |eviction: Switch| eviction == Switch::On),
+            rate: self
+                .optional("LINKERD_GATE_REPAIR_RATE", raw.repair_rate, word)
+                .unwrap_or(Rate::per_second(NonZeroU32::new(5).unwrap_or(NonZeroU32::MIN))),
+            burst: self
+                .optional("LINKERD_GATE_REPAIR_BURST", raw.repair_burst, burst)
+                .unwrap_or(NonZeroU32::new(10).unwrap_or(NonZeroU32::MIN)),
+            eviction_rate: self
+                .optional("LINKERD_GATE_EVICTION_RATE", raw.eviction_rate, word)
+                .unwrap_or(Rate::per_second(NonZeroU32::MIN)),
+            cooldown: self
+                .optional("LINKERD_GATE_REPAIR_COOLDOWN", raw.repair_cooldown, duration)
+                .unwrap_or(Duration::from_secs(10)),
+        };
+        let projection = self.optional("LINKERD_GATE_TOKEN_PROJECTION", raw.token_projection, word);
+        Controller {
+            node: self.needed("LINKERD_GATE_NODE_NAME", raw.node_name, NEEDED),
+            pod: self.needed("LINKERD_GATE_POD_NAME", raw.pod_name, NEEDED),
+            uid: self.needed("LINKERD_GATE_POD_UID", raw.pod_uid, NEEDED),
+            namespace: self.needed("LINKERD_GATE_POD_NAMESPACE", raw.pod_namespace, NEEDED),
+            mode: self.optional("LINKERD_GATE_MODE", raw.mode, word).unwrap_or(Mode::Enforce),
+            repair,
+            nudges: self.optional("LINKERD_GATE_NUDGE", raw.nudge, word) != Some(Switch::Off),
+            max_closed: self
+                .optional("LINKERD_GATE_NODE_MAX_CLOSED", raw.node_max_closed, duration)
+                .unwrap_or(Duration::from_mins(10)),
+            taint_key: self
+                .optional("LINKERD_GATE_TAINT_KEY", raw.taint_key, taint_key)
+                .unwrap_or_else(|| TAINT_KEY.to_owned()),
+            projection: if projection == Some(Switch::Off) {
+                TokenProjection::Disabled
+            } else {
+                TokenProjection::Enabled
+            },
+            proving: self.proving(ProvingRaw {
+                require: raw.require,
+                identity: raw.identity,
+                probe_namespace: raw.probe_namespace,
+                api_servers: raw.api_servers,
+            }),
+            port: self.optional("LINKERD_GATE_LISTEN", raw.listen, port).unwrap_or(4192),
+            kubeconfig: given(raw.kubeconfig).map(PathBuf::from),
+            termination_log: given(raw.termination_log).map_or_else(|| "/dev/termination-log".into(), PathBuf::from),
+            log_level: self.optional("LINKERD_GATE_LOG_LEVEL", raw.log_level, word).unwrap_or(LogLevel::Info),
+            log_format: self.optional("LINKERD_GATE_LOG_FORMAT", raw.log_format, word).unwrap_or(LogFormat::Plain),
+        }
+    }
+}
+
+fn burst(text: &str) -> Result<NonZeroU32, String> {
+    let count: Option<NonZeroU32> = text.parse().ok();
+    count.filter(|count| count.get() <= 1000).ok_or_else(|| "is no whole number from 1 to 1000".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::super::table;
+    use super::*;
+
+    const GIVEN: [(&str, &str); 4] = [
+        ("LINKERD_GATE_NODE_NAME", "node-0"),
+        ("LINKERD_GATE_POD_NAME", "linkerd-gate-controller-7d9c4-x2x9z"),
+        ("LINKERD_GATE_POD_NAMESPACE", "linkerd-gate"),
+        ("LINKERD_GATE_POD_UID", "5f1d3a52"),
+    ];
+
+    fn read(variables: &[(&str, &str)]) -> Result<Controller, Problems> {
+        Controller::read(variables.iter().map(|(name, value)| ((*name).into(), (*value).into())))
+    }
+
+    fn with(variables: &[(&str, &str)]) -> Result<Controller, Problems> {
+        read(&[&GIVEN, variables].concat())
+    }
+
+    fn complaints(result: Result<Controller, Problems>) -> BTreeSet<String> {
+        result.unwrap_err().iter().map(|problem| problem.variable.clone()).collect()
+    }
+
+    #[test]
+    fn what_the_downward_api_gives_is_enough_and_nothing_that_runs_is_touched() {
+        let controller = with(&[]).unwrap();
+        assert_eq!((controller.repair.repair, controller.repair.evicts), (Repair::Held, false));
+        assert_eq!((controller.repair.rate.to_string(), controller.repair.burst.get()), ("5/s".to_owned(), 10));
+        assert!(controller.nudges);
+        assert_eq!(complaints(read(&[])), GIVEN.map(|(name, _)| name.to_owned()).into());
+    }
+
+    #[test]
+    fn eviction_goes_with_running_unless_it_is_said_otherwise() {
+        let evicts = |variables: &[(&str, &str)]| with(variables).unwrap().repair.evicts;
+        assert!(evicts(&[("LINKERD_GATE_REPAIR", "running")]));
+        assert!(!evicts(&[("LINKERD_GATE_REPAIR", "running"), ("LINKERD_GATE_EVICTION", "off")]));
+        assert!(evicts(&[("LINKERD_GATE_EVICTION", "on")]));
+    }
+
+    #[test]
+    fn every_example_in_the_table_is_taken_and_every_row_is_read() {
+        let all: Vec<_> = table::CONTROLLER.iter().map(|variable| (variable.name, variable.example)).collect();
+        // What one variable decides where another is silent.
+        let all: Vec<_> = all.into_iter().filter(|(name, _)| *name != "LINKERD_GATE_REPAIR").collect();
+        let whole = read(&all).unwrap();
+        for variable in table::CONTROLLER.iter().filter(|variable| variable.name != "LINKERD_GATE_REPAIR") {
+            let without: Vec<_> = all.iter().filter(|(name, _)| *name != variable.name).copied().collect();
+            match read(&without) {
+                Ok(without) if variable.example == variable.default => assert_eq!(without, whole, "{}", variable.name),
+                Ok(without) => assert_ne!(without, whole, "{} makes no difference", variable.name),
+                Err(_) => assert!(GIVEN.iter().any(|(name, _)| *name == variable.name), "{}", variable.name),
+            }
+        }
+    }
+
+    #[test]
+    fn every_bad_value_is_reported_all_at_once() {
+        let bad = [
+            ("LINKERD_GATE_MODE", "dry"),
+            ("LINKERD_GATE_REPAIR", "all"),
+            ("LINKERD_GATE_REPAIR_RATE", "fast"),
+            ("LINKERD_GATE_REPAIR_BURST", "0"),
+            ("LINKERD_GATE_REPAIR_COOLDOWN", "0s"),
+            ("LINKERD_GATE_EVICTION", "yes"),
+            ("LINKERD_GATE_EVICTION_RATE", "1"),
+            ("LINKERD_GATE_NUDGE", "true"),
+            ("LINKERD_GATE_NODE_MAX_CLOSED", "never"),
+            ("LINKERD_GATE_TAINT_KEY", "Bad Key/x"),
+            ("LINKERD_GATE_TOKEN_PROJECTION", "false"),
+            ("LINKERD_GATE_REQUIRE", "webhook"),
+            ("LINKERD_GATE_IDENTITY", "no"),
+            ("LINKERD_GATE_PROBE_NAMESPACE", "a.b"),
+            ("LINKERD_GATE_API_SERVERS", "10.0.0.1"),
+            ("LINKERD_GATE_LISTEN", "0"),
+            ("LINKERD_GATE_LOG_FORMAT", "xml"),
+            ("LINKERD_GATE_ON_MISSED", "hold"),
+        ];
+        assert_eq!(complaints(with(&bad)), bad.map(|(name, _)| name.to_owned()).into());
+    }
+}
