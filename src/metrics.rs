@@ -474,12 +474,14 @@ mod tests {
         let mut lines = Vec::new();
         for Row { name, kind, labels, meaning, .. } in TABLE.iter().filter(|row| [of, Roles::Both].contains(&row.role))
         {
+            // Nobody is missed yet, and a family without members is not printed.
+            if *name == "missed_pods" {
+                continue;
+            }
             let family = name.trim_end_matches("_total").trim_end_matches("_info");
             lines.push(format!("# HELP {PREFIX}_{family} {meaning}."));
             lines.push(format!("# TYPE {PREFIX}_{family} {kind}"));
             match labels {
-                // Nobody is missed yet.
-                [("namespace", []), _] => {}
                 [(label, [])] => lines.push(format!("{PREFIX}_{name}{{{label}=}}")),
                 [(label, values)] => {
                     lines.extend(values.iter().map(|value| format!("{PREFIX}_{name}{{{label}={value}}}")));

@@ -18,6 +18,7 @@
 //! - [`node`]: what becomes of a node's taint and annotation.
 //! - [`essential`]: what must be able to run on a closed node, so that nothing waits for itself.
 //! - [`by_hand`]: the broken glass: a person's word, with an end.
+//! - [`orphan`]: closed nodes whose agent is gone.
 //! - [`nudge`]: which refused owners are asked to try again, and how many at a time.
 //! - [`repair`]: which missed pods are replaced, when, and how.
 //! - [`answer`]: what an agent tells whoever asks `/gate`.
@@ -32,6 +33,7 @@ pub mod gate;
 pub mod lease;
 pub mod node;
 pub mod nudge;
+pub mod orphan;
 pub mod outcome;
 pub mod parts;
 pub mod policy;

@@ -46,6 +46,8 @@ pub struct NodeView {
     pub by_hand: Option<String>,
     /// When it joined the cluster, by the API server's clock, in seconds since the Unix epoch.
     pub created: Option<i64>,
+    /// Whether it is ready.
+    pub ready: bool,
     /// Whether its kubelet says that the machine is shutting down.
     pub shutting_down: bool,
 }
@@ -162,7 +164,8 @@ impl NodeView {
     pub fn of(node: &Node) -> Self {
         let metadata = &node.metadata;
         let annotation = |key| metadata.annotations.as_ref().and_then(|all| all.get(key)).cloned();
-        let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
+        let mut conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
+        let ready = conditions.find(|condition| condition.type_ == "Ready");
         Self {
             name: metadata.name.clone().unwrap_or_default(),
             uid: metadata.uid.clone().unwrap_or_default(),
@@ -172,10 +175,10 @@ impl NodeView {
             opened_boot: annotation(OPENED_BOOT),
             by_hand: annotation(super::by_hand::ANNOTATION),
             created: metadata.creation_timestamp.as_ref().map(|time| time.0.as_second()),
+            ready: ready.is_some_and(|condition| condition.status == "True"),
             // Kubelet's own words (pkg/kubelet/nodeshutdown): there is no reason of its own for it.
-            shutting_down: conditions.into_iter().any(|condition| {
-                condition.type_ == "Ready"
-                    && condition.status == "False"
+            shutting_down: ready.is_some_and(|condition| {
+                condition.status == "False"
                     && condition.message.as_deref().is_some_and(|message| message.contains("node is shutting down"))
             }),
         }
