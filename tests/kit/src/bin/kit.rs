@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use linkerd_gate_kit::{
     image::{Architecture, Image, size_of, static_binary},
-    parts::{ApiParts, NodeParts, find_kwok},
+    parts::{ApiParts, NodeParts, find_helm, find_kwok},
 };
 
 /// The test kit's tools: genuine cluster parts, images without a container engine.
@@ -92,6 +92,7 @@ fn parts(set: Set) -> Result<()> {
         Set::Node => println!("{:#?}", NodeParts::find()?),
     }
     println!("kwok: {}", find_kwok()?.display());
+    println!("helm: {}", find_helm()?.display());
     Ok(())
 }
 

@@ -100,6 +100,23 @@ pub(super) const KWOK: Group = Group {
     cold: Duration::from_secs(75),
 };
 
+pub(super) const HELM: Group = Group {
+    name: "helm",
+    go_mod: include_str!("../../parts/helm/go.mod"),
+    go_sum: include_str!("../../parts/helm/go.sum"),
+    packages: &["helm.sh/helm/v3/cmd/helm"],
+    // As Helm's own releases are built: charts ask for its version, and for the Kubernetes that it takes where it is told
+    // of none, which is that of its libraries. Without it that is 1.20.
+    linked: &[
+        ("helm.sh/helm/v3/internal/version.version", "v3.21.4"),
+        ("helm.sh/helm/v3/pkg/chartutil.k8sVersionMajor", "1"),
+        ("helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor", "36"),
+        ("helm.sh/helm/v3/pkg/lint/rules.k8sVersionMajor", "1"),
+        ("helm.sh/helm/v3/pkg/lint/rules.k8sVersionMinor", "36"),
+    ],
+    cold: Duration::from_secs(95),
+};
+
 // === impl Group ===
 
 impl Group {
@@ -211,7 +228,7 @@ fn explain(words: &str) -> String {
 mod tests {
     use super::*;
 
-    const ALL: &[&Group] = &[&ETCD, &CONTROL, &NODE, &CONTAINERD, &COREDNS, &KWOK];
+    const ALL: &[&Group] = &[&ETCD, &CONTROL, &NODE, &CONTAINERD, &COREDNS, &KWOK, &HELM];
 
     #[test]
     fn every_program_is_a_tool_of_its_pinned_module_file() {
@@ -236,6 +253,20 @@ mod tests {
         // The libraries carry the same version under 0.x.
         let library = version.replacen("v1.", "v0.", 1);
         assert!(CONTROL.go_mod.contains(&format!("k8s.io/api => k8s.io/api {library}\n")));
+    }
+
+    #[test]
+    fn helm_is_told_its_own_version_and_that_of_its_kubernetes_libraries() {
+        let linked = |name: &str| {
+            let found = HELM.linked.iter().filter(|(variable, _)| variable.ends_with(name));
+            found.map(|(_, value)| *value).collect::<Vec<_>>()
+        };
+        assert_eq!(linked("version.version"), [HELM.version("helm.sh/helm/v3")]);
+        assert_eq!(linked("k8sVersionMajor"), ["1", "1"]);
+        for minor in linked("k8sVersionMinor") {
+            let library = HELM.version("k8s.io/client-go");
+            assert!(library.starts_with(&format!("v0.{minor}.")), "{minor} is linked in, {library} is built");
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! of an hour on two cores; after that a call costs milliseconds.
 //!
 //! There are two sets, so that a test of API size does not wait for a container runtime: [`ApiParts`] and [`NodeParts`]. Who
-//! asks for fake nodes needs [kwok](find_kwok) too.
+//! asks for fake nodes needs [kwok](find_kwok) too, who renders the chart [Helm](find_helm).
 
 mod cache;
 mod debian;
@@ -113,6 +113,13 @@ impl NodeParts {
 /// [sandbox](crate::cluster::sandbox) nothing can be fetched: a test that needs it there finds it before.
 pub fn find_kwok() -> Result<PathBuf> {
     Ok(group::KWOK.build()?.join("kwok"))
+}
+
+/// Finds Helm, which renders the chart, or fetches and builds it.
+///
+/// This blocks, for a minute and a half when the cache is cold, and says so on stderr.
+pub fn find_helm() -> Result<PathBuf> {
+    Ok(group::HELM.build()?.join("helm"))
 }
 
 /// The Kubernetes release that the parts are built from, for instance `v1.36.3`.
