@@ -12,7 +12,7 @@ CARGO_DENY := $(CACHE)/tools/cargo-deny/bin/cargo-deny
 
 .PHONY: help
 help: ## List the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 .PHONY: demo
 demo: ## Play a cluster boot without and with the gate: real processes, no cluster, a table and a picture
@@ -50,6 +50,10 @@ lint: $(CARGO_DENY) ## Check format, lints, licences, banned crates and document
 .PHONY: docs
 docs: ## Write the reference pages anew from the tables in the source
 	UPDATE_DOCS=1 cargo test --locked --quiet --test manifests is_the_table
+
+.PHONY: manifests
+manifests: ## Render deploy/manifests anew from deploy/chart
+	UPDATE_MANIFESTS=1 cargo test --locked --quiet --test chart the_manifests_are_what
 
 # Advisories need the advisory database, which not every machine can reach: the workflow checks them.
 .PHONY: advisories

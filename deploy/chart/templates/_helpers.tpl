@@ -1,0 +1,76 @@
+{{/* Whom the policies that confine the agent are about. */}}
+{{- define "linkerd-gate.agentUser" -}}
+system:serviceaccount:{{ .Release.Namespace }}:linkerd-gate-agent
+{{- end }}
+
+{{/* The image, by digest where there is one. */}}
+{{- define "linkerd-gate.image" -}}
+{{- with .Values.image -}}
+{{ .repository }}{{ if .digest }}@{{ .digest }}{{ else }}:{{ .tag | default $.Chart.AppVersion }}{{ end }}
+{{- end }}
+{{- end }}
+
+{{/* The namespace of linkerd-gate itself. */}}
+{{- define "linkerd-gate.ownNamespace" -}}
+# The agent's own namespace. No webhook of Linkerd's is called for it, so nothing here waits for Linkerd.
+apiVersion: v1
+kind: Namespace
+metadata:
+  name: {{ .Release.Namespace }}
+  labels:
+    linkerd.io/extension: gate
+    config.linkerd.io/admission-webhooks: disabled
+    # The agent is on its host's network, which every other level refuses.
+    pod-security.kubernetes.io/enforce: privileged
+  annotations:
+    linkerd.io/inject: disabled
+{{- end }}
+
+{{/* The namespace of dry-run pods. */}}
+{{- define "linkerd-gate.probeNamespace" -}}
+# Where injection is proven: dry-run pods are created here and none ever runs (20-confinement.yaml).
+apiVersion: v1
+kind: Namespace
+metadata:
+  name: {{ .Values.probeNamespace }}
+  labels:
+    linkerd-gate/guard: exempt
+    # What the injector adds (NET_ADMIN) must not be what refuses the pod.
+    pod-security.kubernetes.io/enforce: privileged
+  annotations:
+    linkerd.io/inject: enabled
+{{- end }}
+
+{{/* Ends the rendering where a namespace is of another's, or is not as it has to be in the cluster that Helm talks to. */}}
+{{- define "linkerd-gate.checkNamespaces" -}}
+{{- $own := .Release.Namespace -}}
+{{- if or (eq $own "default") (hasPrefix "kube-" $own) -}}
+{{- fail (printf "linkerd-gate needs a namespace of its own, and %s is none: say --namespace linkerd-gate" $own) -}}
+{{- end -}}
+{{- if eq $own .Values.probeNamespace -}}
+{{- fail (printf "probeNamespace is %s, where linkerd-gate itself is: it has to be another one, in which nothing runs" $own) -}}
+{{- end -}}
+{{- /* Nothing is found where Helm only renders, or the release would be without these two. */ -}}
+{{- if lookup "v1" "Namespace" "" "kube-system" -}}
+{{- $how := printf "kubectl apply -f deploy/manifests/10-namespaces.yaml, or: helm template CHART --namespace %s --set createNamespaces=true,probeNamespace=%s --show-only templates/namespaces.yaml | kubectl apply -f -" $own .Values.probeNamespace -}}
+{{- if .Values.createNamespaces -}}
+{{- fail (printf "createNamespaces is for `helm template`: Helm keeps its records in the namespace %s, which has to be there before. Leave it false, and make both namespaces first: %s" $own $how) -}}
+{{- end -}}
+{{- range list "linkerd-gate.ownNamespace" "linkerd-gate.probeNamespace" -}}
+{{- $wanted := include . $ | fromYaml -}}
+{{- $name := $wanted.metadata.name -}}
+{{- $found := lookup "v1" "Namespace" "" $name -}}
+{{- if not $found -}}
+{{- fail (printf "the namespace %s has to be there before, with labels of its own: %s" $name $how) -}}
+{{- end -}}
+{{- range $field := list "labels" "annotations" -}}
+{{- range $key, $value := get $wanted.metadata $field -}}
+{{- $is := get (get $found.metadata $field | default dict) $key -}}
+{{- if ne $is $value -}}
+{{- fail (printf "the namespace %s has to have %s=%s among its %s, and has %q: %s" $name $key $value $field $is $how) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end }}

@@ -1,0 +1,9 @@
+//! The chart, rendered by genuine Helm: its files are those of `deploy/manifests`, its values do what they say, and a genuine
+//! API server takes what comes of it.
+
+mod files;
+mod helm;
+mod install;
+
+mod values;
+mod variables;

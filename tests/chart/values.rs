@@ -1,0 +1,156 @@
+//! Every value does something, and a wrong one is refused by its name.
+
+use serde_json::{Value, json};
+
+use crate::helm::{NAMESPACE, Setting, another, chart, default_of, leaves, refusal, render, schema, set, values};
+
+/// Everything that can be switched on.
+fn all_on() -> Vec<Setting> {
+    leaves().into_iter().filter(|path| path.ends_with(".enabled")).map(|path| (path, Value::Bool(true))).collect()
+}
+
+/// With everything on but what is looked at: what a part that is off makes of a value shows nothing.
+#[test]
+fn every_value_changes_what_comes_of_the_chart() {
+    let on = all_on();
+    let with_all_on = render(NAMESPACE, &on);
+    for path in leaves() {
+        let mut settings = on.clone();
+        settings.retain(|(switch, _)| *switch != path);
+        let is_switch = settings.len() < on.len();
+        let value = if is_switch { Value::Bool(false) } else { another(&path) };
+        settings.push((path.clone(), value));
+        assert_ne!(render(NAMESPACE, &settings), with_all_on, "{path} makes no difference");
+    }
+}
+
+#[test]
+fn every_value_has_a_comment_above_it() {
+    let text = std::fs::read_to_string(chart().join("values.yaml")).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    let mut section = String::new();
+    let mut commented = Vec::new();
+    for (number, line) in lines.iter().enumerate() {
+        let Some((name, _)) = line.split_once(':').filter(|_| !line.trim_start().starts_with('#')) else { continue };
+        let path = match name.strip_prefix("  ") {
+            None => {
+                name.clone_into(&mut section);
+                name.to_owned()
+            }
+            Some(name) => format!("{section}.{name}"),
+        };
+        if number > 0 && lines[number - 1].trim_start().starts_with('#') {
+            commented.push(path);
+        }
+    }
+    let without: Vec<String> = leaves().into_iter().filter(|path| !commented.contains(path)).collect();
+    assert!(without.is_empty(), "{without:?}");
+}
+
+/// As the schema names it: `/agent/mode`.
+fn as_named(path: &str) -> String {
+    format!("'/{}'", path.replace('.', "/"))
+}
+
+#[test]
+fn a_value_of_another_kind_is_refused_by_its_name() {
+    for path in leaves() {
+        let wrong = if default_of(&path).is_object() { json!("text") } else { json!({"of": "another kind"}) };
+        let said = refusal(NAMESPACE, &[(path.clone(), wrong)]);
+        assert!(said.contains(&as_named(&path)), "{path}: {said}");
+    }
+}
+
+#[test]
+fn a_text_that_is_not_accepted_is_refused_by_its_name() {
+    let checked: Vec<String> = leaves()
+        .into_iter()
+        .filter(|path| schema(path).get("enum").is_some() || schema(path).get("pattern").is_some())
+        .collect();
+    assert!(checked.len() >= 14, "{checked:?}");
+    for path in checked {
+        // What would end a string of the policies' expressions, and of YAML.
+        let said = refusal(NAMESPACE, &[set(&path, "no' such\" value ")]);
+        assert!(said.contains(&as_named(&path)), "{path}: {said}");
+    }
+    let item = refusal(NAMESPACE, &[set("agent.essentialNamespaces", vec!["storage", "Not A Name"])]);
+    assert!(item.contains("'/agent/essentialNamespaces/1'"), "{item}");
+}
+
+#[test]
+fn a_value_that_nobody_knows_is_refused_by_its_name() {
+    let sections = values().as_object().unwrap().clone().into_iter().filter(|(_, value)| value.is_object());
+    let unknown = sections.map(|(section, _)| format!("{section}.mod")).chain(["agents".to_owned()]);
+    for path in unknown {
+        let name = path.rsplit('.').next().unwrap();
+        let said = refusal(NAMESPACE, &[set(&path, "audit")]);
+        assert!(said.contains(&format!("'{name}' not allowed")), "{path}: {said}");
+    }
+}
+
+#[test]
+fn a_value_cannot_be_taken_away_where_something_else_would_then_be_named() {
+    for path in ["probeNamespace", "image.repository", "agent.taintKey", "agent.listen"] {
+        let said = refusal(NAMESPACE, &[(path.to_owned(), Value::Null)]);
+        assert!(said.contains(path.rsplit('.').next().unwrap()), "{path}: {said}");
+    }
+}
+
+#[test]
+fn a_namespace_that_is_not_its_own_is_refused() {
+    for namespace in ["default", "kube-system"] {
+        let said = refusal(namespace, &[]);
+        assert!(said.contains("--namespace linkerd-gate"), "{said}");
+    }
+    let said = refusal("gate-proofs", &[set("probeNamespace", "gate-proofs")]);
+    assert!(said.contains("probeNamespace is gate-proofs"), "{said}");
+}
+
+/// The agent's user, its namespaces and its taint stand in the policies, in the rights and in its own variables.
+#[test]
+fn another_namespace_and_another_taint_are_named_everywhere() {
+    let mut settings = all_on();
+    settings.extend([
+        set("createNamespaces", true),
+        set("probeNamespace", "gate-proofs"),
+        set("agent.taintKey", "example.com/starting"),
+    ]);
+    let documents = render("mesh-gate", &settings);
+    for document in &documents {
+        for name in ["linkerd-gate-probe", "linkerd-gate/closed", "system:serviceaccount:linkerd-gate:"] {
+            // The policy for the probe namespace is called that, whatever the namespace's own name.
+            let policy =
+                |line: &str| ["name: linkerd-gate-probe", "policyName: linkerd-gate-probe"].contains(&line.trim());
+            let found = document.text.lines().find(|line| line.contains(name) && !policy(line));
+            assert_eq!(found, None, "{}", document.template);
+        }
+        let value = document.value();
+        let mut namespaces = vec![&value["metadata"]["namespace"]];
+        namespaces.extend(value["subjects"].as_array().into_iter().flatten().map(|subject| &subject["namespace"]));
+        for namespace in namespaces.into_iter().filter_map(Value::as_str) {
+            assert!(["mesh-gate", "gate-proofs", "default"].contains(&namespace), "{}: {namespace}", document.template);
+        }
+    }
+    let policies = documents.iter().filter(|document| document.text.contains("'system:serviceaccount:mesh-gate:"));
+    assert_eq!(policies.count(), 5, "policies about the agent");
+}
+
+#[test]
+fn the_image_is_named_by_digest_else_by_tag_else_by_the_charts_version() {
+    let image = |settings: &[Setting]| {
+        let daemon_set =
+            render(NAMESPACE, settings).into_iter().find(|document| document.text.contains("kind: DaemonSet"));
+        daemon_set.unwrap().value()["spec"]["template"]["spec"]["containers"][0]["image"].as_str().unwrap().to_owned()
+    };
+    let digest = another("image.digest");
+    let repository = set("image.repository", "registry.example.com:5000/gate");
+    assert_eq!(
+        image(std::slice::from_ref(&repository)),
+        concat!("registry.example.com:5000/gate:", env!("CARGO_PKG_VERSION"))
+    );
+    assert_eq!(image(&[repository.clone(), set("image.tag", "1.2.3")]), "registry.example.com:5000/gate:1.2.3");
+    assert_eq!(
+        image(&[repository, set("image.tag", "1.2.3"), set("image.digest", digest.clone())]),
+        format!("registry.example.com:5000/gate@{}", digest.as_str().unwrap())
+    );
+}
