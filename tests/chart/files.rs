@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use serde_json::Value;
+
 use crate::helm::{Document, NAMESPACE, chart, helm, render, root, set};
 
 /// A file of `deploy/manifests`.
@@ -11,13 +13,13 @@ struct File {
     name: &'static str,
     /// The templates that it is made of, in this order, below the chart's `templates`.
     templates: &'static [&'static str],
-    /// What is switched on for it, beside what is by default.
-    switches: &'static [&'static str],
+    /// What is not as by default there: the values' paths, and what they are, in JSON.
+    settings: &'static [(&'static str, &'static str)],
 }
 
 /// Every file. Another one is another entry here, and `make manifests`: deploy/chart/README.md says how.
 const FILES: &[File] = &[
-    File { name: "10-namespaces.yaml", templates: &["namespaces.yaml"], switches: &["createNamespaces"] },
+    File { name: "10-namespaces.yaml", templates: &["namespaces.yaml"], settings: &[("createNamespaces", "true")] },
     File {
         name: "20-confinement.yaml",
         templates: &[
@@ -28,7 +30,7 @@ const FILES: &[File] = &[
             "agent/confinement/events.yaml",
             "probe.yaml",
         ],
-        switches: &[],
+        settings: &[],
     },
     File {
         name: "30-rights.yaml",
@@ -38,21 +40,24 @@ const FILES: &[File] = &[
             "agent/rights/probe-namespace.yaml",
             "agent/rights/events.yaml",
         ],
-        switches: &[],
+        settings: &[],
     },
-    File { name: "40-daemonset.yaml", templates: &["agent/daemonset.yaml"], switches: &[] },
+    File { name: "40-daemonset.yaml", templates: &["agent/daemonset.yaml"], settings: &[] },
 ];
 
 // === impl File ===
 
 impl File {
     fn documents(&self) -> Vec<Document> {
-        let switches: Vec<_> = self.switches.iter().map(|path| set(path, true)).collect();
-        let rendered = render(NAMESPACE, &switches);
+        let json = |text: &str| {
+            serde_json::from_str::<Value>(text).unwrap_or_else(|error| panic!("{}: {text}: {error}", self.name))
+        };
+        let settings: Vec<_> = self.settings.iter().map(|(path, value)| set(path, json(value))).collect();
+        let rendered = render(NAMESPACE, &settings);
         let of = |template: &&str| {
             let documents: Vec<_> =
                 rendered.iter().filter(|document| document.template == *template).cloned().collect();
-            assert!(!documents.is_empty(), "{template} renders to nothing with {:?}", self.switches);
+            assert!(!documents.is_empty(), "{template} renders to nothing with {:?}", self.settings);
             documents
         };
         self.templates.iter().flat_map(of).collect()
@@ -105,10 +110,14 @@ fn the_manifests_are_what_the_chart_renders() {
 }
 
 #[test]
-fn every_template_is_rendered_to_one_file_and_no_file_has_another_origin() {
+fn every_template_is_in_a_file_and_no_file_has_another_origin() {
     let mut templates = BTreeSet::new();
-    for template in FILES.iter().flat_map(|file| file.templates) {
-        assert!(templates.insert((*template).to_owned()), "{template} is in two files");
+    for file in FILES {
+        for template in file.templates {
+            let first = templates.insert((*template).to_owned());
+            // Optional files may be variants of one another; the others are applied together.
+            assert!(first || file.name.starts_with("optional/"), "{template} is in two files, {} is one", file.name);
+        }
     }
     assert_eq!(yaml_below(&chart().join("templates")), templates);
     let names: BTreeSet<String> = FILES.iter().map(|file| file.name.to_owned()).collect();
@@ -119,7 +128,7 @@ fn every_template_is_rendered_to_one_file_and_no_file_has_another_origin() {
 #[test]
 fn what_the_chart_installs_by_itself_is_what_is_not_optional() {
     let by_itself: BTreeSet<String> = render(NAMESPACE, &[]).into_iter().map(|document| document.template).collect();
-    let files = FILES.iter().filter(|file| !file.name.starts_with("optional/") && file.switches.is_empty());
+    let files = FILES.iter().filter(|file| !file.name.starts_with("optional/") && file.settings.is_empty());
     let expected: BTreeSet<String> =
         files.flat_map(|file| file.templates).map(|template| (*template).to_owned()).collect();
     assert_eq!(by_itself, expected);
@@ -128,7 +137,7 @@ fn what_the_chart_installs_by_itself_is_what_is_not_optional() {
 #[test]
 fn the_chart_is_of_this_version_and_helm_finds_nothing_wrong_with_it() {
     let text = std::fs::read_to_string(chart().join("Chart.yaml")).unwrap();
-    let about: serde_json::Value = serde_saphyr::from_str(&text).unwrap();
+    let about: Value = serde_saphyr::from_str(&text).unwrap();
     for field in ["version", "appVersion"] {
         assert_eq!(about[field], env!("CARGO_PKG_VERSION"), "{field}");
     }
