@@ -146,3 +146,19 @@ fn the_chart_is_of_this_version_and_helm_finds_nothing_wrong_with_it() {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     }
 }
+
+#[test]
+fn an_older_kubernetes_than_the_api_types_are_for_is_refused() {
+    let on = |version: &str| {
+        let mut helm = helm();
+        helm.args(["template", "linkerd-gate", "--namespace", NAMESPACE, "--kube-version", version]).arg(chart());
+        helm.output().unwrap()
+    };
+    // With what providers append to it.
+    for version in ["1.33.0", "v1.33.4-eks-99d6cc0", "1.36.3"] {
+        assert!(on(version).status.success(), "{version}");
+    }
+    let refused = on("1.32.9");
+    assert!(!refused.status.success());
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("chart requires kubeVersion: >=1.33"), "{refused:?}");
+}

@@ -137,11 +137,17 @@ impl Stage {
         let rendered = render(NAMESPACE, &[]).len();
         ensure!(installed.len() == rendered, "{rendered} objects were rendered, and these are there: {installed:#?}");
 
+        let chart = chart();
+        let path = chart.to_str().context("a path")?;
+        let words = ["upgrade", "linkerd-gate", path, "--namespace", NAMESPACE];
+        self.helm(&words, &[set("agent.mode", "audit")]).await.map_err(anyhow::Error::msg)?;
+        let agents = ["get", "daemonset", "linkerd-gate", "--namespace", NAMESPACE, "--output=yaml"];
+        let agents = self.kubectl(&agents, "").await?;
+        ensure!(agents.contains("name: LINKERD_GATE_MODE"), "{agents}");
+
         // A second one is refused before anything of the first is touched.
         let elsewhere = ["get", "namespace", ELSEWHERE, "--ignore-not-found", "--output=name"];
         ensure!(self.kubectl(&elsewhere, "").await?.is_empty(), "{ELSEWHERE} is there");
-        let chart = chart();
-        let path = chart.to_str().context("a path")?;
         let words = ["template", path, "--namespace", ELSEWHERE, "--show-only", "templates/namespaces.yaml"];
         let settings = [set("createNamespaces", true), set("probeNamespace", another("probeNamespace"))];
         let made = self.helm(&words, &settings).await.map_err(anyhow::Error::msg)?;
