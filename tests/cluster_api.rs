@@ -13,7 +13,7 @@ use linkerd_gate::cluster::node::PatchError;
 use linkerd_gate::cluster::probe::{self, Proof};
 use linkerd_gate::cluster::{self, Deletion, NotReplaced, Replacing, RequestError, event, lease, node};
 use linkerd_gate::decide::essential::Tolerate;
-use linkerd_gate::decide::lease::{Holder, Record};
+use linkerd_gate::decide::lease::{Holder, NAME, Record};
 use linkerd_gate::decide::node::{Change, Edit, NodeView, TAINT_KEY};
 use linkerd_gate::decide::{Gate, Outcome, Publication};
 use scripted::{Step, scripted, status};
@@ -408,7 +408,7 @@ fn lease_json(version: &str) -> Value {
 
 async fn write_lease(record: Option<&Record>, step: Step) -> Result<Record, LeaseError> {
     scripted(vec![step], async |client| {
-        lease::write(client, "linkerd-gate", record, &me(), &publication(), now()).await
+        lease::write(client, "linkerd-gate", NAME, record, &me(), Some(&publication()), now()).await
     })
     .await
 }
@@ -458,7 +458,7 @@ async fn a_lease_is_made_taken_renewed_and_given_up_under_its_version() {
     let mut free = lease_json("8");
     free["spec"]["holderIdentity"] = "".into();
     let steps = vec![patch_lease(body, (StatusCode::OK, free))];
-    let left = scripted(steps, async |client| lease::give_up(client, "linkerd-gate", &ours, now()).await).await;
+    let left = scripted(steps, async |client| lease::give_up(client, "linkerd-gate", NAME, &ours, now()).await).await;
     assert_eq!(left.unwrap().holder, None);
 }
 

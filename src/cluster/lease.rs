@@ -1,4 +1,4 @@
-//! The Lease `linkerd-gate`: its watch, and what a prover writes to it.
+//! Our Leases: their watch, and what a holder writes. A prover's carries its verdict, a controller's nothing.
 
 use std::convert::Infallible;
 
@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use super::failure::describe;
 use super::watch::{Seen, follow};
 use crate::decide::Publication;
-use crate::decide::lease::{DURATION, Holder, NAME, Record, VERDICT};
+use crate::decide::lease::{DURATION, Holder, Record, VERDICT};
 
 /// Why the Lease was not written.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -27,66 +27,78 @@ pub enum LeaseError {
     Failed(String),
 }
 
-/// Follows the Lease, for ever.
-pub async fn follow_lease(client: Client, namespace: &str, sink: watch::Sender<Seen<Record>>) -> Infallible {
-    let config = watcher::Config::default().fields(&format!("metadata.name={NAME}"));
+/// Follows the Lease of that name, for ever.
+pub async fn follow_lease(
+    client: Client,
+    namespace: &str,
+    name: &str,
+    sink: watch::Sender<Seen<Record>>,
+) -> Infallible {
+    let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
     follow("leases", Api::<Lease>::namespaced(client, namespace), config, Record::of, sink).await
 }
 
-/// Takes or renews the Lease for `holder`, with its verdict, if it still is as `record` says (`None`: there is none).
-/// Returns it as it is then. What others wrote to it, a person's word say, stays.
+/// Takes or renews the Lease of that name for `holder`, with its verdict where it has one, if it still is as `record` says
+/// (`None`: there is none). Returns it as it is then. What others wrote to it, a person's word say, stays.
 pub async fn write(
     client: Client,
     namespace: &str,
+    name: &str,
     record: Option<&Record>,
     holder: &Holder,
-    publication: &Publication,
+    publication: Option<&Publication>,
     now: Timestamp,
 ) -> Result<Record, LeaseError> {
     let leases = Api::<Lease>::namespaced(client, namespace);
     let written = match record {
         None => {
             let parameters = PostParams { field_manager: Some(super::FIELD_MANAGER.to_owned()), dry_run: false };
-            leases.create(&parameters, &creation(holder, publication, now)).await
+            leases.create(&parameters, &creation(name, holder, publication, now)).await
         }
-        Some(record) => patch(&leases, &renewal(record, holder, publication, now)).await,
+        Some(record) => patch(&leases, name, &renewal(record, holder, publication, now)).await,
     };
-    finish("write", written)
+    finish("write", name, written)
 }
 
-/// Gives the Lease up, so that another agent need not wait until it expires. The verdict stays for people to read; without a
-/// holder it is nobody's word.
-pub async fn give_up(client: Client, namespace: &str, record: &Record, now: Timestamp) -> Result<Record, LeaseError> {
+/// Gives the Lease up, so that nobody need wait until it expires. A verdict stays for people to read; without a holder it is
+/// nobody's word.
+pub async fn give_up(
+    client: Client,
+    namespace: &str,
+    name: &str,
+    record: &Record,
+    now: Timestamp,
+) -> Result<Record, LeaseError> {
     let leases = Api::<Lease>::namespaced(client, namespace);
     let document = json!({
         "metadata": {"resourceVersion": record.resource_version},
         // Removed, not emptied: an empty identity is none that the API takes.
         "spec": {"holderIdentity": null, "renewTime": MicroTime(now)},
     });
-    finish("give up", patch(&leases, &document).await)
+    finish("give up", name, patch(&leases, name, &document).await)
 }
 
-async fn patch(leases: &Api<Lease>, document: &Value) -> Result<Lease, Error> {
+async fn patch(leases: &Api<Lease>, name: &str, document: &Value) -> Result<Lease, Error> {
     let parameters = PatchParams { field_manager: Some(super::FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-    leases.patch(NAME, &parameters, &Patch::Merge(document)).await
+    leases.patch(name, &parameters, &Patch::Merge(document)).await
 }
 
-fn finish(act: &str, written: Result<Lease, Error>) -> Result<Record, LeaseError> {
+fn finish(act: &str, name: &str, written: Result<Lease, Error>) -> Result<Record, LeaseError> {
     match written {
         Ok(lease) => Ok(Record::of(&lease)),
         // 409 on a create: somebody made it. 404 on a patch: somebody removed it.
         Err(Error::Api(status)) if status.code == 409 || status.code == 404 && status.message.contains("leases") => {
             Err(LeaseError::Conflict)
         }
-        Err(error) => Err(LeaseError::Failed(describe(&format!("{act} lease {NAME}"), &error))),
+        Err(error) => Err(LeaseError::Failed(describe(&format!("{act} lease {name}"), &error))),
     }
 }
 
-fn creation(holder: &Holder, publication: &Publication, now: Timestamp) -> Lease {
+fn creation(name: &str, holder: &Holder, publication: Option<&Publication>, now: Timestamp) -> Lease {
     Lease {
         metadata: ObjectMeta {
-            name: Some(NAME.to_owned()),
-            annotations: Some([(VERDICT.to_owned(), publication.write())].into()),
+            name: Some(name.to_owned()),
+            annotations: publication.map(|publication| [(VERDICT.to_owned(), publication.write())].into()),
             ..ObjectMeta::default()
         },
         spec: Some(LeaseSpec {
@@ -101,7 +113,7 @@ fn creation(holder: &Holder, publication: &Publication, now: Timestamp) -> Lease
 }
 
 /// A merge patch: `metadata.resourceVersion` in it makes the API server refuse a race that is lost.
-fn renewal(record: &Record, holder: &Holder, publication: &Publication, now: Timestamp) -> Value {
+fn renewal(record: &Record, holder: &Holder, publication: Option<&Publication>, now: Timestamp) -> Value {
     let mut spec = json!({
         "holderIdentity": holder.to_string(),
         "leaseDurationSeconds": DURATION.as_secs(),
@@ -111,11 +123,9 @@ fn renewal(record: &Record, holder: &Holder, publication: &Publication, now: Tim
         spec["acquireTime"] = json!(MicroTime(now));
         spec["leaseTransitions"] = json!(record.transitions.saturating_add(1));
     }
-    json!({
-        "metadata": {
-            "resourceVersion": record.resource_version,
-            "annotations": {VERDICT: publication.write()},
-        },
-        "spec": spec,
-    })
+    let mut metadata = json!({"resourceVersion": record.resource_version});
+    if let Some(publication) = publication {
+        metadata["annotations"] = json!({VERDICT: publication.write()});
+    }
+    json!({"metadata": metadata, "spec": spec})
 }

@@ -1,4 +1,5 @@
-//! The Lease that carries the verdict: who proves, whether the word is fresh, who may take over.
+//! The Lease that carries the verdict: who proves, whether the word is fresh, who may take over. Controllers share another one,
+//! without a word in it.
 //!
 //! Nothing here compares clocks: an instant in the Lease says only that it *changed*, and when we saw it change is by our own
 //! monotonic clock. So whatever etcd remembers from before a reboot is stale until somebody renews it.
@@ -7,8 +8,11 @@ use super::by_hand;
 use k8s_openapi::api::coordination::v1::Lease;
 use std::time::Duration;
 
-/// The Lease's name, in the namespace of the agents.
+/// The name of the prover's Lease, in the namespace of the agents.
 pub const NAME: &str = "linkerd-gate";
+
+/// The name of the Lease that says which controller acts, in the same namespace.
+pub const CONTROLLER_NAME: &str = "linkerd-gate-controller";
 
 /// The annotation that carries the [`Publication`](super::Publication).
 pub const VERDICT: &str = "linkerd-gate/verdict";

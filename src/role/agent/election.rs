@@ -11,7 +11,7 @@ use tracing::{info, warn};
 use super::{Context, prover, wall};
 use crate::cluster::lease::{self, LeaseError};
 use crate::cluster::watch::Seen;
-use crate::decide::lease::{DURATION, LEADS_FOR, RENEWED_EVERY, Record, Sightings, Stance, Vacancy};
+use crate::decide::lease::{DURATION, LEADS_FOR, NAME, RENEWED_EVERY, Record, Sightings, Stance, Vacancy};
 use crate::decide::{Gate, Publication};
 use crate::metrics::Written;
 use crate::retry::Schedule;
@@ -114,7 +114,7 @@ impl Election {
         let Some(held) = self.held.take() else { return };
         let context = Arc::clone(&self.context);
         let give_up = async |record: &Record| {
-            lease::give_up(context.client.clone(), &context.settings.namespace, record, wall()).await
+            lease::give_up(context.client.clone(), &context.settings.namespace, NAME, record, wall()).await
         };
         let mut outcome = give_up(&held).await;
         if outcome == Err(LeaseError::Conflict) && self.caught_up(Some(&held)).await {
@@ -196,7 +196,7 @@ impl Election {
     async fn write(&mut self, record: Option<&Record>, publication: &Publication) -> Result<(), LeaseError> {
         let context = &self.context;
         let (client, namespace) = (context.client.clone(), &context.settings.namespace);
-        let written = lease::write(client, namespace, record, &context.me, publication, wall()).await;
+        let written = lease::write(client, namespace, NAME, record, &context.me, Some(publication), wall()).await;
         context.metrics.lease_written(match &written {
             Ok(_) => Written::Done,
             Err(LeaseError::Conflict) => Written::Conflict,

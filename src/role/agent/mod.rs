@@ -35,7 +35,7 @@ use self::steward::{Ends, Steward};
 use crate::cluster::watch::Seen;
 use crate::cluster::{self, Access, Client, ClientError};
 use crate::config::Agent;
-use crate::decide::lease::Holder;
+use crate::decide::lease::{self, Holder};
 use crate::decide::policy::NothingRequired;
 use crate::decide::{Follower, Gate, Outcome};
 use crate::exit::Exit;
@@ -122,7 +122,8 @@ pub async fn run(settings: Agent, shutdown: impl Future<Output = &'static str>) 
 
     let follow_node = pin!(cluster::node::follow_node(context.access.watching()?, &context.settings.node, node_sink));
     let lease_client = context.access.watching_the_lease()?;
-    let follow_lease = pin!(cluster::lease::follow_lease(lease_client, &context.settings.namespace, lease_sink));
+    let namespace = &context.settings.namespace;
+    let follow_lease = pin!(cluster::lease::follow_lease(lease_client, namespace, lease::NAME, lease_sink));
     let (mut follow_node, mut follow_lease) = (follow_node, follow_lease);
     let ask_identity = identity::ask(Parts::new()?, context.settings.proving.identity_by, addresses, identity_sink);
     let follower = Follower::new(&context.settings.proving.policy())?;
