@@ -7,6 +7,7 @@ use http::{Method, StatusCode};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::jiff::Timestamp;
 use linkerd_gate::cluster::essential::{Tolerated, tolerate};
+use linkerd_gate::cluster::event::{Reporter, Subject};
 use linkerd_gate::cluster::installation::{Installation, installation};
 use linkerd_gate::cluster::lease::LeaseError;
 use linkerd_gate::cluster::node::PatchError;
@@ -563,7 +564,9 @@ async fn an_event_is_created_on_the_node_and_nowhere_else() {
     };
     let noted = async |warning: bool, answer| {
         scripted(event(warning, answer), async |client| {
-            event::note(client, &view(node_json()), warning, "GateClosed", "closed: why", now()).await
+            let reporter = Reporter { instance: "node-0", node: Some("node-0") };
+            let subject = Subject::node(&view(node_json()));
+            event::note(client, reporter, &subject, warning, "GateClosed", "closed: why", now()).await
         })
         .await
     };

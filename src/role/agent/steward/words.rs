@@ -3,7 +3,7 @@
 use tracing::warn;
 
 use super::super::{Context, wall};
-use crate::cluster::event;
+use crate::cluster::event::{self, Reporter, Subject};
 use crate::decide::node::{Change, Edit, NodeState, NodeView, Opened};
 
 /// An Event for whoever describes the node: one for each change that a person would ask about.
@@ -20,8 +20,9 @@ pub(super) async fn announce(context: &Context, node: &NodeView, state: &NodeSta
     if change.taint == Edit::Keep && !matches!(state, NodeState::Open(_)) {
         return;
     }
-    let client = context.client.clone();
-    if let Err(why) = event::note(client, node, state.is_warning(), reason, message, wall()).await {
+    let (client, subject) = (context.client.clone(), Subject::node(node));
+    let reporter = Reporter { instance: &node.name, node: Some(&node.name) };
+    if let Err(why) = event::note(client, reporter, &subject, state.is_warning(), reason, message, wall()).await {
         warn!("{why}");
     }
 }
