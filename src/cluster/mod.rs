@@ -13,6 +13,7 @@ mod own_pod;
 pub mod probe;
 mod replace;
 pub mod watch;
+pub mod workload;
 
 pub use self::by_hand::{Annotated, NotSaid, Subject, annotate};
 pub use self::client::{Access, ClientError, Person, in_cluster, of_person};
