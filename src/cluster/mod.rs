@@ -11,6 +11,7 @@ pub mod linkerd;
 pub mod node;
 mod own_pod;
 pub mod probe;
+pub mod repair;
 mod replace;
 pub mod watch;
 pub mod workload;

@@ -1,4 +1,5 @@
-//! An agent's own Node: its watch, and the one patch that it ever gets.
+//! Nodes: an agent's own, with the one patch that it ever gets; and all of them, for a controller that opens one whose agent is
+//! gone.
 
 use std::convert::Infallible;
 
@@ -12,6 +13,7 @@ use tokio::sync::watch;
 use super::failure::describe;
 use super::watch::{Seen, follow};
 use crate::decide::node::{Change, Edit, NodeView, OPENED_BOOT};
+use crate::decide::repair::Outcome;
 
 /// What an API server says of a patch whose `test` fails, and of it alone (k8s.io/apimachinery, `NewGenericServerResponse`).
 const TEST_FAILED: &str = "the server rejected our request due to an error in our request";
@@ -36,16 +38,24 @@ pub async fn follow_node(client: Client, name: &str, sink: watch::Sender<Seen<No
     follow("nodes", Api::<Node>::all(client), config, NodeView::of, sink).await
 }
 
+/// Follows all Nodes, for ever. One without our taint has no resource version: kubelets change theirs all the time, and nobody
+/// need be woken by that.
+pub async fn follow_nodes(client: Client, key: &str, sink: watch::Sender<Seen<NodeView>>) -> Infallible {
+    let view = |node: &Node| {
+        let mut view = NodeView::of(node);
+        if view.taint(key).is_none() {
+            view.resource_version.clear();
+        }
+        view
+    };
+    follow("nodes", Api::<Node>::all(client), watcher::Config::default(), view, sink).await
+}
+
 /// Writes `change`, if the Node still is as `node` says. Returns it as it is then.
 pub async fn patch(client: Client, key: &str, node: &NodeView, change: &Change) -> Result<NodeView, PatchError> {
-    let document = document(key, node, change);
-    let patch = serde_json::from_value(document).map_err(|error| PatchError::Failed(error.to_string()))?;
-    let parameters = PatchParams { field_manager: Some(super::FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-    match Api::<Node>::all(client).patch(&node.name, &parameters, &Patch::<()>::Json(patch)).await {
+    match send(client, key, node, change).await {
         Ok(patched) => Ok(NodeView::of(&patched)),
-        Err(Error::Api(status)) if status.is_conflict() => Err(PatchError::Conflict),
-        // Operations come before the resource version: a race that is lost over the taints themselves ends at their `test`.
-        Err(Error::Api(status)) if status.code == 422 && status.message == TEST_FAILED => Err(PatchError::Conflict),
+        Err(error) if is_overtaken(&error) => Err(PatchError::Conflict),
         Err(error) => {
             let told = describe(&format!("patch node {}", node.name), &error);
             // A policy's denial does not get better by being repeated.
@@ -56,6 +66,32 @@ pub async fn patch(client: Client, key: &str, node: &NodeView, change: &Change) 
             })
         }
     }
+}
+
+/// Lifts our taint, if the Node still is as `node` says, and touches nothing else: which boot was opened is the agent's to say.
+pub async fn open_node(client: Client, key: &str, node: &NodeView) -> Outcome {
+    if node.taint(key).is_none() {
+        return Outcome::Done;
+    }
+    match send(client, key, node, &Change { taint: Edit::Remove, opened_boot: Edit::Keep }).await {
+        Ok(_) => Outcome::Done,
+        Err(error) if is_overtaken(&error) || matches!(&error, Error::Api(status) if status.code == 404) => {
+            Outcome::Overtaken
+        }
+        Err(error) => Outcome::Failed(describe(&format!("open node {}", node.name), &error)),
+    }
+}
+
+async fn send(client: Client, key: &str, node: &NodeView, change: &Change) -> Result<Node, Error> {
+    let patch = serde_json::from_value(document(key, node, change)).map_err(Error::SerdeError)?;
+    let parameters = PatchParams { field_manager: Some(super::FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+    Api::<Node>::all(client).patch(&node.name, &parameters, &Patch::<()>::Json(patch)).await
+}
+
+/// Whether somebody else was faster. Operations come before the resource version: a race that is lost over the taints themselves
+/// ends at their `test`.
+fn is_overtaken(error: &Error) -> bool {
+    matches!(error, Error::Api(status) if status.is_conflict() || status.code == 422 && status.message == TEST_FAILED)
 }
 
 /// The JSON patch. Replacing the resource version makes a lost race a conflict, which is planned anew; `test` holds the taints

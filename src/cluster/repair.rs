@@ -1,0 +1,166 @@
+//! What a controller writes: removals of missed pods, two fields of a Job, one annotation of an owner that was refused. Each has a
+//! precondition, so that what was not looked at is never meant; none writes a whole object.
+
+use std::fmt::Debug;
+
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::apps::v1::{DaemonSet, ReplicaSet, StatefulSet};
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::policy::v1::Eviction;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{self as meta, ObjectMeta};
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::core::Status;
+use kube::core::response::StatusCause;
+use kube::{Api, Client, Error, Resource};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::failure::describe;
+use crate::decide::nudge::Nudge;
+use crate::decide::repair::view::{NUDGED_AT, SUSPENDED};
+use crate::decide::repair::{Kind, Outcome, OwnerReference, Target};
+
+/// Removes the pod that was looked at, as it was looked at, with its own grace period: by a deletion, or by an eviction, which
+/// disruption budgets may refuse.
+pub async fn remove(client: Client, namespace: &str, target: &Target, evict: bool) -> Outcome {
+    let pods = Api::<Pod>::namespaced(client, namespace);
+    if evict { self::evict(&pods, namespace, target).await } else { delete(&pods, namespace, target).await }
+}
+
+/// Suspends a Job, which ends its active pods without counting them, and leaves a mark by which whoever finds it resumes it.
+pub async fn suspend(
+    client: Client,
+    namespace: &str,
+    job: &OwnerReference,
+    resource_version: &str,
+    now: Timestamp,
+) -> Outcome {
+    let document = json!({
+        "metadata": {
+            "uid": job.uid,
+            "resourceVersion": resource_version,
+            "annotations": {SUSPENDED: now.to_string()},
+        },
+        "spec": {"suspend": true},
+    });
+    let act = format!("suspend job {namespace}/{}", job.name);
+    outcome(&act, patch::<Job>(client, namespace, &job.name, &document).await)
+}
+
+/// Resumes a Job that we suspended, and takes our mark away.
+pub async fn resume(client: Client, namespace: &str, job: &OwnerReference, resource_version: &str) -> Outcome {
+    let document = json!({
+        "metadata": {
+            "uid": job.uid,
+            "resourceVersion": resource_version,
+            "annotations": {SUSPENDED: null},
+        },
+        "spec": {"suspend": false},
+    });
+    let act = format!("resume job {namespace}/{}", job.name);
+    outcome(&act, patch::<Job>(client, namespace, &job.name, &document).await)
+}
+
+/// Asks an owner's controller to try a refused create again, by a change that means nothing else.
+pub async fn nudge(client: Client, nudge: &Nudge, now: Timestamp) -> Outcome {
+    let Nudge { namespace, owner, .. } = nudge;
+    let document = json!({"metadata": {"uid": owner.uid, "annotations": {NUDGED_AT: now.to_string()}}});
+    let act = format!("nudge {} {namespace}/{}", owner.kind.names().1.to_lowercase(), owner.name);
+    let patched = match owner.kind {
+        Kind::ReplicaSet => patch::<ReplicaSet>(client, namespace, &owner.name, &document).await,
+        Kind::StatefulSet => patch::<StatefulSet>(client, namespace, &owner.name, &document).await,
+        Kind::DaemonSet => patch::<DaemonSet>(client, namespace, &owner.name, &document).await,
+        Kind::Job => patch::<Job>(client, namespace, &owner.name, &document).await,
+        Kind::ReplicationController | Kind::Other(_) => {
+            return Outcome::Failed(format!("nobody knows how to {act}, so nothing is written"));
+        }
+    };
+    outcome(&act, patched)
+}
+
+async fn delete(pods: &Api<Pod>, namespace: &str, target: &Target) -> Outcome {
+    let parameters = DeleteParams::default().preconditions(Preconditions {
+        uid: Some(target.uid.clone()),
+        resource_version: Some(target.resource_version.clone()),
+    });
+    let deleted = pods.delete(&target.name, &parameters).await.map(drop);
+    outcome(&format!("delete pod {namespace}/{}", target.name), deleted)
+}
+
+async fn evict(pods: &Api<Pod>, namespace: &str, target: &Target) -> Outcome {
+    // Not by kube's own `evict`: it sends the options as `delete_options`, which an API server does not know and drops.
+    let eviction = Eviction {
+        metadata: ObjectMeta {
+            name: Some(target.name.clone()),
+            namespace: Some(namespace.to_owned()),
+            ..ObjectMeta::default()
+        },
+        delete_options: Some(meta::DeleteOptions {
+            preconditions: Some(meta::Preconditions {
+                uid: Some(target.uid.clone()),
+                resource_version: Some(target.resource_version.clone()),
+            }),
+            ..meta::DeleteOptions::default()
+        }),
+    };
+    let act = format!("evict pod {namespace}/{}", target.name);
+    let answer =
+        pods.create_subresource::<_, Status>("eviction", &target.name, &PostParams::default(), &eviction).await;
+    match answer {
+        // A pod with two budgets: the refusal comes as the content of a success (k8s.io/kubernetes, `EvictionREST.Create`).
+        Ok(status) if status.is_failure() => Outcome::Refused(status.message),
+        Err(Error::Api(status)) if is_of_a_budget(&status) => Outcome::Refused(words(&status)),
+        Err(Error::Api(status)) if status.message.contains("cannot create resource \"pods/eviction\"") => {
+            Outcome::Failed(format!(
+                "{}; LINKERD_GATE_EVICTION=on needs the right to create pods/eviction",
+                describe(&act, &Error::Api(status)),
+            ))
+        }
+        answer => outcome(&act, answer.map(drop)),
+    }
+}
+
+/// A merge patch, by which nobody else's fields are written. Only metadata comes back.
+async fn patch<K>(client: Client, namespace: &str, name: &str, document: &Value) -> Result<(), Error>
+where
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + DeserializeOwned,
+{
+    let parameters = PatchParams { field_manager: Some(super::FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+    let objects = Api::<K>::namespaced(client, namespace);
+    objects.patch_metadata(name, &parameters, &Patch::Merge(document)).await.map(drop)
+}
+
+fn outcome(act: &str, answer: Result<(), Error>) -> Outcome {
+    match answer {
+        Ok(()) => Outcome::Done,
+        Err(Error::Api(status)) if is_overtaken(&status) => Outcome::Overtaken,
+        Err(error) => Outcome::Failed(describe(act, &error)),
+    }
+}
+
+/// Whether what was looked at is gone or going, or has changed, or another of its name is there.
+fn is_overtaken(status: &Status) -> bool {
+    status.code == 404
+        || status.code == 409
+        // To a patch without a resource version, another uid is an attempt to change it.
+        || causes(status).iter().any(|cause| cause.field == "metadata.uid" || cause.reason == "NamespaceTerminating")
+}
+
+/// Whether a disruption budget is in the way: a 429 that names one is its word, any other the API server's own trouble. A budget
+/// that cannot keep up with evictions forbids them.
+fn is_of_a_budget(status: &Status) -> bool {
+    causes(status).iter().any(|cause| cause.reason == "DisruptionBudget")
+        || status.code == 403 && status.details.as_ref().is_some_and(|details| details.kind == "poddisruptionbudget")
+}
+
+/// The refusal, with the budget's own words.
+fn words(status: &Status) -> String {
+    let budget = causes(status).iter().find(|cause| cause.reason == "DisruptionBudget");
+    budget.map_or_else(|| status.message.clone(), |budget| format!("{} {}", status.message, budget.message))
+}
+
+fn causes(status: &Status) -> &[StatusCause] {
+    status.details.as_ref().map_or(&[], |details| &details.causes)
+}

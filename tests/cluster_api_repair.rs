@@ -1,0 +1,364 @@
+//! Every write of a controller, held to method, path, body and precondition by a scripted API server, and every answer to what it
+//! is taken for: a request that is not in the script fails the test, and so does one that never came.
+
+mod scripted;
+
+use http::{Method, StatusCode};
+use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::jiff::Timestamp;
+use linkerd_gate::cluster::event::{self, Reporter, Subject};
+use linkerd_gate::cluster::{lease, node, repair};
+use linkerd_gate::decide::lease::{CONTROLLER_NAME, Holder, Record};
+use linkerd_gate::decide::node::{NodeView, TAINT_KEY};
+use linkerd_gate::decide::nudge::Nudge;
+use linkerd_gate::decide::repair::{Kind, Outcome, OwnerReference, State, Target};
+use scripted::{Step, scripted, status};
+use serde_json::{Value, json};
+
+const NOW: &str = "2026-01-01T00:00:00.000000Z";
+
+fn now() -> Timestamp {
+    NOW.parse().unwrap()
+}
+
+fn target() -> Target {
+    Target { name: "web-0".to_owned(), uid: "u-1".to_owned(), resource_version: "7".to_owned(), state: State::Held }
+}
+
+fn owner(kind: Kind) -> OwnerReference {
+    OwnerReference { kind, name: "web".to_owned(), uid: "o-1".to_owned() }
+}
+
+/// A refusal as the API server words it, with its cause.
+fn caused(code: u16, reason: &str, message: &str, cause: &Value) -> (StatusCode, Value) {
+    let (code, mut body) = status(code, reason, message);
+    body["details"] = json!({"causes": [cause]});
+    (code, body)
+}
+
+/// What says, whatever was written, that what was looked at is not there any more.
+fn races() -> [(StatusCode, Value); 2] {
+    [status(404, "NotFound", "pods \"web-0\" not found"), status(409, "Conflict", "the precondition does not match")]
+}
+
+fn is_failed(outcome: &Outcome, words: &[&str]) -> bool {
+    matches!(outcome, Outcome::Failed(why) if words.iter().all(|word| why.contains(word)))
+}
+
+// Removals.
+
+async fn remove(evict: bool, answer: (StatusCode, Value)) -> Outcome {
+    let preconditions = json!({"uid": "u-1", "resourceVersion": "7"});
+    let step = if evict {
+        let body = json!({
+            "apiVersion": "policy/v1", "kind": "Eviction",
+            "metadata": {"name": "web-0", "namespace": "shop"},
+            "deleteOptions": {"preconditions": preconditions},
+        });
+        Step { method: Method::POST, path_and_query: "/api/v1/namespaces/shop/pods/web-0/eviction", body, answer }
+    } else {
+        let body = json!({"preconditions": preconditions});
+        Step { method: Method::DELETE, path_and_query: "/api/v1/namespaces/shop/pods/web-0", body, answer }
+    };
+    scripted(vec![step], async |client| repair::remove(client, "shop", &target(), evict).await).await
+}
+
+#[tokio::test]
+async fn a_removal_means_the_pod_that_was_looked_at_with_its_own_grace_period() {
+    let pod = json!({"metadata": {"name": "web-0", "namespace": "shop"}});
+    assert_eq!(remove(false, (StatusCode::OK, pod)).await, Outcome::Done);
+    let done = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
+    assert_eq!(remove(true, (StatusCode::CREATED, done)).await, Outcome::Done);
+}
+
+#[tokio::test]
+async fn a_pod_that_is_gone_or_has_changed_is_overtaken_and_anything_else_fails() {
+    for evict in [false, true] {
+        for answer in races() {
+            assert_eq!(remove(evict, answer).await, Outcome::Overtaken);
+        }
+        // The API server's own haste, not a budget's.
+        for code in [401, 422, 429, 500, 503, 504] {
+            let outcome = remove(evict, status(code, "X", "because")).await;
+            assert!(is_failed(&outcome, &["pod shop/web-0", "because"]), "{code}: {outcome:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_budget_refuses_an_eviction_in_its_own_words() {
+    let cause = json!({
+        "reason": "DisruptionBudget",
+        "message": "The disruption budget web needs 2 healthy pods and has 2 currently",
+    });
+    let refusal = "Cannot evict pod as it would violate the pod's disruption budget.";
+    let refused = remove(true, caused(429, "TooManyRequests", refusal, &cause)).await;
+    assert!(
+        matches!(&refused, Outcome::Refused(why) if why.contains(refusal) && why.contains("budget web needs 2")),
+        "{refused:?}"
+    );
+
+    // A budget that cannot keep up says no by another code.
+    let (code, mut body) = status(403, "Forbidden", "poddisruptionbudget.policy \"web\" is forbidden: map too big");
+    body["details"] = json!({"name": "web", "group": "policy", "kind": "poddisruptionbudget"});
+    assert!(matches!(remove(true, (code, body)).await, Outcome::Refused(why) if why.contains("map too big")));
+
+    // And two of them say so within a success.
+    let two = json!({
+        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "code": 500,
+        "message": "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.",
+    });
+    assert!(
+        matches!(remove(true, (StatusCode::CREATED, two)).await, Outcome::Refused(why) if why.contains("more than"))
+    );
+}
+
+#[tokio::test]
+async fn a_removal_that_is_forbidden_names_the_right() {
+    let cannot = |what: &str| format!("pods \"web-0\" is forbidden: User \"u\" cannot {what} in API group \"\"");
+    let outcome = remove(false, status(403, "Forbidden", &cannot("delete resource \"pods\""))).await;
+    assert!(
+        is_failed(&outcome, &["forbids to delete pod shop/web-0", "cannot delete resource \"pods\""]),
+        "{outcome:?}"
+    );
+
+    let outcome = remove(true, status(403, "Forbidden", &cannot("create resource \"pods/eviction\""))).await;
+    assert!(
+        is_failed(
+            &outcome,
+            &["forbids to evict pod", "LINKERD_GATE_EVICTION=on needs the right to create pods/eviction"]
+        ),
+        "{outcome:?}"
+    );
+    // Somebody's policy forbids it: no right is missing.
+    let outcome = remove(true, status(403, "Forbidden", "ValidatingAdmissionPolicy 'x' denied request")).await;
+    assert!(is_failed(&outcome, &["denied request"]) && !is_failed(&outcome, &["needs the right"]), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn what_goes_with_its_namespace_is_overtaken() {
+    let cause = json!({"reason": "NamespaceTerminating", "message": "namespace shop is being terminated", "field": "metadata.namespace"});
+    let answer = caused(403, "Forbidden", "unable to create new content in namespace shop", &cause);
+    assert_eq!(remove(true, answer).await, Outcome::Overtaken);
+}
+
+// Jobs.
+
+const JOB: &str = "/apis/batch/v1/namespaces/shop/jobs/web?fieldManager=linkerd-gate";
+
+async fn suspend(answer: (StatusCode, Value)) -> Outcome {
+    let body = json!({
+        "metadata": {
+            "uid": "o-1", "resourceVersion": "7",
+            "annotations": {"linkerd-gate/suspended-at": "2026-01-01T00:00:00Z"},
+        },
+        "spec": {"suspend": true},
+    });
+    let steps = vec![Step { method: Method::PATCH, path_and_query: JOB, body, answer }];
+    scripted(steps, async |client| repair::suspend(client, "shop", &owner(Kind::Job), "7", now()).await).await
+}
+
+async fn resume(answer: (StatusCode, Value)) -> Outcome {
+    let body = json!({
+        "metadata": {"uid": "o-1", "resourceVersion": "7", "annotations": {"linkerd-gate/suspended-at": null}},
+        "spec": {"suspend": false},
+    });
+    let steps = vec![Step { method: Method::PATCH, path_and_query: JOB, body, answer }];
+    scripted(steps, async |client| repair::resume(client, "shop", &owner(Kind::Job), "7").await).await
+}
+
+fn metadata_of(name: &str) -> Value {
+    json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": {"name": name}})
+}
+
+#[tokio::test]
+async fn a_job_is_suspended_and_resumed_together_with_its_mark_and_as_it_was_looked_at() {
+    assert_eq!(suspend((StatusCode::OK, metadata_of("web"))).await, Outcome::Done);
+    assert_eq!(resume((StatusCode::OK, metadata_of("web"))).await, Outcome::Done);
+    for [one, other] in [races(), races()] {
+        assert_eq!(suspend(one).await, Outcome::Overtaken);
+        assert_eq!(resume(other).await, Outcome::Overtaken);
+    }
+    for code in [403, 422, 429, 500] {
+        let outcome = suspend(status(code, "X", "because")).await;
+        assert!(is_failed(&outcome, &["suspend job shop/web", "because"]), "{code}: {outcome:?}");
+        let outcome = resume(status(code, "X", "because")).await;
+        assert!(is_failed(&outcome, &["resume job shop/web", "because"]), "{code}: {outcome:?}");
+    }
+}
+
+// Nudges.
+
+fn nudge(kind: Kind) -> Nudge {
+    Nudge { namespace: "shop".to_owned(), owner: owner(kind), has: 0 }
+}
+
+async fn nudged(kind: Kind, path_and_query: &'static str, answer: (StatusCode, Value)) -> Outcome {
+    let body = json!({"metadata": {"uid": "o-1", "annotations": {"linkerd-gate/nudged-at": "2026-01-01T00:00:00Z"}}});
+    let steps = vec![Step { method: Method::PATCH, path_and_query, body, answer }];
+    scripted(steps, async |client| repair::nudge(client, &nudge(kind), now()).await).await
+}
+
+#[tokio::test]
+async fn a_nudge_writes_one_annotation_of_the_four_kinds() {
+    for (kind, path) in [
+        (Kind::ReplicaSet, "/apis/apps/v1/namespaces/shop/replicasets/web?fieldManager=linkerd-gate"),
+        (Kind::StatefulSet, "/apis/apps/v1/namespaces/shop/statefulsets/web?fieldManager=linkerd-gate"),
+        (Kind::DaemonSet, "/apis/apps/v1/namespaces/shop/daemonsets/web?fieldManager=linkerd-gate"),
+        (Kind::Job, JOB),
+    ] {
+        assert_eq!(nudged(kind.clone(), path, (StatusCode::OK, metadata_of("web"))).await, Outcome::Done);
+        for answer in races() {
+            assert_eq!(nudged(kind.clone(), path, answer).await, Outcome::Overtaken);
+        }
+        for code in [403, 422, 429, 500] {
+            let outcome = nudged(kind.clone(), path, status(code, "X", "because")).await;
+            let act = format!("nudge {} shop/web", kind.to_string().to_lowercase());
+            assert!(is_failed(&outcome, &[&act, "because"]), "{code}: {outcome:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_owner_of_another_uid_is_another_owner() {
+    let cause = json!({"reason": "FieldValueInvalid", "message": "field is immutable", "field": "metadata.uid"});
+    let answer = caused(422, "Invalid", "Job.batch \"web\" is invalid: metadata.uid: field is immutable", &cause);
+    assert_eq!(nudged(Kind::Job, JOB, answer).await, Outcome::Overtaken);
+}
+
+#[tokio::test]
+async fn another_kind_of_owner_is_not_even_asked_about() {
+    for kind in [Kind::ReplicationController, Kind::Other("example.com/v1 Web".to_owned())] {
+        let outcome = scripted(Vec::new(), async |client| repair::nudge(client, &nudge(kind), now()).await).await;
+        assert!(is_failed(&outcome, &["shop/web", "nothing is written"]), "{outcome:?}");
+    }
+}
+
+// Nodes whose agent is gone.
+
+fn node_json(taints: &Value) -> Value {
+    json!({
+        "metadata": {
+            "name": "node-0", "uid": "n-1", "resourceVersion": "7",
+            "annotations": {"linkerd-gate/opened-boot": "boot-0"},
+        },
+        "spec": {"taints": taints},
+    })
+}
+
+async fn open_node(taints: Value, steps: Vec<Step>) -> Outcome {
+    let view = NodeView::of(&serde_json::from_value::<Node>(node_json(&taints)).unwrap());
+    scripted(steps, async |client| node::open_node(client, TAINT_KEY, &view).await).await
+}
+
+#[tokio::test]
+async fn a_node_is_opened_by_lifting_our_taint_and_nothing_else() {
+    let stranger = json!({"key": "example.com/mine", "effect": "NoExecute"});
+    // Of our key, but no taint of ours.
+    let evicting = json!({"key": "linkerd-gate/closed", "effect": "NoExecute"});
+    let ours = json!({"key": "linkerd-gate/closed", "value": "boot1-5", "effect": "NoSchedule"});
+    let taints = json!([stranger, ours, evicting]);
+    let step = |answer| {
+        let body = json!([
+            {"op": "replace", "path": "/metadata/resourceVersion", "value": "7"},
+            {"op": "test", "path": "/spec/taints", "value": taints},
+            {"op": "add", "path": "/spec/taints", "value": [stranger, evicting]},
+        ]);
+        vec![Step {
+            method: Method::PATCH,
+            path_and_query: "/api/v1/nodes/node-0?fieldManager=linkerd-gate",
+            body,
+            answer,
+        }]
+    };
+    let opened = (StatusCode::OK, node_json(&json!([stranger, evicting])));
+    assert_eq!(open_node(taints.clone(), step(opened)).await, Outcome::Done);
+    // What a genuine API server says of a `test` that fails.
+    let lost = status(422, "Invalid", "the server rejected our request due to an error in our request");
+    for answer in races().into_iter().chain([lost]) {
+        assert_eq!(open_node(taints.clone(), step(answer)).await, Outcome::Overtaken);
+    }
+    for code in [403, 422, 429, 500] {
+        let outcome = open_node(taints.clone(), step(status(code, "X", "because"))).await;
+        assert!(is_failed(&outcome, &["open node node-0", "because"]), "{code}: {outcome:?}");
+    }
+    assert_eq!(open_node(json!([stranger, evicting]), Vec::new()).await, Outcome::Done, "it is open");
+}
+
+// Events.
+
+#[tokio::test]
+async fn an_event_lives_where_its_subject_does() {
+    let stateful_set = Subject::owner("shop", &owner(Kind::StatefulSet));
+    let rollout = Subject::owner("shop", &owner(Kind::Other("argoproj.io/v1alpha1 Rollout".to_owned())));
+    for (subject, api_version, kind) in
+        [(stateful_set, "apps/v1", "StatefulSet"), (rollout, "argoproj.io/v1alpha1", "Rollout")]
+    {
+        let step = |answer| {
+            let body = json!({
+                "apiVersion": "v1", "kind": "Event",
+                "metadata": {"generateName": "web.", "namespace": "shop"},
+                "involvedObject":
+                    {"apiVersion": api_version, "kind": kind, "namespace": "shop", "name": "web", "uid": "o-1"},
+                "type": "Warning", "reason": "PodsMissed", "message": "why", "count": 1,
+                "source": {"component": "linkerd-gate"},
+                "reportingComponent": "linkerd-gate", "reportingInstance": "controller-0",
+                "firstTimestamp": "2026-01-01T00:00:00Z", "lastTimestamp": "2026-01-01T00:00:00Z",
+            });
+            vec![Step { method: Method::POST, path_and_query: "/api/v1/namespaces/shop/events", body, answer }]
+        };
+        let noted = async |answer| {
+            scripted(step(answer), async |client| {
+                let reporter = Reporter { instance: "controller-0", node: None };
+                event::note(client, reporter, &subject, true, "PodsMissed", "why", now()).await
+            })
+            .await
+        };
+        let created = json!({"metadata": {"name": "web.x"}, "involvedObject": {}});
+        assert_eq!(noted((StatusCode::CREATED, created)).await, Ok(()));
+        let failed = noted(status(403, "Forbidden", "because")).await;
+        let about = format!("event on {} shop/web", kind.to_lowercase());
+        assert!(failed.is_err_and(|why| why.contains(&about) && why.contains("because")));
+    }
+}
+
+// The controllers' Lease.
+
+const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/linkerd-gate/leases?fieldManager=linkerd-gate";
+const LEASE: &str =
+    "/apis/coordination.k8s.io/v1/namespaces/linkerd-gate/leases/linkerd-gate-controller?fieldManager=linkerd-gate";
+
+#[tokio::test]
+async fn a_controllers_lease_has_no_verdict() {
+    let me = Holder::read("node-0/controller-0/boot-1");
+    let answer = || {
+        let lease = json!({
+            "metadata": {"name": "linkerd-gate-controller", "resourceVersion": "8"},
+            "spec": {"holderIdentity": "node-0/controller-0/boot-1", "renewTime": NOW},
+        });
+        (StatusCode::OK, lease)
+    };
+    let spec = json!({"holderIdentity": "node-0/controller-0/boot-1", "leaseDurationSeconds": 15, "renewTime": NOW});
+    let mut made = spec.clone();
+    made["acquireTime"] = NOW.into();
+    made["leaseTransitions"] = 0.into();
+    let body = json!({
+        "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+        "metadata": {"name": "linkerd-gate-controller"}, "spec": made,
+    });
+    let create = Step { method: Method::POST, path_and_query: LEASES, body, answer: answer() };
+    let body = json!({"metadata": {"resourceVersion": "7"}, "spec": spec});
+    let renew = Step { method: Method::PATCH, path_and_query: LEASE, body, answer: answer() };
+    let body = json!({"metadata": {"resourceVersion": "7"}, "spec": {"holderIdentity": null, "renewTime": NOW}});
+    let leave = Step { method: Method::PATCH, path_and_query: LEASE, body, answer: answer() };
+
+    let ours = Record { resource_version: "7".to_owned(), holder: Some(me.clone()), ..Record::default() };
+    scripted(vec![create, renew, leave], async |client| {
+        for record in [None, Some(&ours)] {
+            let written = lease::write(client.clone(), "linkerd-gate", CONTROLLER_NAME, record, &me, None, now()).await;
+            assert_eq!(written.unwrap().holder, Some(me.clone()));
+        }
+        lease::give_up(client, "linkerd-gate", CONTROLLER_NAME, &ours, now()).await.unwrap();
+    })
+    .await;
+}
