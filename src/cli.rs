@@ -40,6 +40,17 @@ pub enum Command {
     )]
     Agent,
 
+    /// Replace pods that slipped past the injector, and wake owners whose pods were refused (a Deployment)
+    #[command(
+        long_about = "Finds the pods that ask for Linkerd and were created without its proxy, and has their owners make them anew \
+                      once injection is proven: those that never ran by default, those that run where it is told to. Asks \
+                      owners whose creates were refused for want of injection to try again. Opens nodes whose agent is gone. Of \
+                      two replicas one acts. Runs as a Deployment; configured by environment only.",
+        after_help = exit_codes(),
+        after_long_help = format!("{}\n\n{}", table::help(table::CONTROLLER), exit_codes()),
+    )]
+    Controller,
+
     /// Say whether a pod would be injected, by which rule, and what to do, from its manifest alone
     #[command(
         long_about = "Says of every pod, and of everything that makes pods, in the given files whether Linkerd would inject \

@@ -8,10 +8,11 @@ use clap::Parser as _;
 use linkerd_gate::cli::{Cli, Command, ExplainArguments, PlaceArguments};
 use linkerd_gate::command::by_hand::{self, Say, SayError};
 use linkerd_gate::command::explain::{Explain, ExplainError, explain};
-use linkerd_gate::config::{Agent, LogFormat, LogLevel, Problems, Wait};
+use linkerd_gate::config::{Agent, Controller, LogFormat, LogLevel, Problems, Wait};
 use linkerd_gate::exit::Exit;
 use linkerd_gate::linkerd::TokenProjection;
 use linkerd_gate::role::agent;
+use linkerd_gate::role::controller;
 use linkerd_gate::role::wait::{self, write_termination_message};
 use linkerd_gate::{observe, shutdown, telemetry};
 
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
     match cli.command {
         Command::Wait => run_wait().into(),
         Command::Agent => run_agent().into(),
+        Command::Controller => run_controller().into(),
         Command::Explain(arguments) => run_explain(arguments).into(),
         Command::Open(arguments) => run_by_hand(Say::Open(arguments.lasts), arguments.places).into(),
         Command::Close(arguments) => run_by_hand(Say::Close(arguments.lasts), arguments.places).into(),
@@ -55,6 +57,17 @@ fn run_agent() -> Exit {
     let log = settings.termination_log.clone();
     run(&log, settings.log_level, settings.log_format, async |signalled| {
         Box::pin(agent::run(settings, signalled)).await.map_err(|error| error.to_string())
+    })
+}
+
+fn run_controller() -> Exit {
+    let settings = match Controller::read(std::env::vars_os()) {
+        Ok(settings) => settings,
+        Err(problems) => return misconfigured(&problems),
+    };
+    let log = settings.termination_log.clone();
+    run(&log, settings.log_level, settings.log_format, async |signalled| {
+        Box::pin(controller::run(settings, signalled)).await.map_err(|error| error.to_string())
     })
 }
 

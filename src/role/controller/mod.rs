@@ -1,1 +1,206 @@
-//! The controller.
+//! `controller`: a Deployment of two replicas, of which one acts: it replaces missed pods, nudges refused owners, and opens nodes
+//! whose agent is gone.
+//!
+//! Both follow one Lease; the one that holds it, and it alone, watches the cluster and does the rest:
+//!
+//! ```text
+//!  leader ── the Lease ──► the one that leads:
+//!    watches ──► prover ──► gate ──► repairer ──► removals      ┐
+//!       └──────────────────────────► nudger ────► nudges        ├─► Events, by the scribe
+//!       └──────────────────────────► opener ────► nodes' taint  ┘
+//! ```
+//!
+//! Nobody acts but on a proof of its own, with a Lease that was renewed within [`LEADS_FOR`](crate::decide::lease::LEADS_FOR), and
+//! on what every watch sees without trouble.
+
+mod leader;
+mod nudger;
+mod opener;
+mod prover;
+mod repairer;
+mod scribe;
+mod teller;
+mod watches;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::jiff::Timestamp;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tracing::{error, info, warn};
+
+use self::leader::Leader;
+use crate::cluster::watch::Seen;
+use crate::cluster::{Access, Client, ClientError, lease};
+use crate::config::{Controller, Mode};
+use crate::decide::answer::NodeAnswer;
+use crate::decide::lease::{Holder, LEADS_FOR};
+use crate::decide::policy::NothingRequired;
+use crate::decide::{Answer, Gate, Outcome};
+use crate::exit::Exit;
+use crate::metrics::Metrics;
+use crate::observe::PartsError;
+use crate::retry::Schedule;
+use crate::serve::{self, Face, Limits};
+
+/// The Lease of the controllers, in their namespace.
+pub const LEASE: &str = "linkerd-gate-controller";
+
+/// How long the last write may take once the process is to end: kubelet gives it 30 s.
+const FAREWELL: Duration = Duration::from_secs(8);
+
+/// Why `controller` cannot begin.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// There is no access to the API server.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// Nothing can be asked.
+    #[error(transparent)]
+    Parts(#[from] PartsError),
+    /// Nothing is required.
+    #[error(transparent)]
+    Policy(#[from] NothingRequired),
+}
+
+/// What all loops share.
+struct Context {
+    settings: Controller,
+    access: Access,
+    /// For requests that are answered at once.
+    client: Client,
+    /// This very replica.
+    me: Holder,
+    /// What instants are counted from.
+    epoch: Instant,
+    metrics: Arc<Metrics>,
+    face: watch::Sender<Face>,
+}
+
+/// Runs until `shutdown` completes with a signal's name.
+///
+/// # Errors
+/// [`StartError`] when it cannot even begin; once it runs, every failure is a reason to leave things as they are.
+pub async fn run(settings: Controller, shutdown: impl Future<Output = &'static str>) -> Result<Exit, StartError> {
+    let access = match &settings.kubeconfig {
+        Some(path) => Access::by_kubeconfig(path).await?,
+        None => Access::in_cluster()?,
+    };
+    let client = access.client()?;
+    // Pods are told apart by their names first: two replicas may well share a node.
+    let me = Holder { node: settings.pod.clone(), pod: settings.node.clone(), boot: settings.uid.clone() };
+    let first = face(&settings, &Gate::closed(), Outcome::unknown("it begins"));
+    let (face_sink, face) = watch::channel(first);
+    let epoch = Instant::now();
+    let metrics = Arc::new(Metrics::controller());
+    let context = Arc::new(Context { settings, access, client, me, epoch, metrics, face: face_sink });
+    info!("controller {} begins: {}", context.me.node, words(&context.settings));
+
+    let (lease_sink, lease) = watch::channel(Seen::default());
+    let (ended_sink, ended) = watch::channel(false);
+    let watching = context.access.watching_the_lease()?;
+    let mut follow = Box::pin(lease::follow_lease(watching, &context.settings.namespace, LEASE, lease_sink));
+    let mut leader = Leader::new(Arc::clone(&context), lease);
+    let mut served = Box::pin(serve(Arc::clone(&context), face, ended));
+    let signal = tokio::select! {
+        biased;
+        signal = shutdown => signal,
+        never = leader.run() => match never {},
+        never = &mut follow => match never {},
+        // It ends when it is told to, which is below.
+        () = &mut served => return Ok(Exit::Internal),
+    };
+    info!("{signal}: ending");
+    tokio::select! {
+        biased;
+        () = leader.leave() => {}
+        never = &mut follow => match never {},
+        () = tokio::time::sleep(FAREWELL) => warn!("the API server did not answer in time: the Lease expires by itself"),
+    }
+    let _nobody_listens = ended_sink.send(true);
+    served.await;
+    Ok(Exit::Done)
+}
+
+/// Serves until it is told to end. Everything else goes on while the port is taken.
+async fn serve(context: Arc<Context>, face: watch::Receiver<Face>, mut ended: watch::Receiver<bool>) {
+    let mut schedule = Schedule::accepting();
+    let mut told = None;
+    let listener = loop {
+        match serve::bind(context.settings.port) {
+            Ok(listener) => break listener,
+            Err(error) => {
+                let error = error.to_string();
+                if told.as_ref() != Some(&error) {
+                    warn!("/metrics is not served yet: {error}");
+                    told = Some(error);
+                }
+            }
+        }
+        tokio::select! {
+            biased;
+            _ = ended.wait_for(|ended| *ended) => return,
+            () = tokio::time::sleep(schedule.next_pause()) => {}
+        }
+    };
+    let end = async move {
+        let _sender_gone = ended.wait_for(|ended| *ended).await;
+    };
+    if let Err(error) = serve::serve(listener, face, Arc::clone(&context.metrics), Limits::default(), end).await {
+        error!("/metrics cannot be served: {error}");
+    }
+}
+
+fn face(settings: &Controller, gate: &Gate, readiness: Outcome) -> Face {
+    let node = NodeAnswer {
+        name: settings.node.clone(),
+        state: "unknown".to_owned(),
+        reason: "this is a controller, which closes no node: ask the node's agent".to_owned(),
+    };
+    Face::new(&Answer::of(gate, &settings.proving.policy(), None, node), readiness)
+}
+
+/// What it is going to do, for the log's first line.
+fn words(settings: &Controller) -> String {
+    let repair = &settings.repair;
+    let mode = if settings.mode == Mode::Audit { ", in audit mode: nothing but Events is written" } else { "" };
+    let nudges = if settings.nudges { "refused owners are nudged" } else { "nobody is nudged" };
+    let eviction = if repair.evicts { "by eviction as well" } else { "no evictions" };
+    format!(
+        "repair {}, at most {} in bursts of {}, {eviction}; {nudges}{mode}",
+        repair.repair, repair.rate, repair.burst
+    )
+}
+
+// === impl Context ===
+
+impl Context {
+    fn now(&self) -> Duration {
+        self.epoch.elapsed()
+    }
+
+    fn acts(&self) -> bool {
+        self.settings.mode == Mode::Enforce
+    }
+
+    fn show(&self, gate: &Gate, readiness: Outcome) {
+        self.metrics.open.set(i64::from(gate.is_open()));
+        let shown = face(&self.settings, gate, readiness);
+        self.face.send_if_modified(|current| {
+            let news = *current != shown;
+            *current = shown;
+            news
+        });
+    }
+}
+
+/// Whether who renewed the Lease then still leads.
+fn leads(renewed: &watch::Receiver<Instant>) -> bool {
+    renewed.borrow().elapsed() < LEADS_FOR
+}
+
+/// The wall's clock: only for what people read, and for the end of a person's word.
+fn wall() -> Timestamp {
+    Timestamp::now()
+}

@@ -1,0 +1,231 @@
+//! Which replica acts: the one that holds the Lease.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::{Context, LEASE, nudger, opener, prover, repairer, scribe, wall, watches::Watches};
+use crate::cluster::lease::{self, LeaseError};
+use crate::cluster::watch::Seen;
+use crate::decide::lease::{DURATION, LEADS_FOR, RENEWED_EVERY, Record, Sightings, Stance};
+use crate::decide::{Gate, Outcome};
+use crate::metrics::Written;
+use crate::retry::Schedule;
+
+/// One replica's part in it.
+pub(super) struct Leader {
+    context: Arc<Context>,
+    lease: watch::Receiver<Seen<Record>>,
+    sightings: Sightings,
+    /// The Lease as we wrote it last, while we hold it.
+    held: Option<Record>,
+    /// What was said last of why it cannot be written.
+    told: Option<String>,
+}
+
+// === impl Leader ===
+
+impl Leader {
+    pub(super) fn new(context: Arc<Context>, lease: watch::Receiver<Seen<Record>>) -> Self {
+        Self { context, lease, sightings: Sightings::default(), held: None, told: None }
+    }
+
+    /// Takes part for ever.
+    pub(super) async fn run(&mut self) -> Infallible {
+        let mut asking = Schedule::asking();
+        loop {
+            let Some(stance) = self.look() else {
+                self.changed().await;
+                continue;
+            };
+            match stance {
+                Stance::Follow { until } => {
+                    self.context.show(&Gate::closed(), Outcome::Ready);
+                    let until = self.context.epoch + until;
+                    tokio::select! {
+                        biased;
+                        () = self.changed() => {}
+                        () = tokio::time::sleep_until(until) => {}
+                    }
+                }
+                Stance::Vacant(_) | Stance::Lead => {
+                    let record = self.lease.borrow().only().cloned();
+                    match self.write(record.as_ref()).await {
+                        Ok(()) => {
+                            asking.reset();
+                            Box::pin(self.lead()).await;
+                        }
+                        Err(why) => {
+                            self.tell(&why);
+                            tokio::select! {
+                                biased;
+                                // Somebody was faster; the watch tells who.
+                                () = self.changed() => {}
+                                () = tokio::time::sleep(asking.next_pause()) => {}
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Gives the Lease up, where it is held, so that the other replica need not wait until it expires.
+    pub(super) async fn leave(&mut self) {
+        let Some(held) = self.held.take() else { return };
+        let context = &self.context;
+        match lease::give_up(context.client.clone(), &context.settings.namespace, LEASE, &held, wall()).await {
+            Ok(_) => info!("gave up the Lease: the other replica acts from now on"),
+            // Already somebody else's, or a renewal of ours was under way: it expires.
+            Err(LeaseError::Conflict) => {}
+            Err(LeaseError::Failed(why)) => warn!("could not give up the Lease, it expires in {DURATION:?}: {why}"),
+        }
+    }
+
+    fn look(&mut self) -> Option<Stance> {
+        let now = self.context.now();
+        let seen = self.lease.borrow_and_update();
+        if !seen.is_known() {
+            return None;
+        }
+        self.sightings.note(seen.only(), now);
+        Some(self.sightings.stance(&self.context.me, now))
+    }
+
+    async fn changed(&mut self) {
+        if self.lease.changed().await.is_err() {
+            // The watch is gone, and with it the process.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    fn tell(&mut self, why: &LeaseError) {
+        let why = match why {
+            LeaseError::Conflict => return,
+            LeaseError::Failed(why) => why.clone(),
+        };
+        if self.told.as_ref() != Some(&why) {
+            warn!("cannot take the Lease: {why}");
+            self.context.show(&Gate::closed(), Outcome::unknown(format!("cannot take the Lease: {why}")));
+            self.told = Some(why);
+        }
+    }
+
+    async fn write(&mut self, record: Option<&Record>) -> Result<(), LeaseError> {
+        let context = &self.context;
+        let (client, namespace) = (context.client.clone(), &context.settings.namespace);
+        let written = lease::write(client, namespace, LEASE, record, &context.me, None, wall()).await;
+        context.metrics.lease_written(match &written {
+            Ok(_) => Written::Done,
+            Err(LeaseError::Conflict) => Written::Conflict,
+            Err(LeaseError::Failed(_)) => Written::Failed,
+        });
+        self.held = Some(written?);
+        self.told = None;
+        Ok(())
+    }
+
+    /// Acts until the Lease is lost.
+    async fn lead(&mut self) {
+        info!("this replica acts from now on");
+        self.context.metrics.leader.set(1);
+        let (renewed_sink, renewed) = watch::channel(Instant::now());
+        let context = Arc::clone(&self.context);
+        let why = tokio::select! {
+            biased;
+            why = self.renew(&renewed_sink) => why,
+            never = act(context, renewed) => match never {},
+        };
+        self.held = None;
+        let metrics = &self.context.metrics;
+        metrics.leader.set(0);
+        metrics.missed([]);
+        metrics.broken_owners.set(0);
+        metrics.nudges_under_way.set(0);
+        warn!("no longer acts: {why}");
+    }
+
+    /// Renews the Lease every 5 s; ends when it is lost, with the reason.
+    async fn renew(&mut self, renewed: &watch::Sender<Instant>) -> String {
+        let mut schedule = Schedule::asking();
+        let mut next = *renewed.borrow() + RENEWED_EVERY;
+        loop {
+            tokio::select! {
+                biased;
+                () = tokio::time::sleep_until(next) => {}
+                () = self.changed() => {
+                    if let Some(Stance::Follow { .. }) = self.look() {
+                        return self.lost();
+                    }
+                    continue;
+                }
+            }
+            let started = Instant::now();
+            // Stopped, or cut off, for so long that the other may have acted since.
+            if started.duration_since(*renewed.borrow()) >= LEADS_FOR {
+                return "this process was stopped, or the API server did not answer".to_owned();
+            }
+            let held = self.held.clone();
+            match self.write(held.as_ref()).await {
+                Ok(()) => {
+                    schedule.reset();
+                    renewed.send_replace(started);
+                    next = started + RENEWED_EVERY;
+                }
+                Err(error) => {
+                    if let LeaseError::Conflict = error {
+                        let version = held.as_ref().map(|held| held.resource_version.clone());
+                        let newer = |seen: &Seen<Record>| {
+                            seen.only().map(|record| &record.resource_version) != version.as_ref()
+                        };
+                        let caught_up =
+                            tokio::time::timeout(Duration::from_millis(1500), self.lease.wait_for(newer)).await.is_ok();
+                        if let Some(Stance::Follow { .. }) = self.look() {
+                            return self.lost();
+                        }
+                        self.held = if caught_up { self.lease.borrow().only().cloned() } else { held };
+                    }
+                    if Instant::now().duration_since(*renewed.borrow()) >= LEADS_FOR {
+                        return format!("the Lease could not be renewed for {LEADS_FOR:?}: {error}");
+                    }
+                    next = Instant::now() + schedule.next_pause();
+                }
+            }
+        }
+    }
+
+    fn lost(&self) -> String {
+        let holder = self.sightings.holder().map_or("nobody", |holder| holder.node.as_str());
+        format!("the Lease is held by {holder}")
+    }
+}
+
+/// Everything that the replica does which leads.
+async fn act(context: Arc<Context>, renewed: watch::Receiver<Instant>) -> Infallible {
+    let mut schedule = Schedule::asking();
+    let watches = loop {
+        match Watches::begin(&context) {
+            Ok(watches) => break watches,
+            Err(error) => warn!("cannot watch the cluster: {error}"),
+        }
+        tokio::time::sleep(schedule.next_pause()).await;
+    };
+    let seen = watches.seen.clone();
+    let (gate_sink, gate) = watch::channel(Gate::closed());
+    // When injection has to be proven anew, whatever was proven before.
+    let (doubt_sink, doubt) = watch::channel(Duration::ZERO);
+    let (scribe, events) = scribe::channel();
+    tokio::select! {
+        biased;
+        never = prover::run(Arc::clone(&context), seen.clone(), gate_sink, doubt) => never,
+        never = repairer::run(Arc::clone(&context), seen.clone(), renewed.clone(), gate.clone(), doubt_sink, scribe.clone()) => never,
+        never = nudger::run(Arc::clone(&context), seen.clone(), renewed.clone(), gate) => never,
+        never = opener::run(Arc::clone(&context), seen, renewed, scribe) => never,
+        never = events.run(context) => never,
+        never = watches.last() => never,
+    }
+}

@@ -1,0 +1,106 @@
+//! Opens nodes whose agent is gone, as late as an agent would at the latest: nothing must wait for what no longer lives.
+
+use std::collections::BTreeSet;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::scribe::{Note, Scribe};
+use super::watches::Watched;
+use super::{Context, leads, repairer, wall};
+use crate::cluster::event::Subject;
+use crate::cluster::node;
+use crate::decide::node::NodeView;
+use crate::decide::orphan::Orphans;
+use crate::decide::repair::{Life, Outcome};
+
+/// The least pause between two looks: nodes report every few seconds.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Opens for ever.
+pub(super) async fn run(
+    context: Arc<Context>,
+    mut seen: Watched,
+    renewed: watch::Receiver<Instant>,
+    scribe: Scribe,
+) -> Infallible {
+    let mut orphans = Orphans::default();
+    loop {
+        let (due, again) = look(&context, &seen, &renewed, &mut orphans);
+        for node in due {
+            orphans.put_off(&node.name, context.now());
+            open(&context, &node, &scribe).await;
+        }
+        tokio::time::sleep(PAUSE).await;
+        tokio::select! {
+            biased;
+            Ok(()) = seen.nodes.changed() => {}
+            Ok(()) = seen.pods.changed() => {}
+            () = async {
+                match again {
+                    Some(again) => tokio::time::sleep_until(context.epoch + again).await,
+                    None => std::future::pending().await,
+                }
+            } => {}
+        }
+    }
+}
+
+fn look(
+    context: &Context,
+    seen: &Watched,
+    renewed: &watch::Receiver<Instant>,
+    orphans: &mut Orphans,
+) -> (Vec<NodeView>, Option<Duration>) {
+    let (nodes, pods) = (seen.nodes.borrow(), seen.pods.borrow());
+    let (Some(nodes), Some(pods)) = (&nodes.objects, &pods.objects) else { return (Vec::new(), None) };
+    if !seen.troubles().is_empty() || !leads(renewed) {
+        return (Vec::new(), None);
+    }
+    let settings = &context.settings;
+    let agents = format!("{}/", settings.namespace);
+    let agents = pods.range(agents.clone()..).take_while(|(key, _)| key.starts_with(&agents)).map(|(_, pod)| pod);
+    let tended: BTreeSet<&str> =
+        agents.filter(|pod| pod.agent && pod.life == Life::Ready).filter_map(|pod| pod.node.as_deref()).collect();
+    let tended = |node: &str| tended.contains(node);
+    let (key, longest) = (settings.taint_key.as_str(), settings.max_closed);
+    let (due, again) = orphans.step(nodes.values(), tended, key, longest, context.now(), wall());
+    (due.into_iter().cloned().collect(), again)
+}
+
+async fn open(context: &Context, node: &NodeView, scribe: &Scribe) {
+    let (name, key) = (&node.name, &context.settings.taint_key);
+    if !context.acts() {
+        context.metrics.node_opened("audit");
+        info!("audit: would open node {name}, whose agent is gone");
+        return;
+    }
+    let outcome = node::open_node(context.client.clone(), key, node).await;
+    context.metrics.node_opened(repairer::key(&outcome));
+    match outcome {
+        Outcome::Done => {
+            let message = format!(
+                "The node was closed and had no agent of linkerd-gate for {:?}: it is open, whatever Linkerd does. See why: kubectl \
+                 get pods --namespace {} --output wide",
+                context.settings.max_closed, context.settings.namespace
+            );
+            warn!("node {name}: {message}");
+            let subject = Subject {
+                api_version: "v1".to_owned(),
+                kind: "Node".to_owned(),
+                namespace: None,
+                name: name.clone(),
+                uid: node.uid.clone(),
+            };
+            scribe.note(Note { subject, warning: true, reason: "OpenedWithoutAgent", message });
+        }
+        Outcome::Overtaken => {}
+        Outcome::Refused(why) | Outcome::Failed(why) => {
+            warn!("node {name} has no agent and could not be opened: {why}");
+        }
+    }
+}

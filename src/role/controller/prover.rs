@@ -1,0 +1,99 @@
+//! The controller's own proof: it takes nobody's word for what it removes pods on.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::Context;
+use super::watches::Watched;
+use crate::decide::{Change, Gate, Outcome};
+use crate::observe::Parts;
+use crate::retry::Schedule;
+use crate::role::proving::{Looker, Pauses};
+
+/// How long the first look waits for the watches' first lists.
+const FIRST_LISTS: Duration = Duration::from_secs(3);
+
+/// A proof is worth nothing once it is this old: this process was stopped, or a look does not end.
+const KEEPS: Duration = Duration::from_secs(45);
+
+/// Proves for ever. `doubt` is an instant after which injection has to be proven anew, whatever was proven before.
+pub(super) async fn run(
+    context: Arc<Context>,
+    seen: Watched,
+    gate: watch::Sender<Gate>,
+    mut doubt: watch::Receiver<Duration>,
+) -> Infallible {
+    let mut schedule = Schedule::asking();
+    let parts = loop {
+        match Parts::new() {
+            Ok(parts) => break parts,
+            Err(error) => warn!("cannot prove injection: {error}"),
+        }
+        tokio::time::sleep(schedule.next_pause()).await;
+    };
+    let mut watched = seen.linkerd.clone();
+    let looker = Looker {
+        access: context.access.clone(),
+        epoch: context.epoch,
+        wanted: context.settings.proving.clone(),
+        parts,
+        metrics: Arc::clone(&context.metrics),
+        seen: seen.linkerd.clone(),
+    };
+    let policy = context.settings.proving.policy();
+    let _said_by_the_look = tokio::time::timeout(FIRST_LISTS, async {
+        while !watched.is_known() {
+            watched.changed().await;
+        }
+    })
+    .await;
+    let mut pauses = Pauses::default();
+    let mut facts = watched.facts();
+    loop {
+        let evidence = looker.look().await;
+        let before = gate.borrow().clone();
+        let after = before.clone().step(&policy, &evidence);
+        match Change::between(&before, &after) {
+            None => {}
+            Some(change) if change.is_setback() => warn!("proof: {change}"),
+            Some(change) => info!("proof: {change}"),
+        }
+        let mut next = Instant::now() + pauses.after(&after, &policy);
+        context.show(&after, readiness(&seen));
+        gate.send_replace(after);
+        loop {
+            tokio::select! {
+                biased;
+                () = watched.changed() => {
+                    let now = watched.facts();
+                    if now != facts {
+                        facts = now;
+                        next = next.min(Instant::now() + pauses.at_once());
+                    }
+                }
+                Ok(()) = doubt.changed() => next = next.min(Instant::now() + pauses.at_once()),
+                () = tokio::time::sleep_until(next) => break,
+            }
+        }
+    }
+}
+
+/// When the evidence was taken by which the gate is open for certain; nothing where it is not, or where that is too long ago.
+pub(super) fn proven(gate: &Gate, now: Duration) -> Option<Duration> {
+    match gate {
+        Gate::Open { latest, doubt: None, .. } => Some(*latest).filter(|latest| now.saturating_sub(*latest) < KEEPS),
+        Gate::Open { .. } | Gate::Settling { .. } | Gate::Closed { .. } => None,
+    }
+}
+
+fn readiness(seen: &Watched) -> Outcome {
+    match seen.troubles().into_iter().next() {
+        None => Outcome::Ready,
+        Some(trouble) => Outcome::unknown(trouble),
+    }
+}

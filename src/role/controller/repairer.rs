@@ -1,0 +1,197 @@
+//! Plans, acts, and remembers.
+
+use std::collections::BTreeSet;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::scribe::Scribe;
+use super::teller::Teller;
+use super::watches::Watched;
+use super::{Context, leads, prover, wall};
+use crate::cluster::repair;
+use crate::decide::Gate;
+use crate::decide::repair::{Act, Action, Memory, Outcome, Survey, plan};
+
+/// How many removals are asked for at a time.
+const AT_A_TIME: usize = 8;
+
+/// The least pause between two plans: what changes together is planned for together.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// A plan takes no more of the time than one part in so many, however many pods there are.
+const SHARE: u32 = 10;
+
+struct Repairer {
+    context: Arc<Context>,
+    seen: Watched,
+    renewed: watch::Receiver<Instant>,
+    gate: watch::Receiver<Gate>,
+    doubt: watch::Sender<Duration>,
+    memory: Memory,
+    teller: Teller,
+    troubles: BTreeSet<String>,
+    /// Pods and Jobs of which audit mode has said what would be done.
+    audited: BTreeSet<String>,
+}
+
+/// Repairs for ever.
+pub(super) async fn run(
+    context: Arc<Context>,
+    seen: Watched,
+    renewed: watch::Receiver<Instant>,
+    gate: watch::Receiver<Gate>,
+    doubt: watch::Sender<Duration>,
+    scribe: Scribe,
+) -> Infallible {
+    let memory = Memory::new(&context.settings.repair, context.now());
+    let teller = Teller::new(Arc::clone(&context), scribe);
+    let repairer = Repairer {
+        context,
+        seen,
+        renewed,
+        gate,
+        doubt,
+        memory,
+        teller,
+        troubles: BTreeSet::new(),
+        audited: BTreeSet::new(),
+    };
+    repairer.run().await
+}
+
+// === impl Repairer ===
+
+impl Repairer {
+    async fn run(mut self) -> Infallible {
+        loop {
+            self.tell_troubles();
+            let started = Instant::now();
+            let (actions, again) = self.plan();
+            let took = started.elapsed();
+            let acted = !actions.is_empty();
+            self.act(actions).await;
+            tokio::time::sleep((took * SHARE).max(PAUSE)).await;
+            if acted {
+                // What became of it is part of the next plan.
+                continue;
+            }
+            let again = again.map(|again| self.context.epoch + again);
+            tokio::select! {
+                biased;
+                () = self.seen.changed() => {}
+                Ok(()) = self.gate.changed() => {}
+                () = async {
+                    match again {
+                        Some(again) => tokio::time::sleep_until(again).await,
+                        None => std::future::pending().await,
+                    }
+                } => {}
+            }
+        }
+    }
+
+    fn tell_troubles(&mut self) {
+        let troubles = self.seen.troubles();
+        for trouble in troubles.difference(&self.troubles) {
+            warn!("nothing is done until everything is seen again: {trouble}");
+        }
+        if troubles.is_empty() && !self.troubles.is_empty() {
+            info!("everything is seen again");
+        }
+        self.troubles = troubles;
+    }
+
+    /// What is to be done now, and when to plan again at the latest. What is returned has begun, as far as memory goes.
+    fn plan(&mut self) -> (Vec<Action>, Option<Duration>) {
+        let now = self.context.now();
+        let by_hand = self.seen.closed_by_hand();
+        let free = self.troubles.is_empty() && by_hand.is_none() && leads(&self.renewed);
+        let proven = prover::proven(&self.gate.borrow_and_update(), now).filter(|_| free);
+        let Self { context, seen, memory, teller, .. } = self;
+        let planned = seen.facts(context, proven, |facts| {
+            let survey = Survey::of(facts, memory);
+            let broken = memory.observe(facts, &survey, now);
+            let plan = plan(facts, &survey, memory, &context.settings.repair, now);
+            teller.tell(&plan, facts, memory, &broken, proven.is_some());
+            // A Job stays suspended rather than that two replicas meet at it.
+            let actions = if free { plan.actions } else { Vec::new() };
+            for action in &actions {
+                memory.begin(action, survey.siblings_of(&action.owner.uid), now);
+            }
+            (actions, plan.again)
+        });
+        let Some((actions, again)) = planned else { return (Vec::new(), None) };
+        if let Some(at) = self.memory.missed_again_at() {
+            // What came back missed says that the proof may be wrong: another one tells.
+            self.doubt.send_if_modified(|doubt| {
+                let news = *doubt < at;
+                *doubt = at;
+                news
+            });
+        }
+        (actions, again)
+    }
+
+    async fn act(&mut self, actions: Vec<Action>) {
+        if !self.context.acts() {
+            self.audit(&actions);
+            return;
+        }
+        let (context, renewed, gate) = (&self.context, &self.renewed, &self.gate);
+        let one = |action: Action| async move {
+            // Each time anew: others may take long.
+            let resumes = matches!(action.act, Act::Resume { .. });
+            let may = leads(renewed) && (resumes || prover::proven(&gate.borrow(), context.now()).is_some());
+            let outcomes = if may { perform(context, &action).await } else { Outcome::Overtaken };
+            (action, outcomes)
+        };
+        let done: Vec<_> = futures::stream::iter(actions).map(one).buffer_unordered(AT_A_TIME).collect().await;
+        for (action, outcome) in done {
+            self.memory.acted(&action, &outcome, self.context.now());
+            self.context.metrics.replaced(action.act.key(), key(&outcome));
+            self.teller.acted(&action, &outcome);
+        }
+    }
+
+    /// Says what would be done, once.
+    fn audit(&mut self, actions: &[Action]) {
+        for action in actions {
+            let subject = match action.act.removes() {
+                Some((targets, _)) => targets.first().map_or_else(String::new, |target| target.uid.clone()),
+                None => action.owner.uid.clone(),
+            };
+            if self.audited.insert(subject) {
+                self.context.metrics.replaced(action.act.key(), "audit");
+                info!("audit: would {}", super::teller::words(action));
+            }
+        }
+    }
+}
+
+async fn perform(context: &Context, action: &Action) -> Outcome {
+    let (client, namespace) = (context.client.clone(), action.namespace.as_str());
+    match &action.act {
+        Act::Delete([target]) => repair::remove(client, namespace, target, false).await,
+        Act::Evict([target]) => repair::remove(client, namespace, target, true).await,
+        Act::Suspend { resource_version, .. } => {
+            repair::suspend(client, namespace, &action.owner, resource_version, wall()).await
+        }
+        Act::Resume { resource_version } => repair::resume(client, namespace, &action.owner, resource_version).await,
+    }
+}
+
+/// The label `result`.
+pub(super) fn key(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Done => "done",
+        Outcome::Overtaken => "overtaken",
+        Outcome::Refused(_) => "refused",
+        Outcome::Failed(_) => "failed",
+    }
+}

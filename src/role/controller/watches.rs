@@ -1,0 +1,205 @@
+//! What the controller watches that leads.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::{Context, wall};
+use crate::cluster::watch::Seen;
+use crate::cluster::{ClientError, lease, node, workload};
+use crate::decide::by_hand::ByHand;
+use crate::decide::lease::{NAME, Record};
+use crate::decide::node::NodeView;
+use crate::decide::nudge::Refusal;
+use crate::decide::repair::{Facts, NamespaceView, OwnerView, Owners, PodView};
+use crate::role::proving::{self, join};
+
+/// The watches at work. None of them ends by itself, but for a fault of ours.
+pub(super) struct Watches {
+    pub(super) seen: Watched,
+    tasks: JoinSet<Infallible>,
+}
+
+/// What they see. A clone has read what the original has read, and goes on by itself.
+#[derive(Clone)]
+pub(super) struct Watched {
+    pub(super) linkerd: proving::Watched,
+    pub(super) pods: watch::Receiver<Seen<PodView>>,
+    namespaces: watch::Receiver<Seen<NamespaceView>>,
+    owners: OwnersWatched,
+    pub(super) refusals: watch::Receiver<Seen<Option<Refusal>>>,
+    pub(super) nodes: watch::Receiver<Seen<NodeView>>,
+    /// The agents' Lease, for a person's word.
+    agents: watch::Receiver<Seen<Record>>,
+}
+
+/// What makes pods.
+#[derive(Clone)]
+pub(super) struct OwnersWatched {
+    replica_sets: watch::Receiver<Seen<OwnerView>>,
+    stateful_sets: watch::Receiver<Seen<OwnerView>>,
+    daemon_sets: watch::Receiver<Seen<OwnerView>>,
+    replication_controllers: watch::Receiver<Seen<OwnerView>>,
+    jobs: watch::Receiver<Seen<OwnerView>>,
+}
+
+// === impl Watches ===
+
+impl Watches {
+    pub(super) fn begin(context: &Context) -> Result<Self, ClientError> {
+        /// Begins one watch.
+        macro_rules! follow {
+            ($tasks:ident, $client:ident, $follow:path) => {{
+                let (sink, seen) = watch::channel(Seen::default());
+                $tasks.spawn($follow($client.clone(), sink));
+                seen
+            }};
+        }
+        let client = context.access.watching()?;
+        let mut tasks = JoinSet::new();
+        let linkerd = proving::Watched::begin(&client, &mut tasks);
+        // Before pods, so that an owner is mostly there when its pods come.
+        let owners = OwnersWatched {
+            replica_sets: follow!(tasks, client, workload::follow_replica_sets),
+            stateful_sets: follow!(tasks, client, workload::follow_stateful_sets),
+            daemon_sets: follow!(tasks, client, workload::follow_daemon_sets),
+            replication_controllers: follow!(tasks, client, workload::follow_replication_controllers),
+            jobs: follow!(tasks, client, workload::follow_jobs),
+        };
+        let namespaces = follow!(tasks, client, workload::follow_namespaces);
+        let pods = follow!(tasks, client, workload::follow_pods);
+        let refusals = follow!(tasks, client, workload::follow_refusals);
+        let (sink, nodes) = watch::channel(Seen::default());
+        let key = context.settings.taint_key.clone();
+        let nodes_client = client.clone();
+        tasks.spawn(async move { node::follow_nodes(nodes_client, &key, sink).await });
+        let (sink, agents) = watch::channel(Seen::default());
+        let (lease_client, namespace) = (context.access.watching_the_lease()?, context.settings.namespace.clone());
+        tasks.spawn(async move { lease::follow_lease(lease_client, &namespace, NAME, sink).await });
+        Ok(Self { seen: Watched { linkerd, pods, namespaces, owners, refusals, nodes, agents }, tasks })
+    }
+
+    /// Goes on for ever: a watch that panics takes the process with it.
+    pub(super) async fn last(mut self) -> Infallible {
+        join(&mut self.tasks).await
+    }
+}
+
+// === impl Watched ===
+
+impl Watched {
+    /// What is seen now, for as long as `look` runs; nothing before all of it was listed, or where the webhook cannot be read.
+    pub(super) fn facts<T>(
+        &self,
+        context: &Context,
+        proven: Option<Duration>,
+        look: impl FnOnce(&Facts<'_>) -> T,
+    ) -> Option<T> {
+        let webhooks = self.linkerd.webhooks()?.ok()?;
+        let (pods, namespaces) = (self.pods.borrow(), self.namespaces.borrow());
+        let (pods, namespaces) = (pods.objects.as_deref()?, namespaces.objects.as_deref()?);
+        self.owners.look(|owners| {
+            let projection = context.settings.projection;
+            look(&Facts { pods, namespaces, owners, webhooks: &webhooks, projection, proven })
+        })
+    }
+
+    /// What makes pods, likewise.
+    pub(super) fn owners<T>(&self, look: impl FnOnce(Owners<'_>) -> T) -> Option<T> {
+        self.owners.look(look)
+    }
+
+    /// What keeps from seeing, one sentence each: whoever sees old things does not act.
+    pub(super) fn troubles(&self) -> BTreeSet<String> {
+        let owners = &self.owners;
+        let all = [
+            self.pods.borrow().trouble.clone(),
+            self.namespaces.borrow().trouble.clone(),
+            self.refusals.borrow().trouble.clone(),
+            self.nodes.borrow().trouble.clone(),
+            self.agents.borrow().trouble.clone(),
+            owners.replica_sets.borrow().trouble.clone(),
+            owners.stateful_sets.borrow().trouble.clone(),
+            owners.daemon_sets.borrow().trouble.clone(),
+            owners.replication_controllers.borrow().trouble.clone(),
+            owners.jobs.borrow().trouble.clone(),
+        ];
+        let webhooks = self.linkerd.webhooks().and_then(Result::err);
+        self.linkerd.troubles().into_iter().chain(all.into_iter().flatten()).chain(webhooks).collect()
+    }
+
+    /// A person's word that everything be closed: nothing is to be made anew then.
+    pub(super) fn closed_by_hand(&self) -> Option<ByHand> {
+        let agents = self.agents.borrow();
+        let word = agents.only().and_then(|record| record.by_hand.as_deref());
+        ByHand::in_force(word, wall()).ok().flatten().filter(|word| !word.open)
+    }
+
+    /// The refusals, by their owners' uid; of several of one owner, the latest.
+    pub(super) fn refusals(&self) -> Option<BTreeMap<String, Refusal>> {
+        let refusals = self.refusals.borrow();
+        let mut latest: BTreeMap<String, Refusal> = BTreeMap::new();
+        for refusal in refusals.objects.as_deref()?.values().flatten() {
+            // Versions grow with time (Kubernetes 1.35 says so; they always have).
+            let version = |refusal: &Refusal| refusal.stamp.parse::<u64>().unwrap_or_default();
+            let uid = &refusal.owner.uid;
+            if latest.get(uid).is_none_or(|before| version(before) < version(refusal)) {
+                latest.insert(uid.clone(), refusal.clone());
+            }
+        }
+        Some(latest)
+    }
+
+    /// Completes when something has changed that decides about repair.
+    pub(super) async fn changed(&mut self) {
+        tokio::select! {
+            Ok(()) = self.pods.changed() => {}
+            Ok(()) = self.namespaces.changed() => {}
+            () = self.owners.changed() => {}
+            () = self.linkerd.changed() => {}
+            Ok(()) = self.agents.changed() => {}
+            // The watches are gone, and with them the controller.
+            else => std::future::pending().await,
+        }
+    }
+
+    /// Completes when something has changed that decides about nudges.
+    pub(super) async fn refused(&mut self) {
+        tokio::select! {
+            Ok(()) = self.refusals.changed() => {}
+            () = self.owners.changed() => {}
+            else => std::future::pending().await,
+        }
+    }
+}
+
+// === impl OwnersWatched ===
+
+impl OwnersWatched {
+    fn look<T>(&self, look: impl FnOnce(Owners<'_>) -> T) -> Option<T> {
+        let (sets, stateful) = (self.replica_sets.borrow(), self.stateful_sets.borrow());
+        let (daemons, controllers) = (self.daemon_sets.borrow(), self.replication_controllers.borrow());
+        let jobs = self.jobs.borrow();
+        Some(look(Owners {
+            replica_sets: sets.objects.as_deref()?,
+            stateful_sets: stateful.objects.as_deref()?,
+            daemon_sets: daemons.objects.as_deref()?,
+            replication_controllers: controllers.objects.as_deref()?,
+            jobs: jobs.objects.as_deref()?,
+        }))
+    }
+
+    async fn changed(&mut self) {
+        tokio::select! {
+            Ok(()) = self.replica_sets.changed() => {}
+            Ok(()) = self.stateful_sets.changed() => {}
+            Ok(()) = self.daemon_sets.changed() => {}
+            Ok(()) = self.replication_controllers.changed() => {}
+            Ok(()) = self.jobs.changed() => {}
+            else => std::future::pending().await,
+        }
+    }
+}
