@@ -13,6 +13,18 @@ pub(super) fn describe(act: &str, error: &Error) -> String {
     }
 }
 
+/// Whether nothing came for as long as is waited for.
+pub(super) fn is_silence(error: &Error) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(link) = cause {
+        if link.downcast_ref::<std::io::Error>().is_some_and(|io| io.kind() == std::io::ErrorKind::TimedOut) {
+            return true;
+        }
+        cause = link.source();
+    }
+    false
+}
+
 /// The first cause: "Connection refused", not "client error (Connect)".
 fn innermost(error: &Error) -> String {
     let mut cause: &dyn std::error::Error = error;

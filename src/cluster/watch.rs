@@ -11,7 +11,7 @@ use kube::{Api, Resource, ResourceExt as _};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
-use super::failure::describe;
+use super::failure::{describe, is_silence};
 use crate::retry::Schedule;
 
 /// What a watch knows.
@@ -60,16 +60,20 @@ where
                     }
                     other => format!("the watch of {what} failed: {other}"),
                 };
-                // What was asked for is too old: the next list is new, and nobody need know.
+                // What was asked for is too old: the next list is new, and nobody need know. Nor need they where nothing was said
+                // for so long that the connection counts as dead: most likely nothing happened, and the next list tells.
                 let expired = matches!(&error, watcher::Error::WatchError(status) if status.code == 410);
-                if !expired {
+                let silent = matches!(&error, watcher::Error::WatchFailed(error) if is_silence(error));
+                if !expired && !silent {
                     sink.send_if_modified(|seen| {
                         let news = seen.trouble.as_ref() != Some(&trouble);
                         seen.trouble = Some(trouble);
                         news
                     });
                 }
-                tokio::time::sleep(schedule.next_pause()).await;
+                if !silent {
+                    tokio::time::sleep(schedule.next_pause()).await;
+                }
                 // From a whole list on, which is what tells that the trouble is over: a watch that is merely resumed says
                 // nothing until something changes.
                 events = watcher::watcher(api.clone(), config.clone()).boxed();

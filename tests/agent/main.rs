@@ -5,4 +5,5 @@ mod cost;
 mod faults;
 mod node;
 mod prover;
+#[allow(dead_code, reason = "the controller's tests use it too")]
 mod stage;

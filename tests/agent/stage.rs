@@ -63,18 +63,30 @@ pub struct Agent {
     _boot_id: tempfile::NamedTempFile,
 }
 
-/// What an agent is told.
+/// What an agent, or another role, is told.
 pub struct Settings {
+    role: &'static str,
     variables: BTreeMap<String, String>,
     boot: String,
     port: Option<u16>,
 }
 
 pub fn agent_of(node: &str, boot: &str) -> Settings {
-    let settings = Settings { variables: BTreeMap::new(), boot: boot.to_owned(), port: None };
+    let settings = Settings { role: "agent", variables: BTreeMap::new(), boot: boot.to_owned(), port: None };
     settings
         .with("NODE_NAME", node)
         .with("POD_NAME", &format!("linkerd-gate-{node}"))
+        .with("POD_NAMESPACE", GATE)
+        .with("IDENTITY", "endpoints")
+}
+
+/// A replica of the controller, whose pod has this name.
+pub fn controller(pod: &str) -> Settings {
+    let settings = Settings { role: "controller", variables: BTreeMap::new(), boot: "none".to_owned(), port: None };
+    settings
+        .with("NODE_NAME", "node-of-the-controller")
+        .with("POD_NAME", pod)
+        .with("POD_UID", &format!("uid-of-{pod}"))
         .with("POD_NAMESPACE", GATE)
         .with("IDENTITY", "endpoints")
 }
@@ -98,7 +110,7 @@ impl Stage {
         let cluster = Cluster::start_with(ApiOptions { audit: true, ..ApiOptions::default() }).await?;
         let address = LoopbackAddress::claim()?;
         let certificates = Certificates::for_injector("linkerd")?;
-        let namespaces = Namespaces::any().asking(PROBE);
+        let namespaces = Namespaces::any().asking(PROBE).asking("shop");
         let injector = Injector::new(certificates.clone(), &namespaces, Sidecar::genuine("linkerd"))
             .serving_on((address.ip(), 443).into())
             .start()
@@ -259,21 +271,22 @@ impl Stage {
     }
 
     pub fn start_as(&self, settings: Settings, kubeconfig: &Path) -> Result<Agent> {
-        let Settings { variables, boot, port } = settings;
+        let Settings { role, variables, boot, port } = settings;
         let boot_id = tempfile::NamedTempFile::new()?;
         std::fs::write(boot_id.path(), format!("{boot}\n"))?;
         let port = port.map_or_else(free_port, Ok)?;
+        let boot_id_file = ("LINKERD_GATE_BOOT_ID_FILE", boot_id.path().display().to_string());
         let defaults = [
             ("LINKERD_GATE_KUBECONFIG", kubeconfig.display().to_string()),
-            ("LINKERD_GATE_BOOT_ID_FILE", boot_id.path().display().to_string()),
             ("LINKERD_GATE_LISTEN", port.to_string()),
             ("LINKERD_GATE_API_SERVERS", format!("{}:6443", self.cluster.address())),
             ("LINKERD_GATE_TERMINATION_LOG", "/nonexistent".to_owned()),
         ];
         let mut child = Command::new(env!("CARGO_BIN_EXE_linkerd-gate"))
-            .arg("agent")
+            .arg(role)
             .env_clear()
             .envs(defaults)
+            .envs((role == "agent").then_some(boot_id_file))
             .envs(variables)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
