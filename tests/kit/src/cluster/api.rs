@@ -431,7 +431,13 @@ impl Api {
         Ok(())
     }
 
-    /// Starts the API server after [`Api::stop_api_server`], and waits until it says that it is ready.
+    /// Kills the API server in the middle of whatever it does; what it knew stays in etcd. [`Api::stop_api_server`] lets it end.
+    pub fn kill_api_server(&self) -> Result<()> {
+        // Dropping it kills it.
+        self.locked().api_server.take().map(drop).context("the API server is not running")
+    }
+
+    /// Starts the API server after [`Api::stop_api_server`] or [`Api::kill_api_server`], and waits until it says that it is ready.
     pub async fn start_api_server(&self) -> Result<()> {
         let process = self.spawn_api_server(&Place::first(self.address))?;
         {

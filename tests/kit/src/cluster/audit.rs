@@ -1,7 +1,7 @@
 //! What an API server was asked, by its own audit log.
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::{BTreeMap, HashMap, hash_map::Entry},
     fs,
     path::Path,
 };
@@ -38,6 +38,8 @@ pub struct AuditedRequest {
     pub node: Option<String>,
     /// The answer's HTTP status, as soon as there is one.
     pub code: Option<u16>,
+    /// What admission and authorization noted, `validation.policy.admission.k8s.io/validation_failure` for instance.
+    pub annotations: BTreeMap<String, String>,
     /// How far it has come.
     pub stage: AuditStage,
     /// When it was received.
@@ -70,6 +72,8 @@ struct Event {
     user: User,
     object_ref: Option<ObjectReference>,
     response_status: Option<Status>,
+    #[serde(default)]
+    annotations: BTreeMap<String, String>,
     request_received_timestamp: Timestamp,
     stage_timestamp: Timestamp,
 }
@@ -187,6 +191,7 @@ impl AuditedRequest {
             self.stage = event.stage;
             self.reached = event.stage_timestamp;
             self.code = event.response_status.and_then(|status| status.code).or(self.code);
+            self.annotations.extend(event.annotations);
         }
     }
 }
@@ -211,6 +216,7 @@ impl From<Event> for AuditedRequest {
             uri: event.request_uri,
             user: event.user.username,
             code: event.response_status.and_then(|status| status.code),
+            annotations: event.annotations,
             stage: event.stage,
             received: event.request_received_timestamp,
             reached: event.stage_timestamp,
