@@ -1,0 +1,158 @@
+//! The whole corpus: the guard refuses what is missed by Rust's rules and by the corpus, and nothing else.
+
+#[path = "../corpus/load.rs"]
+mod load;
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+use kube::api::Api;
+use linkerd_gate::linkerd::{TokenProjection, WebhookView, missed};
+use linkerd_gate_kit::object::{namespace, pod};
+use load::{Case, Corpus, Expect};
+use serde_json::json;
+
+use crate::stage::{Answer, Stage, dry_run};
+
+/// A case, and the pod and the namespace that an API server makes of it.
+struct Genuine<'a> {
+    case: &'a Case,
+    namespace: Namespace,
+    /// What is sent.
+    pod: Pod,
+    /// What admission sees, the mutating part of it done; nothing where the pod is refused as it is.
+    admitted: Option<Pod>,
+}
+
+#[tokio::test]
+async fn the_guard_refuses_exactly_what_is_missed_by_rust_and_by_the_corpus() -> Result<()> {
+    let stage = Stage::set().await?;
+    let corpus = load::load()?;
+    let cases = genuine(&stage, &corpus).await?;
+
+    let mut wrong = Vec::new();
+    let mut refused = 0;
+    for token_projection in [true, false] {
+        stage.await_guard(token_projection).await?;
+        for (webhook, configurations) in &corpus.webhooks {
+            let here = |genuine: &&Genuine<'_>| {
+                genuine.case.webhook == *webhook && genuine.case.token_projection == token_projection
+            };
+            let cases: Vec<_> = cases.iter().filter(here).collect();
+            if cases.is_empty() {
+                continue;
+            }
+            stage.install(configurations).await?;
+            let view = WebhookView::new(configurations)?;
+            for genuine in cases {
+                let answer = dry_run(&stage.admin, &genuine.pod).await?;
+                refused += usize::from(matches!(answer, Answer::Missed(_)));
+                if let Err(difference) = genuine.agrees(&view, &answer) {
+                    let Case { file, name, reasons, .. } = genuine.case;
+                    wrong.push(format!("{file}: {name} {reasons:?}: {difference:#}"));
+                }
+            }
+        }
+    }
+    ensure!(wrong.is_empty(), "{} of {} cases:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
+    ensure!(refused > 40 && refused < cases.len(), "{refused} of {} cases were refused", cases.len());
+    eprintln!("corpus: {refused} of {} pods refused", cases.len());
+    Ok(())
+}
+
+/// An API server mounts a token into all containers or into none: the corpus alone cannot tell the first one from the others.
+#[tokio::test]
+async fn where_linkerd_projects_no_token_the_first_container_has_to_have_one() -> Result<()> {
+    let stage = Stage::set().await?;
+    stage.cluster.create_namespace(&serde_json::from_value(namespace("tokenless").asking().json())?).await?;
+    stage.mount_no_tokens("tokenless").await?;
+    let asked = Api::<Namespace>::all(stage.admin.clone()).get("tokenless").await?;
+    stage.await_guard(false).await?;
+    let token = json!([{"name": "token", "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount"}]);
+    for (first, second) in [(false, false), (false, true), (true, false), (true, true)] {
+        let mounts = |mounted: bool| if mounted { token.clone() } else { json!([]) };
+        let mut pod = pod("two").in_namespace("tokenless").running("app:test").json();
+        pod["spec"]["containers"] = json!([
+            {"name": "first", "image": "app:test", "volumeMounts": mounts(first)},
+            {"name": "second", "image": "app:test", "volumeMounts": mounts(second)},
+        ]);
+        pod["spec"]["volumes"] =
+            json!([{"name": "token", "projected": {"sources": [{"serviceAccountToken": {"path": "token"}}]}}]);
+        let pod: Pod = serde_json::from_value(pod)?;
+        let by_rust = missed(&pod, &asked, &WebhookView::chart_default(), TokenProjection::Disabled);
+        let answer = dry_run(&stage.admin, &pod).await?;
+        let agrees = match answer {
+            Answer::Missed(_) => by_rust && first,
+            Answer::Admitted(..) => !by_rust && !first,
+            _ => false,
+        };
+        ensure!(agrees, "a token in the first {first}, in the second {second}: missed by Rust {by_rust}, {answer:?}");
+    }
+    Ok(())
+}
+
+/// Makes the namespaces of all cases, and asks for each pod while there is no guard.
+async fn genuine<'a>(stage: &Stage, corpus: &'a Corpus) -> Result<Vec<Genuine<'a>>> {
+    let mut made: BTreeMap<String, Namespace> = BTreeMap::new();
+    let mut cases = Vec::new();
+    for case in &corpus.cases {
+        let key = serde_json::to_string(&case.namespace)?;
+        let namespace = match made.get(&key) {
+            Some(namespace) => namespace.clone(),
+            None => make(stage, &case.namespace, made.len()).await.with_context(|| case.name.clone())?,
+        };
+        made.insert(key, namespace.clone());
+        let mut pod = case.pod.clone();
+        pod.metadata.namespace.clone_from(&namespace.metadata.name);
+        let admitted = match (dry_run(&stage.admin, &pod).await?, &case.api_server.refuses) {
+            (Answer::Admitted(pod, _), None) => Some(*pod),
+            (Answer::Otherwise(_), Some(_)) => None,
+            (answer, _) => bail!("{}: without a guard: {answer:?}", case.name),
+        };
+        cases.push(Genuine { case, namespace, pod, admitted });
+    }
+    Ok(cases)
+}
+
+/// A namespace with these labels and annotations, under its own name where that matters.
+async fn make(stage: &Stage, namespace: &Namespace, number: usize) -> Result<Namespace> {
+    let api: Api<Namespace> = Api::all(stage.admin.clone());
+    let mut namespace = namespace.clone();
+    let name = match namespace.metadata.name.as_deref() {
+        Some("corpus") | None => format!("corpus-{number}"),
+        Some(other) => other.to_owned(),
+    };
+    if let Some(found) = api.get_opt(&name).await? {
+        let annotations = namespace.metadata.annotations.is_none() && namespace.metadata.labels.is_none();
+        ensure!(annotations, "{name} is there already, and is not what the case needs");
+        return Ok(found);
+    }
+    namespace.metadata.name = Some(name.clone());
+    stage.cluster.create_namespace(&namespace).await?;
+    Ok(api.get(&name).await?)
+}
+
+// === impl Genuine ===
+
+impl Genuine<'_> {
+    /// Holds the guard's answer to the two others'.
+    fn agrees(&self, view: &WebhookView, guard: &Answer) -> Result<()> {
+        let projection = if self.case.token_projection { TokenProjection::Enabled } else { TokenProjection::Disabled };
+        let by_corpus = self.case.expect == Expect::Inject && !self.case.meshed;
+        let Some(admitted) = &self.admitted else {
+            ensure!(!by_corpus && matches!(guard, Answer::Otherwise(_)), "refused for another reason: {guard:?}");
+            return Ok(());
+        };
+        let by_rust = missed(admitted, &self.namespace, view, projection);
+        // What the API server changed before the injector, or the guard, sees it is no longer what the case was about.
+        let changed = self.case.api_server.changes.is_some();
+        ensure!((by_rust == by_corpus) != changed, "missed by Rust: {by_rust}, by the corpus: {by_corpus}, {changed}");
+        match guard {
+            Answer::Missed(_) => ensure!(by_rust, "the guard refuses, Rust would not: {guard:?}"),
+            Answer::Admitted(..) => ensure!(!by_rust, "the guard admits, Rust would not"),
+            other => bail!("neither admitted nor missed: {other:?}"),
+        }
+        Ok(())
+    }
+}

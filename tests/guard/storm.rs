@@ -1,0 +1,195 @@
+//! An API server that is killed and started again under eight writers, while the injector is down: no pod slips through, and in
+//! its first instants neither.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use k8s_openapi::api::core::v1::Pod;
+use kube::Client;
+use kube::api::{Api, ListParams};
+use linkerd_gate_kit::object::{namespace, pod};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::stage::{Answer, PATIENCE, Stage, create};
+
+/// Of asked pods.
+const WRITERS: usize = 8;
+
+/// How often the API server is killed.
+const KILLS: usize = 4;
+
+/// How many pods the guard refuses, and how many others are admitted, between two kills at least.
+const ENOUGH: (usize, usize) = (500, 20);
+
+/// How soon a writer tries again where nobody listens. Anything that does listen is asked without a pause.
+const KNOCK: Duration = Duration::from_millis(1);
+
+/// What became of pods, in the order of the answers.
+#[derive(Debug, Default)]
+struct Tally {
+    answers: Vec<(Instant, Answer)>,
+    /// No answer: nobody listened, or went away before it came.
+    unanswered: usize,
+}
+
+/// What all writers share.
+struct Storm {
+    stop: AtomicBool,
+    asked: Mutex<Tally>,
+    unasked: Mutex<Tally>,
+    /// How many were missed, and how many that did not ask were admitted, so far.
+    progress: watch::Sender<(usize, usize)>,
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn not_one_asked_pod_is_admitted_while_the_api_server_is_killed_again_and_again() -> Result<()> {
+    let stage = Stage::set().await?;
+    for namespace in [namespace("asked").asking(), namespace("unasked")] {
+        stage.cluster.create_namespace(&serde_json::from_value(namespace.json())?).await?;
+    }
+    stage.await_guard(true).await?;
+
+    let storm = Arc::new(Storm {
+        stop: AtomicBool::new(false),
+        asked: Mutex::default(),
+        unasked: Mutex::default(),
+        progress: watch::Sender::new((0, 0)),
+    });
+    let mut writers = JoinSet::new();
+    for number in 0..WRITERS {
+        writers.spawn(write(storm.clone(), stage.cluster.client().await?, "asked", number));
+    }
+    writers.spawn(write(storm.clone(), stage.cluster.client().await?, "unasked", WRITERS));
+
+    let kills = kill_again_and_again(&stage, &storm).await;
+    storm.stop.store(true, Ordering::Relaxed);
+    while let Some(ended) = writers.join_next().await {
+        ended??;
+    }
+    let kills = kills?;
+    storm.no_asked_pod_was_admitted(&stage, kills.len()).await?;
+    storm.other_pods_wait_for_a_server_that_starts_and_for_nothing_else(&kills)
+}
+
+/// Kills the API server and starts it, each time after enough has been written. Returns the moments at which it was dead.
+async fn kill_again_and_again(stage: &Stage, storm: &Storm) -> Result<Vec<Instant>> {
+    let mut kills = Vec::new();
+    for _ in 0..KILLS {
+        storm.until_enough().await?;
+        stage.cluster.kill_api_server()?;
+        kills.push(Instant::now());
+        stage.cluster.start_api_server().await?;
+    }
+    storm.until_enough().await?;
+    Ok(kills)
+}
+
+/// Creates one pod after the other, each under a name of its own, until it is told to stop.
+async fn write(storm: Arc<Storm>, client: Client, namespace: &'static str, writer: usize) -> Result<()> {
+    let mut number = 0;
+    while !storm.stop.load(Ordering::Relaxed) {
+        number += 1;
+        let name = format!("pod-{writer}-{number}");
+        let pod: Pod = serde_json::from_value(pod(&name).in_namespace(namespace).running("app:test").json())?;
+        let answer = create(&client, &pod).await?;
+        let unanswered = matches!(answer, Answer::Unanswered(_));
+        storm.count(namespace == "asked", answer);
+        if unanswered {
+            tokio::time::sleep(KNOCK).await;
+        }
+    }
+    Ok(())
+}
+
+// === impl Storm ===
+
+impl Storm {
+    fn count(&self, asked: bool, answer: Answer) {
+        match &answer {
+            Answer::Missed(_) if asked => self.progress.send_modify(|(missed, _)| *missed += 1),
+            Answer::Admitted(..) if !asked => self.progress.send_modify(|(_, admitted)| *admitted += 1),
+            _ => {}
+        }
+        let mut tally = locked(if asked { &self.asked } else { &self.unasked });
+        match answer {
+            Answer::Unanswered(_) => tally.unanswered += 1,
+            answer => tally.answers.push((Instant::now(), answer)),
+        }
+    }
+
+    /// Waits until enough pods of both sorts were answered from now on.
+    async fn until_enough(&self) -> Result<()> {
+        let mut progress = self.progress.subscribe();
+        let before = *progress.borrow_and_update();
+        let enough = progress.wait_for(|now| now.0 - before.0 >= ENOUGH.0 && now.1 - before.1 >= ENOUGH.1);
+        let waited = tokio::time::timeout(PATIENCE, enough).await.is_ok_and(|waited| waited.is_ok());
+        ensure!(waited, "not enough is answered: {before:?} before, {:?} now", *self.progress.borrow());
+        Ok(())
+    }
+
+    async fn no_asked_pod_was_admitted(&self, stage: &Stage, kills: usize) -> Result<()> {
+        let (answers, unanswered) = {
+            let tally = locked(&self.asked);
+            (tally.answers.clone(), tally.unanswered)
+        };
+        let count = |which: fn(&Answer) -> bool| answers.iter().filter(|(_, answer)| which(answer)).count();
+        let admitted = count(|answer| matches!(answer, Answer::Admitted(..)));
+        let missed = count(|answer| matches!(answer, Answer::Missed(_)));
+        let otherwise = count(|answer| matches!(answer, Answer::Otherwise(_)));
+        eprintln!(
+            "storm: {kills} kills; asked pods: {missed} refused by the guard's rule, {otherwise} otherwise, {unanswered} not \
+             answered, {admitted} admitted"
+        );
+        ensure!(admitted == 0, "{admitted} asked pods were admitted");
+        ensure!(missed >= (kills + 1) * ENOUGH.0, "{missed} refused");
+        // What was on its way when the server died may have been stored without an answer.
+        let pods: Api<Pod> = Api::namespaced(stage.admin.clone(), "asked");
+        let stored = pods.list(&ListParams::default()).await?.items;
+        ensure!(stored.is_empty(), "{} asked pods were stored", stored.len());
+        Ok(())
+    }
+
+    fn other_pods_wait_for_a_server_that_starts_and_for_nothing_else(&self, kills: &[Instant]) -> Result<()> {
+        let tally = locked(&self.unasked);
+        let mut life = tally.answers.as_slice();
+        for (number, killed) in kills.iter().map(Some).chain([None]).enumerate() {
+            let (this, next) = match killed {
+                Some(killed) => life.split_at(life.partition_point(|(answered, _)| answered < killed)),
+                None => (life, &[][..]),
+            };
+            life = next;
+            let first = this.iter().position(|(_, answer)| matches!(answer, Answer::Admitted(..)));
+            let first = first.with_context(|| format!("server {number} admitted nothing: {this:?}"))?;
+            let refused: BTreeSet<&str> = this[..first].iter().map(|(_, answer)| words(answer)).collect();
+            if number > 0 {
+                eprintln!(
+                    "storm: start {number}: a pod that does not ask was admitted {} ms after the first answer; {first} were \
+                     refused before: {refused:?}",
+                    (this[first].0 - this[0].0).as_millis(),
+                );
+            }
+            let later = this[first..].iter().find(|(_, answer)| !matches!(answer, Answer::Admitted(..)));
+            ensure!(later.is_none(), "server {number} refused a pod that does not ask: {later:?}");
+        }
+        Ok(())
+    }
+}
+
+/// What a refusal says, without the pod's name.
+fn words(answer: &Answer) -> &str {
+    match answer {
+        Answer::Admitted(..) => "admitted",
+        Answer::Missed(words) => words,
+        Answer::Otherwise(words) | Answer::Unanswered(words) => {
+            words.rsplit_once("is forbidden: ").map_or(words, |(_, end)| end)
+        }
+    }
+}
+
+fn locked(tally: &Mutex<Tally>) -> MutexGuard<'_, Tally> {
+    tally.lock().unwrap_or_else(PoisonError::into_inner)
+}

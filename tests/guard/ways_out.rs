@@ -1,0 +1,188 @@
+//! The files as a person applies them: what each binding does, the ways out, and the words.
+
+use anyhow::{Context as _, Result, bail, ensure};
+use k8s_openapi::api::admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingAdmissionPolicy};
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::Api;
+use linkerd_gate_kit::cluster::{ApiOptions, until};
+use linkerd_gate_kit::object::{Namespace, namespace, pod, webhook_configuration};
+use serde_json::{Value, json};
+
+use crate::stage::{Answer, PATIENCE, Stage, dry_run};
+
+const FAILURE: &str = "validation.policy.admission.k8s.io/validation_failure";
+
+#[tokio::test]
+async fn each_binding_does_what_its_file_says_and_every_way_out_is_one() -> Result<()> {
+    let stage = Stage::set_with(ApiOptions { audit: true, ..ApiOptions::default() }).await?;
+    let long = "n".repeat(63);
+    for namespace in [
+        namespace("shop").asking(),
+        namespace("storm").asking().labelled("linkerd-gate/guard", "enforce"),
+        namespace("exempt").asking().labelled("linkerd-gate/guard", "exempt"),
+        namespace("another-value").asking().labelled("linkerd-gate/guard", "yes"),
+        namespace(&long).asking(),
+    ] {
+        stage.cluster.create_namespace(&made(namespace)?).await?;
+    }
+    // The chart's, uninstalled.
+    stage.install(&[]).await?;
+    stage.kubectl_apply("50-guard.yaml").await?;
+    its_expressions_ask_for_nothing_that_does_not_exist(&stage).await?;
+    stage.install(&[chart("linkerd")?]).await?;
+    stage.until("the guard", &asking("shop", "web")?, |answer| matches!(answer, Answer::Missed(_))).await?;
+
+    the_label_on_a_namespace_or_a_pod_exempts(&stage).await?;
+    the_words_say_what_happened_and_what_to_look_at(&stage, &long).await?;
+    where_linkerd_is_uninstalled_nothing_is_refused(&stage).await?;
+    the_warning_binding_admits_warns_and_notes(&stage).await?;
+    the_labelled_binding_guards_labelled_namespaces_only(&stage).await?;
+    without_a_binding_nothing_is_refused(&stage).await
+}
+
+fn made(namespace: Namespace) -> Result<k8s_openapi::api::core::v1::Namespace> {
+    Ok(serde_json::from_value(namespace.json())?)
+}
+
+fn asking(namespace: &str, name: &str) -> Result<Pod> {
+    Ok(serde_json::from_value(pod(name).in_namespace(namespace).running("app:test").json())?)
+}
+
+fn chart(linkerd: &str) -> Result<MutatingWebhookConfiguration> {
+    Ok(serde_json::from_value(webhook_configuration(linkerd).json())?)
+}
+
+async fn is_missed(stage: &Stage, pod: &Pod) -> Result<bool> {
+    match dry_run(&stage.admin, pod).await? {
+        Answer::Missed(_) => Ok(true),
+        Answer::Admitted(_, warnings) if warnings.is_empty() => Ok(false),
+        other => bail!("{:?}: {other:?}", pod.metadata),
+    }
+}
+
+/// An API server warns of a field that the types do not have; it is no error to it.
+async fn its_expressions_ask_for_nothing_that_does_not_exist(stage: &Stage) -> Result<()> {
+    let policies: Api<ValidatingAdmissionPolicy> = Api::all(stage.admin.clone());
+    let checked = until(&policies, "linkerd-gate", "its types checked", PATIENCE, |policy| {
+        policy.status.as_ref().is_some_and(|status| status.type_checking.is_some())
+    })
+    .await?;
+    let warnings = checked.status.and_then(|status| status.type_checking).and_then(|types| types.expression_warnings);
+    ensure!(warnings.iter().flatten().next().is_none(), "{warnings:#?}");
+    Ok(())
+}
+
+async fn the_label_on_a_namespace_or_a_pod_exempts(stage: &Stage) -> Result<()> {
+    ensure!(!is_missed(stage, &asking("exempt", "web")?).await?, "an exempt namespace");
+    ensure!(is_missed(stage, &asking("another-value", "web")?).await?, "a namespace with another value");
+    let labelled = |value: &str| -> Result<Pod> {
+        let pod = pod("web").in_namespace("shop").running("app:test").labelled("linkerd-gate/guard", value);
+        Ok(serde_json::from_value(pod.json())?)
+    };
+    ensure!(!is_missed(stage, &labelled("exempt")?).await?, "an exempt pod");
+    ensure!(is_missed(stage, &labelled("enforce")?).await?, "a pod with another value");
+    Ok(())
+}
+
+async fn the_words_say_what_happened_and_what_to_look_at(stage: &Stage, long: &str) -> Result<()> {
+    let refused = async |pod: &Pod| match dry_run(&stage.admin, pod).await? {
+        Answer::Missed(words) => Ok(words),
+        other => bail!("{other:?}"),
+    };
+    let words = refused(&asking("shop", "web")?).await?;
+    let start =
+        "pod shop/web asks for Linkerd and has no linkerd-proxy: the proxy injector did not answer, or was not called.";
+    ensure!(words.starts_with(start), "{words}");
+    for part in [
+        "Its owner (ReplicaSet, StatefulSet, DaemonSet, Job) tries again by itself",
+        "kubectl -n linkerd get pods",
+        "kubectl get mutatingwebhookconfiguration linkerd-proxy-injector-webhook-config",
+        "label the namespace or the pod linkerd-gate/guard=exempt",
+    ] {
+        ensure!(words.contains(part), "no {part:?} in: {words}");
+    }
+
+    // As a controller creates it: its name is made up by then.
+    let mut nameless = asking("shop", "web")?;
+    nameless.metadata.name = None;
+    nameless.metadata.generate_name = Some("web-5d9f8-".to_owned());
+    let words = refused(&nameless).await?;
+    ensure!(words.starts_with("pod shop/web-5d9f8-"), "{words}");
+
+    // The longest that there can be.
+    let label = "a".repeat(63);
+    let name = format!("{label}.{label}.{label}.{}", "a".repeat(61));
+    let mut configuration = chart(&"l".repeat(63))?;
+    configuration.metadata.name = Some(name.clone());
+    stage.install(&[configuration]).await?;
+    let mut longest = asking(long, &name)?;
+    longest.metadata.labels = None;
+    let words = refused(&longest).await?;
+    ensure!(words.contains(&format!("pod {long}/{name} ")) && words.ends_with("=exempt"), "{words}");
+    ensure!(words.len() < 1024, "{} bytes: {words}", words.len());
+    stage.install(&[chart("linkerd")?]).await
+}
+
+async fn where_linkerd_is_uninstalled_nothing_is_refused(stage: &Stage) -> Result<()> {
+    stage.install(&[]).await?;
+    ensure!(!is_missed(stage, &asking("shop", "web")?).await?, "without a webhook configuration");
+    let mut others = chart("linkerd")?;
+    others.metadata.labels = None;
+    for webhook in others.webhooks.iter_mut().flatten() {
+        "sidecars.example.com".clone_into(&mut webhook.name);
+    }
+    stage.install(&[others]).await?;
+    ensure!(!is_missed(stage, &asking("shop", "web")?).await?, "with somebody else's webhook configuration");
+    stage.install(&[chart("linkerd")?]).await?;
+    ensure!(is_missed(stage, &asking("shop", "web")?).await?, "installed again");
+    Ok(())
+}
+
+async fn the_warning_binding_admits_warns_and_notes(stage: &Stage) -> Result<()> {
+    stage.kubectl_apply("51-guard-warn.yaml").await?;
+    let warned = |answer: &Answer| match answer {
+        Answer::Admitted(_, warnings) => warnings.iter().any(|warning| {
+            warning.contains(
+                "ValidatingAdmissionPolicy 'linkerd-gate' with binding 'linkerd-gate': pod shop/warned asks for",
+            )
+        }),
+        _ => false,
+    };
+    stage.until("a warning", &asking("shop", "warned")?, warned).await?;
+
+    // As a person sees it.
+    let output = stage.kubectl(&["run", "seen", "--namespace=shop", "--image=app:test", "--dry-run=server"]).await?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(
+        output.status.success() && said.contains("Warning: ") && said.contains("pod shop/seen asks for"),
+        "{output:?}"
+    );
+
+    let noted = stage.cluster.requests_of("admin")?.into_iter().rev().find_map(|mut request| {
+        let admitted = request.code == Some(201) && request.resource == "pods" && request.namespace == "shop";
+        if admitted { request.annotations.remove(FAILURE) } else { None }
+    });
+    let noted: Value = serde_json::from_str(&noted.context("nothing in the audit log")?)?;
+    ensure!(noted[0]["validationActions"] == json!(["Warn", "Audit"]), "{noted:#}");
+    ensure!(noted[0]["message"].as_str().is_some_and(|words| words.contains("has no linkerd-proxy")), "{noted:#}");
+    Ok(())
+}
+
+async fn the_labelled_binding_guards_labelled_namespaces_only(stage: &Stage) -> Result<()> {
+    stage.kubectl_apply("52-guard-labelled.yaml").await?;
+    stage.until("refusals again", &asking("storm", "web")?, |answer| matches!(answer, Answer::Missed(_))).await?;
+    for namespace in ["shop", "another-value", "exempt"] {
+        ensure!(!is_missed(stage, &asking(namespace, "web")?).await?, "{namespace} is guarded");
+    }
+    // Back to the first one, of which nothing of the others is left.
+    stage.kubectl_apply("50-guard.yaml").await?;
+    stage.until("refusals everywhere", &asking("shop", "web")?, |answer| matches!(answer, Answer::Missed(_))).await
+}
+
+/// A person's last way out.
+async fn without_a_binding_nothing_is_refused(stage: &Stage) -> Result<()> {
+    let output = stage.kubectl(&["delete", "validatingadmissionpolicybinding", "linkerd-gate"]).await?;
+    ensure!(output.status.success(), "{output:?}");
+    let admitted = |answer: &Answer| matches!(answer, Answer::Admitted(..));
+    stage.until("the guard is gone", &asking("shop", "web")?, admitted).await
+}
