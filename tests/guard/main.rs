@@ -3,6 +3,7 @@
 //! What it refuses is held to `linkerd_gate::linkerd::injection` and to the corpus at once ([`corpus`], [`drawn`]): the two
 //! sayings of one rule, CEL and Rust, cannot drift.
 
+mod admitted;
 mod corpus;
 mod drawn;
 mod stage;
