@@ -12,7 +12,7 @@ use linkerd_gate_kit::cluster::until_any;
 use linkerd_gate_kit::object::{Namespace, control_plane, deployment, job, namespace, pod, stateful_set};
 use serde_json::{Value, json};
 
-use crate::stage::{Answer, PATIENCE, Stage, dry_run};
+use crate::stage::{Answer, PATIENCE, Parameters, Stage, dry_run};
 
 /// The node that a DaemonSet's pods are for. Nobody plays its kubelet.
 const NODE: &str = "node-a";
@@ -80,7 +80,7 @@ async fn with_namespaces() -> Result<Stage> {
     for namespace in others.into_iter().map(Namespace::json).chain(ours) {
         stage.cluster.create_namespace(&serde_json::from_value(namespace)?).await?;
     }
-    stage.await_guard(true).await?;
+    stage.await_guard(true, Parameters::Labelled).await?;
     Ok(stage)
 }
 

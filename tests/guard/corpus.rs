@@ -13,7 +13,7 @@ use linkerd_gate_kit::object::{namespace, pod};
 use load::{Case, Corpus, Expect};
 use serde_json::json;
 
-use crate::stage::{Answer, Stage, dry_run};
+use crate::stage::{Answer, Parameters, Stage, dry_run, view};
 
 /// A case, and the pod and the namespace that an API server makes of it.
 struct Genuine<'a> {
@@ -32,9 +32,11 @@ async fn the_guard_refuses_exactly_what_is_missed_by_rust_and_by_the_corpus() ->
     let cases = genuine(&stage, &corpus).await?;
 
     let mut wrong = Vec::new();
-    let mut refused = 0;
-    for token_projection in [true, false] {
-        stage.await_guard(token_projection).await?;
+    let (mut asked, mut refused) = (0, 0);
+    for (token_projection, parameters) in
+        [(true, Parameters::Labelled), (false, Parameters::Labelled), (true, Parameters::All)]
+    {
+        stage.await_guard(token_projection, parameters).await?;
         for (webhook, configurations) in &corpus.webhooks {
             let here = |genuine: &&Genuine<'_>| {
                 genuine.case.webhook == *webhook && genuine.case.token_projection == token_projection
@@ -44,11 +46,15 @@ async fn the_guard_refuses_exactly_what_is_missed_by_rust_and_by_the_corpus() ->
                 continue;
             }
             stage.install(configurations).await?;
-            let view = WebhookView::new(configurations)?;
+            let view = view(configurations, parameters)?;
+            // Whatever its file says, the guard looks at what the corpus is about, but for what has lost its label.
+            let whole = view == WebhookView::new(configurations)?;
+            ensure!(whole || (webhook == "renamed" && parameters == Parameters::Labelled), "{webhook}: not looked at");
             for genuine in cases {
                 let answer = dry_run(&stage.admin, &genuine.pod).await?;
+                asked += 1;
                 refused += usize::from(matches!(answer, Answer::Missed(_)));
-                if let Err(difference) = genuine.agrees(&view, &answer) {
+                if let Err(difference) = genuine.agrees(&view, whole, &answer) {
                     let Case { file, name, reasons, .. } = genuine.case;
                     wrong.push(format!("{file}: {name} {reasons:?}: {difference:#}"));
                 }
@@ -56,8 +62,8 @@ async fn the_guard_refuses_exactly_what_is_missed_by_rust_and_by_the_corpus() ->
         }
     }
     ensure!(wrong.is_empty(), "{} of {} cases:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
-    ensure!(refused > 40 && refused < cases.len(), "{refused} of {} cases were refused", cases.len());
-    eprintln!("corpus: {refused} of {} pods refused", cases.len());
+    ensure!(asked > cases.len() && refused > asked / 4 && refused < asked, "{refused} of {asked} pods were refused");
+    eprintln!("corpus: {refused} of {asked} pods refused, in {} cases", cases.len());
     Ok(())
 }
 
@@ -68,7 +74,7 @@ async fn where_linkerd_projects_no_token_the_first_container_has_to_have_one() -
     stage.cluster.create_namespace(&serde_json::from_value(namespace("tokenless").asking().json())?).await?;
     stage.mount_no_tokens("tokenless").await?;
     let asked = Api::<Namespace>::all(stage.admin.clone()).get("tokenless").await?;
-    stage.await_guard(false).await?;
+    stage.await_guard(false, Parameters::Labelled).await?;
     let token = json!([{"name": "token", "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount"}]);
     for (first, second) in [(false, false), (false, true), (true, false), (true, true)] {
         let mounts = |mounted: bool| if mounted { token.clone() } else { json!([]) };
@@ -136,8 +142,8 @@ async fn make(stage: &Stage, namespace: &Namespace, number: usize) -> Result<Nam
 // === impl Genuine ===
 
 impl Genuine<'_> {
-    /// Holds the guard's answer to the two others'.
-    fn agrees(&self, view: &WebhookView, guard: &Answer) -> Result<()> {
+    /// Holds the guard's answer to the two others'; to the corpus, where the guard looks at the whole of what that is about.
+    fn agrees(&self, view: &WebhookView, whole: bool, guard: &Answer) -> Result<()> {
         let projection = if self.case.token_projection { TokenProjection::Enabled } else { TokenProjection::Disabled };
         let by_corpus = self.case.expect == Expect::Inject && !self.case.meshed;
         let Some(admitted) = &self.admitted else {
@@ -147,7 +153,10 @@ impl Genuine<'_> {
         let by_rust = missed(admitted, &self.namespace, view, projection);
         // What the API server changed before the injector, or the guard, sees it is no longer what the case was about.
         let changed = self.case.api_server.changes.is_some();
-        ensure!((by_rust == by_corpus) != changed, "missed by Rust: {by_rust}, by the corpus: {by_corpus}, {changed}");
+        ensure!(
+            !whole || (by_rust == by_corpus) != changed,
+            "missed by Rust: {by_rust}, by the corpus: {by_corpus}, {changed}"
+        );
         match guard {
             Answer::Missed(_) => ensure!(by_rust, "the guard refuses, Rust would not: {guard:?}"),
             Answer::Admitted(..) => ensure!(!by_rust, "the guard admits, Rust would not"),

@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::api::Api;
-use linkerd_gate::linkerd::{TokenProjection, WebhookView, missed};
+use linkerd_gate::linkerd::{TokenProjection, missed};
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -12,7 +12,7 @@ use proptest::strategy::ValueTree as _;
 use proptest::test_runner::TestRunner;
 use serde_json::{Value, json};
 
-use crate::stage::{Answer, Stage, dry_run};
+use crate::stage::{Answer, Parameters, Stage, dry_run, view};
 
 const NAMESPACES: usize = 12;
 const SETS: usize = 24;
@@ -37,8 +37,9 @@ async fn the_guard_and_rust_agree_on_what_is_drawn() -> Result<()> {
     let mut refused = 0;
     for set in 0..SETS {
         let token_projection = set < SETS / 2;
+        let parameters = if set < SETS / 2 { Parameters::Labelled } else { Parameters::All };
         if set % (SETS / 2) == 0 {
-            stage.await_guard(token_projection).await?;
+            stage.await_guard(token_projection, parameters).await?;
         }
         let configurations = draw(&mut runner, &vec(configuration(), 1..3))?;
         let configurations: Vec<MutatingWebhookConfiguration> = configurations
@@ -50,7 +51,7 @@ async fn the_guard_and_rust_agree_on_what_is_drawn() -> Result<()> {
             })
             .collect::<Result<_, _>>()?;
         stage.install(&configurations).await?;
-        let view = WebhookView::new(&configurations)?;
+        let view = view(&configurations, parameters)?;
         let projection = if token_projection { TokenProjection::Enabled } else { TokenProjection::Disabled };
         for _ in 0..PODS {
             let namespace = &namespaces[draw(&mut runner, &(0..NAMESPACES))?];

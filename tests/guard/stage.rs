@@ -12,10 +12,11 @@ use k8s_openapi::api::admissionregistration::v1::{
     MutatingWebhookConfiguration, ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
 };
 use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use kube::Client;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use linkerd_gate::linkerd::webhook::chart_default;
+use linkerd_gate::linkerd::{WebhookView, names};
 use linkerd_gate_kit::cluster::{Api as Cluster, ApiOptions};
 use linkerd_gate_kit::object::pod;
 use serde_json::{Value, json};
@@ -44,6 +45,15 @@ pub enum Answer {
     Unanswered(String),
 }
 
+/// Which webhook configurations the guard looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parameters {
+    /// Those with Linkerd's label: what its file says.
+    Labelled,
+    /// Every one: what its file says that can be said instead.
+    All,
+}
+
 /// The directory of the guard's files.
 pub fn optional() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/manifests/optional")
@@ -55,6 +65,28 @@ pub fn guard() -> Result<(ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBi
     let documents: Vec<Value> = serde_saphyr::from_multiple(&text)?;
     let [policy, binding] = documents.try_into().ok().context("a policy and a binding")?;
     Ok((serde_json::from_value(policy)?, serde_json::from_value(binding)?))
+}
+
+/// The binding, for these parameters.
+pub fn binding(parameters: Parameters) -> Result<ValidatingAdmissionPolicyBinding> {
+    let mut binding = guard()?.1;
+    let reference = binding.spec.as_mut().and_then(|spec| spec.param_ref.as_mut()).context("a paramRef")?;
+    ensure!(reference.selector.as_ref().is_some_and(|selector| selector.match_labels.is_some()), "by label");
+    if parameters == Parameters::All {
+        reference.selector = Some(LabelSelector::default());
+    }
+    Ok(binding)
+}
+
+/// What Rust makes of these webhook configurations, as far as the guard looks at them.
+pub fn view(configurations: &[MutatingWebhookConfiguration], parameters: Parameters) -> Result<WebhookView> {
+    let component = |configuration: &&MutatingWebhookConfiguration| {
+        let labels = configuration.metadata.labels.as_ref();
+        labels.and_then(|labels| labels.get(names::label::CONTROL_PLANE_COMPONENT)).map(String::as_str)
+            == Some(names::component::PROXY_INJECTOR)
+    };
+    let seen = configurations.iter().filter(|other| parameters == Parameters::All || component(other));
+    Ok(WebhookView::new(seen)?)
 }
 
 /// The policy for a Linkerd whose proxies bring their own token, or do not.
@@ -128,14 +160,20 @@ impl Stage {
 
     /// Installs the guard for a Linkerd whose proxies bring their own token, or do not, behind the chart's webhook, and waits
     /// for it by pods whose answers depend on it.
-    pub async fn await_guard(&self, token_projection: bool) -> Result<()> {
-        self.apply(&policy(token_projection)?, &guard()?.1).await?;
+    pub async fn await_guard(&self, token_projection: bool, parameters: Parameters) -> Result<()> {
+        self.apply(&policy(token_projection)?, &binding(parameters)?).await?;
         self.install(&[chart_default()]).await?;
         let what = format!("the guard, with token projection {token_projection}");
         let asking = pod("asking").asking().running("app:test").in_namespace("default");
         let tokenless = asking.clone().spec_field("automountServiceAccountToken", false);
         let missed = |answer: &Answer| matches!(answer, Answer::Missed(_));
-        self.until(&what, &serde_json::from_value(asking.json())?, missed).await?;
+        self.until(&what, &serde_json::from_value(asking.clone().json())?, missed).await?;
+        self.install(&[unlabelled(chart_default())]).await?;
+        self.until(&what, &serde_json::from_value(asking.json())?, |answer| {
+            missed(answer) == (parameters == Parameters::All)
+        })
+        .await?;
+        self.install(&[chart_default()]).await?;
         self.until(&what, &serde_json::from_value(tokenless.json())?, |answer| missed(answer) == token_projection).await
     }
 
@@ -237,6 +275,12 @@ impl Stage {
         });
         self.apply(&serde_json::from_value(policy)?, &serde_json::from_value(binding)?).await
     }
+}
+
+/// Known by its webhook's name alone.
+fn unlabelled(mut configuration: MutatingWebhookConfiguration) -> MutatingWebhookConfiguration {
+    configuration.metadata.labels = None;
+    configuration
 }
 
 /// Creates a pod in its namespace.

@@ -13,7 +13,7 @@ use linkerd_gate_kit::object::{namespace, pod};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::stage::{Answer, PATIENCE, Stage, create};
+use crate::stage::{Answer, PATIENCE, Parameters, Stage, create};
 
 /// Of asked pods.
 const WRITERS: usize = 8;
@@ -58,7 +58,7 @@ async fn not_one_asked_pod_is_admitted_while_the_api_server_is_killed_again_and_
     for namespace in [namespace("asked").asking(), namespace("unasked")] {
         stage.cluster.create_namespace(&serde_json::from_value(namespace.json())?).await?;
     }
-    stage.await_guard(true).await?;
+    stage.await_guard(true, Parameters::Labelled).await?;
 
     let storm = Arc::new(Storm {
         stop: AtomicBool::new(false),

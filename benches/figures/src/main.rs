@@ -10,6 +10,7 @@ mod crowd;
 mod dns;
 mod fleet;
 mod gate;
+mod guard;
 mod holding;
 mod linkerd;
 mod peers;
@@ -64,6 +65,8 @@ enum What {
     Agent,
     /// Three hundred agents at one API server: how soon their nodes are open, and at how many requests.
     Fleet,
+    /// What the guard costs a pod's creation, beside the injector's own call.
+    Guard,
 }
 
 #[tokio::main]
@@ -110,6 +113,12 @@ async fn main() -> Result<ExitCode> {
         match Stage::set().await {
             Ok(stage) => fleet::measure(stage, &gate, &mut table).await?,
             Err(why) => table.without("a fleet of agents", &why),
+        }
+    }
+    if wanted(What::Guard) {
+        match guard::Stage::set().await {
+            Ok(stage) => guard::measure(&stage, &mut table).await?,
+            Err(why) => table.without("the guard", &why),
         }
     }
     if !arguments.alone && [What::Holding, What::Release, What::Agent].into_iter().any(wanted) {
