@@ -4,11 +4,13 @@ use anyhow::{Context as _, Result, bail, ensure};
 use k8s_openapi::api::admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingAdmissionPolicy};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::Api;
+use linkerd_gate::cluster;
+use linkerd_gate::decide::Outcome;
 use linkerd_gate_kit::cluster::{ApiOptions, until};
 use linkerd_gate_kit::object::{Namespace, namespace, pod, webhook_configuration};
 use serde_json::{Value, json};
 
-use crate::stage::{Answer, PATIENCE, Stage, dry_run};
+use crate::stage::{Answer, PATIENCE, Stage, dry_run, guard};
 
 const FAILURE: &str = "validation.policy.admission.k8s.io/validation_failure";
 
@@ -34,9 +36,11 @@ async fn each_binding_does_what_its_file_says_and_every_way_out_is_one() -> Resu
 
     the_label_on_a_namespace_or_a_pod_exempts(&stage).await?;
     the_words_say_what_happened_and_what_to_look_at(&stage, &long).await?;
+    a_proof_reads_the_refusal(&stage).await?;
     where_linkerd_is_uninstalled_nothing_is_refused(&stage).await?;
     the_warning_binding_admits_warns_and_notes(&stage).await?;
     the_labelled_binding_guards_labelled_namespaces_only(&stage).await?;
+    a_policy_that_fails_leaves_exempt_namespaces_alone(&stage).await?;
     without_a_binding_nothing_is_refused(&stage).await
 }
 
@@ -177,6 +181,28 @@ async fn the_labelled_binding_guards_labelled_namespaces_only(stage: &Stage) -> 
     // Back to the first one, of which nothing of the others is left.
     stage.kubectl_apply("50-guard.yaml").await?;
     stage.until("refusals everywhere", &asking("shop", "web")?, |answer| matches!(answer, Answer::Missed(_))).await
+}
+
+/// Whatever is wrong with its expressions one day: what is exempt is sorted out before they are looked at.
+async fn a_policy_that_fails_leaves_exempt_namespaces_alone(stage: &Stage) -> Result<()> {
+    let (mut policy, binding) = guard()?;
+    let validations = policy.spec.as_mut().and_then(|spec| spec.validations.as_mut()).context("validations")?;
+    "dyn(object).spec.nothing == 1".clone_into(&mut validations[0].expression);
+    stage.apply(&policy, &binding).await?;
+    let declining = pod("web").in_namespace("shop").not_asking().running("app:test").json();
+    let failing =
+        |answer: &Answer| matches!(answer, Answer::Otherwise(words) if words.contains("no such key: nothing"));
+    stage.until("an expression that fails", &serde_json::from_value(declining)?, failing).await?;
+    ensure!(!is_missed(stage, &asking("exempt", "web")?).await?, "an exempt namespace");
+    stage.kubectl_apply("50-guard.yaml").await?;
+    stage.until("whole again", &asking("shop", "web")?, |answer| matches!(answer, Answer::Missed(_))).await
+}
+
+/// Where the guard refuses, a proof of injection fails for want of injection, and not for want of a pod.
+async fn a_proof_reads_the_refusal(stage: &Stage) -> Result<()> {
+    let outcome = cluster::prove(stage.admin.clone(), &asking("shop", "web")?).await?;
+    ensure!(matches!(outcome, Outcome::NotReady(_)) && outcome.to_string().contains("was not injected"), "{outcome}");
+    Ok(())
 }
 
 /// A person's last way out.
