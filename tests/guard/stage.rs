@@ -41,7 +41,7 @@ pub enum Answer {
     Missed(String),
     /// Refused, but not by that rule: by somebody else, or because an expression failed.
     Otherwise(String),
-    /// No answer.
+    /// No answer, or none about the pod: the server is overloaded, or on its way up or down.
     Unanswered(String),
 }
 
@@ -320,6 +320,9 @@ async fn send(client: &Client, pod: &Pod, parameters: &str) -> Result<Answer> {
     match message.split_once(by_the_guard) {
         Some((_, words)) if head.status == 403 && words.starts_with("pod ") && status["reason"] == "Forbidden" => {
             Ok(Answer::Missed(words.to_owned()))
+        }
+        _ if head.status.is_server_error() || head.status == 429 => {
+            Ok(Answer::Unanswered(format!("{}: {message}", head.status)))
         }
         _ => Ok(Answer::Otherwise(format!("{}: {message}", head.status))),
     }

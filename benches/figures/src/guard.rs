@@ -108,26 +108,30 @@ pub async fn measure(stage: &Stage, table: &mut Table) -> Result<()> {
     let how = "the API server's admission_controller_admission_duration_seconds of ValidatingAdmissionPolicy, of 500 \
                dry-run creates, one after the other: the median of 5 batches' means";
     for (name, cost) in [
-        ("a pod's creation: policies without the guard", &without),
-        ("a pod's creation: the guard, an injected pod", &injected),
-        ("a pod's creation: the guard, a pod that does not ask", &quiet),
-        ("a pod's creation: the guard, a pod refused", &refused),
-        ("an injected pod, beside 20 webhooks of others", &among),
-        ("the same, all of them looked at (selector: {})", &all),
+        ("without the guard: policies, a pod's creation", &without),
+        ("guard: an injected pod's creation", &injected),
+        ("guard: of a pod that does not ask", &quiet),
+        ("guard: of a pod that is refused", &refused),
+        ("guard: injected, beside 20 webhooks of others", &among),
+        ("guard: the same, with selector: {}", &all),
     ] {
         table.figure(name, "µs", how).value(GATE, cost.plugin);
     }
     let how = "the API server's validating_admission_policy_check_duration_seconds, of the same: the one expression, which is \
                told of refused pods only";
-    table.figure("the guard's rule, a pod refused", "µs", how).value(GATE, refused.policy);
+    table.figure("guard: its rule alone, of a pod that is refused", "µs", how).value(GATE, refused.policy);
     let how = "the API server's admission_step_admission_duration_seconds, type validate, of the same";
-    table.figure("validation in all, an injected pod", "µs", how).value(GATE, injected.step);
-    let how = "the API server's admission_webhook_admission_duration_seconds, of the same: the test kit's stand-in, in Rust, \
-               on the same machine";
-    table.figure("the injector's call, an injected pod", "µs", how).value(GATE, injected.webhook);
+    table.figure("guard: all of validation, an injected pod's", "µs", how).value(GATE, injected.step);
+    let how = "the API server's admission_webhook_admission_duration_seconds, of the same: the test kit's stand-in, \
+               compiled without optimization, on the same machine";
+    table.figure("the injector's call, an injected pod's creation", "µs", how).value(GATE, injected.webhook);
     let ratio = injected.plugin / injected.webhook;
     table
-        .figure("the guard by the injector's call", "×", "the second of these rows, by the last")
+        .figure(
+            "guard: an injected pod's, by the injector's call",
+            "×",
+            "the second of these rows, by the one before this",
+        )
         .value(GATE, ratio)
         .target("≤ 0.5", Target::Kept(ratio <= RATIO));
     Ok(())
