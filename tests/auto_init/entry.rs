@@ -24,7 +24,7 @@ fn pasted() -> Result<Value> {
     Ok(block["initContainers"][0].clone())
 }
 
-/// The API server stores the same pod, whether its author pasted the entry or the policy added it; and it says what the README
+/// The API server stores the same pod in all it holds, whether its author pasted the entry or the policy added it; and it says what the README
 /// says, in that order, with nothing beside it but what the API server itself fills in.
 pub async fn it_is_what_the_readme_gives_people_to_paste(stage: &Stage) -> Result<()> {
     let setup = json!({"name": "setup", "image": "setup:1", "command": ["true"]});
@@ -42,6 +42,9 @@ pub async fn it_is_what_the_readme_gives_people_to_paste(stage: &Stage) -> Resul
             added["spec"],
             by_hand["spec"]
         );
+        for field in ["labels", "annotations", "finalizers", "ownerReferences"] {
+            ensure!(added["metadata"][field] == by_hand["metadata"][field], "{field} differ: {:#}", added["metadata"]);
+        }
         ensure!(names(&added, "initContainers")[0] == "linkerd-gate", "it is not the first: {:#}", added["spec"]);
 
         let stored = entry(&added).context("no entry")?;
@@ -136,6 +139,31 @@ pub async fn the_restricted_level_admits_it(stage: &Stage) -> Result<()> {
     let admitted = stage.admit(&plain.container_field("securityContext", confined).json()).await?;
     ensure!(entry(&admitted).is_some(), "it was not added");
     Ok(stage.injector.recover().await?)
+}
+
+/// A namespace's limits are filled in as for every container, and a minimum above what the entry asks for refuses the pod.
+pub async fn a_namespaces_limits_count_for_it(stage: &Stage) -> Result<()> {
+    stage.make(namespace("limited").asking()).await?;
+    let limits = |limit: Value| {
+        json!({
+            "apiVersion": "v1", "kind": "LimitRange", "metadata": {"name": "limits"},
+            "spec": {"limits": [limit]},
+        })
+    };
+    let path = "/api/v1/namespaces/limited/limitranges";
+    stage.send(Method::POST, path, &limits(json!({"type": "Container", "default": {"cpu": "70m"}}))).await?;
+    let limited = pod("web").in_namespace("limited");
+    let filled_in = |pod: &Value| entry(pod).is_some_and(|entry| entry["resources"]["limits"]["cpu"] == "70m");
+    let admitted = stage.until("the limit is filled in", &limited.clone().json(), filled_in).await?;
+    ensure!(entry(&admitted).is_some_and(|entry| entry["resources"]["requests"]["cpu"] == "1m"), "{admitted:#}");
+
+    let minimum = limits(json!({"type": "Container", "min": {"cpu": "10m"}}));
+    stage.send(Method::PUT, &format!("{path}/limits"), &minimum).await?;
+    let enough = limited.container_field("resources", json!({"requests": {"cpu": "10m"}, "limits": {"cpu": "10m"}}));
+    let words = stage.until_refused(&enough.clone().json(), "minimum cpu usage per Container is 10m").await?;
+    ensure!(!words.contains("linkerd-gate-init"), "{words}");
+    stage.admit(&enough.labelled("linkerd-gate/init", "disabled").json()).await?;
+    Ok(())
 }
 
 /// Workloads' templates stay as they are; the pods that controllers make of them have the entry.

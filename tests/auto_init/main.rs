@@ -26,12 +26,14 @@ async fn pods_that_ask_get_the_documented_entry_and_others_stay_as_they_are() ->
         entry::wait_and_explain_take_it(&stage).await?;
         entry::it_is_first_among_the_users_own_in_an_injected_pod(&stage).await?;
         entry::the_restricted_level_admits_it(&stage).await?;
+        entry::a_namespaces_limits_count_for_it(&stage).await?;
         entry::a_controllers_pods_get_it(&stage).await?;
         spared::who_does_not_ask_gets_nothing(&stage).await?;
         spared::somebodys_own_entry_is_left_alone(&stage).await?;
         spared::a_label_opts_out(&stage).await?;
         spared::what_the_gate_waits_for_is_left_alone(&stage).await?;
         values::every_value_is_followed(&stage).await?;
+        values::a_value_that_cannot_be_read_refuses_those_who_ask_and_nobody_else(&stage).await?;
         values::a_linkerd_elsewhere_is_named_and_two_of_them_add_one_entry(&stage).await?;
         lasting::a_pod_that_somebody_else_makes_ask_gets_it(&stage).await
     };

@@ -152,6 +152,22 @@ impl Stage {
         until(&self.cluster.client().await?, what, pod, condition).await
     }
 
+    /// Tries a pod until it is refused with these words, and returns the whole refusal.
+    pub async fn until_refused(&self, pod: &Value, words: &str) -> Result<String> {
+        let client = self.cluster.client().await?;
+        let refused = async {
+            loop {
+                if let Err(error) = admit(&client, pod).await {
+                    let said = format!("{error:#}");
+                    if said.contains(words) {
+                        return said;
+                    }
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, refused).await.with_context(|| format!("it is not refused: {words}"))
+    }
+
     /// One request with a body of JSON.
     pub async fn send(&self, method: Method, path: &str, body: &Value) -> Result<Value> {
         send(&self.cluster.client().await?, method, path, "application/json", body).await

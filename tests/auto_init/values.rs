@@ -57,6 +57,18 @@ pub async fn every_value_is_followed(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
+/// Fail closed: nobody who asks starts without the entry because of a typo. Nobody else is touched by it.
+pub async fn a_value_that_cannot_be_read_refuses_those_who_ask_and_nobody_else(stage: &Stage) -> Result<()> {
+    stage.set_values(&[("settings", "['LINKERD_GATE_TIMEOUT']")]).await?;
+    stage.until_refused(&in_shop("web"), "policy 'linkerd-gate-init'").await?;
+    stage.admit(&pod("web").in_namespace(SHOP).not_asking().json()).await?;
+    stage.admit(&pod("web").in_namespace(SHOP).labelled("linkerd-gate/init", "disabled").json()).await?;
+    stage.admit(&pod("web").in_namespace("linkerd").asking().json()).await?;
+    stage.set_values(&[]).await?;
+    stage.until("the values are the old ones", &in_shop("web"), |pod| entry(pod).is_some()).await?;
+    Ok(())
+}
+
 /// `wait` looks for Linkerd in `linkerd` unless it is told otherwise, and the webhook tells where it is.
 pub async fn a_linkerd_elsewhere_is_named_and_two_of_them_add_one_entry(stage: &Stage) -> Result<()> {
     let linkerds = "LINKERD_GATE_LINKERD_NAMESPACE";
