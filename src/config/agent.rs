@@ -81,7 +81,7 @@ impl Agent {
         let mut reader = Reader::default();
         let raw: Raw = reader.raw(Role::Agent, variables);
         let settings = reader.agent(raw);
-        match Problems::new(reader.problems) {
+        match Problems::new(Role::Agent, reader.problems) {
             None => Ok(settings),
             Some(problems) => Err(problems),
         }

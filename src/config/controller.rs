@@ -96,7 +96,7 @@ impl Controller {
         let mut reader = Reader::default();
         let raw: Raw = reader.raw(Role::Controller, variables);
         let settings = reader.controller(raw);
-        match Problems::new(reader.problems) {
+        match Problems::new(Role::Controller, reader.problems) {
             None => Ok(settings),
             Some(problems) => Err(problems),
         }

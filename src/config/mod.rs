@@ -156,7 +156,7 @@ impl Wait {
         {
             reader.problems.push(Problem::value("LINKERD_GATE_CA_FILE", path.to_string_lossy(), complaint));
         }
-        match Problems::new(reader.problems) {
+        match Problems::new(Role::Wait, reader.problems) {
             None => Ok(settings),
             Some(problems) => Err(problems),
         }

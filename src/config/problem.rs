@@ -13,6 +13,8 @@ pub struct Problem {
     pub value: Option<String>,
     /// What is wrong with it, as a clause: "is not a duration".
     pub complaint: String,
+    /// Whose variable it is: roles share names, and not every example.
+    pub role: Option<Role>,
 }
 
 /// Everything that is wrong with a configuration, all at once. Never empty.
@@ -24,12 +26,12 @@ pub struct Problems(Vec<Problem>);
 impl Problem {
     /// A value that is not accepted.
     pub fn value(variable: &str, value: impl Into<String>, complaint: impl Into<String>) -> Self {
-        Self { variable: variable.to_owned(), value: Some(value.into()), complaint: complaint.into() }
+        Self { variable: variable.to_owned(), value: Some(value.into()), complaint: complaint.into(), role: None }
     }
 
     /// A variable that has to be there and is not.
     pub fn absent(variable: &str, complaint: impl Into<String>) -> Self {
-        Self { variable: variable.to_owned(), value: None, complaint: complaint.into() }
+        Self { variable: variable.to_owned(), value: None, complaint: complaint.into(), role: None }
     }
 
     /// A variable that this role does not know.
@@ -56,7 +58,7 @@ impl fmt::Display for Problem {
             Some(value) => write!(out, "{}={value:?}: {}", self.variable, self.complaint)?,
             None => write!(out, "{} is not set: {}", self.variable, self.complaint)?,
         }
-        match table::find(&self.variable) {
+        match self.role.and_then(|role| role.find(&self.variable)).or_else(|| table::find(&self.variable)) {
             Some(known) => {
                 write!(out, "; accepted: {} (for example {}={})", known.accepted, known.name, known.example)
             }
@@ -79,9 +81,10 @@ fn nearest(role: Role, variable: &str) -> Option<&'static str> {
 // === impl Problems ===
 
 impl Problems {
-    /// `None` where nothing is wrong.
-    pub fn new(problems: Vec<Problem>) -> Option<Self> {
-        (!problems.is_empty()).then_some(Self(problems))
+    /// Of the variables of `role`; `None` where nothing is wrong.
+    pub fn new(role: Role, problems: Vec<Problem>) -> Option<Self> {
+        let with_role = |problem| Problem { role: Some(role), ..problem };
+        (!problems.is_empty()).then(|| Self(problems.into_iter().map(with_role).collect()))
     }
 
     /// Each of them, in the order found.
@@ -115,6 +118,15 @@ mod tests {
         assert!(problem.to_string().ends_with("did you mean LINKERD_GATE_TIMEOUT?"), "{problem}");
         let problem = Problem::unknown(Role::Wait, "LINKERD_GATE_ON_MISS", "hold");
         assert!(problem.to_string().ends_with("did you mean LINKERD_GATE_ON_MISSED?"), "{problem}");
+    }
+
+    #[test]
+    fn a_name_that_roles_share_is_told_with_this_roles_example() {
+        let told = |role| Problems::new(role, vec![Problem::absent("LINKERD_GATE_POD_NAME", "…")]).unwrap().to_string();
+        for role in Role::ALL {
+            let example = role.find("LINKERD_GATE_POD_NAME").unwrap().example;
+            assert!(told(*role).contains(&format!("LINKERD_GATE_POD_NAME={example}")), "{}", told(*role));
+        }
     }
 
     #[test]
