@@ -109,8 +109,6 @@ async fn evict(pods: &Api<Pod>, namespace: &str, target: &Target) -> Outcome {
     let answer =
         pods.create_subresource::<_, Status>("eviction", &target.name, &PostParams::default(), &eviction).await;
     match answer {
-        // A pod with two budgets: the refusal comes as the content of a success (k8s.io/kubernetes, `EvictionREST.Create`).
-        Ok(status) if status.is_failure() => Outcome::Refused(status.message),
         Err(Error::Api(status)) if is_of_a_budget(&status) => Outcome::Refused(words(&status)),
         Err(Error::Api(status)) if status.message.contains("cannot create resource \"pods/eviction\"") => {
             Outcome::Failed(format!(
@@ -149,10 +147,11 @@ fn is_overtaken(status: &Status) -> bool {
 }
 
 /// Whether a disruption budget is in the way: a 429 that names one is its word, any other the API server's own trouble. A budget
-/// that cannot keep up with evictions forbids them.
+/// that cannot keep up with evictions forbids them, and two of one pod are a 500 (k8s.io/kubernetes, `EvictionREST.Create`).
 fn is_of_a_budget(status: &Status) -> bool {
     causes(status).iter().any(|cause| cause.reason == "DisruptionBudget")
         || status.code == 403 && status.details.as_ref().is_some_and(|details| details.kind == "poddisruptionbudget")
+        || status.code == 500 && status.message.contains("more than one PodDisruptionBudget")
 }
 
 /// The refusal, with the budget's own words.
