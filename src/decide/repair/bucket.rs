@@ -180,7 +180,7 @@ mod tests {
             }
             for (first, from) in taken.iter().enumerate() {
                 for (last, to) in taken.iter().enumerate().skip(first) {
-                    let share = u128::from(burst) + (*to - *from).as_nanos() / each.as_nanos() + 1;
+                    let share = u128::from(burst) + to.saturating_sub(*from).as_nanos() / each.as_nanos() + 1;
                     prop_assert!((last - first + 1) as u128 <= share, "{} from {from:?} to {to:?}", last - first + 1);
                 }
             }

@@ -8,10 +8,10 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::{Context, LEASE, nudger, opener, prover, repairer, scribe, wall, watches::Watches};
+use super::{Context, nudger, opener, prover, repairer, scribe, wall, watches::Watches};
 use crate::cluster::lease::{self, LeaseError};
 use crate::cluster::watch::Seen;
-use crate::decide::lease::{DURATION, LEADS_FOR, RENEWED_EVERY, Record, Sightings, Stance};
+use crate::decide::lease::{CONTROLLER_NAME, DURATION, LEADS_FOR, RENEWED_EVERY, Record, Sightings, Stance};
 use crate::decide::{Gate, Outcome};
 use crate::metrics::Written;
 use crate::retry::Schedule;
@@ -78,7 +78,8 @@ impl Leader {
     pub(super) async fn leave(&mut self) {
         let Some(held) = self.held.take() else { return };
         let context = &self.context;
-        match lease::give_up(context.client.clone(), &context.settings.namespace, LEASE, &held, wall()).await {
+        match lease::give_up(context.client.clone(), &context.settings.namespace, CONTROLLER_NAME, &held, wall()).await
+        {
             Ok(_) => info!("gave up the Lease: the other replica acts from now on"),
             // Already somebody else's, or a renewal of ours was under way: it expires.
             Err(LeaseError::Conflict) => {}
@@ -118,7 +119,7 @@ impl Leader {
     async fn write(&mut self, record: Option<&Record>) -> Result<(), LeaseError> {
         let context = &self.context;
         let (client, namespace) = (context.client.clone(), &context.settings.namespace);
-        let written = lease::write(client, namespace, LEASE, record, &context.me, None, wall()).await;
+        let written = lease::write(client, namespace, CONTROLLER_NAME, record, &context.me, None, wall()).await;
         context.metrics.lease_written(match &written {
             Ok(_) => Written::Done,
             Err(LeaseError::Conflict) => Written::Conflict,

@@ -35,7 +35,7 @@ use crate::cluster::watch::Seen;
 use crate::cluster::{Access, Client, ClientError, lease};
 use crate::config::{Controller, Mode};
 use crate::decide::answer::NodeAnswer;
-use crate::decide::lease::{Holder, LEADS_FOR};
+use crate::decide::lease::{CONTROLLER_NAME, Holder, LEADS_FOR};
 use crate::decide::policy::NothingRequired;
 use crate::decide::{Answer, Gate, Outcome};
 use crate::exit::Exit;
@@ -43,9 +43,6 @@ use crate::metrics::Metrics;
 use crate::observe::PartsError;
 use crate::retry::Schedule;
 use crate::serve::{self, Face, Limits};
-
-/// The Lease of the controllers, in their namespace.
-pub const LEASE: &str = "linkerd-gate-controller";
 
 /// How long the last write may take once the process is to end: kubelet gives it 30 s.
 const FAREWELL: Duration = Duration::from_secs(8);
@@ -100,7 +97,7 @@ pub async fn run(settings: Controller, shutdown: impl Future<Output = &'static s
     let (lease_sink, lease) = watch::channel(Seen::default());
     let (ended_sink, ended) = watch::channel(false);
     let watching = context.access.watching_the_lease()?;
-    let mut follow = Box::pin(lease::follow_lease(watching, &context.settings.namespace, LEASE, lease_sink));
+    let mut follow = Box::pin(lease::follow_lease(watching, &context.settings.namespace, CONTROLLER_NAME, lease_sink));
     let mut leader = Leader::new(Arc::clone(&context), lease);
     let mut served = Box::pin(serve(Arc::clone(&context), face, ended));
     let signal = tokio::select! {

@@ -89,13 +89,7 @@ async fn open(context: &Context, node: &NodeView, scribe: &Scribe) {
                 context.settings.max_closed, context.settings.namespace
             );
             warn!("node {name}: {message}");
-            let subject = Subject {
-                api_version: "v1".to_owned(),
-                kind: "Node".to_owned(),
-                namespace: None,
-                name: name.clone(),
-                uid: node.uid.clone(),
-            };
+            let subject = Subject::node(node);
             scribe.note(Note { subject, warning: true, reason: "OpenedWithoutAgent", message });
         }
         Outcome::Overtaken => {}

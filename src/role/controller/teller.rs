@@ -112,7 +112,7 @@ impl Teller {
             let by_hand = format!("kubectl delete pod {name} --namespace {namespace}");
             let audit = if self.context.acts() { "" } else { " (Not really: LINKERD_GATE_MODE=audit.)" };
             self.scribe.note(Note {
-                subject: of_pod(pod),
+                subject: Subject::pod(pod),
                 warning: true,
                 reason: "OutsideMesh",
                 message: format!(
@@ -130,7 +130,7 @@ impl Teller {
     fn note_owner(&self, group: &Group<'_>) {
         let Some((namespace, owner)) = group.owner else { return };
         self.scribe.note(Note {
-            subject: of_owner(namespace, owner),
+            subject: Subject::owner(namespace, owner),
             warning: true,
             reason: "PodsOutsideMesh",
             message: format!(
@@ -150,7 +150,7 @@ impl Teller {
             reference.name
         );
         warn!("{namespace}/{reference}: {message}");
-        let subject = of_owner(namespace, reference);
+        let subject = Subject::owner(namespace, reference);
         self.scribe.note(Note { subject, warning: true, reason: "ReplacementsOutsideMesh", message });
     }
 
@@ -163,7 +163,7 @@ impl Teller {
                 info!("{words}: done");
                 if action.act.removes().is_some() {
                     self.scribe.note(Note {
-                        subject: of_owner(&action.namespace, &action.owner),
+                        subject: Subject::owner(&action.namespace, &action.owner),
                         warning: false,
                         reason: "Replacing",
                         message: capital(&words),
@@ -182,7 +182,7 @@ impl Teller {
                     if refused { "not allowed now, tried again" } else { "failed, tried again" }
                 );
                 self.scribe.note(Note {
-                    subject: of_owner(&action.namespace, &action.owner),
+                    subject: Subject::owner(&action.namespace, &action.owner),
                     warning: true,
                     reason: if refused { "ReplacementRefused" } else { "ReplacementFailed" },
                     message: format!("{}: {why}. It is tried again.", capital(&words)),
@@ -258,27 +258,6 @@ pub(super) fn words(action: &Action) -> String {
             format!("suspend {owner} in {namespace} for a moment, for its {} pods that never started", pods.len())
         }
         Act::Resume { .. } => format!("resume {owner} in {namespace}"),
-    }
-}
-
-fn of_pod(pod: &PodView) -> Subject {
-    Subject {
-        api_version: "v1".to_owned(),
-        kind: "Pod".to_owned(),
-        namespace: Some(pod.namespace.clone()),
-        name: pod.name.clone(),
-        uid: pod.uid.clone(),
-    }
-}
-
-fn of_owner(namespace: &str, owner: &OwnerReference) -> Subject {
-    let (api_version, kind) = owner.kind.names();
-    Subject {
-        api_version: api_version.to_owned(),
-        kind: kind.to_owned(),
-        namespace: Some(namespace.to_owned()),
-        name: owner.name.clone(),
-        uid: owner.uid.clone(),
     }
 }
 
