@@ -188,3 +188,42 @@ fn the_agents_daemon_set_is_of_this_version_runs_everywhere_and_has_no_privilege
         })
     );
 }
+
+#[test]
+fn the_controllers_deployment_is_of_this_version_runs_on_closed_nodes_and_has_no_privilege() {
+    let all = manifests();
+    let named = |kind: &str| {
+        let ours =
+            |document: &&Value| document["kind"] == kind && document["metadata"]["name"] == "linkerd-gate-controller";
+        all.iter().find(ours).unwrap_or_else(|| panic!("no {kind}"))
+    };
+    let (deployment, account, budget) = (named("Deployment"), named("ServiceAccount"), named("PodDisruptionBudget"));
+    let (deployed, pod) = (&deployment["spec"], &deployment["spec"]["template"]);
+    let spec = &pod["spec"];
+    assert_eq!((&deployed["replicas"], &budget["spec"]["maxUnavailable"]), (&json!(2), &json!(1)));
+    // Whoever selects them selects them all, and no agent.
+    let labels = json!({"app.kubernetes.io/name": "linkerd-gate", "app.kubernetes.io/component": "controller"});
+    let spread = &spec["topologySpreadConstraints"][0]["labelSelector"];
+    let apart = &spec["affinity"]["podAntiAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"][0];
+    for selector in
+        [&deployed["selector"], &budget["spec"]["selector"], spread, &apart["podAffinityTerm"]["labelSelector"]]
+    {
+        assert_eq!(selector, &json!({"matchLabels": labels}));
+    }
+    assert_eq!(pod["metadata"], json!({"labels": labels, "annotations": {"linkerd.io/inject": "disabled"}}));
+    assert_eq!(spec["serviceAccountName"], account["metadata"]["name"]);
+    let toleration = json!({"key": "linkerd-gate/closed", "operator": "Exists", "effect": "NoSchedule"});
+    assert_eq!(spec["tolerations"], json!([toleration]));
+    assert_eq!(spec["priorityClassName"], "system-cluster-critical");
+    assert_eq!(spec["enableServiceLinks"], false);
+    assert!(["volumes", "hostNetwork", "hostPID", "hostIPC"].iter().all(|field| spec.get(field).is_none()));
+    let agents = all.iter().find(|document| document["kind"] == "DaemonSet").expect("a DaemonSet");
+    let agents = &agents["spec"]["template"]["spec"];
+    assert_eq!(spec["securityContext"], agents["securityContext"]);
+    let containers = spec["containers"].as_array().unwrap();
+    assert_eq!(containers.len(), 1);
+    assert_eq!((&containers[0]["image"], &containers[0]["args"]), (&json!(IMAGE), &json!(["controller"])));
+    for field in ["securityContext", "ports", "readinessProbe", "livenessProbe", "imagePullPolicy"] {
+        assert_eq!(containers[0][field], agents["containers"][0][field], "{field}");
+    }
+}

@@ -1,10 +1,13 @@
-//! The policies that confine the agent, attacked on a genuine API server under the agent's own token: the real files of
-//! `deploy/manifests`, pods that the DaemonSet's controller made, tokens bound to those pods.
+//! The policies that confine the agent and the controller, attacked on a genuine API server under their own tokens: the real
+//! files of `deploy/manifests`, pods that the DaemonSet's and the Deployment's controllers made, tokens bound to those pods.
 //!
-//! The attacks are made with *every right there is* (cluster-admin, bound to the agent's service account besides its own), so
-//! that what refuses them is the policy and not RBAC. Each is first tried as somebody else, as a dry-run, and must pass: so it
-//! is a valid write, and the policies touch nobody but the agent. What RBAC itself gives is in [`rights`].
+//! The attacks are made with *every right there is* (cluster-admin, bound to both service accounts besides their own), so that
+//! what refuses them is the policy and not RBAC. Each is first tried as somebody else, as a dry-run, and must pass: so it is a
+//! valid write, and the policies touch nobody else. What RBAC itself gives is in [`rights`].
+//!
+//! What is said of the agent is in files of the first level, what is said of the controller in [`controller`].
 
+mod controller;
 mod essential;
 mod events;
 mod lease;

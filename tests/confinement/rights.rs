@@ -1,18 +1,36 @@
-//! What RBAC gives the agent: what it needs, and nothing that it could do harm with.
+//! What RBAC gives the agent and the controller: what each needs, and nothing that it could do harm with.
 
 use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
-use crate::stage::{NAMESPACE, PROBE, Stage, documents};
+use crate::controller;
+use crate::stage::{AGENT, CONTROLLER, NAMESPACE, PROBE, Stage, documents, optional};
 use crate::write::{Write, get, send};
 
 /// A right: the role's namespace, the resource, the name it is limited to, the verb.
 type Right = (Option<String>, String, Option<String>, String);
 
 /// Some of them: namespace (none: the whole cluster), resource, name (none: any), verbs.
-type Rights = (Option<&'static str>, &'static str, Option<&'static str>, &'static [&'static str]);
+pub type Rights = (Option<&'static str>, &'static str, Option<&'static str>, &'static [&'static str]);
+
+/// Namespace, resource (with its part), name, verb.
+pub type Question = (&'static str, &'static str, Option<&'static str>, &'static str);
+
+/// A service account.
+struct Account {
+    name: &'static str,
+    /// What it needs.
+    rights: &'static [Rights],
+    /// What an intruder would want first.
+    dangerous: &'static [Question],
+}
+
+const ACCOUNTS: [Account; 2] = [
+    Account { name: AGENT, rights: &RIGHTS, dangerous: &DANGEROUS },
+    Account { name: CONTROLLER, rights: &controller::rights::RIGHTS, dangerous: &controller::rights::DANGEROUS },
+];
 
 /// What the agent needs.
 const RIGHTS: [Rights; 11] = [
@@ -29,8 +47,7 @@ const RIGHTS: [Rights; 11] = [
     (Some("default"), "events", None, &["create"]),
 ];
 
-/// Namespace, resource (with its part), name, verb. What an intruder would want first.
-const DANGEROUS: [(&str, &str, Option<&str>, &str); 36] = [
+const DANGEROUS: [Question; 36] = [
     ("", "nodes", None, "delete"),
     ("", "nodes", None, "create"),
     ("", "nodes", None, "update"),
@@ -69,9 +86,9 @@ const DANGEROUS: [(&str, &str, Option<&str>, &str); 36] = [
     ("", "users", None, "impersonate"),
 ];
 
-fn expected() -> BTreeSet<Right> {
+fn expected(rights: &[Rights]) -> BTreeSet<Right> {
     let owned = |text: &str| text.to_owned();
-    RIGHTS
+    rights
         .iter()
         .flat_map(|(namespace, resource, name, verbs)| {
             verbs.iter().map(move |verb| (namespace.map(owned), owned(resource), name.map(owned), owned(verb)))
@@ -103,43 +120,102 @@ fn rights(namespace: Option<&str>, rules: &Value) -> BTreeSet<Right> {
     rights
 }
 
-#[test]
-fn the_manifests_give_exactly_the_rights_that_are_written_down() -> Result<()> {
+/// What the rules in these documents give the account: of its name are its roles, and its bindings are to those and to nobody
+/// else.
+fn given(account: &str, documents: &[Value]) -> Result<BTreeSet<Right>> {
     let mut found = BTreeSet::new();
-    for document in documents()? {
+    let subjects = json!([{"kind": "ServiceAccount", "name": account, "namespace": NAMESPACE}]);
+    for document in documents {
         let kind = document["kind"].as_str().context("a kind")?;
-        if matches!(kind, "Role" | "ClusterRole") {
+        let name = document["metadata"]["name"].as_str().context("a name")?;
+        let of_it = name == account || name == format!("{account}-eviction");
+        if matches!(kind, "Role" | "ClusterRole") && of_it {
             ensure!(document.get("aggregationRule").is_none(), "{document:#}");
             found.append(&mut rights(document["metadata"]["namespace"].as_str(), &document["rules"]));
         }
         if matches!(kind, "RoleBinding" | "ClusterRoleBinding") {
-            ensure!(document["roleRef"]["name"] == "linkerd-gate-agent", "{document:#}");
-            let agent = json!([{"kind": "ServiceAccount", "name": "linkerd-gate-agent", "namespace": NAMESPACE}]);
-            ensure!(document["subjects"] == agent, "{document:#}");
+            ensure!(document["roleRef"]["name"] == name, "{document:#}");
+            ensure!((document["subjects"] == subjects) == of_it, "{document:#}");
         }
     }
-    ensure!(found == expected(), "{:#?}", found.symmetric_difference(&expected()).collect::<Vec<_>>());
+    Ok(found)
+}
+
+#[test]
+fn the_manifests_give_exactly_the_rights_that_are_written_down() -> Result<()> {
+    for Account { name, rights, .. } in ACCOUNTS {
+        let (found, expected) = (given(name, &documents()?)?, expected(rights));
+        ensure!(found == expected, "{name}: {:#?}", found.symmetric_difference(&expected).collect::<Vec<_>>());
+    }
+    let roles = documents()?.into_iter().filter(|document| {
+        let of_an_account = ACCOUNTS.iter().any(|account| document["metadata"]["name"] == account.name);
+        document["kind"].as_str().is_some_and(|kind| kind.ends_with("Role")) && !of_an_account
+    });
+    let roles: Vec<Value> = roles.collect();
+    ensure!(roles.is_empty(), "somebody else's: {roles:#?}");
+
+    let eviction = given(CONTROLLER, &optional("51-eviction.yaml")?)?;
+    let right = (None, "pods/eviction".to_owned(), None, "create".to_owned());
+    ensure!(eviction == BTreeSet::from([right]), "{eviction:#?}");
     Ok(())
 }
 
 #[test]
 fn what_rights_are_documented_are_those_that_are_given() -> Result<()> {
     let page = std::fs::read_to_string(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/security.md"))?;
-    for (_, resource, _, verbs) in RIGHTS {
-        let row = format!("`{}`: {}", resource.split('.').next().unwrap_or_default(), verbs.join(", "));
-        ensure!(page.contains(&row), "docs/security.md has no row that begins with {row}");
+    let part = |title: &str| page.split("\n# ").find(|part| part.contains(title)).context("a part of each");
+    let (agent, controller) = (part("What the agent may do")?, part("What the controller may do")?);
+    for (Account { name, rights, .. }, part) in ACCOUNTS.into_iter().zip([agent, controller]) {
+        for (_, resource, _, verbs) in rights {
+            let row = format!("`{}`: {}", resource.split('.').next().unwrap_or_default(), verbs.join(", "));
+            ensure!(part.contains(&row), "docs/security.md has no row of {name} that begins with {row}");
+        }
     }
+    ensure!(controller.contains("`pods/eviction`: create"), "docs/security.md does not say what can be switched on");
     Ok(())
 }
 
+/// On one stage, one after the other.
 #[tokio::test]
-async fn an_agent_may_do_what_it_needs_and_nothing_dangerous() -> Result<()> {
+async fn both_may_do_what_they_need_and_nothing_dangerous() -> Result<()> {
     let stage = Stage::as_installed().await?;
-    stage.cluster.reported(&[NAMESPACE], exercise(&stage)).await
+    stage.cluster.reported(&[NAMESPACE], Box::pin(exercise(&stage))).await
 }
 
 async fn exercise(stage: &Stage) -> Result<()> {
-    let agent = stage.agent("node-a").await?;
+    let pods = [stage.agents_pod("node-a").await?, stage.controllers_pod().await?];
+    for (account, pod) in ACCOUNTS.iter().zip(&pods) {
+        let client = stage.cluster.client_as_pod(NAMESPACE, pod).await?;
+        asked(&client, account).await.with_context(|| account.name)?;
+    }
+    // By kubectl as a person would ask, with the same tokens.
+    for (pod, question, answer) in [
+        (&pods[0], ["patch", "nodes"], "yes"),
+        (&pods[0], ["delete", "nodes"], "no"),
+        (&pods[0], ["get", "secrets"], "no"),
+        (&pods[1], ["delete", "pods"], "yes"),
+        (&pods[1], ["create", "pods"], "no"),
+        (&pods[1], ["create", "pods/eviction"], "no"),
+    ] {
+        let asked = tokio::process::Command::new(stage.cluster.kubectl())
+            .args(["auth", "can-i"])
+            .args(question)
+            .env("KUBECONFIG", stage.cluster.kubeconfig_as_pod(NAMESPACE, pod).await?)
+            .output()
+            .await?;
+        let said = String::from_utf8_lossy(&asked.stdout);
+        ensure!(said.trim() == answer, "can-i {question:?}: {asked:?}");
+    }
+    agents_day(stage).await?;
+    controller::rights::day(stage).await?;
+    by_hand(stage).await?;
+    controller::rights::by_hand(stage).await?;
+    controller::pods::meshed_ones_stay(stage).await?;
+    crate::essential::exercise(stage).await
+}
+
+/// What the API server says of an account's rights, asked by itself.
+async fn asked(client: &kube::Client, account: &Account) -> Result<()> {
     let may = async |namespace: &str, resource: &str, name: Option<&str>, verb: &str| -> Result<bool> {
         let (resource, group) = resource.split_once('.').unwrap_or((resource, ""));
         let (resource, part) = resource.split_once('/').unwrap_or((resource, ""));
@@ -153,22 +229,23 @@ async fn exercise(stage: &Stage) -> Result<()> {
             "spec": {"resourceAttributes": attributes},
         });
         let path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
-        let answer = send(&agent, &Write::create(path, &review)).await?;
+        let answer = send(client, &Write::create(path, &review)).await?;
         answer["status"]["allowed"].as_bool().context("an answer")
     };
-    for (namespace, resource, name, verbs) in RIGHTS {
-        for verb in verbs {
+    for (namespace, resource, name, verbs) in account.rights {
+        for verb in *verbs {
             // A right to the whole cluster is one to any namespace.
             let namespace = namespace.unwrap_or_default();
-            ensure!(may(namespace, resource, name, verb).await?, "it may not {verb} {resource} in {namespace:?}");
+            ensure!(may(namespace, resource, *name, verb).await?, "it may not {verb} {resource} in {namespace:?}");
         }
     }
-    for (namespace, resource, name, verb) in DANGEROUS {
-        ensure!(!may(namespace, resource, name, verb).await?, "it may {verb} {resource} in {namespace:?}");
+    for (namespace, resource, name, verb) in account.dangerous {
+        ensure!(!may(namespace, resource, *name, verb).await?, "it may {verb} {resource} in {namespace:?}");
     }
 
     // Nor anything else that nobody thought of: the API server's own list.
-    let cluster: BTreeSet<Right> = expected().into_iter().filter(|(namespace, ..)| namespace.is_none()).collect();
+    let rights_of_it = expected(account.rights);
+    let cluster: BTreeSet<Right> = rights_of_it.iter().filter(|(namespace, ..)| namespace.is_none()).cloned().collect();
     for namespace in [NAMESPACE, PROBE, "default", "kube-system", "shop"] {
         let review = json!({
             "apiVersion": "authorization.k8s.io/v1",
@@ -176,34 +253,19 @@ async fn exercise(stage: &Stage) -> Result<()> {
             "spec": {"namespace": namespace},
         });
         let path = "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews";
-        let answer = send(&agent, &Write::create(path, &review)).await?;
+        let answer = send(client, &Write::create(path, &review)).await?;
         let mut found = rights(Some(namespace), &answer["status"]["resourceRules"]);
         // What everybody may: ask about oneself (system:basic-user).
         found.retain(|(_, resource, ..)| !(resource.starts_with("selfsubject") && resource.ends_with(".k8s.io")));
         let mut expected: BTreeSet<Right> =
-            expected().into_iter().filter(|(of, ..)| of.as_deref() == Some(namespace)).collect();
+            rights_of_it.iter().filter(|(of, ..)| of.as_deref() == Some(namespace)).cloned().collect();
         expected.extend(
             cluster.iter().cloned().map(|(_, resource, name, verb)| (Some(namespace.to_owned()), resource, name, verb)),
         );
         let differ: Vec<_> = found.symmetric_difference(&expected).collect();
         ensure!(differ.is_empty(), "in {namespace}: {differ:#?}");
     }
-
-    // By kubectl as a person would ask, with the same token.
-    let kubeconfig = stage.cluster.kubeconfig_as_pod(NAMESPACE, &stage.agents_pod("node-a").await?).await?;
-    for (question, answer) in [(["patch", "nodes"], "yes"), (["delete", "nodes"], "no"), (["get", "secrets"], "no")] {
-        let asked = tokio::process::Command::new(stage.cluster.kubectl())
-            .args(["auth", "can-i"])
-            .args(question)
-            .env("KUBECONFIG", &kubeconfig)
-            .output()
-            .await?;
-        let said = String::from_utf8_lossy(&asked.stdout);
-        ensure!(said.trim() == answer, "can-i {question:?}: {asked:?}");
-    }
-    agents_day(stage).await?;
-    by_hand(stage).await?;
-    crate::essential::exercise(stage).await
+    Ok(())
 }
 
 /// Every kind of request that an agent makes, with the rights that the manifests give and no others.

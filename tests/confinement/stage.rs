@@ -1,4 +1,4 @@
-//! A cluster with the manifests in it, and agents' tokens.
+//! A cluster with the manifests in it, and tokens of agents and of a controller.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -24,7 +24,11 @@ pub const PROBE: &str = "linkerd-gate-probe";
 /// How long anything here may take that is awaited.
 pub const PATIENCE: Duration = Duration::from_mins(1);
 
-const ACCOUNT: &str = "linkerd-gate-agent";
+/// The agents' service account.
+pub const AGENT: &str = "linkerd-gate-agent";
+
+/// The controllers' service account.
+pub const CONTROLLER: &str = "linkerd-gate-controller";
 
 /// A node for attacks, another one, and one that is written to.
 const NODES: [&str; 3] = ["node-a", "node-b", "node-c"];
@@ -32,7 +36,8 @@ const NODES: [&str; 3] = ["node-a", "node-b", "node-c"];
 /// What the chart's webhook does not select, what it is served from, what the operator adds, and a user's.
 const NAMESPACES: [&str; 4] = ["cert-manager", "linkerd", "storage", "shop"];
 
-/// A cluster on which `kubectl apply -f deploy/manifests/` was run, with an agent's pod on each of three nodes.
+/// A cluster on which `kubectl apply -f deploy/manifests/` was run, with an agent's pod on each of three nodes, and controllers'
+/// pods on none: they wait for a node that is ready.
 pub struct Stage {
     /// The cluster.
     pub cluster: Cluster,
@@ -56,7 +61,12 @@ pub fn documents() -> Result<Vec<Value>> {
     Ok(documents)
 }
 
-/// The stage on which the agents' service account may do everything, as far as RBAC goes. One for all tests.
+/// The documents of a file that is applied only where somebody wants it.
+pub fn optional(file: &str) -> Result<Vec<Value>> {
+    Ok(serde_saphyr::from_multiple(&std::fs::read_to_string(manifests().join("optional").join(file))?)?)
+}
+
+/// The stage on which both service accounts may do everything, as far as RBAC goes. One for all tests.
 pub async fn with_every_right() -> Result<&'static Stage> {
     static STAGE: OnceCell<Stage> = OnceCell::const_new();
     STAGE
@@ -66,22 +76,26 @@ pub async fn with_every_right() -> Result<&'static Stage> {
             let binding = json!({
                 "apiVersion": "rbac.authorization.k8s.io/v1",
                 "kind": "ClusterRoleBinding",
-                "metadata": {"name": "every-right-for-the-agent"},
+                "metadata": {"name": "every-right"},
                 "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
-                "subjects": [{"kind": "ServiceAccount", "name": ACCOUNT, "namespace": NAMESPACE}],
+                "subjects": [
+                    {"kind": "ServiceAccount", "name": AGENT, "namespace": NAMESPACE},
+                    {"kind": "ServiceAccount", "name": CONTROLLER, "namespace": NAMESPACE},
+                ],
             });
             send(&admin, &Write::create("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", &binding)).await?;
             // RBAC follows a change a moment later: the first right that only this binding gives.
-            let agent = stage.agent("node-a").await?;
             let secret = json!({"metadata": {"name": "any"}});
             let write = Write::create("/api/v1/namespaces/shop/secrets", &secret).dry_run();
-            tokio::time::timeout(PATIENCE, async {
-                while send(&agent, &write).await.is_err() {
-                    tokio::task::yield_now().await;
-                }
-            })
-            .await
-            .context("the agent's service account did not get every right")?;
+            for client in [stage.agent("node-a").await?, stage.controller().await?] {
+                tokio::time::timeout(PATIENCE, async {
+                    while send(&client, &write).await.is_err() {
+                        tokio::task::yield_now().await;
+                    }
+                })
+                .await
+                .context("a service account did not get every right")?;
+            }
             Ok(stage)
         })
         .await
@@ -127,7 +141,29 @@ impl Stage {
 
     /// The agents' service account, by a token that belongs to no pod.
     pub async fn agent_without_a_node(&self) -> Result<Client> {
-        self.cluster.client_as(NAMESPACE, ACCOUNT).await
+        self.cluster.client_as(NAMESPACE, AGENT).await
+    }
+
+    /// A controller, by the token of its pod.
+    pub async fn controller(&self) -> Result<Client> {
+        self.cluster.client_as_pod(NAMESPACE, &self.controllers_pod().await?).await
+    }
+
+    /// The controllers' service account, by a token that belongs to no pod.
+    pub async fn controller_without_a_pod(&self) -> Result<Client> {
+        self.cluster.client_as(NAMESPACE, CONTROLLER).await
+    }
+
+    /// The name of a controller's pod, always the same one of the two.
+    pub async fn controllers_pod(&self) -> Result<String> {
+        let pods: Api<Pod> = Api::namespaced(self.admin().await?, NAMESPACE);
+        let ours = ListParams::default().labels("app.kubernetes.io/component=controller");
+        until_any(&pods, &ours, "both controllers", PATIENCE, |pods| {
+            let mut names: Vec<_> = pods.values().filter_map(|pod| pod.metadata.name.clone()).collect();
+            names.sort();
+            names.into_iter().next().filter(|_| pods.len() == 2)
+        })
+        .await
     }
 
     /// The name of the agent's pod on a node.
@@ -198,6 +234,9 @@ impl Stage {
         ];
         for (policy, client, write) in attacks {
             self.until_refused(policy, client, &write.dry_run()).await?;
+        }
+        for (policy, write) in crate::controller::first_attacks(self).await? {
+            self.until_refused(policy, &self.controller().await?, &write.dry_run()).await?;
         }
         Ok(())
     }

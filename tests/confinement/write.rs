@@ -81,6 +81,11 @@ impl Write {
         Self::new(Method::DELETE, path, "application/json", Value::Null)
     }
 
+    /// A DELETE with options: of an object, or of a collection.
+    pub fn delete_with(path: &str, options: &Value) -> Self {
+        Self::new(Method::DELETE, path, "application/json", options.clone())
+    }
+
     /// A request that admission calls a connection.
     pub fn connect(path: &str) -> Self {
         Self::new(Method::GET, path, "application/json", Value::Null)
@@ -88,7 +93,13 @@ impl Write {
 
     /// The same, without effect.
     pub fn dry_run(mut self) -> Self {
-        self.parameters.push("dryRun=All");
+        // With a body, a deletion takes its options from there and from nowhere else.
+        match &mut self.body {
+            Value::Object(options) if self.method == Method::DELETE => {
+                options.insert("dryRun".to_owned(), Value::from(vec!["All"]));
+            }
+            _ => self.parameters.push("dryRun=All"),
+        }
         self
     }
 
@@ -169,7 +180,6 @@ impl fmt::Display for Refusal {
 pub async fn send(client: &Client, write: &Write) -> Result<Value, Refusal> {
     let separator = if write.path.contains('?') { '&' } else { '?' };
     let uri = format!("{}{separator}{}", write.path, write.parameters.join("&"));
-    // With a body, a deletion takes its options from there and from nowhere else: a dry-run would be none.
     let body = if write.body.is_null() { Vec::new() } else { write.body.to_string().into_bytes() };
     let request = Request::builder()
         .method(write.method.clone())
