@@ -210,6 +210,7 @@ async fn exercise(stage: &Stage) -> Result<()> {
     controller::rights::day(stage).await?;
     by_hand(stage).await?;
     controller::rights::by_hand(stage).await?;
+    Box::pin(controller::asked::exercise(stage)).await?;
     controller::pods::meshed_ones_stay(stage).await?;
     crate::essential::exercise(stage).await
 }

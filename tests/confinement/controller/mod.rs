@@ -1,5 +1,6 @@
 //! The controller: what it may do to pods, to what makes them, to nodes, and what it may tell.
 
+pub mod asked;
 mod lease_and_events;
 mod nodes;
 mod owners;
