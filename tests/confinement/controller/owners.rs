@@ -5,7 +5,7 @@ use linkerd_gate::decide::repair::view::{NUDGED_AT, SUSPENDED};
 use serde_json::{Value, json};
 
 use super::{job, missed};
-use crate::stage::{Stage, with_every_right};
+use crate::stage::{PATIENCE, Stage, with_every_right};
 use crate::write::{Attack, Change, Form, Write, change, get, send};
 
 const POLICY: &str = "linkerd-gate-controller-owners";
@@ -235,4 +235,32 @@ async fn a_job_whose_pods_do_not_ask_is_not_suspended() -> Result<()> {
     // A nudge is nothing to be afraid of.
     change(&controller, Form::MergePatch, &path, false, nudge).await?.context("a merge patch can")??;
     Ok(())
+}
+
+#[tokio::test]
+async fn a_job_that_has_a_pod_ready_is_not_suspended() -> Result<()> {
+    let stage = with_every_right().await?;
+    let (admin, controller) = (stage.admin().await?, stage.controller().await?);
+    let attack = Attack { anybody: &admin, attacker: &controller, policy: POLICY };
+    let mut busy = job("busy", false);
+    busy["spec"]["parallelism"] = 1.into();
+    let path = create(stage, JOBS, &busy).await?;
+    // Its pod, told to be ready as a kubelet would tell it.
+    let ready = async {
+        loop {
+            let pods = get(&admin, "/api/v1/namespaces/shop/pods?labelSelector=job-name%3Dbusy").await?;
+            let pod = pods["items"][0]["metadata"]["name"].as_str().map(ToOwned::to_owned);
+            if get(&admin, &path).await?["status"]["ready"] == 1 {
+                return anyhow::Ok(());
+            }
+            if let Some(pod) = pod {
+                let status = json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]});
+                let pod = format!("/api/v1/namespaces/shop/pods/{pod}/status");
+                send(&admin, &Write::strategic(&pod, &json!({"status": status}))).await?;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, ready).await.context("the Job's pod does not count as ready")??;
+    attack.is_refused("it runs", &path, suspend, "no Job that has a pod ready").await
 }
