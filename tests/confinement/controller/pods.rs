@@ -163,6 +163,13 @@ async fn pods_that_ran_and_pods_that_nobody_makes_anew_are_not_deleted() -> Resu
 
     let ownerless = stage.create_pod("shop", &missed("ownerless")).await?;
     attack.write_is_refused("ownerless", &deletion(stage, &ownerless).await?, owner).await?;
+    // Whoever owns a pod without being its controller only waits for its end.
+    let mut kept = missed("kept");
+    let mut keeper = super::owner(stage, "shop").await?;
+    keeper["controller"] = false.into();
+    kept["metadata"]["ownerReferences"] = json!([keeper]);
+    let kept = stage.create_pod("shop", &kept).await?;
+    attack.write_is_refused("kept by somebody", &deletion(stage, &kept).await?, owner).await?;
     // What a person says on the pod, or on its namespace where the pod says nothing.
     let path = of_a_replica_set(stage, "reported").await?;
     for (annotation, words) in [(json!("report"), Some(word)), (json!("Held"), Some(word)), (json!(""), None)] {
