@@ -128,7 +128,13 @@ impl Bucket {
 
     /// When the next one can be taken, if there is none at `now`.
     pub fn next(&self, now: Duration) -> Duration {
-        if self.available(now) > 0 { now } else { self.since + self.each }
+        self.when(1, now)
+    }
+
+    /// When there are as many as so many [need](Self::needs), if they are not there at `now`.
+    pub fn when(&self, count: usize, now: Duration) -> Duration {
+        let missing = self.needs(count).saturating_sub(self.tokens);
+        if self.available(now) >= self.needs(count) { now } else { self.since + self.each.saturating_mul(missing) }
     }
 }
 
@@ -148,6 +154,19 @@ mod tests {
         assert_eq!(bucket.next(Duration::ZERO), Duration::from_millis(500));
         assert!(bucket.take(Duration::from_millis(500)) && !bucket.take(Duration::from_millis(999)));
         assert_eq!(bucket.available(Duration::from_mins(1)), 3);
+    }
+
+    #[test]
+    fn many_are_there_when_it_says_so_and_not_a_moment_before() {
+        let mut bucket = bucket("2/s", 4);
+        bucket.take_many(2, Duration::from_millis(1_700));
+        let when = Duration::from_millis(2_500);
+        assert_eq!(bucket.when(3, Duration::from_millis(1_800)), when);
+        assert!(bucket.available(when) == 3 && bucket.available(Duration::from_millis(2_499)) == 2);
+        // More than it holds need no more than it holds.
+        assert_eq!(bucket.when(100, when), Duration::from_secs(3));
+        bucket.take_many(100, Duration::from_secs(3));
+        assert_eq!(bucket.when(1, Duration::from_secs(3)), Duration::from_millis(3_000 + 97 * 500));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::facts::Facts;
 use super::memory::Memory;
 use super::plan::{RepairPolicy, Way};
 use super::standing::{Standing, State};
-use super::view::{Ignores, JobDetail, Kind, OwnerReference, OwnerView, PodView, Repair};
+use super::view::{Ignores, JobDetail, Kind, Life, NamespaceView, OwnerReference, OwnerView, PodView, Repair};
 use std::fmt;
 
 /// What may become of a missed pod.
@@ -45,6 +45,8 @@ pub enum Because {
     JobManaged(String),
     /// Its Job is suspended, by somebody else or already by us.
     JobSuspended,
+    /// Its Job is over.
+    JobOver,
     /// Its owner's pods came back missed, again and again.
     Broken,
 }
@@ -81,18 +83,9 @@ fn way(
     if namespace.is_some_and(|namespace| namespace.terminating) {
         return Err(Because::NamespaceTerminating);
     }
-    let said = |said: &Option<Result<Repair, String>>| match said {
-        Some(Ok(repair)) => Ok(Some(*repair)),
-        Some(Err(text)) => Err(Because::BadAnnotation(text.clone())),
-        None => Ok(None),
-    };
-    let own = said(&pod.repair)?;
-    let mode = match own {
-        Some(mode) => mode,
-        None => said(&namespace.and_then(|namespace| namespace.repair.clone()))?.unwrap_or(policy.repair),
-    };
+    let mode = mode_of(pod, namespace, policy)?;
     let owner = match &reference.kind {
-        Kind::Other(kind) if own.is_none() => return Err(Because::UnknownOwner(kind.clone())),
+        Kind::Other(kind) if pod.repair.is_none() => return Err(Because::UnknownOwner(kind.clone())),
         // Nobody can tell whether it is there: the pod's own annotation answers for it.
         Kind::Other(_) => None,
         _ => Some(facts.owners.get(&pod.namespace, reference).filter(|owner| !owner.deleting)),
@@ -112,7 +105,8 @@ fn way(
         return Err(Because::Broken);
     }
     if let Some(job) = owner.and_then(OwnerView::job) {
-        return way_of_job(state, job, siblings, policy);
+        let may_end = |pod: &PodView| mode_of(pod, namespace, policy).is_ok_and(|mode| mode >= Repair::Held);
+        return way_of_job(pod, state, job, siblings, policy, may_end);
     }
     match state {
         State::Held => Ok(Way::Delete),
@@ -121,26 +115,42 @@ fn way(
     }
 }
 
+/// The pod's own word, else its namespace's, else the controller's.
+fn mode_of(pod: &PodView, namespace: Option<&NamespaceView>, policy: &RepairPolicy) -> Result<Repair, Because> {
+    let said = pod.repair.as_ref().or_else(|| namespace?.repair.as_ref());
+    match said {
+        Some(Ok(repair)) => Ok(*repair),
+        Some(Err(text)) => Err(Because::BadAnnotation(text.clone())),
+        None => Ok(policy.repair),
+    }
+}
+
 /// A Job counts a pod that goes as a failure, unless it is told not to.
 fn way_of_job(
+    pod: &PodView,
     state: State,
     job: &JobDetail,
     siblings: &[(&PodView, Standing)],
     policy: &RepairPolicy,
+    may_end: impl Fn(&PodView) -> bool,
 ) -> Result<Way, Because> {
-    let ignored = match state {
-        State::Held => job.ignores_eviction >= Ignores::Held,
-        State::Running => job.ignores_eviction >= Ignores::Everything,
-    };
-    if ignored && policy.evicts {
-        return Ok(Way::Evict);
+    if job.finished {
+        return Err(Because::JobOver);
     }
     if job.suspended {
         return Err(Because::JobSuspended);
     }
-    // Suspending ends every active pod of the Job: all of them have to be ones that nothing is lost with.
-    let held = |standing: &Standing| *standing == Standing::Missed(State::Held);
-    if !siblings.iter().filter(|(pod, _)| !pod.is_finished()).all(|(_, standing)| held(standing)) {
+    let ignored = match state {
+        // Only of `wait` is it known with which code it ends.
+        State::Held if pod.waits => job.ignores_eviction >= Ignores::Held,
+        State::Held | State::Running => job.ignores_eviction >= Ignores::Everything,
+    };
+    if ignored && policy.evicts {
+        return Ok(Way::Evict);
+    }
+    // Suspending ends every active pod of the Job: all of them have to be ones that nothing is lost with, and that may go.
+    let mut active = siblings.iter().filter(|(pod, _)| !matches!(pod.life, Life::Finished | Life::Going));
+    if !active.all(|(pod, standing)| *standing == Standing::Missed(State::Held) && may_end(pod)) {
         return Err(if ignored { Because::NoEviction } else { Because::JobWouldCount });
     }
     match &job.managed {
@@ -168,6 +178,7 @@ impl Because {
             Self::JobWouldCount => "job_would_count",
             Self::JobManaged(_) => "job_managed",
             Self::JobSuspended => "job_suspended",
+            Self::JobOver => "job_over",
             Self::Broken => "broken",
         }
     }
@@ -200,6 +211,7 @@ impl fmt::Display for Because {
                 write!(f, "its Job would count it as a failure, and cannot be suspended for a moment: {by}")
             }
             Self::JobSuspended => f.write_str("its Job is suspended"),
+            Self::JobOver => f.write_str("its Job is over: nobody would make it anew"),
             Self::Broken => f.write_str(
                 "what its owner made instead came back without a proxy three times: it is left alone for an hour, or until \
                  Linkerd's webhook changes",

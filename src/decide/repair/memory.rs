@@ -19,7 +19,8 @@ pub const BROKEN_FOR: Duration = Duration::from_hours(1);
 /// How long a replacement may take to be there and to start before the next one is not held up any longer.
 pub const PATIENCE: Duration = Duration::from_mins(1);
 
-/// How long an owner is remembered after the last act.
+/// How long an owner is remembered after the last act, if nothing came back missed. (If something did: as long as one is left
+/// alone, so that strikes add up however slowly they come.)
 const REMEMBERED: Duration = Duration::from_mins(10);
 
 /// The pause after the first failure of an act; it doubles with each.
@@ -34,13 +35,25 @@ pub struct Memory {
     /// Pods that were seen when they were not asked for, by uid.
     came_before: BTreeSet<String>,
     owners: BTreeMap<String, OwnerMemory>,
-    /// Jobs that carry our mark, by uid, and since when we have seen that.
-    marked: BTreeMap<String, Duration>,
+    /// Jobs that carry our mark, by uid.
+    marked: BTreeMap<String, Marked>,
     pub(super) removals: Bucket,
     pub(super) evictions: Bucket,
     /// When a replacement was seen last that came back missed.
     pub(super) missed_again_at: Option<Duration>,
     webhooks: Option<WebhookView>,
+    cooldown: Duration,
+}
+
+/// A Job that carries our mark.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Marked {
+    /// The mark: another one is of another suspension.
+    mark: String,
+    /// Since when we have seen it.
+    since: Duration,
+    /// The version of the Job that is being resumed, and since when.
+    resuming: Option<(String, Duration)>,
 }
 
 /// What is remembered of one owner.
@@ -48,12 +61,12 @@ pub struct Memory {
 pub(super) struct OwnerMemory {
     /// Its pods that were seen since the first act, by uid: another one is somebody's successor.
     known: BTreeSet<String>,
-    pub(super) flights: Vec<Flight>,
+    flights: Vec<Flight>,
     /// Replacements that came back missed, and that no outage explains.
-    pub(super) strikes: usize,
-    /// The same, before the next proof tells whether an outage explains them.
-    pub(super) unexplained: usize,
-    pub(super) broken_until: Option<Duration>,
+    strikes: usize,
+    /// When others came back missed, of which the next proof tells whether an outage explains them.
+    unexplained: Vec<Duration>,
+    broken_until: Option<Duration>,
     /// When it was last acted on.
     pub(super) acted_at: Duration,
     failures: u32,
@@ -63,13 +76,16 @@ pub(super) struct OwnerMemory {
 
 /// One removal whose replacement is awaited.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Flight {
+struct Flight {
     pod: String,
     name: String,
     state: State,
+    /// When it began; when the pod was last seen going, if it was.
     since: Duration,
     /// The uid of what came instead.
     successor: Option<String>,
+    /// Whether its pod is gone and nothing came in time: it counts as long as the owner lacks pods.
+    late: bool,
 }
 
 /// What became of an act.
@@ -98,12 +114,13 @@ impl Memory {
             evictions: Bucket::empty(policy.eviction_rate, std::num::NonZeroU32::MIN, now),
             missed_again_at: None,
             webhooks: None,
+            cooldown: policy.cooldown,
         }
     }
 
     /// Takes in what is seen at `now`. Returns the owners that are left alone from now on, by uid.
     pub fn observe(&mut self, facts: &Facts<'_>, survey: &Survey<'_>, now: Duration) -> Vec<String> {
-        self.note_skipped(survey);
+        self.note_skipped(facts, survey);
         if self.webhooks.as_ref() != Some(facts.webhooks) {
             // What came back missed came from another webhook.
             if self.webhooks.replace(facts.webhooks.clone()).is_some() {
@@ -114,35 +131,33 @@ impl Memory {
         let mut broken = Vec::new();
         for (uid, owner) in &mut self.owners {
             missed_again |= owner.note_pods(survey.siblings_of(uid), now);
-            if owner.judge(facts.proven, self.missed_again_at, now) {
+            if owner.judge(facts.proven, now) {
                 broken.push(uid.clone());
             }
         }
         if missed_again {
             self.missed_again_at = Some(now);
         }
-        self.owners.retain(|_, owner| owner.is_needed(now));
-        let marked =
-            facts.owners.jobs.values().filter(|job| job.job().is_some_and(|job| job.suspended_by_us.is_some()));
-        self.marked = marked
-            .map(|job| {
-                let uid = &job.reference.uid;
-                (uid.clone(), self.marked.get(uid).copied().unwrap_or(now))
-            })
-            .collect();
+        self.owners.retain(|_, owner| owner.is_needed(self.cooldown, now));
+        let marks = facts.owners.jobs.values().filter_map(|job| {
+            let mark = job.job()?.suspended_by_us.clone()?;
+            let before = self.marked.remove(&job.reference.uid).filter(|marked| marked.mark == mark);
+            let marked = before.unwrap_or(Marked { mark, since: now, resuming: None });
+            Some((job.reference.uid.clone(), marked))
+        });
+        self.marked = marks.collect();
         broken
     }
 
-    fn note_skipped(&mut self, survey: &Survey<'_>) {
+    fn note_skipped(&mut self, facts: &Facts<'_>, survey: &Survey<'_>) {
         for pod in &survey.skipped {
             if !self.came_before.contains(&pod.uid) {
                 self.came_before.insert(pod.uid.clone());
             }
         }
         // Those that are gone, now and then.
-        if self.came_before.len() > 2 * (survey.skipped.len() + survey.missed.len()) + 1000 {
-            let there = survey.skipped.iter().chain(survey.missed.iter().map(|(pod, _)| pod));
-            let there: BTreeSet<&str> = there.map(|pod| pod.uid.as_str()).collect();
+        if self.came_before.len() > 2 * facts.pods.len() + 1000 {
+            let there: BTreeSet<&str> = facts.pods.values().map(|pod| pod.uid.as_str()).collect();
             self.came_before.retain(|uid| there.contains(uid.as_str()));
         }
     }
@@ -151,10 +166,15 @@ impl Memory {
     ///
     /// `siblings` are the pods of its owner, as in the survey that the plan was made from.
     pub fn begin(&mut self, action: &Action, siblings: &[(&PodView, Standing)], now: Duration) {
-        let Some((targets, evicts)) = action.act.removes() else { return };
+        let (targets, evicts) = action.act.removes().unwrap_or_default();
         self.removals.take_many(targets.len(), now);
         if evicts {
             self.evictions.take_many(targets.len(), now);
+        }
+        if let Act::Resume { resource_version } = &action.act
+            && let Some(marked) = self.marked.get_mut(&action.owner.uid)
+        {
+            marked.resuming = Some((resource_version.clone(), now));
         }
         let owner = self.owners.entry(action.owner.uid.clone()).or_default();
         owner.known.extend(siblings.iter().map(|(pod, _)| pod.uid.clone()));
@@ -165,6 +185,7 @@ impl Memory {
             state: target.state,
             since: now,
             successor: None,
+            late: false,
         }));
     }
 
@@ -183,6 +204,9 @@ impl Memory {
                 }
             }
             Outcome::Refused(_) | Outcome::Failed(_) => {
+                if let Some(marked) = self.marked.get_mut(&action.owner.uid) {
+                    marked.resuming = None;
+                }
                 let owner = self.owners.entry(action.owner.uid.clone()).or_default();
                 owner.land(&action.act);
                 let pause = FIRST_PAUSE.saturating_mul(1 << owner.failures.min(8)).min(LONGEST_PAUSE);
@@ -221,16 +245,26 @@ impl Memory {
     }
 
     pub(super) fn marked_at(&self, job: &str) -> Option<Duration> {
-        self.marked.get(job).copied()
+        self.marked.get(job).map(|marked| marked.since)
+    }
+
+    /// Whether this version of a Job is being resumed: until it has changed, or that has taken too long.
+    pub(super) fn resumes(&self, job: &str, resource_version: &str, now: Duration) -> bool {
+        let resuming = self.marked.get(job).and_then(|marked| marked.resuming.as_ref());
+        resuming.is_some_and(|(version, since)| version == resource_version && now < *since + PATIENCE)
     }
 
     /// When something is due only because time has passed.
     pub(super) fn wakes(&self, policy: &RepairPolicy) -> impl Iterator<Item = Duration> {
         let owners = self.owners.values().flat_map(|owner| {
-            let flights = owner.flights.iter().map(|flight| flight.since + PATIENCE);
+            let flights = owner.flights.iter().flat_map(|flight| [flight.since + PATIENCE, flight.since + BROKEN_FOR]);
             flights.chain(owner.broken_until).chain([owner.again_at, owner.acted_at + policy.cooldown])
         });
-        owners.chain(self.marked.values().map(|since| *since + PATIENCE))
+        let marked = self.marked.values().flat_map(|marked| {
+            let resuming = marked.resuming.iter().map(|(_, since)| *since + PATIENCE);
+            resuming.chain([marked.since + PATIENCE])
+        });
+        owners.chain(marked)
     }
 }
 
@@ -240,6 +274,11 @@ impl OwnerMemory {
     /// Takes in its pods as they are; whether a replacement came back missed.
     fn note_pods(&mut self, siblings: &[(&PodView, Standing)], now: Duration) -> bool {
         let mut missed_again = false;
+        let mut meshed = false;
+        if self.known.len() > siblings.len() {
+            let there: BTreeSet<&str> = siblings.iter().map(|(pod, _)| pod.uid.as_str()).collect();
+            self.known.retain(|uid| there.contains(uid.as_str()));
+        }
         for (pod, standing) in siblings {
             if *standing == Standing::Unknown || self.known.contains(&pod.uid) {
                 continue;
@@ -252,14 +291,18 @@ impl OwnerMemory {
             }
             match standing {
                 Standing::Missed(_) => {
-                    self.unexplained += 1;
-                    missed_again = true;
+                    self.unexplained.push(now);
+                    // What is left alone because it always comes back missed says nothing about anybody else.
+                    missed_again |= self.broken_until.is_none();
                 }
-                Standing::Meshed => self.forgive(),
+                Standing::Meshed => meshed = true,
                 Standing::Skipped | Standing::Over | Standing::Unknown => {}
             }
         }
-        self.flights.retain(|flight| {
+        if meshed {
+            self.forgive();
+        }
+        self.flights.retain_mut(|flight| {
             let successor = siblings.iter().find(|(pod, _)| Some(&pod.uid) == flight.successor.as_ref());
             let settled = successor.is_some_and(|(pod, standing)| {
                 matches!(pod.life, Life::Ready | Life::Finished)
@@ -270,9 +313,15 @@ impl OwnerMemory {
             if settled && removed.is_none() {
                 return false;
             }
-            // What goes is not done with, however long its grace period is.
-            let going = removed.is_some_and(|(pod, _)| pod.life == Life::Going);
-            going || now.saturating_sub(flight.since) < PATIENCE
+            // What goes is not done with, however long its grace period is; nor is a pod that ran as long as its successor does
+            // not get ready.
+            if removed.is_some_and(|(pod, _)| pod.life == Life::Going) {
+                flight.since = now;
+            }
+            let unready = flight.state == State::Running && successor.is_some();
+            let waited = now.saturating_sub(flight.since);
+            flight.late = waited >= PATIENCE && removed.is_none() && flight.successor.is_none();
+            unready || waited < PATIENCE || flight.late && waited < BROKEN_FOR
         });
         missed_again
     }
@@ -280,14 +329,14 @@ impl OwnerMemory {
     /// Counts what no outage explains. Returns whether it is left alone from now on.
     ///
     /// Without proof there is an outage, and no wonder that pods came back missed. With a proof from after, there is none.
-    fn judge(&mut self, proven: Option<Duration>, missed_again_at: Option<Duration>, now: Duration) -> bool {
+    fn judge(&mut self, proven: Option<Duration>, now: Duration) -> bool {
         if self.broken_until.is_some_and(|until| until <= now) {
             self.forgive();
         }
-        match (proven, missed_again_at) {
-            (None, _) => self.unexplained = 0,
-            (Some(proven), Some(missed)) if proven > missed => self.strikes += std::mem::take(&mut self.unexplained),
-            (Some(_), _) => {}
+        let before = self.unexplained.len();
+        self.unexplained.retain(|missed| proven.is_some_and(|proven| *missed >= proven));
+        if proven.is_some() {
+            self.strikes += before - self.unexplained.len();
         }
         let breaks = self.strikes >= STRIKES && self.broken_until.is_none();
         if breaks {
@@ -298,13 +347,23 @@ impl OwnerMemory {
 
     fn forgive(&mut self) {
         self.strikes = 0;
-        self.unexplained = 0;
+        self.unexplained.clear();
         self.broken_until = None;
     }
 
-    /// How many removals are under way whose replacement nobody has seen yet.
-    pub(super) fn unseen(&self) -> usize {
-        self.flights.iter().filter(|flight| flight.successor.is_none()).count()
+    /// How many removals are under way; late ones count only where the owner `lacks` pods.
+    pub(super) fn under_way(&self, lacks: bool) -> usize {
+        self.flights.iter().filter(|flight| lacks || !flight.late).count()
+    }
+
+    /// How many of them whose replacement nobody has seen yet.
+    pub(super) fn unseen(&self, lacks: bool) -> usize {
+        self.flights.iter().filter(|flight| flight.successor.is_none() && (lacks || !flight.late)).count()
+    }
+
+    /// Whether replacements have come back missed lately.
+    pub(super) fn is_struck(&self) -> bool {
+        self.strikes > 0 || !self.unexplained.is_empty()
     }
 
     /// Whether a pod is being removed by us.
@@ -318,10 +377,11 @@ impl OwnerMemory {
         self.flights.retain(|flight| !targets.iter().any(|target| target.uid == flight.pod));
     }
 
-    fn is_needed(&self, now: Duration) -> bool {
+    fn is_needed(&self, cooldown: Duration, now: Duration) -> bool {
+        let remembered = if self.is_struck() { BROKEN_FOR } else { REMEMBERED };
         !self.flights.is_empty()
             || self.broken_until.is_some()
             || self.again_at > now
-            || now.saturating_sub(self.acted_at) < REMEMBERED
+            || now.saturating_sub(self.acted_at) < remembered.max(cooldown)
     }
 }

@@ -134,13 +134,14 @@ pub fn plan<'a>(
             .into_values()
             .flat_map(|candidates| due(&candidates, survey, memory, policy, now).into_iter().enumerate())
             .collect();
-        // One of each owner before the second of any.
-        due.sort_by_key(|(turn, _)| *turn);
+        // One of each owner before the second of any; first of the one that was not acted on for the longest time, so that those
+        // that are refused again and again do not take everybody's turn.
+        due.sort_by_key(|(turn, action)| (*turn, memory.owner(&action.owner.uid).map(|past| past.acted_at)));
         let (mut removals, mut evictions) = (memory.removals.clone(), memory.evictions.clone());
         for (_, action) in due {
             let Some((targets, evicts)) = action.act.removes() else { continue };
             if removals.available(now) < removals.needs(targets.len()) {
-                wakes.push(removals.next(now));
+                wakes.push(removals.when(targets.len(), now));
                 break;
             }
             if evicts && evictions.available(now) == 0 {
@@ -203,13 +204,16 @@ fn due(
         return Vec::new();
     }
     let cooled = remembered.is_none() || past.acted_at + policy.cooldown <= now;
-    let struck = past.strikes + past.unexplained > 0;
+    let lacks = view.is_some_and(|view| view.wants);
+    let idle = past.under_way(lacks) == 0;
     // A loop costs no more than three pods before anybody has seen what comes instead of them; one at a time once it looks like one.
     let mut room =
-        if struck { usize::from(cooled && past.flights.is_empty()) } else { STRIKES - past.unseen().min(STRIKES) };
+        if past.is_struck() { usize::from(cooled && idle) } else { STRIKES.saturating_sub(past.unseen(lacks)) };
+    // What somebody else removes counts as well: another controller's act, or that of this one before it began anew.
+    let going = siblings.iter().filter(|(pod, _)| pod.life == Life::Going && !past.removes(&pod.uid)).count();
     match owner.kind {
-        Kind::StatefulSet => room = room.min(usize::from(past.flights.is_empty())),
-        Kind::DaemonSet => room = room.min(budget(*view).saturating_sub(past.flights.len())),
+        Kind::StatefulSet => room = room.min(usize::from(idle && going == 0)),
+        Kind::DaemonSet => room = room.min(budget(*view).saturating_sub(past.under_way(lacks) + going)),
         Kind::Job | Kind::ReplicaSet | Kind::ReplicationController | Kind::Other(_) => {}
     }
     let mut actions = Vec::new();
@@ -225,7 +229,7 @@ fn due(
             Way::Delete => Act::Delete([target]),
             Way::Evict => {
                 if *state == State::Running
-                    && !(cooled && past.flights.is_empty() && actions.is_empty() && spares(owner, *view, pod, siblings))
+                    && !(cooled && idle && actions.is_empty() && spares(owner, *view, pod, siblings))
                 {
                     continue;
                 }
@@ -234,7 +238,7 @@ fn due(
             Way::Suspend => {
                 let held = pods.iter().filter_map(|(pod, state, _)| Target::of(pod, *state)).collect();
                 let version = view.and_then(|view| view.resource_version.clone());
-                let Some(resource_version) = version.filter(|_| past.flights.is_empty()) else { continue };
+                let Some(resource_version) = version.filter(|_| idle) else { continue };
                 actions.push(Action {
                     namespace: pod.namespace.clone(),
                     owner: (*owner).clone(),
@@ -252,10 +256,13 @@ fn due(
 fn spares(owner: &OwnerReference, view: Option<&OwnerView>, pod: &PodView, siblings: &[(&PodView, Standing)]) -> bool {
     let others = siblings.iter().filter(|(other, _)| other.uid != pod.uid && !other.is_finished());
     let unready = others.filter(|(other, _)| other.life != Life::Ready).count();
+    // Who cannot make what it lacks already would lack one more.
+    let lacks = view.is_some_and(|view| view.wants);
     match owner.kind {
-        Kind::StatefulSet => unready == 0,
-        Kind::DaemonSet => unready < budget(view),
-        Kind::ReplicaSet | Kind::ReplicationController | Kind::Job | Kind::Other(_) => true,
+        Kind::StatefulSet => unready == 0 && !lacks,
+        Kind::DaemonSet => unready + usize::from(lacks) < budget(view),
+        Kind::ReplicaSet | Kind::ReplicationController => !lacks,
+        Kind::Job | Kind::Other(_) => true,
     }
 }
 
@@ -276,7 +283,9 @@ fn resumptions(facts: &Facts<'_>, survey: &Survey<'_>, memory: &Memory, now: Dur
         let gone = detail.active == 0 && siblings.iter().all(|(pod, _)| pod.is_finished());
         let waited = memory.marked_at(&job.reference.uid).is_some_and(|since| since + PATIENCE <= now);
         let failing = memory.owner(&job.reference.uid).is_some_and(|past| past.again_at > now);
-        !job.deleting && !failing && (!detail.suspended || gone && facts.proven.is_some() || waited)
+        let resuming =
+            job.resource_version.as_ref().is_some_and(|version| memory.resumes(&job.reference.uid, version, now));
+        !job.deleting && !failing && !resuming && (!detail.suspended || gone && facts.proven.is_some() || waited)
     };
     let resume = |job: &OwnerView| {
         Some(Action {

@@ -3,7 +3,7 @@
 use crate::linkerd::meshing::{meshed, started};
 use crate::linkerd::{NamespaceOutline, PodOutline, Started};
 use k8s_openapi::api::apps::v1::{DaemonSet, ReplicaSet, StatefulSet};
-use k8s_openapi::api::batch::v1::{Job, PodFailurePolicyRule};
+use k8s_openapi::api::batch::v1::{Job, PodFailurePolicyOnPodConditionsPattern, PodFailurePolicyRule};
 use k8s_openapi::api::core::v1::{Namespace, Pod, ReplicationController};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -157,7 +157,7 @@ pub enum Ignores {
     /// None for certain.
     #[default]
     Nothing,
-    /// Those in which no app container has started.
+    /// Those that `wait` holds.
     Held,
     /// All.
     Everything,
@@ -371,7 +371,12 @@ impl OwnerView {
 
     /// What decides of a ReplicationController.
     pub fn of_replication_controller(controller: &ReplicationController) -> Self {
-        Self::plain(Kind::ReplicationController, &controller.metadata)
+        let has = controller.status.as_ref().map_or(0, |status| status.replicas);
+        Self {
+            has,
+            wants: has < controller.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1),
+            ..Self::plain(Kind::ReplicationController, &controller.metadata)
+        }
     }
 
     /// What decides of a Job.
@@ -385,11 +390,22 @@ impl OwnerView {
         });
         let suspended = spec.suspend.unwrap_or(false);
         let active = status.active.unwrap_or(0);
-        let left = spec.completions.map(|completions| completions - status.succeeded.unwrap_or(0));
-        let wanted = spec.parallelism.unwrap_or(1).min(left.unwrap_or(i32::MAX));
+        let succeeded = status.succeeded.unwrap_or(0);
+        let left = match spec.completions {
+            Some(completions) => completions - succeeded,
+            // A work queue: once one has succeeded there is nothing left to begin.
+            None => {
+                if succeeded > 0 {
+                    0
+                } else {
+                    i32::MAX
+                }
+            }
+        };
+        let wanted = spec.parallelism.unwrap_or(1).min(left);
         Self {
             resource_version: job.metadata.resource_version.clone(),
-            has: active + status.succeeded.unwrap_or(0),
+            has: active + succeeded,
             wants: !finished && !suspended && active < wanted,
             detail: Detail::Job(JobDetail {
                 ignores_eviction: Ignores::by(rules),
@@ -438,22 +454,28 @@ impl Ignores {
         const SIGNALLED: [i32; 2] = [143, 137];
         let mut certain = Self::Everything;
         for rule in rules {
-            let disrupted = rule
-                .on_pod_conditions
-                .iter()
-                .flatten()
-                .any(|pattern| pattern.type_ == "DisruptionTarget" && pattern.status == "True");
-            if disrupted {
-                return if rule.action == "Ignore" { certain } else { Self::Nothing };
-            }
-            match &rule.on_exit_codes {
-                // Nobody knows with which code an app ends when it is evicted.
-                Some(codes) if codes.operator == "In" && !codes.values.iter().any(|code| SIGNALLED.contains(code)) => {
-                    certain = Self::Held;
+            let mut conditions = rule.on_pod_conditions.iter().flatten();
+            let is_met = |pattern: &PodFailurePolicyOnPodConditionsPattern| {
+                pattern.type_ == "DisruptionTarget" && pattern.status == "True"
+            };
+            if rule.action == "Ignore" {
+                if conditions.any(is_met) {
+                    return certain;
                 }
-                // Other conditions, or codes that might match.
-                Some(_) => return Self::Nothing,
-                None => {}
+                // Whether it matches or not, the pod is not counted by it.
+                continue;
+            }
+            let passes = match &rule.on_exit_codes {
+                // Nobody knows with which code an app ends when it is evicted.
+                Some(codes) => {
+                    certain = Self::Held;
+                    codes.operator == "In" && !codes.values.iter().any(|code| SIGNALLED.contains(code))
+                }
+                // An evicted pod might have other conditions as well.
+                None => conditions.all(|pattern| pattern.type_ == "DisruptionTarget" && !is_met(pattern)),
+            };
+            if !passes {
+                return Self::Nothing;
             }
         }
         Self::Nothing
@@ -469,7 +491,7 @@ fn share(budget: Option<&IntOrString>, desired: usize) -> usize {
         Some(IntOrString::String(text)) => {
             let percent: usize = text.trim_end_matches('%').parse().unwrap_or_default();
             // Rounded up, as the DaemonSet controller does.
-            (desired * percent).div_ceil(100)
+            desired.saturating_mul(percent).div_ceil(100)
         }
     };
     many.max(1)
