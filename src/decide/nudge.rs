@@ -3,7 +3,8 @@
 //! A controller whose create was refused tries again after a pause that grows to about 16 minutes; any change of the owner's
 //! metadata makes it try at once (*measured* on all four kinds: ReplicaSet, StatefulSet, DaemonSet, Job). A thousand that try at
 //! once would be a thousand calls of an injector that has just come back. So a window of them is under way at a time: it
-//! grows by one with each that succeeds, and shrinks to half when one is refused again.
+//! grows by one with each that succeeds, and shrinks to half when one is refused again. What an outage explains teaches nothing:
+//! once injection is proven again, everything begins anew.
 
 use super::repair::{Kind, OwnerReference, OwnerView, Owners};
 use std::collections::BTreeMap;
@@ -40,9 +41,21 @@ pub struct Refusal {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Nudges {
     window: usize,
+    /// When it shrank last: those that were nudged before are no reason to shrink it once more.
+    narrowed: Option<Duration>,
     owners: BTreeMap<String, Nudged>,
-    /// Refusals that were made up for since, by the owner's uid: what they say is over.
-    answered: BTreeMap<String, String>,
+    /// What Events tell, by the owner's uid.
+    told: BTreeMap<String, Told>,
+}
+
+/// A refusal of which an Event tells, long after it may be over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Told {
+    stamp: String,
+    /// How few pods its owner has been seen with since.
+    had: i32,
+    /// Whether it was made up for.
+    answered: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -79,7 +92,7 @@ pub fn is_ours(message: &str) -> bool {
 
 impl Default for Nudges {
     fn default() -> Self {
-        Self { window: FIRST_WINDOW, owners: BTreeMap::new(), answered: BTreeMap::new() }
+        Self { window: FIRST_WINDOW, narrowed: None, owners: BTreeMap::new(), told: BTreeMap::new() }
     }
 }
 
@@ -98,19 +111,23 @@ impl Nudges {
         let refused: Vec<&OwnerView> = owners.iter().filter(|owner| self.is_refused(owner, refusals)).collect();
         self.take_in(&refused, refusals, now);
         if !proven {
+            // Who is under way is waited for; the others owe their pauses to the outage.
+            self.owners.retain(|_, past| past.since.is_some());
+            self.window = FIRST_WINDOW;
             return (Vec::new(), None);
         }
         let room = self.window.saturating_sub(self.under_way());
-        let due = |owner: &&&OwnerView| {
-            let past = self.owners.get(&owner.reference.uid);
-            past.is_none_or(|past| past.since.is_none() && past.not_before <= now)
-        };
-        let nudge = |owner: &&OwnerView| Nudge {
+        let past = |owner: &OwnerView| self.owners.get(&owner.reference.uid);
+        let mut due = refused;
+        due.retain(|owner| past(owner).is_none_or(|past| past.since.is_none() && past.not_before <= now));
+        // Those that are refused again and again do not take the others' turn.
+        due.sort_by_key(|owner| past(owner).map(|past| (past.again, past.not_before)));
+        let nudge = |owner: &OwnerView| Nudge {
             namespace: owner.namespace.clone(),
             owner: owner.reference.clone(),
             has: owner.has,
         };
-        let nudges = refused.iter().filter(due).take(room).map(nudge).collect();
+        let nudges = due.into_iter().take(room).map(nudge).collect();
         let wakes = self.owners.values().map(|past| past.since.map_or(past.not_before, |since| since + PATIENCE));
         (nudges, wakes.filter(|wake| *wake > now).min())
     }
@@ -125,9 +142,10 @@ impl Nudges {
 
     /// Notes that it could not be sent: the API server is asked again later.
     pub fn failed(&mut self, nudge: &Nudge, now: Duration) {
-        self.window = (self.window / 2).max(1);
         let nudged = self.owners.entry(nudge.owner.uid.clone()).or_default();
+        let since = nudged.since.unwrap_or(now);
         nudged.back_off(now);
+        self.narrow(since, now);
     }
 
     /// How many are under way.
@@ -140,26 +158,32 @@ impl Nudges {
         self.window
     }
 
-    /// An owner that has what it wants, or more than when it was nudged, has made up for the refusals until then. A StatefulSet
-    /// makes its next pod only when this one is ready, which is none of our concern.
+    /// An owner that has what it wants, or more than it had at the latest refusal, has made up for it, nudged or not. A
+    /// StatefulSet makes its next pod only when this one is ready, which is none of our concern.
     fn note_answered(&mut self, owners: &Owners<'_>, refusals: &BTreeMap<String, Refusal>) {
-        self.answered.retain(|uid, stamp| refusals.get(uid).is_some_and(|refusal| refusal.stamp == *stamp));
+        self.told.retain(|uid, told| refusals.get(uid).is_some_and(|refusal| refusal.stamp == told.stamp));
         for owner in owners.iter() {
             let uid = &owner.reference.uid;
-            let Some(refusal) = refusals.get(uid) else { continue };
-            let nudged = self.owners.get(uid).filter(|past| past.since.is_some());
-            if !owner.wants
-                || nudged.is_some_and(|past| owner.has > past.had && past.stamp.as_ref() == Some(&refusal.stamp))
-            {
-                self.answered.insert(uid.clone(), refusal.stamp.clone());
-            }
+            let Some(Refusal { stamp, .. }) = refusals.get(uid) else { continue };
+            let new = || Told { stamp: stamp.clone(), had: owner.has, answered: false };
+            let told = self.told.entry(uid.clone()).or_insert_with(new);
+            told.answered |= !owner.wants || owner.has > told.had;
+            told.had = told.had.min(owner.has);
+        }
+    }
+
+    /// Halves the window for one that was nudged at `since`.
+    fn narrow(&mut self, since: Duration, now: Duration) {
+        if self.narrowed.is_none_or(|narrowed| since >= narrowed) {
+            self.window = (self.window / 2).max(1);
+            self.narrowed = Some(now);
         }
     }
 
     /// Whether an owner lacks pods because their creates were refused for want of injection.
     fn is_refused(&self, owner: &OwnerView, refusals: &BTreeMap<String, Refusal>) -> bool {
         let uid = &owner.reference.uid;
-        let told = refusals.get(uid).is_some_and(|refusal| self.answered.get(uid) != Some(&refusal.stamp));
+        let told = refusals.contains_key(uid) && !self.told.get(uid).is_some_and(|told| told.answered);
         let refused = match owner.reference.kind {
             // The condition is its state; an Event may be older than its last success.
             Kind::ReplicaSet => owner.failure.as_deref().is_some_and(is_ours),
@@ -172,7 +196,7 @@ impl Nudges {
     fn take_in(&mut self, refused: &[&OwnerView], refusals: &BTreeMap<String, Refusal>, now: Duration) {
         let still: BTreeMap<&str, &OwnerView> =
             refused.iter().map(|owner| (owner.reference.uid.as_str(), *owner)).collect();
-        let mut halve = false;
+        let mut refused_again: Option<Duration> = None;
         let mut succeeded = 0;
         self.owners.retain(|uid, past| {
             let Some(owner) = still.get(uid.as_str()) else {
@@ -181,19 +205,25 @@ impl Nudges {
             };
             let Some(since) = past.since else { return true };
             let stamp = refusals.get(uid).map(|refusal| &refusal.stamp);
-            let refused_again = stamp.is_some() && stamp != past.stamp.as_ref();
+            let again = stamp.is_some() && stamp != past.stamp.as_ref();
             // Many pods take an owner more than one try: it goes on by itself as long as it gets somewhere.
-            if owner.has > past.had && !refused_again {
+            if owner.has > past.had && !again {
                 past.had = owner.has;
                 past.since = Some(now);
-            } else if refused_again || now.saturating_sub(since) >= PATIENCE {
-                halve = true;
+            } else if again || now.saturating_sub(since) >= PATIENCE {
+                // One that shows nothing may wait for an injector that is slow, but not each time.
+                if again || past.again == 0 {
+                    refused_again = refused_again.max(Some(since));
+                }
                 past.back_off(now);
             }
             true
         });
-        // Once for all that are seen together: they were refused for the same reason.
-        self.window = if halve { (self.window / 2).max(1) } else { (self.window + succeeded).min(WIDEST_WINDOW) };
+        // Once for all that were nudged together: they were refused for the same reason.
+        match refused_again {
+            Some(since) => self.narrow(since, now),
+            None => self.window = (self.window + succeeded).min(WIDEST_WINDOW),
+        }
     }
 }
 
