@@ -137,7 +137,8 @@ fn way_of_job(
     if job.finished {
         return Err(Because::JobOver);
     }
-    if job.suspended {
+    // Where only our mark is left, that goes first.
+    if job.suspended || job.suspended_by_us.is_some() {
         return Err(Because::JobSuspended);
     }
     let ignored = match state {
@@ -148,9 +149,10 @@ fn way_of_job(
     if ignored && policy.evicts {
         return Ok(Way::Evict);
     }
-    // Suspending ends every active pod of the Job: all of them have to be ones that nothing is lost with, and that may go.
+    // Suspending ends every active pod of the Job, and no precondition spares one that has started meanwhile: all of them have
+    // to be ones that `wait` holds, and that may go.
     let mut active = siblings.iter().filter(|(pod, _)| !matches!(pod.life, Life::Finished | Life::Going));
-    if !active.all(|(pod, standing)| *standing == Standing::Missed(State::Held) && may_end(pod)) {
+    if !active.all(|(pod, standing)| *standing == Standing::Missed(State::Held) && pod.waits && may_end(pod)) {
         return Err(if ignored { Because::NoEviction } else { Because::JobWouldCount });
     }
     match &job.managed {

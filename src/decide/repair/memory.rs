@@ -2,7 +2,7 @@
 
 use super::bucket::Bucket;
 use super::facts::Facts;
-use super::plan::{Act, Action, RepairPolicy, Target};
+use super::plan::{Act, Action, RepairPolicy};
 use super::standing::{Standing, State};
 use super::survey::Survey;
 use super::view::{Kind, Life, PodView};
@@ -208,10 +208,16 @@ impl Memory {
                     marked.resuming = None;
                 }
                 let owner = self.owners.entry(action.owner.uid.clone()).or_default();
-                owner.land(&action.act);
                 let pause = FIRST_PAUSE.saturating_mul(1 << owner.failures.min(8)).min(LONGEST_PAUSE);
                 owner.failures += 1;
                 owner.again_at = now + pause;
+                if matches!(outcome, Outcome::Refused(_)) {
+                    owner.land(&action.act);
+                } else {
+                    // Whoever never heard of it may have done it: if its pod is still there after the pause, nobody did.
+                    let since = owner.again_at.saturating_sub(PATIENCE);
+                    owner.flights_of(&action.act).for_each(|flight| flight.since = since);
+                }
             }
         }
     }
@@ -373,8 +379,11 @@ impl OwnerMemory {
 
     /// Nothing is under way for what an act was about.
     fn land(&mut self, act: &Act) {
-        let targets = act.removes().map_or(&[] as &[Target], |(targets, _)| targets);
-        self.flights.retain(|flight| !targets.iter().any(|target| target.uid == flight.pod));
+        self.flights.retain(|flight| !flight.is_of(act));
+    }
+
+    fn flights_of(&mut self, act: &Act) -> impl Iterator<Item = &mut Flight> {
+        self.flights.iter_mut().filter(|flight| flight.is_of(act))
     }
 
     fn is_needed(&self, cooldown: Duration, now: Duration) -> bool {
@@ -383,5 +392,14 @@ impl OwnerMemory {
             || self.broken_until.is_some()
             || self.again_at > now
             || now.saturating_sub(self.acted_at) < remembered.max(cooldown)
+    }
+}
+
+// === impl Flight ===
+
+impl Flight {
+    /// Whether an act was about its pod.
+    fn is_of(&self, act: &Act) -> bool {
+        act.removes().is_some_and(|(targets, _)| targets.iter().any(|target| target.uid == self.pod))
     }
 }

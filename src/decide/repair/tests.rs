@@ -1,1 +1,11 @@
+//! Each rule a test, and what holds for every story.
 
+mod breaker;
+mod cast;
+mod disposition;
+mod due;
+mod jobs;
+mod scene;
+mod stories;
+mod view;
+mod world;

@@ -1,0 +1,198 @@
+//! A cluster as a controller sees it, and the controller's memory of it.
+
+use super::super::{
+    Act, Action, Because, Disposition, Facts, Kind, Memory, NamespaceView, Outcome, OwnerView, Owners, PodView, Repair,
+    RepairPolicy, Survey, plan, view::OwnersOfAKind,
+};
+use super::cast::{Draft, SHOP};
+use crate::linkerd::{TokenProjection, WebhookView};
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+/// What is there.
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    pub pods: BTreeMap<String, PodView>,
+    pub namespaces: BTreeMap<String, NamespaceView>,
+    /// ReplicaSets, StatefulSets, DaemonSets, ReplicationControllers, Jobs.
+    pub owners: [OwnersOfAKind; 5],
+    pub webhooks: WebhookView,
+    pub proven: Option<Duration>,
+}
+
+/// What is there, what is remembered, and the time.
+#[derive(Clone, Debug)]
+pub struct Scene {
+    pub cluster: Cluster,
+    pub policy: RepairPolicy,
+    pub memory: Memory,
+    pub now: Duration,
+    pub again: Option<Duration>,
+}
+
+pub fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+pub fn namespace(name: &str) -> Draft {
+    Draft(json!({"metadata": {"name": name}}))
+}
+
+/// 1 a second, 10 at once; 1 eviction every 10 seconds; an owner rests for 30.
+pub fn policy(repair: Repair) -> RepairPolicy {
+    RepairPolicy {
+        repair,
+        evicts: true,
+        rate: "1/s".parse().unwrap(),
+        burst: NonZeroU32::new(10).unwrap(),
+        eviction_rate: "6/m".parse().unwrap(),
+        cooldown: seconds(30),
+    }
+}
+
+/// An act in words.
+pub fn words(action: &Action) -> String {
+    let names = action.act.removes().unwrap_or_default().0.iter().map(|target| target.name.as_str());
+    let names: Vec<&str> = if matches!(action.act, Act::Delete(_) | Act::Evict(_)) {
+        names.collect()
+    } else {
+        std::iter::once(action.owner.name.as_str()).chain(names).collect()
+    };
+    format!("{} {}", action.act.key(), names.join(" "))
+}
+
+impl Cluster {
+    pub fn asking() -> Self {
+        let shop = namespace(SHOP).annotated("linkerd.io/inject", "enabled");
+        Self {
+            pods: BTreeMap::new(),
+            namespaces: [(SHOP.to_owned(), NamespaceView::of(&shop.build()))].into(),
+            owners: Default::default(),
+            webhooks: WebhookView::chart_default(),
+            proven: None,
+        }
+    }
+
+    pub fn facts(&self) -> Facts<'_> {
+        let [replica_sets, stateful_sets, daemon_sets, replication_controllers, jobs] = &self.owners;
+        Facts {
+            pods: &self.pods,
+            namespaces: &self.namespaces,
+            owners: Owners { replica_sets, stateful_sets, daemon_sets, replication_controllers, jobs },
+            webhooks: &self.webhooks,
+            projection: TokenProjection::Enabled,
+            proven: self.proven,
+        }
+    }
+
+    pub fn put_owner(&mut self, view: OwnerView) {
+        let place = match view.reference.kind {
+            Kind::ReplicaSet => 0,
+            Kind::StatefulSet => 1,
+            Kind::DaemonSet => 2,
+            Kind::ReplicationController => 3,
+            Kind::Job => 4,
+            Kind::Other(_) => return,
+        };
+        self.owners[place].insert(format!("{}/{}", view.namespace, view.reference.name), view);
+    }
+}
+
+impl Scene {
+    /// Everything works, for an hour already: all tokens are there.
+    pub fn with(repair: Repair, owners: impl IntoIterator<Item = Draft>) -> Self {
+        let policy = policy(repair);
+        let memory = Memory::new(&policy, Duration::ZERO);
+        let mut cluster = Cluster::asking();
+        owners.into_iter().for_each(|owner| cluster.put_owner(owner.owner_view()));
+        let now = Duration::from_hours(1);
+        cluster.proven = Some(now);
+        Self { cluster, policy, memory, now, again: None }
+    }
+
+    /// The namespace is another than it was.
+    pub fn namespace(&mut self, draft: &Draft) -> &mut Self {
+        self.cluster.namespaces.insert(draft.name(), NamespaceView::of(&draft.build()));
+        self
+    }
+
+    pub fn owner(&mut self, draft: &Draft) -> &mut Self {
+        self.cluster.put_owner(draft.owner_view());
+        self
+    }
+
+    pub fn pods(&mut self, drafts: impl IntoIterator<Item = Draft>) -> &mut Self {
+        let views = drafts.into_iter().map(|draft| draft.view());
+        self.cluster.pods.extend(views.map(|view| (view.path(), view)));
+        self
+    }
+
+    pub fn gone(&mut self, name: &str) -> &mut Self {
+        self.cluster.pods.remove(&format!("{SHOP}/{name}")).unwrap();
+        self
+    }
+
+    /// Time passes, and the proof is as old as the present.
+    pub fn after(&mut self, passed: u64) -> &mut Self {
+        self.now += seconds(passed);
+        self.cluster.proven = Some(self.now);
+        self
+    }
+
+    pub fn without_proof(&mut self) -> &mut Self {
+        self.cluster.proven = None;
+        self
+    }
+
+    /// What is due; what `again` says is held to be in the future.
+    pub fn due(&mut self) -> Vec<Action> {
+        let facts = self.cluster.facts();
+        let survey = Survey::of(&facts, &self.memory);
+        self.memory.observe(&facts, &survey, self.now);
+        let plan = plan(&facts, &survey, &self.memory, &self.policy, self.now);
+        assert!(plan.again.is_none_or(|again| again > self.now), "a busy loop: {:?} at {:?}", plan.again, self.now);
+        self.again = plan.again;
+        plan.actions
+    }
+
+    /// What is due, in words.
+    pub fn told(&mut self) -> Vec<String> {
+        self.due().iter().map(words).collect()
+    }
+
+    pub fn begin(&mut self, action: &Action) {
+        let facts = self.cluster.facts();
+        let survey = Survey::of(&facts, &self.memory);
+        self.memory.begin(action, survey.siblings_of(&action.owner.uid), self.now);
+    }
+
+    /// Begins what is due, all of it with this outcome; in words.
+    pub fn act(&mut self, outcome: &Outcome) -> Vec<String> {
+        let actions = self.due();
+        for action in &actions {
+            self.begin(action);
+            self.memory.acted(action, outcome, self.now);
+        }
+        actions.iter().map(words).collect()
+    }
+
+    /// Does what is due, in words.
+    pub fn done(&mut self) -> Vec<String> {
+        self.act(&Outcome::Done)
+    }
+
+    /// What becomes of a pod: the act, or the reason why none.
+    pub fn fate(&mut self, name: &str) -> Result<super::super::Way, Because> {
+        let facts = self.cluster.facts();
+        let survey = Survey::of(&facts, &self.memory);
+        self.memory.observe(&facts, &survey, self.now);
+        let plan = plan(&facts, &survey, &self.memory, &self.policy, self.now);
+        let missed = plan.missed.iter().find(|missed| missed.pod.name == name).expect("a missed pod");
+        match &missed.disposition {
+            Disposition::Replace(way) => Ok(*way),
+            Disposition::Leave(because) => Err(because.clone()),
+        }
+    }
+}

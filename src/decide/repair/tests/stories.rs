@@ -1,0 +1,354 @@
+//! What holds for every story of a small cluster, not only for those that somebody thought of.
+
+use super::super::{Action, Disposition, Kind, Life, Memory, Outcome, Repair, RepairPolicy, State, Survey, plan};
+use super::scene::{Cluster, policy, seconds, words};
+use super::world::{Injector, World};
+use proptest::{collection::vec, prelude::*};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// The prober looks so often, in seconds.
+const PROOFS: u64 = 3;
+
+/// What happens.
+#[derive(Clone, Copy, Debug)]
+enum Event {
+    Injector(Injector),
+    /// Somebody deletes all pods of an owner.
+    Sweep(usize),
+    /// Somebody refuses what an owner makes, or no more.
+    Refuse(usize, bool),
+    /// A disruption budget refuses evictions, or no more.
+    Protect(usize, bool),
+    /// The pods of an owner take so long to go.
+    Grace(usize, u64),
+    /// The API server fails, or no more; whether what it was asked for happens all the same.
+    Fail(Option<bool>),
+    /// The controller begins anew.
+    Restart,
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let injector = prop_oneof![2 => Just(Injector::Up), 1 => Just(Injector::Down), 1 => Just(Injector::Skips)];
+    prop_oneof![
+        6 => injector.prop_map(Event::Injector),
+        3 => (0_usize..10).prop_map(Event::Sweep),
+        1 => (0_usize..10, any::<bool>()).prop_map(|(team, refuse)| Event::Refuse(team, refuse)),
+        1 => (0_usize..10, any::<bool>()).prop_map(|(team, protect)| Event::Protect(team, protect)),
+        1 => (0_usize..10, 0_u64..150).prop_map(|(team, grace)| Event::Grace(team, grace)),
+        1 => any::<Option<bool>>().prop_map(Event::Fail),
+        1 => Just(Event::Restart),
+    ]
+}
+
+#[derive(Clone, Debug)]
+struct Story {
+    repair: Repair,
+    begins: Injector,
+    waits: u16,
+    /// How old what is seen is, in seconds.
+    lag: usize,
+    /// How long an act takes, in seconds.
+    takes: u64,
+    events: Vec<(u64, Event)>,
+}
+
+fn story() -> impl Strategy<Value = Story> {
+    let begins = prop_oneof![Just(Injector::Down), Just(Injector::Skips)];
+    let repair = prop_oneof![Just(Repair::Held), Just(Repair::Running)];
+    (repair, begins, any::<u16>(), 0_usize..3, 0_u64..3, vec((1_u64..40, event()), 0..12))
+        .prop_map(|(repair, begins, waits, lag, takes, events)| Story { repair, begins, waits, lag, takes, events })
+}
+
+/// A removal that began.
+#[derive(Debug)]
+struct Removal {
+    at: u64,
+    team: usize,
+    pods: usize,
+}
+
+/// The world, the controller in it, and what is held against it.
+struct Stage {
+    world: World,
+    story: Story,
+    policy: RepairPolicy,
+    memory: Memory,
+    history: VecDeque<Cluster>,
+    seen: Option<Cluster>,
+    again: Option<std::time::Duration>,
+    proven: Option<u64>,
+    fails: Option<bool>,
+    under_way: Vec<(u64, Action)>,
+    gone: BTreeSet<String>,
+    removals: Vec<Removal>,
+    /// Removals that happened, since the controller began.
+    happened: Vec<Removal>,
+    /// Pods of StatefulSets that were removed and are not back.
+    awaited: Vec<(usize, String)>,
+    restarted: u64,
+    skips_since: Option<u64>,
+    /// Whether every missed pod that may go has gone, as far as the latest plan sees.
+    at_rest: bool,
+}
+
+impl Stage {
+    fn new(story: Story) -> Self {
+        let world = World::new(story.begins, story.waits);
+        let policy =
+            RepairPolicy { eviction_rate: "30/m".parse().unwrap(), cooldown: seconds(15), ..policy(story.repair) };
+        let memory = Memory::new(&policy, seconds(world.now));
+        Self {
+            skips_since: (story.begins == Injector::Skips).then_some(world.now),
+            restarted: world.now,
+            world,
+            policy,
+            memory,
+            history: VecDeque::new(),
+            seen: None,
+            again: None,
+            proven: None,
+            fails: None,
+            under_way: Vec::new(),
+            gone: BTreeSet::new(),
+            removals: Vec::new(),
+            happened: Vec::new(),
+            awaited: Vec::new(),
+            at_rest: false,
+            story,
+        }
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::Injector(injector) => {
+                self.world.injector = injector;
+                let skips = injector == Injector::Skips;
+                self.skips_since = self.skips_since.filter(|_| skips).or(skips.then_some(self.world.now));
+            }
+            Event::Sweep(team) => self.world.sweep(team),
+            Event::Refuse(team, refused) => self.world.teams[team].refused = refused,
+            Event::Protect(team, protected) => self.world.teams[team].protected = protected,
+            Event::Grace(team, grace) => self.world.teams[team].grace = grace,
+            Event::Fail(fails) => self.fails = fails,
+            Event::Restart => {
+                self.restarted = self.world.now;
+                self.memory = Memory::new(&self.policy, seconds(self.world.now));
+                self.under_way.clear();
+                self.gone.clear();
+                self.happened.clear();
+                self.awaited.clear();
+                // It lists everything anew.
+                self.history.clear();
+                self.seen = None;
+            }
+        }
+    }
+
+    fn tick(&mut self) -> Result<(), TestCaseError> {
+        self.world.tick();
+        let world = &self.world;
+        let is_back = |team, name: &str| world.of(team).any(|body| body.view.name == name && !body.is_going());
+        self.awaited.retain(|(team, name)| !is_back(*team, name.as_str()));
+        let now = self.world.now;
+        if now.is_multiple_of(PROOFS) {
+            self.proven = (self.world.injector != Injector::Down).then_some(now);
+        }
+        let (due, later) = std::mem::take(&mut self.under_way).into_iter().partition(|(ends, _)| *ends <= now);
+        self.under_way = later;
+        self.end(due);
+        self.history.push_back(self.world.cluster(None));
+        while self.history.len() > self.story.lag + 1 {
+            self.history.pop_front();
+        }
+        let mut cluster = self.history[0].clone();
+        cluster.proven = self.proven.map(seconds);
+        let woken = self.again.is_some_and(|again| again <= seconds(now));
+        let changed = self.seen.as_ref().is_none_or(|seen| {
+            (&seen.pods, &seen.owners, seen.proven) != (&cluster.pods, &cluster.owners, cluster.proven)
+        });
+        if changed || woken {
+            self.think(&cluster)?;
+        }
+        self.seen = Some(cluster);
+        Ok(())
+    }
+
+    /// What was begun ends.
+    fn end(&mut self, due: Vec<(u64, Action)>) {
+        for (_, action) in due {
+            let happens = if self.fails == Some(false) { None } else { Some(self.world.apply(&action)) };
+            let team = self.world.teams.iter().position(|team| team.reference == action.owner).unwrap();
+            let targets = action.act.removes().unwrap_or_default().0;
+            if happens == Some(Outcome::Done) {
+                self.gone.extend(targets.iter().map(|target| target.uid.clone()));
+                self.happened.push(Removal { at: self.world.now, team, pods: targets.len() });
+                if action.owner.kind == Kind::StatefulSet {
+                    self.awaited.extend(targets.iter().map(|target| (team, target.name.clone())));
+                }
+            }
+            let outcome = happens.filter(|_| self.fails.is_none());
+            let outcome = outcome.unwrap_or_else(|| Outcome::Failed("no answer".to_owned()));
+            self.memory.acted(&action, &outcome, seconds(self.world.now));
+        }
+    }
+
+    fn think(&mut self, cluster: &Cluster) -> Result<(), TestCaseError> {
+        let now = seconds(self.world.now);
+        let facts = cluster.facts();
+        let survey = Survey::of(&facts, &self.memory);
+        self.memory.observe(&facts, &survey, now);
+        let plan = plan(&facts, &survey, &self.memory, &self.policy, now);
+        prop_assert!(plan.again.is_none_or(|again| again > now), "a busy loop");
+        self.again = plan.again;
+        let replaced = |missed: &super::super::Missed<'_>| matches!(missed.disposition, Disposition::Replace(_));
+        let marked = cluster.owners[4].values().any(|job| job.job().is_some_and(|job| job.suspended_by_us.is_some()));
+        self.at_rest = !marked && !plan.missed.iter().any(replaced);
+        for action in plan.actions {
+            self.check(cluster, &action)?;
+            self.memory.begin(&action, survey.siblings_of(&action.owner.uid), now);
+            self.under_way.push((self.world.now + self.story.takes, action));
+        }
+        Ok(())
+    }
+
+    /// Holds an act that is about to begin against every rule.
+    fn check(&mut self, cluster: &Cluster, action: &Action) -> Result<(), TestCaseError> {
+        let now = self.world.now;
+        let what = words(action);
+        let place = self.world.teams.iter().position(|team| team.reference == action.owner);
+        let Some(place) = place else { return Err(TestCaseError::fail(format!("{what}: nobody's"))) };
+        let Some((targets, evicts)) = action.act.removes() else {
+            prop_assert_eq!(action.act.key(), "resume");
+            return Ok(());
+        };
+        prop_assert!(self.proven.is_some(), "{} without proof", what);
+        prop_assert!(!targets.is_empty(), "{}", what);
+        for target in targets {
+            let under_way = self.under_way.iter().filter_map(|(_, action)| action.act.removes());
+            let twice = under_way.flat_map(|(targets, _)| targets).any(|other| other.uid == target.uid);
+            prop_assert!(!twice && !self.gone.contains(&target.uid), "{} twice", what);
+            // One that is gone meanwhile is safe by its uid.
+            let body = self.world.bodies.iter().find(|body| body.view.uid == target.uid);
+            let running = self.story.repair == Repair::Running;
+            let body = body.filter(|body| body.view.resource_version.as_ref() == Some(&target.resource_version));
+            prop_assert!(body.is_none_or(|body| body.may_go(&self.world, running)), "{} may not go", what);
+        }
+        let evicts_running = evicts && targets.iter().any(|target| target.state == State::Running);
+        self.check_owner(cluster, place, targets.len(), evicts_running, &what)?;
+        self.removals.push(Removal { at: now, team: place, pods: targets.len() });
+        Ok(())
+    }
+
+    fn check_owner(
+        &self,
+        cluster: &Cluster,
+        place: usize,
+        pods: usize,
+        evicts_running: bool,
+        what: &str,
+    ) -> Result<(), TestCaseError> {
+        let now = self.world.now;
+        let team = &self.world.teams[place];
+        let before: Vec<&Removal> =
+            self.removals.iter().filter(|removal| removal.team == place && removal.at > self.restarted).collect();
+        // Ours, and what is seen of others'.
+        let ours = |uid: &str| self.is_under_way(uid) || self.gone.contains(uid);
+        let mut going: BTreeSet<&str> =
+            self.world.of(place).map(|body| body.view.uid.as_str()).filter(|uid| ours(uid)).collect();
+        let own = going.len();
+        let seen = cluster.pods.values().filter(|pod| pod.owner.as_ref() == Some(&team.reference));
+        going.extend(seen.filter(|pod| pod.life == Life::Going).map(|pod| pod.uid.as_str()));
+        let going = going.len();
+        match team.reference.kind {
+            Kind::StatefulSet => {
+                prop_assert_eq!(going, 0, "{}: another goes", what);
+                let absent = self.awaited.iter().find(|(team, _)| *team == place);
+                prop_assert!(absent.is_none(), "{}: {:?} is not back", what, absent);
+            }
+            Kind::DaemonSet => prop_assert!(going + pods <= 2, "{}: {} of its budget go", what, going),
+            _ => {}
+        }
+        if evicts_running {
+            prop_assert_eq!(own, 0, "{}: another goes", what);
+            let rested = before.last().is_none_or(|last| last.at + self.policy.cooldown.as_secs() <= now);
+            prop_assert!(rested, "{}: no rest after {:?}", what, before.last());
+        }
+        // A webhook that skips, whatever the proof says: three, and no more. What came a moment before may still be seen.
+        if let Some(since) = self.skips_since {
+            let lately = self.happened.iter().filter(|removal| removal.team == place && removal.at > since + 10);
+            let begun = self.under_way.iter().filter(|(_, action)| action.owner == team.reference);
+            let removed = lately.map(|removal| removal.pods).sum::<usize>() + begun.count();
+            prop_assert!(removed < 3, "{}: after {} since {}", what, removed, since);
+        }
+        Ok(())
+    }
+
+    fn is_under_way(&self, uid: &str) -> bool {
+        let mut targets = self.under_way.iter().filter_map(|(_, action)| action.act.removes()).flat_map(|(all, _)| all);
+        targets.any(|target| target.uid == uid)
+    }
+
+    /// Over any span of time no more than the burst and what the rate gives, but for a suspension that went into debt.
+    fn check_rate(&self) -> Result<(), TestCaseError> {
+        let mut single: BTreeMap<u64, usize> = BTreeMap::new();
+        for removal in &self.removals {
+            *single.entry(removal.at).or_default() += removal.pods;
+        }
+        for from in single.keys() {
+            for to in single.range(from..).map(|(to, _)| to) {
+                let removed: usize = single.range(from..=to).map(|(_, pods)| pods).sum();
+                let share = 10 + usize::try_from(to - from).unwrap();
+                prop_assert!(removed <= share, "{} removed from {} to {}", removed, from, to);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn play(story: Story) -> Result<(), TestCaseError> {
+    let events = story.events.clone();
+    let mut stage = Stage::new(story);
+    for (pause, event) in events {
+        for _ in 0..pause {
+            stage.tick()?;
+        }
+        stage.happen(event);
+    }
+    // From now on everything works.
+    stage.happen(Event::Injector(Injector::Up));
+    stage.happen(Event::Fail(None));
+    for team in &mut stage.world.teams {
+        (team.refused, team.protected, team.grace) = (false, false, 2);
+    }
+    let mut waited = 0;
+    while !(stage.at_rest && stage.memory.broken() == 0 && waited > 20) {
+        if stage.at_rest && stage.memory.broken() > 0 {
+            // The hour in which owners are left alone.
+            stage.world.now += 600;
+        }
+        stage.tick()?;
+        waited += 1;
+        prop_assert!(waited < 1_500, "it does not come to rest: {:?}", stage.again);
+    }
+    stage.check_rate()?;
+    for team in &stage.world.teams {
+        prop_assert_eq!(team.failures, 0, "a Job failed by us: {:?}", team);
+        prop_assert_eq!(&team.mark, &None, "a Job is still suspended: {:?}", team);
+    }
+    for (place, team) in stage.world.teams.iter().enumerate().filter(|(_, team)| team.waits && team.wants > 0) {
+        // Strict Jobs can have pods that are meshed beside held ones: nobody ends those.
+        let exempt = matches!(team.reference.kind, Kind::Other(_)) || team.declines || team.reference.kind == Kind::Job;
+        let meshed = stage.world.of(place).all(|body| body.view.bare.is_none() || body.is_going());
+        prop_assert!(exempt || meshed, "a pod of {:?} is missed for ever", team);
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn whatever_happens_the_rules_hold_and_in_the_end_everything_is_meshed(story in story()) {
+        play(story)?;
+    }
+}
