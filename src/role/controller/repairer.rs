@@ -166,6 +166,8 @@ impl Repairer {
                 Some((targets, _)) => targets.first().map_or_else(String::new, |target| target.uid.clone()),
                 None => action.owner.uid.clone(),
             };
+            // Looked at again later, and later still: nothing will have become of it.
+            self.memory.acted(action, &Outcome::Refused("audit".to_owned()), self.context.now());
             if self.audited.insert(subject) {
                 self.context.metrics.replaced(action.act.key(), "audit");
                 info!("audit: would {}", super::teller::words(action));

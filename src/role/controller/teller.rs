@@ -10,7 +10,7 @@ use super::Context;
 use super::scribe::{Note, Scribe};
 use crate::cluster::event::Subject;
 use crate::decide::repair::{
-    Act, Action, Disposition, Facts, Memory, Missed, Outcome, OwnerReference, Plan, PodView, State, Way,
+    Act, Action, Disposition, Facts, Kind, Memory, Missed, Outcome, OwnerReference, Plan, PodView, State, Way,
 };
 
 /// What was told.
@@ -129,6 +129,10 @@ impl Teller {
 
     fn note_owner(&self, group: &Group<'_>) {
         let Some((namespace, owner)) = group.owner else { return };
+        // Our policy lets us tell of what we know, and nothing else.
+        if matches!(owner.kind, Kind::Other(_)) {
+            return;
+        }
         self.scribe.note(Note {
             subject: Subject::owner(namespace, owner),
             warning: true,
