@@ -206,8 +206,8 @@ impl fmt::Display for Because {
             Self::CameBefore => f.write_str("it was there before it was asked for: restart its workload when it suits you"),
             Self::NoEviction => f.write_str("it would have to be evicted, which this controller may not (LINKERD_GATE_EVICTION)"),
             Self::JobWouldCount => f.write_str(
-                "its Job would count it as a failure; give the Job a podFailurePolicy that ignores DisruptionTarget, or delete \
-                 the pod when it suits you",
+                "its Job would count it as a failure; give the Job a podFailurePolicy that ignores DisruptionTarget, or its pods the \
+                 entry of `wait`, or delete the pod when it suits you",
             ),
             Self::JobManaged(by) => {
                 write!(f, "its Job would count it as a failure, and cannot be suspended for a moment: {by}")
