@@ -77,14 +77,33 @@ impl Leader {
     /// Gives the Lease up, where it is held, so that the other replica need not wait until it expires.
     pub(super) async fn leave(&mut self) {
         let Some(held) = self.held.take() else { return };
-        let context = &self.context;
-        match lease::give_up(context.client.clone(), &context.settings.namespace, CONTROLLER_NAME, &held, wall()).await
-        {
+        let context = Arc::clone(&self.context);
+        let give_up = async |record: &Record| {
+            let (client, namespace) = (context.client.clone(), &context.settings.namespace);
+            lease::give_up(client, namespace, CONTROLLER_NAME, record, wall()).await
+        };
+        let mut outcome = give_up(&held).await;
+        if outcome == Err(LeaseError::Conflict) && self.caught_up(Some(&held)).await {
+            // A renewal that was under way has arrived.
+            let ours =
+                self.lease.borrow().only().filter(|record| record.holder.as_ref() == Some(&self.context.me)).cloned();
+            if let Some(ours) = ours {
+                outcome = give_up(&ours).await;
+            }
+        }
+        match outcome {
             Ok(_) => info!("gave up the Lease: the other replica acts from now on"),
-            // Already somebody else's, or a renewal of ours was under way: it expires.
+            // Already somebody else's, or gone.
             Err(LeaseError::Conflict) => {}
             Err(LeaseError::Failed(why)) => warn!("could not give up the Lease, it expires in {DURATION:?}: {why}"),
         }
+    }
+
+    /// Waits until the watch shows what made our write a conflict; whether it did within a moment.
+    async fn caught_up(&mut self, held: Option<&Record>) -> bool {
+        let version = held.map(|held| held.resource_version.clone());
+        let newer = self.lease.wait_for(|seen| seen.only().map(|record| &record.resource_version) != version.as_ref());
+        matches!(tokio::time::timeout(Duration::from_millis(1500), newer).await, Ok(Ok(_)))
     }
 
     fn look(&mut self) -> Option<Stance> {
@@ -179,12 +198,7 @@ impl Leader {
                 }
                 Err(error) => {
                     if let LeaseError::Conflict = error {
-                        let version = held.as_ref().map(|held| held.resource_version.clone());
-                        let newer = |seen: &Seen<Record>| {
-                            seen.only().map(|record| &record.resource_version) != version.as_ref()
-                        };
-                        let caught_up =
-                            tokio::time::timeout(Duration::from_millis(1500), self.lease.wait_for(newer)).await.is_ok();
+                        let caught_up = self.caught_up(held.as_ref()).await;
                         if let Some(Stance::Follow { .. }) = self.look() {
                             return self.lost();
                         }

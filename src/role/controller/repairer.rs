@@ -27,6 +27,9 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// A plan takes no more of the time than one part in so many, however many pods there are.
 const SHARE: u32 = 10;
 
+/// So many things said in audit mode are remembered.
+const MANY: usize = 10_000;
+
 struct Repairer {
     context: Arc<Context>,
     seen: Watched,
@@ -161,6 +164,10 @@ impl Repairer {
 
     /// Says what would be done, once.
     fn audit(&mut self, actions: &[Action]) {
+        if self.audited.len() > MANY {
+            // Said once more rather than remembered for ever.
+            self.audited.clear();
+        }
         for action in actions {
             let subject = match action.act.removes() {
                 Some((targets, _)) => targets.first().map_or_else(String::new, |target| target.uid.clone()),
