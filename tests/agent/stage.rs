@@ -100,14 +100,23 @@ pub fn object<T: DeserializeOwned>(json: Value) -> Result<T> {
 impl Stage {
     /// With linkerd-gate installed.
     pub async fn set() -> Result<Self> {
-        let stage = Self::before_installation().await?;
+        Self::set_with(ApiOptions::default()).await
+    }
+
+    /// The same with other options; the audit log is written in any case.
+    pub async fn set_with(options: ApiOptions) -> Result<Self> {
+        let stage = Self::before_installation_with(options).await?;
         stage.install().await?;
         Ok(stage)
     }
 
     /// Without our DaemonSet.
     pub async fn before_installation() -> Result<Self> {
-        let cluster = Cluster::start_with(ApiOptions { audit: true, ..ApiOptions::default() }).await?;
+        Self::before_installation_with(ApiOptions::default()).await
+    }
+
+    async fn before_installation_with(options: ApiOptions) -> Result<Self> {
+        let cluster = Cluster::start_with(ApiOptions { audit: true, ..options }).await?;
         let address = LoopbackAddress::claim()?;
         let certificates = Certificates::for_injector("linkerd")?;
         let namespaces = Namespaces::any().asking(PROBE).asking("shop");

@@ -6,4 +6,5 @@
 mod stage;
 
 mod held;
+mod nudge;
 mod shop;
