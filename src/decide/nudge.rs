@@ -43,6 +43,8 @@ pub struct Nudges {
     window: usize,
     /// When it shrank last: those that were nudged before are no reason to shrink it once more.
     narrowed: Option<Duration>,
+    /// When one was last seen to be refused again.
+    refused_again_at: Option<Duration>,
     owners: BTreeMap<String, Nudged>,
     /// What Events tell, by the owner's uid.
     told: BTreeMap<String, Told>,
@@ -92,28 +94,33 @@ pub fn is_ours(message: &str) -> bool {
 
 impl Default for Nudges {
     fn default() -> Self {
-        Self { window: FIRST_WINDOW, narrowed: None, owners: BTreeMap::new(), told: BTreeMap::new() }
+        let (owners, told) = (BTreeMap::new(), BTreeMap::new());
+        Self { window: FIRST_WINDOW, narrowed: None, refused_again_at: None, owners, told }
     }
 }
 
 impl Nudges {
     /// Who is to be nudged at `now`, and when to ask again at the latest. `refusals` are by the owner's uid.
     ///
-    /// Takes in what became of those under way. Nothing is due where injection is not `proven`: they would only be refused again.
+    /// Takes in what became of those under way. `proven` is when the evidence was taken by which injection is proven. Nothing is due
+    /// where it is not, or not since one was refused again: the others would only be refused as well.
     pub fn step(
         &mut self,
         owners: &Owners<'_>,
         refusals: &BTreeMap<String, Refusal>,
-        proven: bool,
+        proven: Option<Duration>,
         now: Duration,
     ) -> (Vec<Nudge>, Option<Duration>) {
         self.note_answered(owners, refusals);
         let refused: Vec<&OwnerView> = owners.iter().filter(|owner| self.is_refused(owner, refusals)).collect();
         self.take_in(&refused, refusals, now);
-        if !proven {
+        let Some(proven) = proven else {
             // Who is under way is waited for; the others owe their pauses to the outage.
             self.owners.retain(|_, past| past.since.is_some());
             self.window = FIRST_WINDOW;
+            return (Vec::new(), None);
+        };
+        if self.refused_again_at.is_some_and(|refused| proven <= refused) {
             return (Vec::new(), None);
         }
         let room = self.window.saturating_sub(self.under_way());
@@ -146,6 +153,11 @@ impl Nudges {
         let since = nudged.since.unwrap_or(now);
         nudged.back_off(now);
         self.narrow(since, now);
+    }
+
+    /// When one was last seen to be refused again after its nudge: the proof by which it was nudged may be wrong.
+    pub fn refused_again_at(&self) -> Option<Duration> {
+        self.refused_again_at
     }
 
     /// How many are under way.
@@ -196,7 +208,7 @@ impl Nudges {
     fn take_in(&mut self, refused: &[&OwnerView], refusals: &BTreeMap<String, Refusal>, now: Duration) {
         let still: BTreeMap<&str, &OwnerView> =
             refused.iter().map(|owner| (owner.reference.uid.as_str(), *owner)).collect();
-        let mut refused_again: Option<Duration> = None;
+        let (mut refused_again, mut refused_again_at) = (None, self.refused_again_at);
         let mut succeeded = 0;
         self.owners.retain(|uid, past| {
             let Some(owner) = still.get(uid.as_str()) else {
@@ -215,10 +227,14 @@ impl Nudges {
                 if again || past.again == 0 {
                     refused_again = refused_again.max(Some(since));
                 }
+                if again {
+                    refused_again_at = Some(now);
+                }
                 past.back_off(now);
             }
             true
         });
+        self.refused_again_at = refused_again_at;
         // Once for all that were nudged together: they were refused for the same reason.
         match refused_again {
             Some(since) => self.narrow(since, now),

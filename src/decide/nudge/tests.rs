@@ -83,7 +83,12 @@ impl Scene {
         self.owner(view.clone())
     }
 
+    /// Injection is proven by evidence that is newer than anything that was seen, or not at all.
     fn step(&mut self, proven: bool) -> (Vec<Nudge>, Option<Duration>) {
+        self.step_proven_at(proven.then_some(self.now + Duration::from_nanos(1)))
+    }
+
+    fn step_proven_at(&mut self, proven: Option<Duration>) -> (Vec<Nudge>, Option<Duration>) {
         let owners = Owners {
             replica_sets: &self.replica_sets,
             stateful_sets: &self.stateful_sets,
@@ -184,6 +189,29 @@ fn the_window_is_halved_once_for_all_that_were_nudged_together() {
     assert_eq!(scene.after(1).nudged(), ["log10", "log11"]);
     scene.after(1).refused(&sets[10], "2").nudged();
     assert_eq!(scene.nudges.window(), 2);
+}
+
+#[test]
+fn once_one_is_refused_again_the_others_wait_for_a_proof_from_then() {
+    let mut scene = Scene::default();
+    let sets: Vec<OwnerView> = (0..20).map(|place| daemon_set(&format!("log{place:02}"), 0)).collect();
+    for set in &sets {
+        scene.refused(set, "1");
+    }
+    let proven = scene.now;
+    assert_eq!(scene.nudged().len(), 10);
+    scene.after(1).refused(&sets[0], "2");
+    for set in &sets[1..10] {
+        scene.owner(daemon_set(&set.reference.name, 3));
+    }
+    assert!(scene.step_proven_at(Some(proven)).0.is_empty());
+    let refused = scene.now;
+    assert_eq!(scene.nudges.refused_again_at(), Some(refused));
+    assert!(scene.after(10).step_proven_at(Some(refused)).0.is_empty());
+    // What is learnt is kept, unlike in an outage: the window was halved, and who was refused comes last.
+    let (nudges, _) = scene.step_proven_at(Some(refused + Duration::from_secs(1)));
+    let names: Vec<&str> = nudges.iter().map(|nudge| nudge.owner.name.as_str()).collect();
+    assert_eq!(names, ["log10", "log11", "log12", "log13", "log14"]);
 }
 
 #[test]

@@ -237,8 +237,8 @@ async fn act(context: Arc<Context>, renewed: watch::Receiver<Instant>) -> Infall
     tokio::select! {
         biased;
         never = prover::run(Arc::clone(&context), seen.clone(), gate_sink, doubt) => never,
-        never = repairer::run(Arc::clone(&context), seen.clone(), renewed.clone(), gate.clone(), doubt_sink, scribe.clone()) => never,
-        never = nudger::run(Arc::clone(&context), seen.clone(), renewed.clone(), gate) => never,
+        never = repairer::run(Arc::clone(&context), seen.clone(), renewed.clone(), gate.clone(), doubt_sink.clone(), scribe.clone()) => never,
+        never = nudger::run(Arc::clone(&context), seen.clone(), renewed.clone(), gate, doubt_sink) => never,
         never = opener::run(Arc::clone(&context), seen, renewed, scribe) => never,
         never = events.run(context) => never,
         never = watches.last() => never,

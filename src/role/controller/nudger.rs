@@ -29,6 +29,7 @@ pub(super) async fn run(
     mut seen: Watched,
     renewed: watch::Receiver<Instant>,
     mut gate: watch::Receiver<Gate>,
+    doubt: watch::Sender<Duration>,
 ) -> Infallible {
     let mut nudges = Nudges::default();
     let mut told = None;
@@ -38,9 +39,12 @@ pub(super) async fn run(
     loop {
         let now = context.now();
         let free = seen.troubles().is_empty() && seen.closed_by_hand().is_none() && leads(&renewed);
-        let proven = free && prover::proven(&gate.borrow_and_update(), now).is_some();
+        let proven = prover::proven(&gate.borrow_and_update(), now).filter(|_| free);
         let refusals = seen.refusals().unwrap_or_default();
         let (due, again) = seen.owners(|owners| nudges.step(&owners, &refusals, proven, now)).unwrap_or_default();
+        if let Some(at) = nudges.refused_again_at() {
+            prover::doubt(&doubt, at);
+        }
         context.metrics.nudges_under_way.set(i64::try_from(nudges.under_way()).unwrap_or(i64::MAX));
         context.metrics.nudge_window.set(i64::try_from(nudges.window()).unwrap_or(i64::MAX));
         if !due.is_empty() {

@@ -83,6 +83,15 @@ pub(super) async fn run(
     }
 }
 
+/// Has injection proven anew: something was seen at `at` that no proof before says anything about.
+pub(super) fn doubt(doubt: &watch::Sender<Duration>, at: Duration) {
+    doubt.send_if_modified(|doubt| {
+        let news = *doubt < at;
+        *doubt = (*doubt).max(at);
+        news
+    });
+}
+
 /// When the evidence was taken by which the gate is open for certain; nothing where it is not, or where that is too long ago.
 pub(super) fn proven(gate: &Gate, now: Duration) -> Option<Duration> {
     match gate {

@@ -132,11 +132,7 @@ impl Repairer {
         let Some((actions, again)) = planned else { return (Vec::new(), None) };
         if let Some(at) = self.memory.missed_again_at() {
             // What came back missed says that the proof may be wrong: another one tells.
-            self.doubt.send_if_modified(|doubt| {
-                let news = *doubt < at;
-                *doubt = at;
-                news
-            });
+            prover::doubt(&self.doubt, at);
         }
         (actions, again)
     }
