@@ -72,6 +72,8 @@ pub(super) struct OwnerMemory {
     failures: u32,
     /// Not before.
     pub(super) again_at: Duration,
+    /// The same of evictions, which a disruption budget refused: what needs none is not held up by it.
+    pub(super) evict_again_at: Duration,
 }
 
 /// One removal whose replacement is awaited.
@@ -208,10 +210,14 @@ impl Memory {
                     marked.resuming = None;
                 }
                 let owner = self.owners.entry(action.owner.uid.clone()).or_default();
-                let pause = FIRST_PAUSE.saturating_mul(1 << owner.failures.min(8)).min(LONGEST_PAUSE);
-                owner.failures += 1;
-                owner.again_at = now + pause;
-                if matches!(outcome, Outcome::Refused(_)) {
+                let refused = matches!(outcome, Outcome::Refused(_));
+                let again_at = if refused { &mut owner.evict_again_at } else { &mut owner.again_at };
+                // What fails together fails for one reason, and counts once.
+                if *again_at <= now {
+                    *again_at = now + FIRST_PAUSE.saturating_mul(1 << owner.failures.min(8)).min(LONGEST_PAUSE);
+                    owner.failures += 1;
+                }
+                if refused {
                     owner.land(&action.act);
                 } else {
                     // Whoever never heard of it may have done it: if its pod is still there after the pause, nobody did.
@@ -264,7 +270,11 @@ impl Memory {
     pub(super) fn wakes(&self, policy: &RepairPolicy) -> impl Iterator<Item = Duration> {
         let owners = self.owners.values().flat_map(|owner| {
             let flights = owner.flights.iter().flat_map(|flight| [flight.since + PATIENCE, flight.since + BROKEN_FOR]);
-            flights.chain(owner.broken_until).chain([owner.again_at, owner.acted_at + policy.cooldown])
+            flights.chain(owner.broken_until).chain([
+                owner.again_at,
+                owner.evict_again_at,
+                owner.acted_at + policy.cooldown,
+            ])
         });
         let marked = self.marked.values().flat_map(|marked| {
             let resuming = marked.resuming.iter().map(|(_, since)| *since + PATIENCE);
@@ -391,6 +401,7 @@ impl OwnerMemory {
         !self.flights.is_empty()
             || self.broken_until.is_some()
             || self.again_at > now
+            || self.evict_again_at > now
             || now.saturating_sub(self.acted_at) < remembered.max(cooldown)
     }
 }

@@ -228,6 +228,9 @@ fn due(
         let act = match way {
             Way::Delete => Act::Delete([target]),
             Way::Evict => {
+                if past.evict_again_at > now {
+                    continue;
+                }
                 if *state == State::Running
                     && !(cooled && idle && actions.is_empty() && spares(owner, *view, pod, siblings))
                 {

@@ -16,6 +16,9 @@ use crate::decide::{Gate, Outcome};
 use crate::metrics::Written;
 use crate::retry::Schedule;
 
+/// How long a write of the Lease may take. Unlike its neighbours, so that a reason tells which limit fired.
+const ANSWER: Duration = Duration::from_millis(2700);
+
 /// One replica's part in it.
 pub(super) struct Leader {
     context: Arc<Context>,
@@ -54,10 +57,12 @@ impl Leader {
                 }
                 Stance::Vacant(_) | Stance::Lead => {
                     let record = self.lease.borrow().only().cloned();
+                    // From when it was asked for: an answer may be late.
+                    let started = Instant::now();
                     match self.write(record.as_ref()).await {
                         Ok(()) => {
                             asking.reset();
-                            Box::pin(self.lead()).await;
+                            Box::pin(self.lead(started)).await;
                         }
                         Err(why) => {
                             self.tell(&why);
@@ -138,7 +143,10 @@ impl Leader {
     async fn write(&mut self, record: Option<&Record>) -> Result<(), LeaseError> {
         let context = &self.context;
         let (client, namespace) = (context.client.clone(), &context.settings.namespace);
-        let written = lease::write(client, namespace, CONTROLLER_NAME, record, &context.me, None, wall()).await;
+        let written = lease::write(client, namespace, CONTROLLER_NAME, record, &context.me, None, wall());
+        // One that hangs must not cost the Lease: there is time for another.
+        let late = || LeaseError::Failed(format!("the API server did not answer in {ANSWER:?}"));
+        let written = tokio::time::timeout(ANSWER, written).await.unwrap_or_else(|_| Err(late()));
         context.metrics.lease_written(match &written {
             Ok(_) => Written::Done,
             Err(LeaseError::Conflict) => Written::Conflict,
@@ -150,10 +158,10 @@ impl Leader {
     }
 
     /// Acts until the Lease is lost.
-    async fn lead(&mut self) {
+    async fn lead(&mut self, started: Instant) {
         info!("this replica acts from now on");
         self.context.metrics.leader.set(1);
-        let (renewed_sink, renewed) = watch::channel(Instant::now());
+        let (renewed_sink, renewed) = watch::channel(started);
         let context = Arc::clone(&self.context);
         let why = tokio::select! {
             biased;

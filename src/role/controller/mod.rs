@@ -47,6 +47,10 @@ use crate::serve::{self, Face, Limits};
 /// How long the last write may take once the process is to end: kubelet gives it 30 s.
 const FAREWELL: Duration = Duration::from_secs(8);
 
+/// How soon it is looked again whether something may be done that may not be done now: what that depends on is seen by more watches than
+/// each loop waits for.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
 /// Why `controller` cannot begin.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {

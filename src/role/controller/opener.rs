@@ -11,7 +11,7 @@ use tracing::{info, warn};
 
 use super::scribe::{Note, Scribe};
 use super::watches::Watched;
-use super::{Context, leads, repairer, wall};
+use super::{Context, LOOK_AGAIN, leads, repairer, wall};
 use crate::cluster::event::Subject;
 use crate::cluster::node;
 use crate::decide::node::NodeView;
@@ -38,8 +38,7 @@ pub(super) async fn run(
         tokio::time::sleep(PAUSE).await;
         tokio::select! {
             biased;
-            Ok(()) = seen.nodes.changed() => {}
-            Ok(()) = seen.pods.changed() => {}
+            () = seen.tended() => {}
             () = async {
                 match again {
                     Some(again) => tokio::time::sleep_until(context.epoch + again).await,
@@ -58,8 +57,9 @@ fn look(
 ) -> (Vec<NodeView>, Option<Duration>) {
     let (nodes, pods) = (seen.nodes.borrow(), seen.pods.borrow());
     let (Some(nodes), Some(pods)) = (&nodes.objects, &pods.objects) else { return (Vec::new(), None) };
-    if !seen.troubles().is_empty() || !leads(renewed) {
-        return (Vec::new(), None);
+    // A person's word for all nodes is obeyed here as everywhere.
+    if !seen.troubles_of_nodes().is_empty() || !leads(renewed) || seen.closed_by_hand().is_some() {
+        return (Vec::new(), Some(context.now() + LOOK_AGAIN));
     }
     let settings = &context.settings;
     let agents = format!("{}/", settings.namespace);

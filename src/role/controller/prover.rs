@@ -10,7 +10,7 @@ use tracing::{info, warn};
 
 use super::Context;
 use super::watches::Watched;
-use crate::decide::{Change, Gate, Outcome};
+use crate::decide::{Change, Gate};
 use crate::observe::Parts;
 use crate::retry::Schedule;
 use crate::role::proving::{Looker, Pauses};
@@ -64,7 +64,7 @@ pub(super) async fn run(
             Some(change) => info!("proof: {change}"),
         }
         let mut next = Instant::now() + pauses.after(&after, &policy);
-        context.show(&after, readiness(&seen));
+        context.show(&after, seen.readiness());
         gate.send_replace(after);
         loop {
             tokio::select! {
@@ -97,12 +97,5 @@ pub(super) fn proven(gate: &Gate, now: Duration) -> Option<Duration> {
     match gate {
         Gate::Open { latest, doubt: None, .. } => Some(*latest).filter(|latest| now.saturating_sub(*latest) < KEEPS),
         Gate::Open { .. } | Gate::Settling { .. } | Gate::Closed { .. } => None,
-    }
-}
-
-fn readiness(seen: &Watched) -> Outcome {
-    match seen.troubles().into_iter().next() {
-        None => Outcome::Ready,
-        Some(trouble) => Outcome::unknown(trouble),
     }
 }

@@ -13,13 +13,17 @@ use tracing::{info, warn};
 use super::scribe::Scribe;
 use super::teller::Teller;
 use super::watches::Watched;
-use super::{Context, leads, prover, wall};
+use super::{Context, LOOK_AGAIN, leads, prover, wall};
 use crate::cluster::repair;
 use crate::decide::Gate;
+use crate::decide::by_hand::ByHand;
 use crate::decide::repair::{Act, Action, Memory, Outcome, Survey, plan};
 
 /// How many removals are asked for at a time.
 const AT_A_TIME: usize = 8;
+
+/// How long one of them may take. Unlike its neighbours, so that a reason tells which limit fired.
+const ANSWER: Duration = Duration::from_millis(5300);
 
 /// The least pause between two plans: what changes together is planned for together.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -39,6 +43,8 @@ struct Repairer {
     memory: Memory,
     teller: Teller,
     troubles: BTreeSet<String>,
+    /// A person's word, as it was told last.
+    by_hand: Option<ByHand>,
     /// Pods and Jobs of which audit mode has said what would be done.
     audited: BTreeSet<String>,
 }
@@ -63,6 +69,7 @@ pub(super) async fn run(
         memory,
         teller,
         troubles: BTreeSet::new(),
+        by_hand: None,
         audited: BTreeSet::new(),
     };
     repairer.run().await
@@ -74,6 +81,7 @@ impl Repairer {
     async fn run(mut self) -> Infallible {
         loop {
             self.tell_troubles();
+            self.context.show(&self.gate.borrow(), self.seen.readiness());
             let started = Instant::now();
             let (actions, again) = self.plan();
             let took = started.elapsed();
@@ -100,9 +108,9 @@ impl Repairer {
     }
 
     fn tell_troubles(&mut self) {
-        let troubles = self.seen.troubles();
+        let troubles = self.seen.troubles_of_repair();
         for trouble in troubles.difference(&self.troubles) {
-            warn!("nothing is done until everything is seen again: {trouble}");
+            warn!("nothing is replaced until everything is seen again: {trouble}");
         }
         if troubles.is_empty() && !self.troubles.is_empty() {
             info!("everything is seen again");
@@ -114,22 +122,27 @@ impl Repairer {
     fn plan(&mut self) -> (Vec<Action>, Option<Duration>) {
         let now = self.context.now();
         let by_hand = self.seen.closed_by_hand();
-        let free = self.troubles.is_empty() && by_hand.is_none() && leads(&self.renewed);
+        self.tell_by_hand(by_hand);
+        let leads = leads(&self.renewed);
+        let free = self.troubles.is_empty() && by_hand.is_none() && leads;
         let proven = prover::proven(&self.gate.borrow_and_update(), now).filter(|_| free);
         let Self { context, seen, memory, teller, .. } = self;
         let planned = seen.facts(context, proven, |facts| {
             let survey = Survey::of(facts, memory);
             let broken = memory.observe(facts, &survey, now);
             let plan = plan(facts, &survey, memory, &context.settings.repair, now);
-            teller.tell(&plan, facts, memory, &broken, proven.is_some());
-            // A Job stays suspended rather than that two replicas meet at it.
-            let actions = if free { plan.actions } else { Vec::new() };
+            teller.tell(&plan, facts, memory, &broken, proven.is_some(), now);
+            // A Job that is suspended is resumed whatever else may not be done: that takes back what we did.
+            let resumes = |action: &Action| matches!(action.act, Act::Resume { .. });
+            let actions: Vec<_> = plan.actions.into_iter().filter(|action| free || leads && resumes(action)).collect();
             for action in &actions {
                 memory.begin(action, survey.siblings_of(&action.owner.uid), now);
             }
             (actions, plan.again)
         });
-        let Some((actions, again)) = planned else { return (Vec::new(), None) };
+        let soon = Some(now + LOOK_AGAIN);
+        let Some((actions, again)) = planned else { return (Vec::new(), soon) };
+        let again = if free { again } else { again.into_iter().chain(soon).min() };
         if let Some(at) = self.memory.missed_again_at() {
             // What came back missed says that the proof may be wrong: another one tells.
             prover::doubt(&self.doubt, at);
@@ -138,24 +151,49 @@ impl Repairer {
     }
 
     async fn act(&mut self, actions: Vec<Action>) {
-        if !self.context.acts() {
-            self.audit(&actions);
-            return;
-        }
+        let (audited, actions) = if self.context.acts() {
+            (Vec::new(), actions)
+        } else {
+            actions.into_iter().partition(|action| action.act.removes().is_some())
+        };
+        self.audit(&audited);
         let (context, renewed, gate) = (&self.context, &self.renewed, &self.gate);
         let one = |action: Action| async move {
             // Each time anew: others may take long.
             let resumes = matches!(action.act, Act::Resume { .. });
             let may = leads(renewed) && (resumes || prover::proven(&gate.borrow(), context.now()).is_some());
-            let outcomes = if may { perform(context, &action).await } else { Outcome::Overtaken };
-            (action, outcomes)
+            if !may {
+                return (action, None);
+            }
+            let outcome = tokio::time::timeout(ANSWER, perform(context, &action)).await;
+            let late = || Outcome::Failed(format!("the API server did not answer in {ANSWER:?}"));
+            (action, Some(outcome.unwrap_or_else(|_| late())))
         };
         let done: Vec<_> = futures::stream::iter(actions).map(one).buffer_unordered(AT_A_TIME).collect().await;
         for (action, outcome) in done {
-            self.memory.acted(&action, &outcome, self.context.now());
+            let now = self.context.now();
+            let Some(outcome) = outcome else {
+                // It was never sent.
+                self.memory.acted(&action, &Outcome::Overtaken, now);
+                continue;
+            };
+            self.memory.acted(&action, &outcome, now);
             self.context.metrics.replaced(action.act.key(), key(&outcome));
-            self.teller.acted(&action, &outcome);
+            self.teller.acted(&action, &outcome, now);
         }
+    }
+
+    /// Says once that a person's word keeps everything as it is.
+    fn tell_by_hand(&mut self, word: Option<ByHand>) {
+        if self.by_hand == word {
+            return;
+        }
+        if let Some(word) = &word {
+            info!("closed by hand until {}: nothing is replaced, nudged or opened meanwhile", word.until);
+        } else {
+            info!("no longer closed by hand");
+        }
+        self.by_hand = word;
     }
 
     /// Says what would be done, once.

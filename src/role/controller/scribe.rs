@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
@@ -19,6 +20,9 @@ const RATE: u32 = 25;
 
 /// And how many at once.
 const BURST: u32 = 50;
+
+/// How often it is said that they cannot be written.
+const TOLD_AGAIN: Duration = Duration::from_mins(5);
 
 /// One Event.
 pub(super) struct Note {
@@ -59,7 +63,7 @@ impl Notes {
         let rate = Rate::per_second(NonZeroU32::new(RATE).unwrap_or(NonZeroU32::MIN));
         let burst = NonZeroU32::new(BURST).unwrap_or(NonZeroU32::MIN);
         let mut bucket = Bucket::empty(rate, burst, context.now());
-        let mut told = None;
+        let mut told: Option<Duration> = None;
         loop {
             let Some(note) = self.0.recv().await else {
                 // Nobody is left who could hand one in.
@@ -72,9 +76,10 @@ impl Notes {
             let Note { subject, warning, reason, message } = note;
             match event::note(context.client.clone(), reporter, &subject, warning, reason, &message, wall()).await {
                 Ok(()) => told = None,
-                Err(why) if told.as_ref() != Some(&why) => {
-                    warn!("an Event could not be written: {why}");
-                    told = Some(why);
+                // Each names another object: what matters is that they are missing.
+                Err(why) if told.is_none_or(|told| told + TOLD_AGAIN <= context.now()) => {
+                    warn!("Events cannot be written, this one for instance: {why}");
+                    told = Some(context.now());
                 }
                 Err(_) => {}
             }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tracing::{info, warn};
 
@@ -13,16 +14,22 @@ use crate::decide::repair::{
     Act, Action, Disposition, Facts, Kind, Memory, Missed, Outcome, OwnerReference, Plan, PodView, State, Way,
 };
 
+/// Events are kept for an hour: what still holds is noted again before they are gone.
+const NOTED_AGAIN: Duration = Duration::from_mins(45);
+
+/// How often it is said of an owner that an act did not succeed.
+const FAILED_AGAIN: Duration = Duration::from_mins(10);
+
 /// What was told.
 pub(super) struct Teller {
     context: Arc<Context>,
     scribe: Scribe,
-    /// The last line of each owner, or pod without one, by `namespace/owner`.
-    lines: BTreeMap<String, String>,
-    /// What was last noted on each pod, by uid.
-    noted: BTreeMap<String, String>,
-    /// What was last said of an act that did not succeed, by the owner's uid.
-    failed: BTreeMap<String, String>,
+    /// The last line of each owner, or pod without one, by `namespace/owner`, and when an Event said so.
+    lines: BTreeMap<String, (String, Duration)>,
+    /// What was last noted on each pod, by uid, and when.
+    noted: BTreeMap<String, (String, Duration)>,
+    /// When it was last said that an act did not succeed, by the owner's uid, and how.
+    failed: BTreeMap<String, (&'static str, Duration)>,
     /// Whether the first report is out.
     reported: bool,
 }
@@ -53,6 +60,7 @@ impl Teller {
         memory: &Memory,
         broken: &[String],
         proven: bool,
+        now: Duration,
     ) {
         self.count(plan, memory);
         if !self.reported {
@@ -63,30 +71,37 @@ impl Teller {
         let mut noted = BTreeMap::new();
         let mut groups: BTreeMap<String, Group<'_>> = BTreeMap::new();
         for missed in &plan.missed {
-            let text = self.note_pod(missed);
-            noted.insert(missed.pod.uid.clone(), text);
+            noted.insert(missed.pod.uid.clone(), self.note_pod(missed, now));
             groups.entry(path(missed.pod)).or_default().add(missed);
         }
         self.noted = noted;
         let before = std::mem::take(&mut self.lines);
         for (path, group) in &groups {
             let line = group.line();
-            if before.get(path) != Some(&line) {
+            let told = before.get(path);
+            if told.is_none_or(|(told, _)| *told != line) {
                 let waiting = if proven || group.replaced == 0 { "" } else { ", once injection is proven" };
-                info!("{path}: {line}{waiting}");
+                let audit = if self.context.acts() { "" } else { " (not really: audit)" };
+                info!("{path}: {line}{waiting}{audit}");
             }
-            if !before.contains_key(path) {
+            let noted = told.map(|(_, noted)| *noted).filter(|noted| *noted + NOTED_AGAIN > now);
+            if noted.is_none() {
                 self.note_owner(group);
             }
-            self.lines.insert(path.clone(), line);
+            self.lines.insert(path.clone(), (line, noted.unwrap_or(now)));
         }
         for path in before.keys().filter(|path| !groups.contains_key(*path)) {
             info!("{path}: no pod is outside the mesh any more");
         }
-        for uid in broken {
-            self.tell_of_loop(uid, facts);
+        let owners: BTreeMap<&str, &PodView> = plan
+            .missed
+            .iter()
+            .filter_map(|missed| Some((missed.pod.owner.as_ref()?.uid.as_str(), missed.pod)))
+            .collect();
+        for pod in broken.iter().filter_map(|uid| owners.get(uid.as_str())) {
+            self.tell_of_loop(pod);
         }
-        self.failed.retain(|uid, _| facts.owners.iter().any(|owner| owner.reference.uid == *uid));
+        self.failed.retain(|uid, _| owners.contains_key(uid.as_str()));
     }
 
     fn count(&self, plan: &Plan<'_>, memory: &Memory) {
@@ -100,41 +115,41 @@ impl Teller {
         metrics.broken_owners.set(i64::try_from(memory.broken()).unwrap_or(i64::MAX));
     }
 
-    /// Notes on a pod what becomes of it, where that is news.
-    fn note_pod(&self, missed: &Missed<'_>) -> String {
+    /// Notes on a pod what becomes of it, where that is news, or was noted long ago.
+    fn note_pod(&self, missed: &Missed<'_>, now: Duration) -> (String, Duration) {
         let Missed { pod, state, disposition } = missed;
         let text = match disposition {
-            Disposition::Replace(way) => will(*way, *state).to_owned(),
+            Disposition::Replace(way) => will(*way).to_owned(),
             Disposition::Leave(because) => format!("It stays as it is: {because}."),
         };
-        if self.noted.get(&pod.uid) != Some(&text) {
-            let (namespace, name) = (&pod.namespace, &pod.name);
-            let by_hand = format!("kubectl delete pod {name} --namespace {namespace}");
-            let audit = if self.context.acts() { "" } else { " (Not really: LINKERD_GATE_MODE=audit.)" };
-            self.scribe.note(Note {
-                subject: Subject::pod(pod),
-                warning: true,
-                reason: "OutsideMesh",
-                message: format!(
-                    "This pod asks for Linkerd and was created without its proxy; {}. {text}{audit} By hand: {by_hand}",
-                    match state {
-                        State::Held => "nothing in it has started yet",
-                        State::Running => "it runs, or may run, outside the mesh",
-                    }
-                ),
-            });
+        if let Some((noted, at)) = self.noted.get(&pod.uid)
+            && *noted == text
+            && *at + NOTED_AGAIN > now
+        {
+            return (text, *at);
         }
-        text
+        let audit = if self.context.acts() { "" } else { " (Not really: LINKERD_GATE_MODE=audit.)" };
+        self.scribe.note(Note {
+            subject: Subject::pod(pod),
+            warning: true,
+            reason: "OutsideMesh",
+            message: format!(
+                "This pod asks for Linkerd and was created without its proxy; {}. {text}{audit} {}",
+                match state {
+                    State::Held => "nothing in it has started yet",
+                    State::Running => "it runs, or may run, outside the mesh",
+                },
+                by_hand(missed)
+            ),
+        });
+        (text, now)
     }
 
     fn note_owner(&self, group: &Group<'_>) {
         let Some((namespace, owner)) = group.owner else { return };
-        // Our policy lets us tell of what we know, and nothing else.
-        if matches!(owner.kind, Kind::Other(_)) {
-            return;
-        }
+        let Some(subject) = subject_of(namespace, owner) else { return };
         self.scribe.note(Note {
-            subject: Subject::owner(namespace, owner),
+            subject,
             warning: true,
             reason: "PodsOutsideMesh",
             message: format!(
@@ -144,54 +159,54 @@ impl Teller {
         });
     }
 
-    fn tell_of_loop(&self, uid: &str, facts: &Facts<'_>) {
-        let Some(owner) = facts.owners.iter().find(|owner| owner.reference.uid == *uid) else { return };
-        let (namespace, reference) = (&owner.namespace, &owner.reference);
+    fn tell_of_loop(&self, pod: &PodView) {
+        let Some(owner) = &pod.owner else { return };
+        let namespace = &pod.namespace;
         let message = format!(
-            "What {reference} made instead of pods without Linkerd's proxy came back without it three times, though injection is \
-             proven. It is left alone for an hour, or until Linkerd's webhook changes. See what the injector says of it: kubectl \
-             get events --namespace {namespace} --field-selector involvedObject.name={}",
-            reference.name
+            "What {owner} made instead of pods without Linkerd's proxy came back without it three times, though injection is \
+             proven. It is left alone for an hour, or until Linkerd's webhook changes. What the injector says of it: kubectl get \
+             events --namespace {namespace} --field-selector reason=InjectionSkipped; what its rules say: kubectl get pod {} \
+             --namespace {namespace} --output yaml | linkerd-gate explain -f -",
+            pod.name
         );
-        warn!("{namespace}/{reference}: {message}");
-        let subject = Subject::owner(namespace, reference);
+        warn!("{namespace}/{owner}: {message}");
+        let subject = subject_of(namespace, owner).unwrap_or_else(|| Subject::pod(pod));
         self.scribe.note(Note { subject, warning: true, reason: "ReplacementsOutsideMesh", message });
     }
 
     /// Tells what became of an act.
-    pub(super) fn acted(&mut self, action: &Action, outcome: &Outcome) {
+    pub(super) fn acted(&mut self, action: &Action, outcome: &Outcome, now: Duration) {
         let words = words(action);
-        match outcome {
+        let uid = &action.owner.uid;
+        let (warning, reason, message) = match outcome {
             Outcome::Done => {
-                self.failed.remove(&action.owner.uid);
+                self.failed.remove(uid);
                 info!("{words}: done");
-                if action.act.removes().is_some() {
-                    self.scribe.note(Note {
-                        subject: Subject::owner(&action.namespace, &action.owner),
-                        warning: false,
-                        reason: "Replacing",
-                        message: capital(&words),
-                    });
-                }
-            }
-            Outcome::Overtaken => info!("{words}: it has changed meanwhile, and is looked at anew"),
-            Outcome::Refused(why) | Outcome::Failed(why) => {
-                let refused = matches!(outcome, Outcome::Refused(_));
-                if self.failed.get(&action.owner.uid) == Some(why) {
+                if action.act.removes().is_none() {
                     return;
                 }
-                self.failed.insert(action.owner.uid.clone(), why.clone());
-                warn!(
-                    "{words}: {}: {why}",
-                    if refused { "not allowed now, tried again" } else { "failed, tried again" }
-                );
-                self.scribe.note(Note {
-                    subject: Subject::owner(&action.namespace, &action.owner),
-                    warning: true,
-                    reason: if refused { "ReplacementRefused" } else { "ReplacementFailed" },
-                    message: format!("{}: {why}. It is tried again.", capital(&words)),
-                });
+                (false, "Replacing", capital(&words))
             }
+            Outcome::Overtaken => {
+                info!("{words}: it has changed meanwhile, and is looked at anew");
+                return;
+            }
+            Outcome::Refused(why) | Outcome::Failed(why) => {
+                let (reason, told) = match outcome {
+                    Outcome::Refused(_) => ("ReplacementRefused", "not allowed now, tried again"),
+                    _ => ("ReplacementFailed", "failed, tried again"),
+                };
+                let before = self.failed.get(uid);
+                if before.is_some_and(|(before, at)| *before == reason && *at + FAILED_AGAIN > now) {
+                    return;
+                }
+                self.failed.insert(uid.clone(), (reason, now));
+                warn!("{words}: {told}: {why}");
+                (true, reason, format!("{}: {why}. It is tried again.", capital(&words)))
+            }
+        };
+        if let Some(subject) = subject_of(&action.namespace, &action.owner) {
+            self.scribe.note(Note { subject, warning, reason, message });
         }
     }
 }
@@ -240,16 +255,37 @@ fn path(pod: &PodView) -> String {
     }
 }
 
-fn will(way: Way, state: State) -> &'static str {
-    match (way, state) {
-        (Way::Delete, _) => "It is deleted, so that its owner makes it anew, as soon as injection is proven.",
-        (Way::Evict, _) => {
-            "It is evicted, so that its owner makes it anew, when injection is proven and its turn comes."
-        }
-        (Way::Suspend, _) => {
-            "Its Job is suspended and resumed, so that it is made anew, as soon as injection is proven."
-        }
+fn will(way: Way) -> &'static str {
+    match way {
+        Way::Delete => "It is deleted, so that its owner makes it anew, as soon as injection is proven.",
+        Way::Evict => "It is evicted, so that its owner makes it anew, when injection is proven and its turn comes.",
+        Way::Suspend => "Its Job is suspended and resumed, so that it is made anew, as soon as injection is proven.",
     }
+}
+
+/// What a person can do about it: a command that does no harm where it is pasted without a thought.
+fn by_hand(missed: &Missed<'_>) -> String {
+    let PodView { namespace, name, owner, .. } = missed.pod;
+    let explain = format!(
+        "Why it asks: kubectl get pod {name} --namespace {namespace} --output yaml | linkerd-gate explain -f -"
+    );
+    match (owner.as_ref().map(|owner| &owner.kind), missed.state) {
+        (None, _) => format!("Nothing makes it anew: create it again once Linkerd injects. {explain}"),
+        (Some(Kind::Other(_)), _) => explain,
+        (Some(Kind::Job), _) => format!("A deletion counts against its Job's backoffLimit. {explain}"),
+        (Some(_), State::Held) => {
+            format!("By hand, once Linkerd injects: kubectl delete pod {name} --namespace {namespace}")
+        }
+        (Some(_), State::Running) => format!(
+            "By hand, once Linkerd injects and when it suits you: kubectl rollout restart of its workload, or kubectl delete \
+             pod {name} --namespace {namespace}"
+        ),
+    }
+}
+
+/// An owner to tell of: our policy lets us tell of the kinds that we know, and of no others.
+fn subject_of(namespace: &str, owner: &OwnerReference) -> Option<Subject> {
+    (!matches!(owner.kind, Kind::Other(_))).then(|| Subject::owner(namespace, owner))
 }
 
 /// An act in words: "delete pod shop/web-1, which never started".

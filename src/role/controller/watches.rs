@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 use super::{Context, wall};
 use crate::cluster::watch::Seen;
 use crate::cluster::{ClientError, lease, node, workload};
+use crate::decide::Outcome;
 use crate::decide::by_hand::ByHand;
 use crate::decide::lease::{NAME, Record};
 use crate::decide::node::NodeView;
@@ -30,7 +31,7 @@ pub(super) struct Watched {
     pub(super) pods: watch::Receiver<Seen<PodView>>,
     namespaces: watch::Receiver<Seen<NamespaceView>>,
     owners: OwnersWatched,
-    pub(super) refusals: watch::Receiver<Seen<Option<Refusal>>>,
+    refusals: watch::Receiver<Seen<Option<Refusal>>>,
     pub(super) nodes: watch::Receiver<Seen<NodeView>>,
     /// The agents' Lease, for a person's word.
     agents: watch::Receiver<Seen<Record>>,
@@ -112,23 +113,42 @@ impl Watched {
         self.owners.look(look)
     }
 
-    /// What keeps from seeing, one sentence each: whoever sees old things does not act.
-    pub(super) fn troubles(&self) -> BTreeSet<String> {
-        let owners = &self.owners;
-        let all = [
-            self.pods.borrow().trouble.clone(),
-            self.namespaces.borrow().trouble.clone(),
-            self.refusals.borrow().trouble.clone(),
-            self.nodes.borrow().trouble.clone(),
-            self.agents.borrow().trouble.clone(),
-            owners.replica_sets.borrow().trouble.clone(),
-            owners.stateful_sets.borrow().trouble.clone(),
-            owners.daemon_sets.borrow().trouble.clone(),
-            owners.replication_controllers.borrow().trouble.clone(),
-            owners.jobs.borrow().trouble.clone(),
-        ];
-        let webhooks = self.linkerd.webhooks().and_then(Result::err);
-        self.linkerd.troubles().into_iter().chain(all.into_iter().flatten()).chain(webhooks).collect()
+    /// What keeps repair from seeing, one sentence each: whoever sees old things does not act.
+    pub(super) fn troubles_of_repair(&self) -> BTreeSet<String> {
+        let own = [trouble(&self.pods), trouble(&self.namespaces), trouble(&self.agents)];
+        let unreadable = self.linkerd.webhooks().and_then(Result::err);
+        let own = own.into_iter().flatten().chain(unreadable).chain(self.linkerd.troubles());
+        own.chain(self.owners.troubles()).collect()
+    }
+
+    /// The same of nudges.
+    pub(super) fn troubles_of_nudges(&self) -> BTreeSet<String> {
+        let own = [trouble(&self.refusals), trouble(&self.agents)].into_iter().flatten();
+        own.chain(self.linkerd.troubles()).chain(self.owners.troubles()).collect()
+    }
+
+    /// The same of opening nodes, which must not wait for Linkerd.
+    pub(super) fn troubles_of_nodes(&self) -> BTreeSet<String> {
+        [trouble(&self.pods), trouble(&self.nodes), trouble(&self.agents)].into_iter().flatten().collect()
+    }
+
+    /// Whether everything that this role follows is seen, and what keeps from it.
+    pub(super) fn readiness(&self) -> Outcome {
+        let listed = self.linkerd.is_known()
+            && self.pods.borrow().is_known()
+            && self.namespaces.borrow().is_known()
+            && self.nodes.borrow().is_known()
+            && self.refusals.borrow().is_known()
+            && self.agents.borrow().is_known()
+            && self.owners.look(|_| ()).is_some();
+        let mut troubles = self.troubles_of_repair();
+        troubles.extend(self.troubles_of_nudges());
+        troubles.extend(self.troubles_of_nodes());
+        match troubles.into_iter().next() {
+            Some(trouble) => Outcome::unknown(trouble),
+            None if !listed => Outcome::unknown("not everything has been listed yet"),
+            None => Outcome::Ready,
+        }
     }
 
     /// A person's word that everything be closed: nothing is to be made anew then.
@@ -166,6 +186,16 @@ impl Watched {
         }
     }
 
+    /// Completes when something has changed that decides about nodes.
+    pub(super) async fn tended(&mut self) {
+        tokio::select! {
+            Ok(()) = self.nodes.changed() => {}
+            Ok(()) = self.pods.changed() => {}
+            Ok(()) = self.agents.changed() => {}
+            else => std::future::pending().await,
+        }
+    }
+
     /// Completes when something has changed that decides about nudges.
     pub(super) async fn refused(&mut self) {
         tokio::select! {
@@ -192,6 +222,17 @@ impl OwnersWatched {
         }))
     }
 
+    fn troubles(&self) -> impl Iterator<Item = String> {
+        let all = [
+            trouble(&self.replica_sets),
+            trouble(&self.stateful_sets),
+            trouble(&self.daemon_sets),
+            trouble(&self.replication_controllers),
+            trouble(&self.jobs),
+        ];
+        all.into_iter().flatten()
+    }
+
     async fn changed(&mut self) {
         tokio::select! {
             Ok(()) = self.replica_sets.changed() => {}
@@ -202,4 +243,9 @@ impl OwnersWatched {
             else => std::future::pending().await,
         }
     }
+}
+
+/// What keeps a watch from seeing.
+fn trouble<V>(seen: &watch::Receiver<Seen<V>>) -> Option<String> {
+    seen.borrow().trouble.clone()
 }
