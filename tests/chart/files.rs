@@ -43,6 +43,26 @@ const FILES: &[File] = &[
         settings: &[],
     },
     File { name: "40-daemonset.yaml", templates: &["agent/daemonset.yaml"], settings: &[] },
+    File {
+        name: "optional/50-guard.yaml",
+        templates: &["guard/policy.yaml", "guard/binding.yaml"],
+        settings: &[("guard.enabled", "true")],
+    },
+    File {
+        name: "optional/51-guard-warn.yaml",
+        templates: &["guard/binding.yaml"],
+        settings: &[("guard.enabled", "true"), ("guard.action", "\"warn\"")],
+    },
+    File {
+        name: "optional/52-guard-labelled.yaml",
+        templates: &["guard/binding.yaml"],
+        settings: &[("guard.enabled", "true"), ("guard.namespaces", "\"labelled\"")],
+    },
+    File {
+        name: "optional/60-auto-init.yaml",
+        templates: &["auto-init/policy.yaml"],
+        settings: &[("autoInit.enabled", "true")],
+    },
 ];
 
 // === impl File ===

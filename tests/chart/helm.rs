@@ -139,6 +139,11 @@ pub fn another(path: &str) -> Value {
     other
 }
 
+/// Everything that can be switched on.
+pub fn all_on() -> Vec<Setting> {
+    leaves().into_iter().filter(|path| path.ends_with(".enabled")).map(|path| (path, Value::Bool(true))).collect()
+}
+
 fn documents(rendered: &str) -> Vec<Document> {
     let document = |text: &str| {
         let (template, text) = text.strip_prefix("# Source: linkerd-gate/templates/")?.split_once('\n')?;

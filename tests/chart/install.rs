@@ -2,27 +2,21 @@
 //! installed, removed; and with other names and every other value than the default.
 
 use std::collections::BTreeSet;
-use std::process::Stdio;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
+use linkerd_gate::linkerd::webhook::chart_default;
 use linkerd_gate_kit::cluster::{Api as Cluster, ApiOptions, until_any};
 use linkerd_gate_kit::object::pod;
 use serde_json::{Value, json};
-use tokio::io::AsyncWriteExt as _;
 
-use crate::helm::{NAMESPACE, Setting, another, chart, default_of, helm, leaves, render, root, set, template};
-
-const PATIENCE: Duration = Duration::from_mins(1);
+use crate::helm::{NAMESPACE, Setting, all_on, another, chart, default_of, leaves, render, root, set, template};
+use crate::stage::{PATIENCE, Stage, until_refused};
 
 /// Another namespace than the usual one.
 const ELSEWHERE: &str = "mesh-gate";
-
-struct Stage {
-    cluster: Cluster,
-}
 
 #[tokio::test]
 async fn the_chart_is_installed_and_removed_and_installed_under_other_names() -> Result<()> {
@@ -53,49 +47,6 @@ fn every_other_value() -> Vec<Setting> {
 // === impl Stage ===
 
 impl Stage {
-    /// Runs Helm as the administrator. What it said, where it refused.
-    async fn helm(&self, words: &[&str], settings: &[Setting]) -> Result<String, String> {
-        let mut helm = tokio::process::Command::from(helm());
-        helm.args(words).env("KUBECONFIG", self.cluster.kubeconfig()).stdin(Stdio::null());
-        for (path, value) in settings {
-            helm.arg("--set-json").arg(format!("{path}={value}"));
-        }
-        let output = helm.output().await.map_err(|error| error.to_string())?;
-        if output.status.success() {
-            Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-        } else {
-            Err(String::from_utf8_lossy(&output.stderr).into_owned())
-        }
-    }
-
-    async fn install(&self, namespace: &str, settings: &[Setting]) -> Result<String, String> {
-        let chart = chart();
-        let chart = chart.to_str().ok_or("a path that is no text")?;
-        self.helm(&["install", "linkerd-gate", chart, "--namespace", namespace], settings).await
-    }
-
-    async fn kubectl(&self, words: &[&str], input: &str) -> Result<String> {
-        let mut kubectl = tokio::process::Command::new(self.cluster.kubectl());
-        kubectl.args(words).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = kubectl.spawn()?;
-        child.stdin.take().context("no stdin")?.write_all(input.as_bytes()).await?;
-        let output = child.wait_with_output().await?;
-        ensure!(output.status.success(), "kubectl {words:?}: {}", String::from_utf8_lossy(&output.stderr));
-        Ok(String::from_utf8(output.stdout)?)
-    }
-
-    /// What Helm says is its own, of the kinds that the chart has.
-    async fn helms_own(&self) -> Result<Vec<String>> {
-        let kinds: BTreeSet<String> = render(NAMESPACE, &[])
-            .iter()
-            .map(|document| document.value()["kind"].as_str().unwrap_or_default().to_lowercase())
-            .collect();
-        let kinds = kinds.into_iter().collect::<Vec<_>>().join(",");
-        let selector = "--selector=app.kubernetes.io/managed-by=Helm";
-        let found = self.kubectl(&["get", &kinds, "--all-namespaces", selector, "--output=name"], "").await?;
-        Ok(found.lines().map(str::to_owned).collect())
-    }
-
     async fn is_refused_without_its_namespaces(&self) -> Result<()> {
         let refused = |outcome: Result<String, String>, why: &str| match outcome {
             Ok(said) => bail!("it was installed: {said}"),
@@ -133,9 +84,7 @@ impl Stage {
         self.kubectl(&["apply", "--filename", namespaces], "").await?;
         let notes = self.install(NAMESPACE, &[]).await.map_err(anyhow::Error::msg)?;
         ensure!(notes.contains("helm uninstall linkerd-gate --namespace linkerd-gate"), "{notes}");
-        let installed = self.helms_own().await?;
-        let rendered = render(NAMESPACE, &[]).len();
-        ensure!(installed.len() == rendered, "{rendered} objects were rendered, and these are there: {installed:#?}");
+        self.is_there_as_rendered(&[]).await?;
 
         let chart = chart();
         let path = chart.to_str().context("a path")?;
@@ -144,6 +93,7 @@ impl Stage {
         let agents = ["get", "daemonset", "linkerd-gate", "--namespace", NAMESPACE, "--output=yaml"];
         let agents = self.kubectl(&agents, "").await?;
         ensure!(agents.contains("name: LINKERD_GATE_MODE"), "{agents}");
+        self.warns_before_it_refuses(&words).await?;
 
         // A second one is refused before anything of the first is touched.
         let elsewhere = ["get", "namespace", ELSEWHERE, "--ignore-not-found", "--output=name"];
@@ -162,6 +112,34 @@ impl Stage {
         ensure!(left.is_empty(), "left behind: {left:?}");
         self.kubectl(&["delete", "--filename", namespaces], "").await?;
         Ok(())
+    }
+
+    async fn is_there_as_rendered(&self, settings: &[Setting]) -> Result<()> {
+        let installed = self.helms_own().await?;
+        let rendered = render(NAMESPACE, settings).len();
+        ensure!(installed.len() == rendered, "{rendered} objects were rendered, and these are there: {installed:#?}");
+        Ok(())
+    }
+
+    /// Everything is switched on, the guard to see what it would refuse, and then it does.
+    async fn warns_before_it_refuses(&self, upgrade: &[&str]) -> Result<()> {
+        // Nobody answers it, so pods that ask stay bare.
+        let webhooks: Api<MutatingWebhookConfiguration> = Api::all(self.cluster.client().await?);
+        webhooks.create(&PostParams::default(), &chart_default()).await?;
+        let words = "asks for Linkerd and has no linkerd-proxy";
+        let mut settings = all_on();
+        settings.push(set("guard.action", "warn"));
+        let notes = self.helm(upgrade, &settings).await.map_err(anyhow::Error::msg)?;
+        ensure!(notes.contains("guard.action=deny refuses it"), "{notes}");
+        self.is_there_as_rendered(&settings).await?;
+        let warned =
+            |stored: &Value, said: &str| has_entry(stored) && said.starts_with("Warning: ") && said.contains(words);
+        self.until_told("the guard warns, and auto-init adds", &asking(), warned).await?;
+        settings.retain(|(path, _)| path != "guard.action");
+        self.helm(upgrade, &settings).await.map_err(anyhow::Error::msg)?;
+        let refused =
+            |stored: &Value, said: &str| stored.is_null() && said.contains("denied request") && said.contains(words);
+        self.until_told("the guard refuses", &asking(), refused).await
     }
 
     async fn passes_strict_validation_with_every_other_value(&self) -> Result<()> {
@@ -216,27 +194,42 @@ impl Stage {
         let any: Pod = serde_json::from_value(pod("any").running("app:test").json())?;
         until_refused("linkerd-gate-probe", async || probe.create(&PostParams::default(), &any).await.map(drop))
             .await?;
-        Ok(())
+        self.adds_the_entry_as_the_values_say().await
+    }
+
+    async fn adds_the_entry_as_the_values_say(&self) -> Result<()> {
+        let wanted = json!({
+            "image": format!(
+                "{}@{}",
+                another("image.repository").as_str().context("text")?,
+                another("image.digest").as_str().context("text")?,
+            ),
+            "imagePullPolicy": another("autoInit.imagePullPolicy"),
+        });
+        let settings = another("autoInit.settings");
+        let as_said = |stored: &Value, _: &str| {
+            let entry = &stored["spec"]["initContainers"][0];
+            let variables = entry["env"].as_array().into_iter().flatten();
+            let given: BTreeSet<String> = variables
+                .filter_map(|variable| Some(format!("{}={}", variable["name"].as_str()?, variable["value"].as_str()?)))
+                .collect();
+            has_entry(stored)
+                && wanted.as_object().into_iter().flatten().all(|(field, value)| entry[field] == *value)
+                && settings.as_array().into_iter().flatten().filter_map(Value::as_str).all(|one| given.contains(one))
+                && entry["resources"]["limits"] == json!({"cpu": "1", "memory": "32Mi"})
+                && stored["spec"]["imagePullSecrets"] == json!([{"name": another("autoInit.imagePullSecret")}])
+        };
+        self.until_told("auto-init adds what the values say", &asking(), as_said).await
     }
 }
 
-/// Policies count a moment after they were written: writes until this one refuses.
-async fn until_refused(policy: &str, write: impl AsyncFn() -> kube::Result<()>) -> Result<()> {
-    let mut last = "it passed".to_owned();
-    let refused = async {
-        loop {
-            match write().await {
-                Err(refusal) if refusal.to_string().contains(policy) => return,
-                Err(refusal) => last = refusal.to_string(),
-                Ok(()) => "it passed".clone_into(&mut last),
-            }
-            tokio::task::yield_now().await;
-        }
-    };
-    match tokio::time::timeout(PATIENCE, refused).await {
-        Ok(()) => Ok(()),
-        Err(_) => bail!("{policy} does not refuse: {last}"),
-    }
+/// A pod that asks for Linkerd.
+fn asking() -> Value {
+    pod("web").asking().in_namespace("default").running("app:test").json()
+}
+
+fn has_entry(pod: &Value) -> bool {
+    pod["spec"]["initContainers"][0]["name"] == "linkerd-gate"
 }
 
 /// A node that the DaemonSet's selector, default and example together, takes.

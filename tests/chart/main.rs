@@ -1,9 +1,10 @@
 //! The chart, rendered by genuine Helm: its files are those of `deploy/manifests`, its values do what they say, and a genuine
 //! API server takes what comes of it.
 
+mod auto_init;
 mod files;
 mod helm;
 mod install;
-
+mod stage;
 mod values;
 mod variables;

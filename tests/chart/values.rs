@@ -2,12 +2,9 @@
 
 use serde_json::{Value, json};
 
-use crate::helm::{NAMESPACE, Setting, another, chart, default_of, leaves, refusal, render, schema, set, values};
-
-/// Everything that can be switched on.
-fn all_on() -> Vec<Setting> {
-    leaves().into_iter().filter(|path| path.ends_with(".enabled")).map(|path| (path, Value::Bool(true))).collect()
-}
+use crate::helm::{
+    NAMESPACE, Setting, all_on, another, chart, default_of, leaves, refusal, render, schema, set, values,
+};
 
 /// With everything on but what is looked at: what a part that is off makes of a value shows nothing.
 #[test]
@@ -131,6 +128,11 @@ fn another_namespace_and_another_taint_are_named_everywhere() {
             assert!(["mesh-gate", "gate-proofs", "default"].contains(&namespace), "{}: {namespace}", document.template);
         }
     }
+    assert!(documents.iter().any(|document| {
+        let selector = &document.value()["spec"]["matchConstraints"]["namespaceSelector"]["matchExpressions"][0];
+        document.template == "auto-init/policy.yaml"
+            && selector["values"] == json!(["kube-system", "mesh-gate", "gate-proofs"])
+    }));
     let policies = documents.iter().filter(|document| document.text.contains("'system:serviceaccount:mesh-gate:"));
     assert_eq!(policies.count(), 5, "policies about the agent");
 }

@@ -10,6 +10,24 @@ system:serviceaccount:{{ .Release.Namespace }}:linkerd-gate-agent
 {{- end }}
 {{- end }}
 
+{{/* A list of texts as CEL writes it. The schema lets no quote, backslash or line end into what comes here. */}}
+{{- define "linkerd-gate.celList" -}}
+{{- $items := list -}}
+{{- range . -}}
+{{- $items = append $items (squote .) -}}
+{{- end -}}
+[{{ join ", " $items }}]
+{{- end }}
+
+{{/* The same of a map. A number is a float here, and would be written as one. */}}
+{{- define "linkerd-gate.celMap" -}}
+{{- $entries := list -}}
+{{- range $key, $value := . -}}
+{{- $entries = append $entries (printf "'%s': '%v'" $key (kindIs "string" $value | ternary $value (int64 $value))) -}}
+{{- end -}}
+{ {{- join ", " $entries -}} }
+{{- end }}
+
 {{/* The namespace of linkerd-gate itself. */}}
 {{- define "linkerd-gate.ownNamespace" -}}
 # The agent's own namespace. No webhook of Linkerd's is called for it, so nothing here waits for Linkerd.
@@ -20,6 +38,8 @@ metadata:
   labels:
     linkerd.io/extension: gate
     config.linkerd.io/admission-webhooks: disabled
+    # Of the guard (optional/50-guard.yaml), whatever becomes of it.
+    linkerd-gate/guard: exempt
     # The agent is on its host's network, which every other level refuses.
     pod-security.kubernetes.io/enforce: privileged
   annotations:
