@@ -1,8 +1,9 @@
 //! What users paste is what is tested: README, examples and the test kit hold the same init container.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use linkerd_gate::config::{Agent, Wait, table};
+use linkerd_gate::config::{Agent, Controller, Wait, table};
 use linkerd_gate::metrics;
 use linkerd_gate_kit::object::gate;
 use serde_json::{Value, json};
@@ -119,15 +120,28 @@ fn the_page_of_metrics_is_the_table() {
 }
 
 #[test]
-fn every_variable_in_the_manifests_is_one_that_agent_takes() {
-    let daemon_set = manifests().into_iter().find(|document| document["kind"] == "DaemonSet").expect("a DaemonSet");
-    let variables = daemon_set["spec"]["template"]["spec"]["containers"][0]["env"].as_array().unwrap().clone();
-    let variables = variables.iter().map(|variable| {
-        let name = variable["name"].as_str().unwrap();
-        let example = table::Role::Agent.find(name).unwrap_or_else(|| panic!("{name}")).example;
-        (name.into(), variable["value"].as_str().unwrap_or(example).into())
-    });
-    Agent::read(variables).unwrap_or_else(|problems| panic!("{problems}"));
+fn every_variable_in_the_manifests_is_one_that_its_program_takes() {
+    for role in [table::Role::Agent, table::Role::Controller] {
+        let command = json!([role.as_str()]);
+        let all = manifests();
+        let container = |document: &Value| document["spec"]["template"]["spec"]["containers"][0].clone();
+        let container = all.iter().map(container).find(|container| container["args"] == command).expect("a container");
+        let variables: Vec<(OsString, OsString)> = container["env"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|variable| {
+                let name = variable["name"].as_str().unwrap();
+                let example = role.find(name).unwrap_or_else(|| panic!("{name}")).example;
+                (name.into(), variable["value"].as_str().unwrap_or(example).into())
+            })
+            .collect();
+        let problems = match role {
+            table::Role::Controller => Controller::read(variables).err(),
+            _ => Agent::read(variables).err(),
+        };
+        assert!(problems.is_none(), "{}: {problems:?}", role.as_str());
+    }
 }
 
 #[test]

@@ -44,6 +44,37 @@ const FILES: &[File] = &[
     },
     File { name: "40-daemonset.yaml", templates: &["agent/daemonset.yaml"], settings: &[] },
     File {
+        name: "50-controller-confinement.yaml",
+        templates: &[
+            "controller/confinement/pods.yaml",
+            "controller/confinement/asked.yaml",
+            "controller/confinement/owners.yaml",
+            "controller/confinement/nodes.yaml",
+            "controller/confinement/lease.yaml",
+            "controller/confinement/events.yaml",
+        ],
+        settings: &[],
+    },
+    File {
+        name: "51-controller-rights.yaml",
+        templates: &[
+            "controller/rights/cluster.yaml",
+            "controller/rights/own-namespace.yaml",
+            "controller/rights/probe-namespace.yaml",
+        ],
+        settings: &[],
+    },
+    File {
+        name: "52-controller.yaml",
+        templates: &["controller/deployment.yaml", "controller/disruption-budget.yaml"],
+        settings: &[],
+    },
+    File {
+        name: "optional/51-eviction.yaml",
+        templates: &["controller/rights/eviction.yaml"],
+        settings: &[("controller.eviction", "\"on\"")],
+    },
+    File {
         name: "optional/50-guard.yaml",
         templates: &["guard/policy.yaml", "guard/binding.yaml"],
         settings: &[("guard.enabled", "true")],

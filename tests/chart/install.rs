@@ -83,7 +83,13 @@ impl Stage {
         let namespaces = namespaces.to_str().context("a path")?;
         self.kubectl(&["apply", "--filename", namespaces], "").await?;
         let notes = self.install(NAMESPACE, &[]).await.map_err(anyhow::Error::msg)?;
-        ensure!(notes.contains("helm uninstall linkerd-gate --namespace linkerd-gate"), "{notes}");
+        for said in [
+            "Nothing that ran is touched.",
+            "kubectl delete deployment/linkerd-gate-controller daemonset/linkerd-gate --namespace linkerd-gate --cascade=foreground",
+            "helm uninstall linkerd-gate --namespace linkerd-gate",
+        ] {
+            ensure!(notes.contains(said), "{said}: {notes}");
+        }
         self.is_there_as_rendered(&[]).await?;
 
         let chart = chart();
@@ -105,8 +111,9 @@ impl Stage {
         let second = self.install(ELSEWHERE, &every_other_value()).await.err().context("a second one was installed")?;
         ensure!(second.contains("cannot be imported into the current release"), "{second}");
 
-        self.kubectl(&["delete", "daemonset", "linkerd-gate", "--namespace", NAMESPACE, "--cascade=foreground"], "")
-            .await?;
+        let running = ["deployment/linkerd-gate-controller", "daemonset/linkerd-gate"];
+        let words = ["delete", running[0], running[1], "--namespace", NAMESPACE, "--cascade=foreground"];
+        self.kubectl(&words, "").await?;
         self.helm(&["uninstall", "linkerd-gate", "--namespace", NAMESPACE], &[]).await.map_err(anyhow::Error::msg)?;
         let left = self.helms_own().await?;
         ensure!(left.is_empty(), "left behind: {left:?}");
@@ -164,7 +171,8 @@ impl Stage {
         self.install(ELSEWHERE, &every_other_value()).await.map_err(anyhow::Error::msg)?;
 
         let pods: Api<Pod> = Api::namespaced(admin.clone(), ELSEWHERE);
-        let agent = until_any(&pods, &ListParams::default(), "an agent on node-a", PATIENCE, |pods| {
+        let ours = ListParams::default().labels("app.kubernetes.io/component=agent");
+        let agent = until_any(&pods, &ours, "an agent on node-a", PATIENCE, |pods| {
             let on_a_node = |pod: &&Pod| pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some());
             pods.values().find(on_a_node).and_then(|pod| pod.metadata.name.clone())
         })
@@ -189,12 +197,38 @@ impl Stage {
         let usual = usual.err().context("the agent set a taint that is not its own here")?.to_string();
         ensure!(usual.contains(policy), "{usual}");
 
+        self.confines_the_controller_under_other_names().await?;
         let probe = another("probeNamespace");
         let probe: Api<Pod> = Api::namespaced(admin, probe.as_str().context("a name")?);
         let any: Pod = serde_json::from_value(pod("any").running("app:test").json())?;
         until_refused("linkerd-gate-probe", async || probe.create(&PostParams::default(), &any).await.map(drop))
             .await?;
         self.adds_the_entry_as_the_values_say().await
+    }
+
+    /// As the agent.
+    async fn confines_the_controller_under_other_names(&self) -> Result<()> {
+        let pods: Api<Pod> = Api::namespaced(self.cluster.client().await?, ELSEWHERE);
+        let ours = ListParams::default().labels("app.kubernetes.io/component=controller");
+        let controller = until_any(&pods, &ours, "a controller", PATIENCE, |pods| {
+            pods.values().next().and_then(|pod| pod.metadata.name.clone())
+        })
+        .await?;
+        let nodes: Api<Node> = Api::all(self.cluster.client_as_pod(ELSEWHERE, &controller).await?);
+        let dry_run = PatchParams { dry_run: true, ..PatchParams::default() };
+        let policy = "linkerd-gate-controller-nodes";
+        let cordon = Patch::Merge(json!({"spec": {"unschedulable": true}}));
+        until_refused(policy, async || nodes.patch("node-a", &dry_run, &cordon).await.map(drop)).await?;
+
+        let admin: Api<Node> = Api::all(self.cluster.client().await?);
+        let lifted = Patch::Merge(json!({"spec": {"taints": null}}));
+        for (key, ours) in [(another("agent.taintKey"), true), (default_of("agent.taintKey"), false)] {
+            let taint = Patch::Merge(json!({"spec": {"taints": [{"key": key, "effect": "NoSchedule"}]}}));
+            admin.patch("node-a", &PatchParams::default(), &taint).await?;
+            let answer = nodes.patch("node-a", &dry_run, &lifted).await;
+            ensure!(answer.is_ok() == ours, "{key}: {answer:?}");
+        }
+        Ok(())
     }
 
     async fn adds_the_entry_as_the_values_say(&self) -> Result<()> {

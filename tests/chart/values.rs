@@ -87,7 +87,7 @@ fn a_value_that_nobody_knows_is_refused_by_its_name() {
 
 #[test]
 fn a_value_cannot_be_taken_away_where_something_else_would_then_be_named() {
-    for path in ["probeNamespace", "image.repository", "agent.taintKey", "agent.listen"] {
+    for path in ["probeNamespace", "image.repository", "agent.taintKey", "agent.listen", "controller.listen"] {
         let said = refusal(NAMESPACE, &[(path.to_owned(), Value::Null)]);
         assert!(said.contains(path.rsplit('.').next().unwrap()), "{path}: {said}");
     }
@@ -103,7 +103,7 @@ fn a_namespace_that_is_not_its_own_is_refused() {
     assert!(said.contains("probeNamespace is gate-proofs"), "{said}");
 }
 
-/// The agent's user, its namespaces and its taint stand in the policies, in the rights and in its own variables.
+/// The users of agent and controller, their namespaces and the taint stand in the policies, in the rights and in their own variables.
 #[test]
 fn another_namespace_and_another_taint_are_named_everywhere() {
     let mut settings = all_on();
@@ -133,16 +133,23 @@ fn another_namespace_and_another_taint_are_named_everywhere() {
         document.template == "auto-init/policy.yaml"
             && selector["values"] == json!(["kube-system", "mesh-gate", "gate-proofs"])
     }));
-    let policies = documents.iter().filter(|document| document.text.contains("'system:serviceaccount:mesh-gate:"));
-    assert_eq!(policies.count(), 5, "policies about the agent");
+    for (account, count) in [("agent", 5), ("controller", 6)] {
+        let user = format!("'system:serviceaccount:mesh-gate:linkerd-gate-{account}'");
+        assert_eq!(documents.iter().filter(|document| document.text.contains(&user)).count(), count, "{user}");
+    }
 }
 
 #[test]
 fn the_image_is_named_by_digest_else_by_tag_else_by_the_charts_version() {
     let image = |settings: &[Setting]| {
-        let daemon_set =
-            render(NAMESPACE, settings).into_iter().find(|document| document.text.contains("kind: DaemonSet"));
-        daemon_set.unwrap().value()["spec"]["template"]["spec"]["containers"][0]["image"].as_str().unwrap().to_owned()
+        let pods: Vec<Value> =
+            render(NAMESPACE, settings).iter().map(|document| document.value()["spec"]["template"].clone()).collect();
+        let containers = pods.iter().filter(|pod| !pod.is_null()).map(|pod| &pod["spec"]["containers"][0]);
+        let mut images: Vec<&str> = containers.map(|container| container["image"].as_str().unwrap()).collect();
+        assert_eq!(images.len(), 2, "agent and controller");
+        images.dedup();
+        assert_eq!(images.len(), 1, "{images:?}");
+        images[0].to_owned()
     };
     let digest = another("image.digest");
     let repository = set("image.repository", "registry.example.com:5000/gate");

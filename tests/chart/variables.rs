@@ -1,43 +1,96 @@
-//! From value to variable to what the agent makes of it.
+//! From value to variable to what the agent and the controller make of it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 
-use linkerd_gate::config::{Agent, table};
+use linkerd_gate::config::{Agent, Controller, table};
 use serde_json::{Value, json};
 
 use crate::helm::{NAMESPACE, Setting, another, leaves, refusal, render, set};
 
-/// Reached by `agent.extraEnv`: an agent in a pod has a service account, and the pod itself says where its termination log is.
+/// Reached by `extraEnv`: what runs in a pod has a service account, and the pod itself says where its termination log is.
 const BY_HAND: [&str; 2] = ["LINKERD_GATE_KUBECONFIG", "LINKERD_GATE_TERMINATION_LOG"];
 
-fn daemon_set(settings: &[Setting]) -> Value {
-    let documents = render(NAMESPACE, settings).into_iter().map(|document| document.value());
-    documents.into_iter().find(|document| document["kind"] == "DaemonSet").expect("a DaemonSet")
+/// What runs, and what it goes by.
+struct Program {
+    role: table::Role,
+    kind: &'static str,
+    /// Where its own values are.
+    section: &'static str,
+    /// Values elsewhere, which others go by as well.
+    shared: &'static [&'static str],
 }
 
-/// The variables of the agent's container. What the downward API gives is the table's example.
-fn variables(settings: &[Setting]) -> BTreeMap<String, String> {
-    let daemon_set = daemon_set(settings);
-    let entries = daemon_set["spec"]["template"]["spec"]["containers"][0]["env"].as_array().unwrap();
-    let variables: BTreeMap<String, String> = entries
-        .iter()
-        .map(|entry| {
-            let name = entry["name"].as_str().unwrap();
-            let value = match &entry["valueFrom"] {
-                Value::Null => entry["value"].as_str().unwrap_or_else(|| panic!("{name} is no text")),
-                _ => table::Role::Agent.find(name).unwrap_or_else(|| panic!("{name}")).example,
-            };
-            (name.to_owned(), value.to_owned())
-        })
-        .collect();
-    assert_eq!(variables.len(), entries.len(), "a variable is there twice: {entries:?}");
-    variables
+const AGENT: Program =
+    Program { role: table::Role::Agent, kind: "DaemonSet", section: "agent", shared: &["probeNamespace"] };
+
+const CONTROLLER: Program = Program {
+    role: table::Role::Controller,
+    kind: "Deployment",
+    section: "controller",
+    shared: &[
+        "probeNamespace",
+        "linkerd.tokenProjection",
+        "agent.taintKey",
+        "agent.nodeMaxClosed",
+        "agent.require",
+        "agent.identity",
+        "agent.apiServers",
+    ],
+};
+
+// === impl Program ===
+
+impl Program {
+    fn pod(&self, settings: &[Setting]) -> Value {
+        let documents = render(NAMESPACE, settings).into_iter().map(|document| document.value());
+        let found = documents.into_iter().find(|document| document["kind"] == self.kind);
+        found.unwrap_or_else(|| panic!("a {}", self.kind))["spec"]["template"]["spec"].take()
+    }
+
+    /// The variables of its container. What the downward API gives is the table's example.
+    fn variables(&self, settings: &[Setting]) -> BTreeMap<String, String> {
+        let pod = self.pod(settings);
+        let entries = pod["containers"][0]["env"].as_array().unwrap();
+        let variables: BTreeMap<String, String> = entries
+            .iter()
+            .map(|entry| {
+                let name = entry["name"].as_str().unwrap();
+                let value = match &entry["valueFrom"] {
+                    Value::Null => entry["value"].as_str().unwrap_or_else(|| panic!("{name} is no text")),
+                    _ => self.role.find(name).unwrap_or_else(|| panic!("{name}")).example,
+                };
+                (name.to_owned(), value.to_owned())
+            })
+            .collect();
+        assert_eq!(variables.len(), entries.len(), "a variable is there twice: {entries:?}");
+        variables
+    }
+
+    /// What it makes of its variables.
+    fn makes_of(&self, variables: &BTreeMap<String, String>) -> String {
+        match self.role {
+            table::Role::Controller => format!("{:?}", controller(variables)),
+            _ => format!("{:?}", agent(variables)),
+        }
+    }
+
+    /// Whether the value is one that it goes by.
+    fn goes_by(&self, path: &str) -> bool {
+        self.shared.contains(&path) || path.split_once('.').is_some_and(|(section, _)| section == self.section)
+    }
+}
+
+fn os(variables: &BTreeMap<String, String>) -> impl Iterator<Item = (OsString, OsString)> {
+    variables.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)))
 }
 
 fn agent(variables: &BTreeMap<String, String>) -> Agent {
-    let variables = variables.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
-    Agent::read(variables).unwrap_or_else(|problems| panic!("{problems}"))
+    Agent::read(os(variables)).unwrap_or_else(|problems| panic!("{problems}"))
+}
+
+fn controller(variables: &BTreeMap<String, String>) -> Controller {
+    Controller::read(os(variables)).unwrap_or_else(|problems| panic!("{problems}"))
 }
 
 /// `agent.nodeMaxClosed` is `LINKERD_GATE_NODE_MAX_CLOSED`.
@@ -52,18 +105,22 @@ fn variable_of(path: &str) -> String {
     name
 }
 
-#[test]
-fn every_variable_of_the_agent_is_reached_by_a_value_and_means_what_the_value_says() {
-    let by_default = variables(&[]);
+fn reaches_every_variable(program: &Program) {
+    let by_default = program.variables(&[]);
     let mut reached = BTreeSet::new();
     for path in leaves() {
-        let variable = variable_of(&path);
-        if table::Role::Agent.find(&variable).is_none() {
+        // What takes it away altogether, and what `extraEnv` says, is another's test.
+        if path == format!("{}.enabled", program.section) || path == format!("{}.extraEnv", program.section) {
             continue;
         }
+        let variable = variable_of(&path);
         let value = another(&path);
-        let with = variables(&[(path.clone(), value.clone())]);
-        assert_ne!(agent(&with), agent(&by_default), "{path} is the same to the agent");
+        let with = program.variables(&[(path.clone(), value.clone())]);
+        if !program.goes_by(&path) || program.role.find(&variable).is_none() {
+            assert_eq!(with, by_default, "{path} is not for the {}", program.section);
+            continue;
+        }
+        assert_ne!(program.makes_of(&with), program.makes_of(&by_default), "{path} is the same to it");
         // Nothing else changed.
         let without = |variables: &BTreeMap<String, String>| {
             let mut others = variables.clone();
@@ -74,6 +131,7 @@ fn every_variable_of_the_agent_is_reached_by_a_value_and_means_what_the_value_sa
         let expected = match (path.as_str(), &value) {
             // The file's place on the node is mounted to this one.
             ("agent.bootIdFile", _) => "/run/linkerd-gate/boot_id".to_owned(),
+            (_, Value::Bool(on)) => if *on { "on" } else { "off" }.to_owned(),
             (_, Value::Array(list)) => list.iter().map(|item| item.as_str().unwrap()).collect::<Vec<_>>().join(","),
             (_, Value::String(text)) => text.clone(),
             (_, value) => value.to_string(),
@@ -82,8 +140,10 @@ fn every_variable_of_the_agent_is_reached_by_a_value_and_means_what_the_value_sa
         reached.insert(variable);
     }
     let given =
-        |name: &str| table::Role::Agent.find(name).is_some_and(|found| found.accepted.starts_with("the downward API"));
-    let missing: Vec<&str> = table::AGENT
+        |name: &str| program.role.find(name).is_some_and(|found| found.accepted.starts_with("the downward API"));
+    let missing: Vec<&str> = program
+        .role
+        .variables()
         .iter()
         .map(|variable| variable.name)
         .filter(|name| !reached.contains(*name) && !BY_HAND.contains(name) && !given(name))
@@ -92,43 +152,85 @@ fn every_variable_of_the_agent_is_reached_by_a_value_and_means_what_the_value_sa
 }
 
 #[test]
-fn what_the_chart_says_by_default_is_what_the_program_does_by_itself() {
-    let by_default = variables(&[]);
-    let mut alone = by_default.clone();
-    alone.retain(|name, _| {
-        table::Role::Agent.find(name).is_some_and(|found| found.default.starts_with("none: it must"))
-    });
-    assert_eq!(alone.len(), 3);
-    assert_eq!(agent(&by_default), agent(&alone));
+fn every_variable_of_the_agent_is_reached_by_a_value_and_means_what_the_value_says() {
+    reaches_every_variable(&AGENT);
 }
 
 #[test]
-fn further_variables_reach_the_agent_unless_there_is_a_value_for_them() {
-    let entries: Vec<Value> = BY_HAND.iter().map(|name| json!({"name": name, "value": "/somewhere/else"})).collect();
-    let with = agent(&variables(&[set("agent.extraEnv", entries)]));
-    let by_default = agent(&variables(&[]));
-    assert_ne!(with.kubeconfig, by_default.kubeconfig);
-    assert_ne!(with.termination_log, by_default.termination_log);
-    let twice = json!([{"name": "LINKERD_GATE_MODE", "value": "audit"}]);
-    let said = refusal(NAMESPACE, &[set("agent.extraEnv", twice)]);
-    assert!(said.contains("agent.extraEnv has LINKERD_GATE_MODE"), "{said}");
+fn every_variable_of_the_controller_is_reached_by_a_value_and_means_what_the_value_says() {
+    reaches_every_variable(&CONTROLLER);
+}
+
+#[test]
+fn what_the_chart_says_by_default_is_what_the_program_does_by_itself() {
+    for (program, needed) in [(AGENT, 3), (CONTROLLER, 4)] {
+        let by_default = program.variables(&[]);
+        let mut alone = by_default.clone();
+        alone.retain(|name, _| program.role.find(name).is_some_and(|found| found.default.starts_with("none: it must")));
+        assert_eq!(alone.len(), needed);
+        assert_eq!(program.makes_of(&by_default), program.makes_of(&alone));
+    }
+}
+
+#[test]
+fn further_variables_reach_a_program_unless_there_is_a_value_for_them() {
+    for program in [AGENT, CONTROLLER] {
+        let path = format!("{}.extraEnv", program.section);
+        for name in BY_HAND {
+            let entry = json!([{"name": name, "value": "/somewhere/else"}]);
+            let with = program.makes_of(&program.variables(&[set(&path, entry)]));
+            assert!(with.contains("/somewhere/else"), "{name}: {with}");
+        }
+        let twice = json!([{"name": "LINKERD_GATE_MODE", "value": "audit"}]);
+        let said = refusal(NAMESPACE, &[set(&path, twice)]);
+        assert!(said.contains(&format!("{path} has LINKERD_GATE_MODE")), "{said}");
+    }
+}
+
+/// In a file of values, a bare `on` is true.
+#[test]
+fn on_and_off_need_no_quotes() {
+    for path in ["controller.eviction", "controller.nudge"] {
+        for (truth, word) in [(true, "on"), (false, "off")] {
+            assert_eq!(CONTROLLER.variables(&[set(path, truth)]), CONTROLLER.variables(&[set(path, word)]), "{path}");
+        }
+    }
+}
+
+#[test]
+fn the_right_to_evict_is_there_where_the_controller_evicts_and_nowhere_else() {
+    let has_right = |settings: &[Setting]| {
+        render(NAMESPACE, settings).iter().any(|document| document.text.contains("resources: [pods/eviction]"))
+    };
+    for repair in ["", "report", "held", "running"] {
+        for eviction in [json!(""), json!("on"), json!("off"), json!(true), json!(false)] {
+            let mut settings = vec![set("controller.repair", repair), set("controller.eviction", eviction)];
+            let evicts = controller(&CONTROLLER.variables(&settings)).repair.evicts;
+            assert_eq!(has_right(&settings), evicts, "{settings:?}");
+            settings.push(set("controller.enabled", false));
+            assert!(!has_right(&settings), "{settings:?}");
+        }
+    }
 }
 
 /// The file of the node, at the place where the agent reads.
 #[test]
 fn the_file_of_the_boot_id_is_mounted_where_the_agent_reads_it() {
     let settings = [set("agent.bootIdFile", "/var/lib/boot")];
-    let pod = daemon_set(&settings)["spec"]["template"]["spec"].clone();
-    let read = agent(&variables(&settings)).boot_id_file;
+    let pod = AGENT.pod(&settings);
+    let read = agent(&AGENT.variables(&settings)).boot_id_file;
     assert_eq!(pod["containers"][0]["volumeMounts"], json!([{"name": "boot-id", "mountPath": read, "readOnly": true}]));
     assert_eq!(pod["volumes"], json!([{"name": "boot-id", "hostPath": {"path": "/var/lib/boot", "type": "File"}}]));
 }
 
 #[test]
-fn the_port_that_the_agent_listens_on_is_the_one_that_kubelet_asks() {
-    let container = daemon_set(&[set("agent.listen", 4321)])["spec"]["template"]["spec"]["containers"][0].clone();
-    assert_eq!(container["ports"], json!([{"name": "http", "containerPort": 4321}]));
-    for probe in ["readinessProbe", "livenessProbe"] {
-        assert_eq!(container[probe]["httpGet"]["port"], "http");
+fn the_port_that_a_program_listens_on_is_the_one_that_kubelet_asks() {
+    for program in [AGENT, CONTROLLER] {
+        let pod = program.pod(&[set(&format!("{}.listen", program.section), 4321)]);
+        let container = &pod["containers"][0];
+        assert_eq!(container["ports"], json!([{"name": "http", "containerPort": 4321}]));
+        for probe in ["readinessProbe", "livenessProbe"] {
+            assert_eq!(container[probe]["httpGet"]["port"], "http");
+        }
     }
 }

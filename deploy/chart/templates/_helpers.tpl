@@ -3,6 +3,51 @@
 system:serviceaccount:{{ .Release.Namespace }}:linkerd-gate-agent
 {{- end }}
 
+{{/* Whom those that confine the controller are about. */}}
+{{- define "linkerd-gate.controllerUser" -}}
+system:serviceaccount:{{ .Release.Namespace }}:linkerd-gate-controller
+{{- end }}
+
+{{/* Whether the controller evicts, as the program decides it. */}}
+{{- define "linkerd-gate.evicts" -}}
+{{- with .Values.controller -}}
+{{- $eviction := include "linkerd-gate.word" .eviction -}}
+{{- and .enabled (or (eq $eviction "on") (and (eq $eviction "") (eq .repair "running"))) -}}
+{{- end -}}
+{{- end }}
+
+{{/* A value as a variable's text. YAML takes a bare `on` for true. Lists are joined; words have neither quotes nor lines in them. */}}
+{{- define "linkerd-gate.word" -}}
+{{- if kindIs "bool" . -}}
+{{ ternary "on" "off" . }}
+{{- else if kindIs "slice" . -}}
+{{ join "," . }}
+{{- else -}}
+{{ . }}
+{{- end -}}
+{{- end }}
+
+{{/* Variables out of a section's values, which are named alike. An empty value is the program's default. */}}
+{{- define "linkerd-gate.variables" -}}
+{{- $section := first . -}}
+{{- range $value := rest . -}}
+{{- with include "linkerd-gate.word" (get $section $value) }}
+        - {name: LINKERD_GATE_{{ snakecase $value | upper }}, value: {{ . | quote }}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
+{{/* Further variables of a section, unless there is a value for them. */}}
+{{- define "linkerd-gate.extraEnv" -}}
+{{- $section := first . -}}
+{{- range last . -}}
+{{- if and (hasPrefix "LINKERD_GATE_" .name) (not (has .name (list "LINKERD_GATE_KUBECONFIG" "LINKERD_GATE_TERMINATION_LOG"))) -}}
+{{- fail (printf "%s.extraEnv has %s, for which there is a value: see values.yaml" $section .name) -}}
+{{- end -}}
+{{- list . | toYaml | nindent 8 -}}
+{{- end -}}
+{{- end }}
+
 {{/* The image, by digest where there is one. */}}
 {{- define "linkerd-gate.image" -}}
 {{- with .Values.image -}}
