@@ -1,5 +1,5 @@
 //! The agent's DaemonSet on genuine nodes, through the cuts of power that it is for. Linkerd is played by pods of the cluster,
-//! in the chart's form; everything else is genuine, and the manifests are those of `deploy/manifests`.
+//! in the chart's form; everything else is genuine, and the manifests are the agent's of `deploy/manifests`.
 
 mod one_node;
 mod stage;

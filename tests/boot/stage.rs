@@ -139,8 +139,8 @@ impl Stage {
         Ok(String::from_utf8(output.stdout)?)
     }
 
-    /// Applies `deploy/manifests` as it stands, but for the boot id, which containers of these nodes do not see, and these
-    /// variables of the agent.
+    /// Applies the agent's files of `deploy/manifests` as they stand, but for the boot id, which containers of these nodes do not
+    /// see, and these variables of the agent.
     pub async fn install_the_gate(&self, variables: &[(&str, &str)]) -> Result<()> {
         let mut objects = Vec::new();
         for path in manifests()? {
@@ -367,7 +367,8 @@ impl Stage {
     }
 }
 
-/// The files that users apply, in the order in which kubectl does.
+/// The files that users apply, in the order in which kubectl does, without those of the controller: it would make anew what is
+/// looked at here, pods that stay bare until somebody notices.
 fn manifests() -> Result<Vec<PathBuf>> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/manifests");
     let mut files: Vec<PathBuf> = std::fs::read_dir(directory)?
@@ -375,6 +376,7 @@ fn manifests() -> Result<Vec<PathBuf>> {
         .collect::<Result<Vec<_>>>()?
         .into_iter()
         .filter(|path| path.extension().is_some_and(|extension| extension == "yaml"))
+        .filter(|path| path.file_name().is_some_and(|name| !name.to_string_lossy().contains("controller")))
         .collect();
     files.sort();
     ensure!(!files.is_empty(), "there are no manifests");
