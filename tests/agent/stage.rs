@@ -47,6 +47,8 @@ pub const BARE: &str = "injection not ready: a dry-run pod came back without Lin
 pub struct Stage {
     pub cluster: Cluster,
     pub injector: Standin,
+    /// What the injector knows of namespaces.
+    pub namespaces: Namespaces,
     certificates: Certificates,
     address: LoopbackAddress,
     /// The last byte of the next address that an endpoint gets.
@@ -126,7 +128,7 @@ impl Stage {
             .await?;
         injector.suffer(Fault::Absent).await?;
 
-        let stage = Self { cluster, injector, certificates, address, endpoints: AtomicU8::new(1) };
+        let stage = Self { cluster, injector, namespaces, certificates, address, endpoints: AtomicU8::new(1) };
         for namespace in ["linkerd", GATE] {
             let namespace = namespace_of(namespace).without_admission_webhooks();
             stage.cluster.create_namespace(&object(namespace.json())?).await?;

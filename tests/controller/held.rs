@@ -1,23 +1,25 @@
 //! Pods that never ran: the cluster has no node, so none of them ever starts.
 
 use anyhow::{Context as _, Result, ensure};
-use serde_json::json;
+use k8s_openapi::api::apps::v1::{ReplicaSet, StatefulSet};
+use k8s_openapi::api::batch::v1::Job;
 
 use super::shop::{
-    all_bare, all_meshed, job, name, opened, recover, replica_set, stateful_set, until_event, until_pods,
+    SHOP, all_bare, all_meshed, job, name, opened, recover, set, stateful, until_event, until_pods, waiting,
 };
 use super::stage::controller;
 
 #[tokio::test]
 async fn what_was_created_bare_is_made_anew_once_injection_is_proven() -> Result<()> {
     let stage = opened().await?;
-    replica_set(&stage, "web", 3).await?;
-    stateful_set(&stage, "db", 2).await?;
-    job(&stage, "once", 2, json!({})).await?;
-    let bare = until_pods(&stage, "bare", |pods| all_bare(pods, 7)).await?;
+    // One pod of the StatefulSet: the next one's turn would come when this one is ready, or after a minute.
+    stage.create::<ReplicaSet>(SHOP, set("web", 3)).await?;
+    stage.create::<StatefulSet>(SHOP, stateful("db", 1)).await?;
+    stage.create::<Job>(SHOP, waiting(job("once", 2))).await?;
+    let bare = until_pods(&stage, "bare", |pods| all_bare(pods, 6)).await?;
     let replica = stage.start(controller("one"))?;
     let done = async {
-        replica.until_said("looked at 7 pods: 7 are outside the mesh").await?;
+        replica.until_said("looked at 6 pods: 6 are outside the mesh").await?;
         replica
             .until_said("shop/ReplicaSet web: 3 pods are outside the mesh (3 held, 0 running): 3 are replaced")
             .await?;
@@ -28,9 +30,9 @@ async fn what_was_created_bare_is_made_anew_once_injection_is_proven() -> Result
             let message = event.message.unwrap_or_default();
             ensure!(message.contains(&format!("kubectl delete pod {name} --namespace shop")), "{message}");
         }
-        ensure!(replica.metric("linkerd_gate_missed_pods", "state=\"held\"").await? == 7);
+        ensure!(replica.metric("linkerd_gate_missed_pods", "state=\"held\"").await? == 6);
         recover(&stage).await?;
-        let meshed = until_pods(&stage, "meshed", |pods| all_meshed(pods, 7)).await?;
+        let meshed = until_pods(&stage, "meshed", |pods| all_meshed(pods, 6)).await?;
         ensure!(meshed.values().all(|pod| bare.values().all(|before| before.metadata.uid != pod.metadata.uid)));
         replica.until_said("shop/Job once: no pod is outside the mesh any more").await?;
         ensure!(replica.metric("linkerd_gate_missed_pods", "").await? == 0);

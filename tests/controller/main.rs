@@ -7,4 +7,6 @@ mod stage;
 
 mod held;
 mod nudge;
+mod jobs;
+mod running;
 mod shop;

@@ -1,14 +1,12 @@
 //! A shop's workloads, and what becomes of their pods.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context as _, Result};
-use k8s_openapi::api::apps::v1::{ReplicaSet, StatefulSet};
-use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Event, Pod};
-use kube::api::{Api, ListParams};
+use kube::api::{Api, ListParams, Patch, PatchParams};
 use linkerd_gate::linkerd::meshed;
-use linkerd_gate_kit::cluster;
+use linkerd_gate_kit::cluster::{self, AuditedRequest};
 use serde_json::{Value, json};
 
 use super::stage::{PATIENCE, Stage};
@@ -54,6 +52,49 @@ pub async fn until_event(stage: &Stage, kind: &str, name: &str, reason: &str) ->
     cluster::until_any(&events, &only, &format!("event {reason} on {kind} {name}"), PATIENCE, found).await
 }
 
+/// Those that belong to one of these apps.
+pub fn of<'a>(pods: &'a Pods, app: &str) -> Vec<&'a Pod> {
+    let is_of =
+        |pod: &&Pod| pod.metadata.labels.as_ref().and_then(|labels| labels.get("app")).is_some_and(|of| of == app);
+    pods.values().filter(is_of).collect()
+}
+
+/// Their uids.
+pub fn uids<'a>(pods: impl IntoIterator<Item = &'a Pod>) -> BTreeSet<String> {
+    pods.into_iter().filter_map(|pod| pod.metadata.uid.clone()).collect()
+}
+
+pub fn is_running(pod: &Pod) -> bool {
+    pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Running")
+}
+
+/// Whether it is ready, and not about to go.
+pub fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    pod.metadata.deletion_timestamp.is_none()
+        && conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
+/// Lets a pod end well: nothing runs in it that could.
+pub async fn succeed(pods: &Api<Pod>, pod: &Pod) -> Result<()> {
+    let succeeded = json!({"status": {"phase": "Succeeded"}});
+    pods.patch_status(name(pod)?, &PatchParams::default(), &Patch::Merge(succeeded)).await?;
+    Ok(())
+}
+
+/// What of this was to remove a pod: deletions and evictions.
+pub fn removals(requests: &[AuditedRequest]) -> Vec<&AuditedRequest> {
+    let removes = |request: &&AuditedRequest| {
+        request.resource == "pods" && (request.verb == "delete" || request.subresource == "eviction")
+    };
+    requests.iter().filter(removes).collect()
+}
+
+/// Whether each of them has its proxy, and there are so many.
+pub fn are_meshed(pods: &[&Pod], count: usize) -> bool {
+    pods.len() == count && pods.iter().all(|pod| meshed(pod) && pod.metadata.deletion_timestamp.is_none())
+}
+
 /// So many pods, and each of them with its proxy.
 pub fn all_meshed(pods: &Pods, count: usize) -> bool {
     pods.len() == count && pods.values().all(|pod| meshed(pod) && pod.metadata.deletion_timestamp.is_none())
@@ -68,35 +109,8 @@ pub fn name(pod: &Pod) -> Result<&str> {
     pod.metadata.name.as_deref().context("a pod without a name")
 }
 
-pub async fn replica_set(stage: &Stage, name: &str, replicas: u32) -> Result<ReplicaSet> {
-    stage.create(SHOP, set(name, replicas)).await
-}
-
-pub async fn stateful_set(stage: &Stage, name: &str, replicas: u32) -> Result<StatefulSet> {
-    let mut set = set(name, replicas);
-    set["spec"]["serviceName"] = json!(name);
-    set["spec"]["podManagementPolicy"] = json!("Parallel");
-    stage.create(SHOP, set).await
-}
-
-/// A Job of so many pods at a time, which tolerates no failure.
-pub async fn job(stage: &Stage, name: &str, parallelism: u32, spec: Value) -> Result<Job> {
-    let mut job = json!({
-        "metadata": {"name": name},
-        "spec": {
-            "backoffLimit": 0,
-            "parallelism": parallelism,
-            "completions": parallelism,
-            "template": template(name, "Never"),
-        },
-    });
-    for (key, value) in spec.as_object().into_iter().flatten() {
-        job["spec"][key] = value.clone();
-    }
-    stage.create(SHOP, job).await
-}
-
-fn set(name: &str, replicas: u32) -> Value {
+/// A ReplicaSet, or a ReplicationController as far as they are written alike.
+pub fn set(name: &str, replicas: u32) -> Value {
     json!({
         "metadata": {"name": name},
         "spec": {
@@ -107,6 +121,34 @@ fn set(name: &str, replicas: u32) -> Value {
     })
 }
 
+/// A StatefulSet that does not wait for one pod before it makes the next, and leaves old ones alone when its template changes.
+pub fn stateful(name: &str, replicas: u32) -> Value {
+    let mut set = set(name, replicas);
+    merge(
+        &mut set,
+        &json!({"spec": {
+            "serviceName": name,
+            "podManagementPolicy": "Parallel",
+            "updateStrategy": {"type": "OnDelete"},
+        }}),
+    );
+    set
+}
+
+/// A Job of so many pods at a time, which tolerates no failure.
+pub fn job(name: &str, parallelism: u32) -> Value {
+    json!({
+        "metadata": {"name": name},
+        "spec": {
+            "backoffLimit": 0,
+            "parallelism": parallelism,
+            "completions": parallelism,
+            "template": template(name, "Never"),
+        },
+    })
+}
+
+/// A pod without an owner, or a template.
 fn template(name: &str, restart: &str) -> Value {
     json!({
         "metadata": {"labels": {"app": name}},
@@ -116,4 +158,43 @@ fn template(name: &str, restart: &str) -> Value {
             "containers": [{"name": "app", "image": "app:1"}],
         },
     })
+}
+
+/// A pod without an owner.
+pub fn pod(name: &str) -> Value {
+    let mut pod = template(name, "Always");
+    pod["metadata"]["name"] = json!(name);
+    pod
+}
+
+/// The same with a Job's word that its evicted pods are no failures.
+pub fn ignoring(mut job: Value) -> Value {
+    let rule = json!({"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]});
+    merge(&mut job, &json!({"spec": {"podFailurePolicy": {"rules": [rule]}}}));
+    job
+}
+
+/// The same, whose pods have the entry of `wait`.
+pub fn waiting(mut owner: Value) -> Value {
+    let entry = json!([{"name": "linkerd-gate", "image": "gate:1", "args": ["wait"]}]);
+    merge(&mut owner, &json!({"spec": {"template": {"spec": {"initContainers": entry}}}}));
+    owner
+}
+
+/// The same, whose pods find no node: none of them ever starts.
+pub fn unscheduled(mut owner: Value) -> Value {
+    merge(&mut owner, &json!({"spec": {"template": {"spec": {"nodeSelector": {"nowhere": "true"}}}}}));
+    owner
+}
+
+/// Changes what `change` names, and leaves the rest.
+pub fn merge(object: &mut Value, change: &Value) {
+    match change {
+        Value::Object(fields) if object.is_object() => {
+            for (key, value) in fields {
+                merge(&mut object[key.as_str()], value);
+            }
+        }
+        other => *object = other.clone(),
+    }
 }

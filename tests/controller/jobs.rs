@@ -1,0 +1,209 @@
+//! Jobs, which take a pod that goes for a failure: three ways to repair them, and none of them makes a Job fail.
+
+use anyhow::{Context as _, Result, ensure};
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{Api, Patch, PatchParams};
+use linkerd_gate_kit::cluster;
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use super::shop::{
+    Pods, SHOP, all_bare, are_meshed, ignoring, is_running, job, merge, of, opened, pods, recover, succeed, uids,
+    unscheduled, until_event, until_pods, waiting,
+};
+use super::stage::{PATIENCE, Stage, controller, object};
+
+/// On a Job that the controller suspended.
+const SUSPENDED: &str = "linkerd-gate/suspended-at";
+
+#[tokio::test]
+async fn jobs_are_repaired_in_the_way_that_does_not_count_and_none_of_them_fails() -> Result<()> {
+    let stage = opened().await?;
+    stage.cluster.start_kwok().await?;
+    stage.cluster.fake_nodes(1).await?;
+    // Evicted, and not counted.
+    stage.create::<Job>(SHOP, unscheduled(ignoring(job("ignoring", 2)))).await?;
+    stage.create::<Job>(SHOP, ignoring(job("ignoring-running", 2))).await?;
+    // No pod may fail, and none has started: suspended for a moment.
+    stage.create::<Job>(SHOP, unscheduled(waiting(job("strict", 3)))).await?;
+    // The same, without `wait`, which alone tells that none is about to start.
+    stage.create::<Job>(SHOP, unscheduled(job("pending", 1))).await?;
+    // One of the two finds room beside the other nowhere.
+    stage.create::<Job>(SHOP, apart(waiting(job("started", 2)))).await?;
+    // Whose `suspend` is somebody else's.
+    stage.create::<Job>(SHOP, queued(unscheduled(waiting(job("queued", 1))))).await?;
+    apply(&stage, applied(unscheduled(waiting(job("applied", 1))))).await?;
+    let bare = until_pods(&stage, "bare, and those running that can", |pods| {
+        let running = |app: &str| of(pods, app).into_iter().filter(|pod| is_running(pod)).count();
+        all_bare(pods, 12) && running("ignoring-running") == 2 && running("started") == 1
+    })
+    .await?;
+
+    let settings = controller("one").with("EVICTION", "on").with("REPAIR", "running");
+    let replica = stage.start_apart(settings, "controller").await?;
+    let done = async {
+        replica.until_said("looked at 12 pods: 12 are outside the mesh").await?;
+        for (job, why) in [
+            ("started", "2 stay: its Job would count it as a failure; give the Job a podFailurePolicy"),
+            ("pending", "1 stays: its Job would count it as a failure; give the Job a podFailurePolicy"),
+            ("queued", "1 stays: its Job would count it as a failure, and cannot be suspended for a moment"),
+            ("applied", "somebody-who-applies applies spec.suspend"),
+        ] {
+            let line = replica.until_said(&format!("shop/Job {job}: ")).await?;
+            ensure!(line.contains(why), "{line}");
+            let event = until_event(&stage, "Job", job, "PodsOutsideMesh").await?;
+            ensure!(event.message.as_ref().is_some_and(|message| message.contains(why)), "{event:?}");
+        }
+        recover(&stage).await?;
+        let after = until_pods(&stage, "meshed", |pods| {
+            are_meshed(&alive(pods, "ignoring"), 2)
+                && are_meshed(&alive(pods, "ignoring-running"), 2)
+                && are_meshed(&alive(pods, "strict"), 3)
+        })
+        .await?;
+        replica.until_said("resume Job strict in shop: done").await?;
+        for left in ["pending", "started", "queued", "applied"] {
+            ensure!(uids(of(&after, left)) == uids(of(&bare, left)), "{left} was touched");
+        }
+
+        // What was replaced goes on as if nothing had been.
+        open_nowhere(&stage).await?;
+        for (name, pods) in [("ignoring", 2), ("ignoring-running", 2), ("strict", 3)] {
+            complete(&stage, name, pods).await?;
+            let done = until_job(&stage, name, "complete", |job| condition(job, "Complete")).await?;
+            let status = done.status.unwrap_or_default();
+            ensure!(status.failed.unwrap_or(0) == 0, "{name} counts failures: {status:?}");
+        }
+        let jobs = jobs(&stage).await?.list(&kube::api::ListParams::default()).await?;
+        ensure!(jobs.iter().all(|job| !condition(job, "Failed")), "a Job failed: {jobs:?}");
+        let writes = stage.requests_of("controller")?;
+        let writes = writes.iter().filter(|request| request.resource == "jobs" && request.verb == "patch");
+        let written: Vec<_> = writes.map(|request| request.name.as_str()).collect();
+        ensure!(written == ["strict", "strict"], "not one suspension and one resumption, but {written:?}");
+        anyhow::Ok(())
+    };
+    done.await.with_context(|| replica.said())
+}
+
+#[tokio::test]
+async fn a_job_that_was_suspended_by_a_controller_that_died_is_resumed_by_the_next_one() -> Result<()> {
+    let stage = opened().await?;
+    let mut slow = unscheduled(waiting(job("strict", 2)));
+    // Its pods take until we say so to go: the controller dies meanwhile.
+    merge(&mut slow, &json!({"spec": {"template": {"metadata": {"finalizers": ["test.example/takes-long"]}}}}));
+    stage.create::<Job>(SHOP, slow).await?;
+    let mut theirs = unscheduled(waiting(job("theirs", 1)));
+    merge(&mut theirs, &json!({"spec": {"suspend": true}}));
+    stage.create::<Job>(SHOP, theirs).await?;
+    let bare = until_pods(&stage, "bare", |pods| all_bare(pods, 2)).await?;
+
+    let mut first = stage.start(controller("one"))?;
+    let suspended = async {
+        first.until_said("looked at 2 pods: 2 are outside the mesh").await?;
+        recover(&stage).await?;
+        until_job(&stage, "strict", "suspended with our mark", is_marked).await?;
+        until_pods(&stage, "going", |pods| pods.values().all(|pod| pod.metadata.deletion_timestamp.is_some())).await
+    };
+    suspended.await.with_context(|| first.said())?;
+    first.signal(Signal::SIGKILL)?;
+    first.kill().await?;
+
+    // Its container starts again, in the same pod.
+    let second = stage.start(controller("one"))?;
+    let resumed = async {
+        second.until_said("this replica acts from now on").await?;
+        for name in bare.keys() {
+            let name = name.trim_start_matches("shop/");
+            let none = json!({"metadata": {"finalizers": null}});
+            pods(&stage).await?.patch(name, &PatchParams::default(), &Patch::Merge(none)).await?;
+        }
+        second.until_said("resume Job strict in shop: done").await?;
+        until_pods(&stage, "made anew", |pods| are_meshed(&alive(pods, "strict"), 2)).await?;
+        let job = until_job(&stage, "strict", "resumed, without our mark", |job| !is_marked(job)).await?;
+        ensure!(!is_suspended(&job) && !condition(&job, "Failed"), "{job:?}");
+        let theirs = jobs(&stage).await?.get("theirs").await?;
+        ensure!(is_suspended(&theirs), "a Job that somebody else suspended was resumed");
+        anyhow::Ok(())
+    };
+    resumed.await.with_context(|| second.said())
+}
+
+async fn jobs(stage: &Stage) -> Result<Api<Job>> {
+    Ok(Api::namespaced(stage.cluster.client().await?, SHOP))
+}
+
+async fn until_job(stage: &Stage, name: &str, what: &str, condition: impl Fn(&Job) -> bool) -> Result<Job> {
+    cluster::until(&jobs(stage).await?, name, what, PATIENCE, condition).await
+}
+
+/// Those of its pods that have neither ended nor are about to.
+fn alive<'a>(pods: &'a Pods, job: &str) -> Vec<&'a Pod> {
+    let over = |pod: &&Pod| {
+        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+        pod.metadata.deletion_timestamp.is_some() || matches!(phase, Some("Failed" | "Succeeded"))
+    };
+    of(pods, job).into_iter().filter(|pod| !over(pod)).collect()
+}
+
+fn condition(job: &Job, kind: &str) -> bool {
+    let conditions = job.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    conditions.iter().any(|condition| condition.type_ == kind && condition.status == "True")
+}
+
+fn is_suspended(job: &Job) -> bool {
+    job.spec.as_ref().and_then(|spec| spec.suspend) == Some(true)
+}
+
+fn is_marked(job: &Job) -> bool {
+    job.metadata.annotations.as_ref().is_some_and(|annotations| annotations.contains_key(SUSPENDED))
+}
+
+/// Its pods do not share a node.
+fn apart(mut job: Value) -> Value {
+    let app = job["spec"]["template"]["metadata"]["labels"]["app"].clone();
+    let apart = json!({"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app": app}}});
+    let affinity = json!({"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [apart]}});
+    merge(&mut job, &json!({"spec": {"template": {"spec": {"affinity": affinity}}}}));
+    job
+}
+
+/// A Job as it is once Kueue has let it begin.
+fn queued(mut job: Value) -> Value {
+    merge(&mut job, &json!({"metadata": {"labels": {"kueue.x-k8s.io/queue-name": "night"}}}));
+    job
+}
+
+/// A Job whose manifest says that it is not suspended.
+fn applied(mut job: Value) -> Value {
+    merge(&mut job, &json!({"apiVersion": "batch/v1", "kind": "Job", "spec": {"suspend": false}}));
+    job
+}
+
+async fn apply(stage: &Stage, job: Value) -> Result<()> {
+    let name = job["metadata"]["name"].as_str().context("a Job without a name")?.to_owned();
+    let job: Job = object(job)?;
+    jobs(stage).await?.patch(&name, &PatchParams::apply("somebody-who-applies"), &Patch::Apply(&job)).await?;
+    Ok(())
+}
+
+/// Lets pods run that found no node.
+async fn open_nowhere(stage: &Stage) -> Result<()> {
+    let label = json!({"metadata": {"labels": {"nowhere": "true"}}});
+    stage.nodes().await?.patch("fake-0", &PatchParams::default(), &Patch::Merge(label)).await?;
+    Ok(())
+}
+
+/// Lets a Job's pods run, and end well: nothing runs in them that could end.
+async fn complete(stage: &Stage, job: &str, count: usize) -> Result<()> {
+    let running = until_pods(stage, "running", |pods| {
+        let alive = alive(pods, job);
+        alive.len() == count && alive.into_iter().all(is_running)
+    })
+    .await?;
+    let api = pods(stage).await?;
+    for pod in alive(&running, job) {
+        succeed(&api, pod).await?;
+    }
+    Ok(())
+}
