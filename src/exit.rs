@@ -38,7 +38,9 @@ impl Exit {
     /// One line for people, as in the README's table.
     pub const fn meaning(self) -> &'static str {
         match self {
-            Self::Done => "the gate is open, the command did what it was asked, or a long-running role was ended by SIGTERM",
+            Self::Done => {
+                "the gate is open, the command did what it was asked, or a long-running role was ended by SIGTERM"
+            }
             Self::Found => "reserved for `check`: errors were found",
             Self::Usage => "bad configuration or usage; nothing was done",
             Self::GaveUp => "gave up waiting (LINKERD_GATE_TIMEOUT), or the cluster could not be reached or refused",

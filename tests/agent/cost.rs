@@ -2,39 +2,28 @@
 //! and tokens.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
-use k8s_openapi::api::authorization::v1::SubjectAccessReview;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{Api, PostParams};
+use kube::api::Api;
 use linkerd_gate_kit::cluster::{self, AuditedRequest};
-use serde_json::{Value, json};
-use tokio::process::Command;
+use serde_json::json;
 
-use super::stage::{Agent, GATE, PATIENCE, Stage, agent_of, holder, is_closed, object, told};
+use super::rights::{apply, rights, until_rights_count, used};
+use super::stage::{Agent, GATE, PATIENCE, Stage, agent_of, holder, is_closed, told};
 
 /// The agents' service account in the manifests.
 const ACCOUNT: &str = "linkerd-gate-agent";
-
-/// One verb on one kind of thing, in one namespace or everywhere.
-#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
-struct Right {
-    verb: String,
-    group: String,
-    resource: String,
-    namespace: Option<String>,
-}
 
 #[tokio::test]
 async fn agents_ask_for_little_and_have_the_rights_to_that_and_no_more() -> Result<()> {
     let stage = Stage::before_installation().await?;
     // It will have to be found out that this one was there before.
     stage.node("node-2", json!({})).await?;
-    apply_manifests(&stage).await?;
-    let rights = rights()?;
-    until_rights_count(&stage, &rights).await?;
+    apply(&stage, "").await?;
+    let rights = rights(&["30-rights.yaml"])?;
+    until_rights_count(&stage, ACCOUNT, &rights).await?;
     for node in ["node-0", "node-1"] {
         stage.node_of_an_earlier_boot(node).await?;
     }
@@ -93,88 +82,8 @@ async fn agents_ask_for_little_and_have_the_rights_to_that_and_no_more() -> Resu
     used(&rights, &all).with_context(|| told(&agents))
 }
 
-/// All requests were granted, and every right was used.
-fn used(rights: &BTreeSet<Right>, requests: &[AuditedRequest]) -> Result<()> {
-    let mut idle = rights.clone();
-    for request in requests {
-        ensure!(!matches!(request.code, Some(401 | 403)), "refused: {request:?}");
-        let by = rights.iter().find(|right| {
-            let here = right.namespace.as_ref().is_none_or(|namespace| *namespace == request.namespace);
-            (&right.verb, &right.group, &right.resource) == (&request.verb, &request.group, &request.resource) && here
-        });
-        let right = by.with_context(|| format!("by what right? {request:?}"))?;
-        ensure!(request.subresource.is_empty(), "{request:?}");
-        idle.remove(right);
-    }
-    ensure!(idle.is_empty(), "rights that nobody uses: {idle:?}");
-    Ok(())
-}
-
 fn of<'a>(requests: &'a [AuditedRequest], node: &'a str) -> impl Iterator<Item = &'a AuditedRequest> {
     requests.iter().filter(move |request| request.node.as_deref() == Some(node))
-}
-
-fn manifests() -> std::path::PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/manifests")
-}
-
-async fn apply_manifests(stage: &Stage) -> Result<()> {
-    let mut apply = Command::new(stage.cluster.kubectl());
-    let output = apply.args(["apply", "--filename"]).arg(manifests()).output().await?;
-    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    Ok(())
-}
-
-/// What the manifests give the account.
-fn rights() -> Result<BTreeSet<Right>> {
-    let text = std::fs::read_to_string(manifests().join("30-rights.yaml"))?;
-    let mut rights = BTreeSet::new();
-    for document in serde_saphyr::from_multiple::<Value>(&text)? {
-        let namespace = match document["kind"].as_str() {
-            Some("ClusterRole") => None,
-            Some("Role") => {
-                Some(document["metadata"]["namespace"].as_str().context("a Role of no namespace")?.to_owned())
-            }
-            _ => continue,
-        };
-        let words = |rule: &Value, key: &str| -> Vec<String> {
-            rule[key].as_array().into_iter().flatten().filter_map(|word| word.as_str().map(str::to_owned)).collect()
-        };
-        for rule in document["rules"].as_array().into_iter().flatten() {
-            for group in words(rule, "apiGroups") {
-                for resource in words(rule, "resources") {
-                    rights.extend(words(rule, "verbs").into_iter().map(|verb| Right {
-                        verb,
-                        group: group.clone(),
-                        resource: resource.clone(),
-                        namespace: namespace.clone(),
-                    }));
-                }
-            }
-        }
-    }
-    ensure!(!rights.is_empty(), "the manifests give no rights");
-    Ok(rights)
-}
-
-/// RBAC follows a change a moment later.
-async fn until_rights_count(stage: &Stage, rights: &BTreeSet<Right>) -> Result<()> {
-    let reviews: Api<SubjectAccessReview> = Api::all(stage.cluster.client().await?);
-    for right in rights {
-        let review: SubjectAccessReview = object(json!({"spec": {
-            "user": format!("system:serviceaccount:{GATE}:{ACCOUNT}"),
-            "resourceAttributes": {
-                "verb": right.verb, "group": right.group, "resource": right.resource, "namespace": right.namespace,
-                "name": GATE,
-            },
-        }}))?;
-        let asking = async {
-            while !reviews.create(&PostParams::default(), &review).await?.status.is_some_and(|status| status.allowed) {}
-            anyhow::Ok(())
-        };
-        tokio::time::timeout(PATIENCE, asking).await.with_context(|| format!("{right:?} does not count"))??;
-    }
-    Ok(())
 }
 
 /// The agent of a node, with the token that kubelet would give its pod.

@@ -5,5 +5,6 @@ mod cost;
 mod faults;
 mod node;
 mod prover;
+mod rights;
 #[allow(dead_code, reason = "the controller's tests use it too")]
 mod stage;

@@ -5,8 +5,18 @@
 #[allow(dead_code, reason = "the stage of the agents' tests has more than is needed here")]
 mod stage;
 
+#[path = "../agent/rights.rs"]
+mod rights;
+
+mod cost;
 mod held;
-mod nudge;
 mod jobs;
+mod loops;
+mod modes;
+mod nodes;
+mod nudge;
+mod outage;
+mod replicas;
 mod running;
 mod shop;
+mod traps;

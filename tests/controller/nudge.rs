@@ -1,7 +1,7 @@
 //! Owners whose pods are refused while the injector is absent: who is asked to try again once it is back, who is not, and how
 //! often.
 
-mod owners;
+pub mod owners;
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};

@@ -15,8 +15,8 @@ use linkerd_gate_kit::cluster::AuditedRequest;
 use serde_json::{Value, json};
 
 use super::shop::{
-    Pods, SHOP, are_meshed, ignoring, is_ready, is_running, job, merge, of, opened, pod, pods, recover, removals, set,
-    stateful, succeed, uids, unscheduled, until_event, until_pods, waiting,
+    Pods, SHOP, are_meshed, ignoring, is_ready, is_running, job, merge, of, opened, owned_by, pod, pods, recover,
+    removals, set, stateful, succeed, succeeded, uids, unscheduled, until_event, until_pods, waiting,
 };
 use super::stage::{Stage, controller};
 
@@ -187,7 +187,7 @@ async fn left(stage: &Stage, node: &str) -> Result<()> {
 /// No more removals in any span of time than the rate allows, one for each pod, and a pause after each that a budget refused.
 fn ensure_paced(requests: &[AuditedRequest], before: &Pods) -> Result<()> {
     let removals = removals(requests);
-    let done: Vec<_> = removals.iter().filter(|request| request.code.is_some_and(|code| code < 300)).collect();
+    let done = succeeded(&removals);
     let once: BTreeSet<_> = done.iter().map(|request| request.name.as_str()).collect();
     ensure!(once.len() == done.len(), "a pod was removed twice");
     ensure!(
@@ -255,12 +255,6 @@ fn sets() -> Vec<(String, usize)> {
 fn by_labels(mut set: Value) -> Value {
     set["spec"]["selector"] = set["spec"]["selector"]["matchLabels"].clone();
     set
-}
-
-fn owned_by(api_version: &str, kind: &str, name: &str, uid: &str, mut pod: Value) -> Value {
-    let owner = json!({"apiVersion": api_version, "kind": kind, "name": name, "uid": uid, "controller": true});
-    pod["metadata"]["ownerReferences"] = json!([owner]);
-    pod
 }
 
 fn uids_by_name(pods: &Pods, app: &str) -> BTreeMap<String, String> {

@@ -90,6 +90,11 @@ pub fn removals(requests: &[AuditedRequest]) -> Vec<&AuditedRequest> {
     requests.iter().filter(removes).collect()
 }
 
+/// Those that were done.
+pub fn succeeded<'a>(requests: &[&'a AuditedRequest]) -> Vec<&'a AuditedRequest> {
+    requests.iter().copied().filter(|request| request.code.is_some_and(|code| code < 300)).collect()
+}
+
 /// Whether each of them has its proxy, and there are so many.
 pub fn are_meshed(pods: &[&Pod], count: usize) -> bool {
     pods.len() == count && pods.iter().all(|pod| meshed(pod) && pod.metadata.deletion_timestamp.is_none())
@@ -164,6 +169,13 @@ fn template(name: &str, restart: &str) -> Value {
 pub fn pod(name: &str) -> Value {
     let mut pod = template(name, "Always");
     pod["metadata"]["name"] = json!(name);
+    pod
+}
+
+/// The same, and made anew by that.
+pub fn owned_by(api_version: &str, kind: &str, name: &str, uid: &str, mut pod: Value) -> Value {
+    let owner = json!({"apiVersion": api_version, "kind": kind, "name": name, "uid": uid, "controller": true});
+    pod["metadata"]["ownerReferences"] = json!([owner]);
     pod
 }
 

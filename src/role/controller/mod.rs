@@ -10,7 +10,7 @@
 //!       └──────────────────────────► opener ────► nodes' taint  ┘
 //! ```
 //!
-//! Nobody acts but on a proof of its own, with a Lease that was renewed within [`LEADS_FOR`](crate::decide::lease::LEADS_FOR), and
+//! Nobody acts but on a proof of its own, with a Lease that was renewed within [`LEADS_FOR`], and
 //! on what every watch sees without trouble.
 
 mod leader;

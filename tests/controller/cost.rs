@@ -1,0 +1,104 @@
+//! What the controller asks for is what it has the rights to, with the manifests' own service account, policies and token.
+
+use anyhow::{Context as _, Result, ensure};
+use k8s_openapi::api::apps::v1::{DaemonSet, ReplicaSet, StatefulSet};
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{Api, Patch, PatchParams, PostParams};
+use linkerd_gate_kit::object::{namespace, pod as pod_named};
+use serde_json::json;
+
+use super::nudge::owners::until_tried;
+use super::rights::{apply, rights, until_rights_count, used};
+use super::shop::{
+    SHOP, all_meshed, ignoring, job, merge, recover, set, stateful, unscheduled, until_event, until_pods, waiting,
+};
+use super::stage::{Agent, GATE, PATIENCE, Stage, controller, is_closed, object};
+
+/// So many refusals, and a controller pauses for 20 s: longer than the story takes from the injector's return to the nudges.
+const TRIES: i32 = 12;
+
+/// The controller's service account in the manifests.
+const ACCOUNT: &str = "linkerd-gate-controller";
+
+#[tokio::test]
+async fn the_controller_has_the_rights_to_what_it_does_and_no_more() -> Result<()> {
+    let stage = Stage::before_installation().await?;
+    stage.cluster.create_namespace(&object(namespace(SHOP).asking().json())?).await?;
+    apply(&stage, "").await?;
+    apply(&stage, "optional/51-eviction.yaml").await?;
+    let rights = rights(&["51-controller-rights.yaml", "optional/51-eviction.yaml"])?;
+    until_rights_count(&stage, ACCOUNT, &rights).await?;
+
+    // One for each way in which a pod is replaced.
+    stage.create::<ReplicaSet>(SHOP, unscheduled(set("held", 1))).await?;
+    stage.create::<Job>(SHOP, unscheduled(ignoring(job("evicted", 1)))).await?;
+    stage.create::<Job>(SHOP, unscheduled(waiting(job("suspended", 1)))).await?;
+    until_pods(&stage, "bare", |pods| pods.len() == 3).await?;
+    node_without_agent(&stage, "node-0").await?;
+
+    let mut replica = start(&stage).await?;
+    let done = async {
+        replica.until_said("looked at").await?;
+        // Before anybody is refused: a DaemonSet tries again when a node changes.
+        stage.until_node("node-0", "open", |node| !is_closed(node)).await?;
+        refuse_four(&stage).await?;
+        recover(&stage).await?;
+        until_pods(&stage, "meshed", |pods| all_meshed(pods, 7)).await?;
+        replica.until_said("resume Job suspended in shop: done").await?;
+        for kind in ["ReplicaSet", "StatefulSet", "DaemonSet", "Job"] {
+            replica.until_said(&format!("nudge shop/{kind} late, whose pods were refused: done")).await?;
+        }
+        // Written at its own pace.
+        until_event(&stage, "ReplicaSet", "held", "Replacing").await
+    };
+    done.await.with_context(|| replica.said())?;
+    ensure!(replica.terminate().await? == 0, "{}", replica.said());
+    used(&rights, &stage.requests_of(ACCOUNT)?).with_context(|| replica.said())
+}
+
+/// A replica with the token that kubelet would give its pod.
+async fn start(stage: &Stage) -> Result<Agent> {
+    let pod = "linkerd-gate-controller-0";
+    let own = json!({
+        "metadata": {"name": pod},
+        "spec": {
+            "nodeName": "node-0", "serviceAccountName": ACCOUNT, "containers": [{"name": "controller", "image": "gate:1"}],
+        },
+    });
+    stage.create::<Pod>(GATE, own).await?;
+    let settings = controller(pod).with("EVICTION", "on").with("NODE_MAX_CLOSED", "1s");
+    stage.start_as(settings, &stage.cluster.kubeconfig_as_pod(GATE, pod).await?)
+}
+
+/// A node that is ready, and closed by an agent that is gone.
+async fn node_without_agent(stage: &Stage, name: &str) -> Result<()> {
+    stage.node(name, json!({})).await?;
+    let closed = json!({"spec": {"taints": [{"key": "linkerd-gate/closed", "effect": "NoSchedule", "value": "b-1"}]}});
+    let nodes = stage.nodes().await?;
+    nodes.patch(name, &PatchParams::default(), &Patch::Merge(closed)).await?;
+    let ready = json!({"status": {"conditions": [{"type": "Ready", "status": "True", "reason": "Played"}]}});
+    nodes.patch_status(name, &PatchParams::default(), &Patch::Merge(ready)).await?;
+    Ok(())
+}
+
+/// An owner of each of the four kinds, whose pods the guard refuses.
+async fn refuse_four(stage: &Stage) -> Result<()> {
+    apply(stage, "optional/50-guard.yaml").await?;
+    let pods: Api<Pod> = Api::namespaced(stage.cluster.client().await?, SHOP);
+    let asked: Pod = object(pod_named("asked").json())?;
+    let dry_run = PostParams { dry_run: true, ..PostParams::default() };
+    let refused = async { while pods.create(&dry_run, &asked).await.is_ok() {} };
+    tokio::time::timeout(PATIENCE, refused).await.context("the guard refuses nothing")?;
+
+    stage.create::<ReplicaSet>(SHOP, unscheduled(set("late", 1))).await?;
+    stage.create::<StatefulSet>(SHOP, unscheduled(stateful("late", 1))).await?;
+    stage.create::<Job>(SHOP, unscheduled(job("late", 1))).await?;
+    let mut everywhere = set("late", 1);
+    everywhere["spec"].as_object_mut().context("a spec")?.remove("replicas");
+    merge(&mut everywhere, &json!({"spec": {"template": {"spec": {"tolerations": [{"operator": "Exists"}]}}}}));
+    stage.create::<DaemonSet>(SHOP, everywhere).await?;
+    // Until their controllers pause for so long that they would not try again by themselves in time.
+    let key = |kind: &str| (kind.to_owned(), SHOP.to_owned(), "late".to_owned());
+    until_tried(stage, &["replicasets", "statefulsets", "daemonsets", "jobs"].map(key).into(), TRIES).await
+}

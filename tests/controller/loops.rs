@@ -1,0 +1,88 @@
+//! Replacements that come back bare: an injector that does not inject after all, and one that comes and goes.
+
+use anyhow::{Context as _, Result, ensure};
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use kube::api::{Patch, PatchParams};
+use linkerd_gate_kit::standin::Fault;
+use serde_json::json;
+
+use super::shop::{
+    SHOP, all_bare, all_meshed, are_meshed, merge, of, opened, recover, removals, set, succeeded, uids, unscheduled,
+    until_event, until_pods,
+};
+use super::stage::controller;
+
+const INJECT: &str = "linkerd.io/inject";
+
+#[tokio::test]
+async fn three_pods_that_come_back_bare_and_no_more_until_the_webhook_changes() -> Result<()> {
+    let stage = opened().await?;
+    // The injector thinks otherwise of the namespace than the namespace itself; of pods that ask themselves it does not.
+    stage.namespaces.annotate(SHOP, INJECT, "disabled");
+    stage.create::<ReplicaSet>(SHOP, unscheduled(set("web", 6))).await?;
+    let mut asking = unscheduled(set("asking", 4));
+    merge(&mut asking, &json!({"spec": {"template": {"metadata": {"annotations": {INJECT: "enabled"}}}}}));
+    stage.create::<ReplicaSet>(SHOP, asking).await?;
+    let bare = until_pods(&stage, "bare", |pods| all_bare(pods, 10)).await?;
+    let replica = stage.start_apart(controller("one").with("REPAIR_COOLDOWN", "1s"), "controller").await?;
+    let done = async {
+        replica.until_said("looked at 10 pods: 10 are outside the mesh").await?;
+        recover(&stage).await?;
+        let event = until_event(&stage, "ReplicaSet", "web", "ReplacementsOutsideMesh").await?;
+        ensure!(event.type_.as_deref() == Some("Warning"), "{event:?}");
+        ensure!(replica.metric("linkerd_gate_broken_owners", "").await? == 1, "nobody is left alone");
+        // Whoever is injected is replaced all the same.
+        let after = until_pods(&stage, "asking meshed", |pods| are_meshed(&of(pods, "asking"), 4)).await?;
+        let (before, now) = (uids(of(&bare, "web")), uids(of(&after, "web")));
+        ensure!(now.len() == 6 && before.difference(&now).count() == 3, "not three of {before:?} are gone: {now:?}");
+        let requests = stage.requests_of("controller")?;
+        let of_web = removals(&requests).into_iter().filter(|request| request.name.starts_with("web-")).count();
+        ensure!(of_web == 3, "not three but {of_web} removals");
+
+        stage.namespaces.annotate(SHOP, INJECT, "enabled");
+        let webhooks = stage.webhooks().await?;
+        let name =
+            webhooks.list(&kube::api::ListParams::default()).await?.items.pop().and_then(|one| one.metadata.name);
+        let name = name.context("no webhook configuration")?;
+        let later = json!([{"op": "replace", "path": "/webhooks/0/timeoutSeconds", "value": 9}]);
+        let patch: Patch<()> = Patch::Json(serde_json::from_value(later)?);
+        webhooks.patch(&name, &PatchParams::default(), &patch).await?;
+        until_pods(&stage, "all meshed", |pods| all_meshed(pods, 10)).await?;
+        replica.until_said("ReplicaSet web: no pod is outside the mesh any more").await?;
+        ensure!(replica.metric("linkerd_gate_broken_owners", "").await? == 0, "somebody is still left alone");
+        anyhow::Ok(())
+    };
+    done.await.with_context(|| replica.said())
+}
+
+#[tokio::test]
+async fn an_injector_that_goes_whenever_it_is_trusted_costs_three_pods_each_time_at_most() -> Result<()> {
+    /// How often it goes.
+    const TIMES: usize = 3;
+    const PODS: usize = 40;
+    let stage = opened().await?;
+    stage.create::<ReplicaSet>(SHOP, unscheduled(set("web", u32::try_from(PODS)?))).await?;
+    let bare = until_pods(&stage, "bare", |pods| all_bare(pods, PODS)).await?;
+    let settings = controller("one").with("REPAIR_COOLDOWN", "1s").with("REPAIR_BURST", "4");
+    let replica = stage.start_apart(settings, "controller").await?;
+    let done = async {
+        replica.until_said("looked at 40 pods: 40 are outside the mesh").await?;
+        for _ in 0..TIMES {
+            recover(&stage).await?;
+            replica.until_says("proof: open").await?;
+            replica.until_says("which never started: done").await?;
+            stage.injector.suffer(Fault::Absent).await?;
+            replica.until_says("proof: closed").await?;
+        }
+        recover(&stage).await?;
+        let meshed = until_pods(&stage, "meshed", |pods| all_meshed(pods, PODS)).await?;
+        ensure!(uids(bare.values()).is_disjoint(&uids(meshed.values())), "a bare pod became a meshed one");
+        // The outages explain what came back bare: nobody is to blame.
+        ensure!(replica.metric("linkerd_gate_broken_owners", "").await? == 0, "somebody is left alone");
+        let requests = stage.requests_of("controller")?;
+        let removed = succeeded(&removals(&requests)).len();
+        ensure!((PODS..=PODS + 3 * TIMES).contains(&removed), "{removed} removals for {PODS} pods");
+        anyhow::Ok(())
+    };
+    done.await.with_context(|| replica.said())
+}

@@ -1,0 +1,156 @@
+//! What is wanted of missed pods, by variable and by annotation, and audit mode.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context as _, Result, ensure};
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+use kube::api::{Api, Patch, PatchParams};
+use linkerd_gate::linkerd::meshed;
+use linkerd_gate_kit::cluster::AuditedRequest;
+use serde_json::{Value, json};
+
+use super::shop::{
+    Pods, SHOP, are_meshed, is_running, merge, of, opened, owned_by, pod, recover, removals, set, uids, unscheduled,
+    until_event, until_pods,
+};
+use super::stage::{Stage, controller};
+
+#[tokio::test]
+async fn the_mode_decides_and_whoever_is_annotated_otherwise_decides_for_itself() -> Result<()> {
+    let stage = opened().await?;
+    stage.cluster.start_kwok().await?;
+    stage.cluster.fake_nodes(1).await?;
+    for (name, repair) in [("runs", None), ("may-go", Some("running")), ("may-not", Some("Running"))] {
+        stage.create::<ReplicaSet>(SHOP, annotated(set(name, 2), repair)).await?;
+    }
+    for (name, repair) in [("held", None), ("reported", Some("report")), ("unclear", Some("yes"))] {
+        stage.create::<ReplicaSet>(SHOP, annotated(unscheduled(set(name, 2)), repair)).await?;
+    }
+    for (name, repair) in [("foreign", None), ("foreign-but-may-go", Some("held"))] {
+        let mut pod = owned_by("example.com/v1", "Rollout", "foreign", "no-uid", pod(name));
+        merge(&mut pod, &json!({"spec": {"nodeSelector": {"nowhere": "true"}}}));
+        if let Some(repair) = repair {
+            merge(&mut pod, &json!({"metadata": {"annotations": {"linkerd-gate/repair": repair}}}));
+        }
+        stage.create::<Pod>(SHOP, pod).await?;
+    }
+    let bare = until_pods(&stage, "bare, and running where they can", |pods| {
+        let running = pods.values().filter(|pod| is_running(pod)).count();
+        pods.len() == 14 && running == 6 && pods.values().all(|pod| !meshed(pod))
+    })
+    .await?;
+    recover(&stage).await?;
+    says_what_it_would_do(&stage, &bare).await?;
+    reports(&stage).await?;
+    replaces_what_never_ran(&stage, &bare).await
+}
+
+/// `audit`: nothing is written but Events and the Lease.
+async fn says_what_it_would_do(stage: &Stage, bare: &Pods) -> Result<()> {
+    let settings = controller("audited").with("MODE", "audit").with("REPAIR", "running");
+    let mut replica = stage.start_apart(settings, "audited").await?;
+    let done = async {
+        for would in ["evict pod shop/runs-", "delete pod shop/held-"] {
+            replica.until_said(&format!("audit: would {would}")).await?;
+        }
+        until_event(stage, "ReplicaSet", "runs", "PodsOutsideMesh").await?;
+        anyhow::Ok(())
+    };
+    done.await.with_context(|| replica.said())?;
+    ensure!(replica.terminate().await? == 0, "{}", replica.said());
+    let written: BTreeSet<_> = written(&stage.requests_of("audited")?).into_iter().collect();
+    ensure!(written.iter().all(|what| matches!(what.as_str(), "events" | "leases")), "it wrote {written:?}");
+    ensure!(written.len() == 2, "neither Events nor a Lease, but {written:?}");
+    untouched(stage, bare).await
+}
+
+/// `report`, which the namespace overrides for all that do not say otherwise themselves, and takes back.
+async fn reports(stage: &Stage) -> Result<()> {
+    let mut replica = stage.start_apart(controller("reporter").with("REPAIR", "report"), "reporter").await?;
+    let done = async {
+        replica.until_said("proof: open").await?;
+        replica.until_said("delete pod shop/foreign-but-may-go of example.com/v1 Rollout foreign").await?;
+        let line = replica.until_said("shop/ReplicaSet held: ").await?;
+        ensure!(line.contains("2 stay: repair is `report` here, which touches nothing"), "{line}");
+        annotate_namespace(stage, Some("of course")).await?;
+        let line = replica
+            .until_said("shop/ReplicaSet held: 2 pods are outside the mesh (2 held, 0 running): 2 stay: the an")
+            .await?;
+        ensure!(line.contains("says \"of course\": report, held and running are taken"), "{line}");
+        annotate_namespace(stage, None).await?;
+        anyhow::Ok(())
+    };
+    done.await.with_context(|| replica.said())?;
+    ensure!(replica.terminate().await? == 0, "{}", replica.said());
+    // Who says so itself goes all the same, but for those that run: nobody may evict here.
+    let requests = stage.requests_of("reporter")?;
+    let removed: Vec<_> = removals(&requests).into_iter().map(|request| request.name.as_str()).collect();
+    ensure!(removed == ["foreign-but-may-go"], "{removed:?}");
+    Ok(())
+}
+
+/// `held`, the default, with the right to evict those that ask for it.
+async fn replaces_what_never_ran(stage: &Stage, bare: &Pods) -> Result<()> {
+    let settings = controller("one").with("EVICTION", "on").with("REPAIR_COOLDOWN", "1s");
+    let replica = stage.start_apart(settings, "controller").await?;
+    let done = async {
+        let after = until_pods(stage, "those meshed that may go", |pods| {
+            are_meshed(&of(pods, "held"), 2) && are_meshed(&of(pods, "may-go"), 2)
+        })
+        .await?;
+        for left in ["runs", "may-not", "reported", "unclear", "foreign"] {
+            ensure!(uids(of(bare, left)) == uids(of(&after, left)), "{left} was touched");
+        }
+        for (left, why) in [
+            ("runs", "repair is `held` here, which touches nothing that has started"),
+            ("may-not", "says \"Running\": report, held and running are taken"),
+            ("reported", "repair is `report` here"),
+            ("unclear", "says \"yes\": report, held and running are taken"),
+        ] {
+            let line = replica.until_said(&format!("shop/ReplicaSet {left}: ")).await?;
+            ensure!(line.contains(why), "{line}");
+            let of_left = of(bare, left);
+            let pod = of_left.first().context("no pod")?;
+            let event = until_event(stage, "Pod", super::shop::name(pod)?, "OutsideMesh").await?;
+            ensure!(event.message.is_some(), "{event:?}");
+        }
+        // Its namespace's word is for those that have none of their own.
+        annotate_namespace(stage, Some("running")).await?;
+        let after = until_pods(stage, "all meshed that may go now", |pods| are_meshed(&of(pods, "runs"), 2)).await?;
+        for left in ["may-not", "reported", "unclear", "foreign"] {
+            ensure!(uids(of(bare, left)) == uids(of(&after, left)), "{left} was touched");
+        }
+        anyhow::Ok(())
+    };
+    done.await.with_context(|| replica.said())
+}
+
+async fn untouched(stage: &Stage, bare: &Pods) -> Result<()> {
+    let now = until_pods(stage, "there", |pods| pods.len() >= bare.len()).await?;
+    ensure!(uids(bare.values()) == uids(now.values()), "somebody was touched");
+    Ok(())
+}
+
+async fn annotate_namespace(stage: &Stage, repair: Option<&str>) -> Result<()> {
+    let namespaces: Api<Namespace> = Api::all(stage.cluster.client().await?);
+    let patch = json!({"metadata": {"annotations": {"linkerd-gate/repair": repair}}});
+    namespaces.patch(SHOP, &PatchParams::default(), &Patch::Merge(patch)).await?;
+    Ok(())
+}
+
+fn annotated(mut owner: Value, repair: Option<&str>) -> Value {
+    if let Some(repair) = repair {
+        let annotations = json!({"linkerd-gate/repair": repair});
+        merge(&mut owner, &json!({"spec": {"template": {"metadata": {"annotations": annotations}}}}));
+    }
+    owner
+}
+
+/// What was written, by resource; dry-run pods are not.
+fn written(requests: &[AuditedRequest]) -> Vec<String> {
+    let reads = |request: &&AuditedRequest| matches!(request.verb.as_str(), "get" | "list" | "watch");
+    let review = |request: &&AuditedRequest| request.group.ends_with("authorization.k8s.io");
+    let writes = requests.iter().filter(|request| !reads(request) && !request.dry_run && !review(request));
+    writes.map(|request| request.resource.clone()).collect()
+}

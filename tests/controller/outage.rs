@@ -1,0 +1,60 @@
+//! Whatever dies in the middle of it: the API server, and the controller at several moments.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context as _, Result, ensure};
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use linkerd_gate::linkerd::meshed;
+use nix::sys::signal::Signal;
+
+use super::shop::{
+    Pods, SHOP, all_bare, all_meshed, opened, recover, removals, set, succeeded, uids, unscheduled, until_pods,
+};
+use super::stage::{Settings, controller};
+
+const PODS: usize = 32;
+
+#[tokio::test]
+async fn what_is_half_done_is_done_to_the_end_whoever_dies_and_nothing_is_done_twice() -> Result<()> {
+    let stage = opened().await?;
+    stage.create::<ReplicaSet>(SHOP, unscheduled(set("web", u32::try_from(PODS)?))).await?;
+    let bare = until_pods(&stage, "bare", |pods| all_bare(pods, PODS)).await?;
+    let account = stage.account("controller").await?;
+    let mut replica = stage.start_as(slowly(), &account)?;
+    replica.until_said("looked at 32 pods: 32 are outside the mesh").await?;
+    recover(&stage).await?;
+    for count in [5, 14] {
+        let enough = until_pods(&stage, "some meshed", |pods| meshed_of(pods) >= count).await;
+        enough.with_context(|| replica.said())?;
+        replica.signal(Signal::SIGKILL)?;
+        replica.kill().await?;
+        // The container starts again, in the same pod.
+        replica = stage.start_as(slowly(), &account)?;
+    }
+    let done = async {
+        until_pods(&stage, "more meshed", |pods| meshed_of(pods) >= 20).await?;
+        stage.cluster.kill_api_server()?;
+        replica.until_said("nothing is replaced until everything is seen again").await?;
+        stage.cluster.start_api_server().await?;
+        replica.until_said("everything is seen again").await?;
+        let all = until_pods(&stage, "all meshed", |pods| all_meshed(pods, PODS)).await?;
+        ensure!(uids(bare.values()).is_disjoint(&uids(all.values())));
+        let requests = stage.requests_of("controller")?;
+        let removals = removals(&requests);
+        let removed: Vec<_> = succeeded(&removals).into_iter().map(|request| request.name.as_str()).collect();
+        let once: BTreeSet<_> = removed.iter().copied().collect();
+        ensure!(once.len() == removed.len(), "a pod was removed twice: {removed:?}");
+        let known = |name: &&str| bare.contains_key(&format!("{SHOP}/{name}"));
+        ensure!(once.iter().all(known), "a pod was removed that was not bare: {removed:?}");
+        anyhow::Ok(())
+    };
+    done.await.with_context(|| replica.said())
+}
+
+fn slowly() -> Settings {
+    controller("one").with("REPAIR_RATE", "4/s").with("REPAIR_BURST", "2")
+}
+
+fn meshed_of(pods: &Pods) -> usize {
+    pods.values().filter(|pod| meshed(pod)).count()
+}
