@@ -39,7 +39,7 @@ impl Exit {
     pub const fn meaning(self) -> &'static str {
         match self {
             Self::Done => {
-                "the gate is open, the command did what it was asked, or a long-running role was ended by SIGTERM"
+                "the gate is open, a command was done, or SIGTERM ended an agent or a controller"
             }
             Self::Found => "reserved for `check`: errors were found",
             Self::Usage => "bad configuration or usage; nothing was done",

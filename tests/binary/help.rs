@@ -11,13 +11,15 @@ fn stdout(arguments: &[&str]) -> String {
 }
 
 #[test]
-fn help_of_wait_lists_every_variable_and_every_exit_code() {
-    let help = stdout(&["wait", "--help"]);
-    for variable in table::WAIT {
-        assert!(help.contains(variable.name), "{} is not in:\n{help}", variable.name);
-    }
-    for exit in linkerd_gate::exit::Exit::ALL {
-        assert!(help.contains(&format!("  {:<4} {}", exit.code(), exit.meaning())), "{exit:?} is not in:\n{help}");
+fn help_of_each_role_lists_its_variables_and_every_exit_code() {
+    for role in table::Role::ALL {
+        let help = stdout(&[role.as_str(), "--help"]);
+        for variable in role.variables() {
+            assert!(help.contains(variable.name), "{} is not in:\n{help}", variable.name);
+        }
+        for exit in linkerd_gate::exit::Exit::ALL {
+            assert!(help.contains(&format!("  {:<4} {}", exit.code(), exit.meaning())), "{exit:?} is not in:\n{help}");
+        }
     }
 }
 
