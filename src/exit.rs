@@ -38,9 +38,7 @@ impl Exit {
     /// One line for people, as in the README's table.
     pub const fn meaning(self) -> &'static str {
         match self {
-            Self::Done => {
-                "the gate is open, a command was done, or SIGTERM ended an agent or a controller"
-            }
+            Self::Done => "the gate is open, a command was done, or SIGTERM ended an agent or a controller",
             Self::Found => "reserved for `check`: errors were found",
             Self::Usage => "bad configuration or usage; nothing was done",
             Self::GaveUp => "gave up waiting (LINKERD_GATE_TIMEOUT), or the cluster could not be reached or refused",
