@@ -19,7 +19,10 @@ use hyper::body::Incoming;
 use std::{
     collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
-    sync::{Arc, PoisonError, RwLock},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 use tokio_rustls::TlsAcceptor;
 
@@ -31,7 +34,18 @@ pub struct Injector {
     certificates: Certificates,
     namespaces: Namespaces,
     sidecar: Sidecar,
+    calls: Calls,
 }
+
+/// How many calls an injector answers at once. Clones share their counters.
+#[derive(Clone, Debug, Default)]
+pub struct Calls {
+    now: Arc<AtomicUsize>,
+    most: Arc<AtomicUsize>,
+}
+
+/// A call that is being answered.
+struct Call<'a>(&'a Calls);
 
 /// The namespaces that the injector knows, with their annotations: the genuine one reads them from its informer's cache. Clones
 /// share one map, so a test may change it while the injector runs.
@@ -47,7 +61,15 @@ impl Injector {
     /// On free ports of 127.0.0.1.
     pub fn new(certificates: Certificates, namespaces: &Namespaces, sidecar: Sidecar) -> Self {
         let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        Self { serving: anywhere, admin: anywhere, certificates, namespaces: namespaces.clone(), sidecar }
+        let (namespaces, calls) = (namespaces.clone(), Calls::default());
+        Self { serving: anywhere, admin: anywhere, certificates, namespaces, sidecar, calls }
+    }
+
+    /// Counts what it answers at once there.
+    #[must_use]
+    pub fn counting(mut self, calls: &Calls) -> Self {
+        self.calls = calls.clone();
+        self
     }
 
     /// Where to serve admission; the genuine port is 8443, behind the Service's 443.
@@ -67,7 +89,7 @@ impl Injector {
     /// Starts it, healthy.
     pub async fn start(self) -> Result<Standin> {
         let configurations = self.certificates.configurations()?;
-        let handler = Arc::new((self.namespaces, self.sidecar));
+        let handler = Arc::new((self.namespaces, self.sidecar, self.calls));
         let serve: Serve = Arc::new(move |wire, conditions| {
             Box::pin(connection(wire, conditions, configurations.clone(), Arc::clone(&handler)))
         });
@@ -86,7 +108,7 @@ async fn connection(
     wire: Wire,
     conditions: Conditions,
     configurations: Configurations,
-    handler: Arc<(Namespaces, Sidecar)>,
+    handler: Arc<(Namespaces, Sidecar, Calls)>,
 ) {
     let flaw = match conditions.now() {
         Some(Fault::PlainHttp) => return http::plain_http(wire, conditions).await,
@@ -105,7 +127,13 @@ async fn connection(
 }
 
 /// Any path, any method: the genuine handler looks at neither (controller/webhook/server.go).
-async fn handle(request: Request<Incoming>, conditions: Conditions, handler: Arc<(Namespaces, Sidecar)>) -> Answer {
+async fn handle(
+    request: Request<Incoming>,
+    conditions: Conditions,
+    handler: Arc<(Namespaces, Sidecar, Calls)>,
+) -> Answer {
+    let (namespaces, sidecar, calls) = &*handler;
+    let _until_answered = calls.begin();
     let fault = conditions.at_request().await;
     if let Some(answer) = fault.and_then(http::fault_answer) {
         return answer;
@@ -121,7 +149,6 @@ async fn handle(request: Request<Incoming>, conditions: Conditions, handler: Arc
         Ok(review) => review,
         Err(error) => return http::text(StatusCode::BAD_REQUEST, format!("{error}\n")),
     };
-    let (namespaces, sidecar) = &*handler;
     let reply = match fault {
         Some(Fault::NotReady) => Reply::namespace_unknown(review.namespace()),
         Some(Fault::Deny) => Reply::Deny("open /var/run/linkerd/config/values: no such file or directory".to_owned()),
@@ -133,6 +160,29 @@ async fn handle(request: Request<Incoming>, conditions: Conditions, handler: Arc
     let mut answer = Answer::new(Full::new(Bytes::from(review.answered(&reply).to_string())));
     answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     answer
+}
+
+// === impl Calls ===
+
+impl Calls {
+    /// The most that there ever were at once.
+    pub fn most(&self) -> usize {
+        self.most.load(Ordering::Relaxed)
+    }
+
+    fn begin(&self) -> Call<'_> {
+        let now = self.now.fetch_add(1, Ordering::Relaxed) + 1;
+        self.most.fetch_max(now, Ordering::Relaxed);
+        Call(self)
+    }
+}
+
+// === impl Call ===
+
+impl Drop for Call<'_> {
+    fn drop(&mut self) {
+        self.0.now.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 // === impl Namespaces ===

@@ -37,7 +37,7 @@ pub use self::{
     fault::{Fault, Flaw, UnknownFault, duration},
     grpc::{CertifyRequest, CertifyResponse},
     identity::Identity,
-    injector::{Injector, Namespaces},
+    injector::{Calls, Injector, Namespaces},
     patch::{Container, Sidecar},
     process::Standin,
     proxy::{Proxy, RunningProxy},

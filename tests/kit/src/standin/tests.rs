@@ -1,7 +1,7 @@
 //! The stand-ins as seen by those who call them.
 
 use super::{
-    Certificates, CertifyRequest, Fault, Flaw, Identity, Injector, Namespaces, Proxy, Sidecar, Standin,
+    Calls, Certificates, CertifyRequest, Fault, Flaw, Identity, Injector, Namespaces, Proxy, Sidecar, Standin,
     client::{self, Refused, Verdict, WebhookCaller},
 };
 use anyhow::{Context as _, Result};
@@ -148,6 +148,31 @@ async fn a_slow_injector_answers_in_the_end() -> Result<()> {
     let start = std::time::Instant::now();
     caller.review("shop", &pod()).await?;
     assert!(start.elapsed() >= delay);
+    Ok(())
+}
+
+#[tokio::test]
+async fn calls_that_are_answered_at_once_are_counted_and_those_one_after_the_other_are_not() -> Result<()> {
+    let (certificates, calls) = (Certificates::for_injector("linkerd")?, Calls::default());
+    let namespaces = Namespaces::none().asking("shop");
+    let injector = Injector::new(certificates.clone(), &namespaces, Sidecar::genuine("linkerd"));
+    let injector = injector.counting(&calls).start().await?;
+    let caller = || WebhookCaller::new(injector.address(), "linkerd", certificates.ca_bundle());
+    let (one, other, pod) = (caller()?, caller()?, pod());
+    one.review("shop", &pod).await?;
+    other.review("shop", &pod).await?;
+    assert_eq!(calls.most(), 1);
+    injector.suffer(Fault::HangAfterHandshake).await?;
+    let before = injector.requests();
+    let both = async { tokio::try_join!(one.review("shop", &pod), other.review("shop", &pod)) };
+    let recovery = async {
+        injector.until_requests(before + 2).await;
+        injector.recover().await
+    };
+    let (reviewed, recovered) = tokio::join!(both, recovery);
+    reviewed?;
+    recovered?;
+    assert_eq!(calls.most(), 2);
     Ok(())
 }
 
