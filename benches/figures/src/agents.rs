@@ -19,7 +19,7 @@ use kube::Client;
 use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
 use linkerd_gate_kit::cluster::{self, ApiOptions, AuditedRequest, LoopbackAddress};
 use linkerd_gate_kit::object::{endpoint_slice, namespace, service, webhook_configuration};
-use linkerd_gate_kit::standin::{Certificates, Fault, Injector, Namespaces, Sidecar, Standin, client};
+use linkerd_gate_kit::standin::{Calls, Certificates, Fault, Injector, Namespaces, Sidecar, Standin, client};
 use nix::unistd::Pid;
 use serde_json::json;
 use tokio::process::Command;
@@ -33,6 +33,7 @@ pub const PATIENCE: Duration = Duration::from_mins(3);
 /// The agents' namespace, and their service account there.
 pub const NAMESPACE: &str = "linkerd-gate";
 const ACCOUNT: &str = "system:serviceaccount:linkerd-gate:linkerd-gate-agent";
+const CONTROLLERS_ACCOUNT: &str = "system:serviceaccount:linkerd-gate:linkerd-gate-controller";
 
 /// The taint of a closed node, and the annotation that says in which boot it was opened.
 const TAINT: &str = "linkerd-gate/closed";
@@ -54,7 +55,9 @@ const FIRST_PORT: u16 = 21000;
 pub struct Stage {
     pub cluster: cluster::Api,
     client: Client,
-    injector: Standin,
+    pub injector: Standin,
+    /// What the injector has answered at once.
+    pub calls: Calls,
     _address: LoopbackAddress,
     /// Boot ids and logs.
     directory: tempfile::TempDir,
@@ -71,17 +74,23 @@ pub struct Agent {
 
 impl Stage {
     pub async fn set() -> Result<Self> {
-        let cluster = cluster::Api::start_with(ApiOptions { audit: true, ..ApiOptions::default() }).await?;
+        Self::set_with(ApiOptions::default()).await
+    }
+
+    /// The same with other options; the audit log is written in any case.
+    pub async fn set_with(options: ApiOptions) -> Result<Self> {
+        let cluster = cluster::Api::start_with(ApiOptions { audit: true, ..options }).await?;
         cluster.start_kwok().await?;
         let client = cluster.client().await?;
         let address = LoopbackAddress::claim()?;
-        let certificates = Certificates::for_injector("linkerd")?;
+        let (certificates, calls) = (Certificates::for_injector("linkerd")?, Calls::default());
         // An API server without nodes reaches a Service by its external name alone, and at the Service's port.
         let injector = Injector::new(
             certificates.clone(),
-            &Namespaces::any().asking("linkerd-gate-probe"),
+            &Namespaces::any().asking("linkerd-gate-probe").asking("shop"),
             Sidecar::genuine("linkerd"),
         )
+        .counting(&calls)
         .serving_on((address.ip(), 443).into())
         .start()
         .await
@@ -102,7 +111,7 @@ impl Stage {
             let slice = endpoint_slice(name).not_ready("192.0.2.1").port("port", port);
             slices.create(&PostParams::default(), &serde_json::from_value(slice.json())?).await?;
         }
-        let stage = Self { cluster, client, injector, _address: address, directory: tempfile::tempdir()? };
+        let stage = Self { cluster, client, injector, calls, _address: address, directory: tempfile::tempdir()? };
         stage.install().await?;
         Ok(stage)
     }
@@ -146,21 +155,37 @@ impl Stage {
 
     /// Starts the agent of a node, with its pod's token, and waits until it has seen its node and the Lease.
     pub async fn start(&self, binary: &Path, node: &str, pod: &str, port: u16) -> Result<Agent> {
-        let kubeconfig = self.cluster.kubeconfig_as_pod(NAMESPACE, pod).await?;
-        let file = |extension: &str| self.directory.path().join(format!("{node}.{extension}"));
-        let (boot, log) = (file("boot"), file("log"));
+        let boot = self.directory.path().join(format!("{node}.boot"));
         fs::write(&boot, format!("{node}-this-boot\n"))?;
         let mut command = Command::new(binary);
+        command.arg("agent").env_clear().env("LINKERD_GATE_BOOT_ID_FILE", boot);
+        self.start_role(command, node, pod, port).await
+    }
+
+    /// Starts a controller with the token of one of the pods of its Deployment, and waits until it serves. It is ready long before it
+    /// has seen everything.
+    pub async fn start_controller(&self, binary: &Path, port: u16) -> Result<Agent> {
+        let pods: Api<Pod> = Api::namespaced(self.client(), NAMESPACE);
+        let controllers = ListParams::default().labels("app.kubernetes.io/component=controller");
+        let placed = |pods: &BTreeMap<String, Pod>| {
+            pods.values().find_map(|pod| Some((pod.clone(), pod.spec.as_ref()?.node_name.clone()?)))
+        };
+        let (pod, node) = cluster::until_any(&pods, &controllers, "a controller's pod", PATIENCE, placed).await?;
+        let mut command = Command::new(binary);
+        command.arg("controller").env_clear().env("LINKERD_GATE_POD_UID", pod.metadata.uid.unwrap_or_default());
+        self.start_role(command, &node, &pod.metadata.name.unwrap_or_default(), port).await
+    }
+
+    async fn start_role(&self, mut command: Command, node: &str, pod: &str, port: u16) -> Result<Agent> {
+        let kubeconfig = self.cluster.kubeconfig_as_pod(NAMESPACE, pod).await?;
+        let log = self.directory.path().join(format!("{pod}.log"));
         command
-            .arg("agent")
-            .env_clear()
             .env("LINKERD_GATE_NODE_NAME", node)
             .env("LINKERD_GATE_POD_NAME", pod)
             .env("LINKERD_GATE_POD_NAMESPACE", NAMESPACE)
             .env("LINKERD_GATE_KUBECONFIG", kubeconfig)
             .env("LINKERD_GATE_API_SERVERS", format!("{}:6443", self.cluster.address()))
             .env("LINKERD_GATE_IDENTITY", "endpoints")
-            .env("LINKERD_GATE_BOOT_ID_FILE", boot)
             .env("LINKERD_GATE_LISTEN", port.to_string())
             .env("LINKERD_GATE_TERMINATION_LOG", "/nonexistent");
         let process = Process::start_with_log(command, File::create(&log)?)?;
@@ -196,6 +221,11 @@ impl Stage {
         let what = if closed { "every node closed" } else { "every node open" };
         let all = |nodes: &BTreeMap<String, Node>| nodes.values().all(|node| is_closed(node) == closed).then_some(());
         cluster::until_any(&nodes, &ListParams::default(), what, PATIENCE, all).await
+    }
+
+    /// What controllers have asked the API server for so far, in the order of arrival.
+    pub fn requests_of_controllers(&self) -> Result<Vec<AuditedRequest>> {
+        self.cluster.requests_of(CONTROLLERS_ACCOUNT)
     }
 
     /// What agents have asked the API server for so far, in the order of arrival.
@@ -280,15 +310,33 @@ impl Agent {
     /// When its gate opened last, by its own log.
     pub fn opened(&self) -> Result<Instant> {
         let log = self.said();
-        let line = log.lines().rfind(|line| line.contains("gate: open")).context("its gate has not opened")?;
-        let at = line.split(' ').next().unwrap_or_default();
-        Ok(instant(humantime::parse_rfc3339(at).with_context(|| format!("no time in {line:?}"))?))
+        said_at(log.lines().rfind(|line| line.contains("gate: open")).context("its gate has not opened")?)
+    }
+
+    /// Waits until it has said a line that contains `text`, and returns when it said the first such line.
+    pub async fn until_said(&mut self, text: &str) -> Result<Instant> {
+        let said = async {
+            loop {
+                if let Some(line) = self.said().lines().find(|line| line.contains(text)) {
+                    return said_at(line);
+                }
+                self.process.check()?;
+                sleep(ASK_EVERY).await;
+            }
+        };
+        timeout(PATIENCE, said).await.with_context(|| format!("it did not say {text:?}"))?
     }
 
     /// Its log.
     pub fn said(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
+}
+
+/// When a line of a log was said.
+fn said_at(line: &str) -> Result<Instant> {
+    let at = line.split(' ').next().unwrap_or_default();
+    Ok(instant(humantime::parse_rfc3339(at).with_context(|| format!("no time in {line:?}"))?))
 }
 
 /// A time of the wall's clock, which this machine's processes share, on this process's own.

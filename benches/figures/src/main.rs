@@ -16,6 +16,7 @@ mod linkerd;
 mod peers;
 mod process;
 mod release;
+mod repair;
 mod sample;
 mod starting;
 mod stopping;
@@ -67,6 +68,8 @@ enum What {
     Fleet,
     /// What the guard costs a pod's creation, beside the injector's own call.
     Guard,
+    /// How soon refused owners go on, and what a controller costs a cluster of ten thousand pods.
+    Repair,
 }
 
 #[tokio::main]
@@ -119,6 +122,12 @@ async fn main() -> Result<ExitCode> {
         match guard::Stage::set().await {
             Ok(stage) => guard::measure(&stage, &mut table).await?,
             Err(why) => table.without("the guard", &why),
+        }
+    }
+    if wanted(What::Repair) {
+        match repair::measure(&gate, &mut table).await {
+            Ok(()) => {}
+            Err(why) => table.without("a controller", &why),
         }
     }
     if !arguments.alone && [What::Holding, What::Release, What::Agent].into_iter().any(wanted) {

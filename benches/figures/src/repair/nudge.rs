@@ -1,0 +1,160 @@
+//! Owners that the guard refused while the injector was absent.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use k8s_openapi::api::core::v1::{Event, Pod};
+use kube::api::{Api, ListParams, PostParams};
+use tokio::process::Command;
+use tokio::time::{Instant, sleep};
+
+use super::{HURRIED, KINDS, LOOK_EVERY, SHOP, check_meshed, create, load, number, owner, pods, set};
+use crate::agents::{Agent, PATIENCE, Stage, ports};
+use crate::gate::Gate;
+use crate::said;
+use crate::table::{GATE, Table, Target};
+
+/// By when all owners should have gone on, in seconds.
+const AIM: f64 = 5.0;
+
+/// From their refusal on: a controller pauses for 20 s and more by then.
+const REFUSED_FOR: Duration = Duration::from_secs(45);
+
+/// How an injector that is back is met.
+struct Recovery {
+    /// From the proof to the last pod.
+    took: Duration,
+    /// The widest window that was seen.
+    window: f64,
+    /// The most calls that the injector answered at once.
+    calls: usize,
+    /// How many owners were nudged.
+    nudges: usize,
+}
+
+pub(super) async fn measure(gate: &Gate, table: &mut Table) -> Result<()> {
+    let five_hundred = recover(gate, 500, &HURRIED).await?;
+    let how = "from the log line of the first nudges to the last pod, looked at every 50 ms; ReplicaSets, StatefulSets, DaemonSets \
+               and Jobs in equal parts, refused for 45 s; the controller manager's clients unhindered (--kube-api-qps=1000)";
+    let took = five_hundred.took.as_secs_f64();
+    table
+        .figure("500 refused owners: all have their pods", "s", how)
+        .value(GATE, took)
+        .target("≤ 5", Target::Missable(took <= AIM));
+    let how = "in the same time from the injector's return, in another run: how many of 500 go on by themselves";
+    let alone = by_themselves(five_hundred.took).await?;
+    table.figure("500 refused owners: without nudges", "", how).value(GATE, number(alone));
+
+    let by_default = recover(gate, 500, &[]).await?;
+    let how = "the same with the controller manager's own defaults, 20 requests a second for each controller";
+    table.figure("500 refused owners, its clients as they are", "s", how).value(GATE, by_default.took.as_secs_f64());
+
+    let thousand = recover(gate, 1000, &HURRIED).await?;
+    let how = "as 500 refused owners: all have their pods, of 1,000";
+    table.figure("1,000 refused owners: all have their pods", "s", how).value(GATE, thousand.took.as_secs_f64());
+    table.figure("1,000 refused owners: pods a second", "1/s", how).value(GATE, 1000.0 / thousand.took.as_secs_f64());
+    let how = "linkerd_gate_nudge_window, asked every 50 ms";
+    table.figure("1,000 refused owners: the widest window", "", how).value(GATE, thousand.window);
+    let how = "counted by the injector's stand-in, proofs included";
+    table.figure("1,000 refused owners: calls of the injector at once", "", how).value(GATE, number(thousand.calls));
+    let how = "audit log: patches of owners";
+    table.figure("1,000 refused owners: nudges", "", how).value(GATE, number(thousand.nudges));
+    Ok(())
+}
+
+/// A cluster in which so many owners have been refused for a while.
+async fn refused(count: usize, controller_manager: &[&str]) -> Result<Stage> {
+    let stage = set(count.div_ceil(200), controller_manager).await?;
+    stage.fall().await?;
+    guard(&stage).await?;
+    said(&format!("repair: {count} owners are refused; load {}", load()?));
+    let nodes = count.div_ceil(200);
+    let owners = (0..count).map(|place| {
+        let kind = KINDS[place % KINDS.len()].1;
+        (kind, owner(kind, &format!("{}-{place}", kind.to_lowercase()), 1, place / KINDS.len() % nodes))
+    });
+    create(&stage, SHOP, owners.collect()).await?;
+    let began = Instant::now();
+    let events: Api<Event> = Api::namespaced(stage.client(), SHOP);
+    loop {
+        let mut told = BTreeSet::new();
+        for event in events.list(&ListParams::default().fields("reason=FailedCreate")).await? {
+            told.insert(event.involved_object.name);
+        }
+        if told.len() == count && began.elapsed() >= REFUSED_FOR {
+            return Ok(stage);
+        }
+        ensure!(began.elapsed() < PATIENCE, "{} of {count} owners were refused", told.len());
+        sleep(Duration::from_secs(1)).await;
+    }
+}
+
+async fn recover(gate: &Gate, count: usize, controller_manager: &[&str]) -> Result<Recovery> {
+    let stage = refused(count, controller_manager).await?;
+    let mut controller = stage.start_controller(gate.binary(), ports(1)[0]).await?;
+    controller.until_said("looked at ").await?;
+    ensure!(pods(&stage, SHOP).await? == 0, "nobody goes on");
+    said(&format!("repair: the injector is back; load {}", load()?));
+    let before = stage.api_server_cpu()?;
+    stage.rise().await?;
+    let proven = controller.until_said("are asked to try again").await?;
+    let (window, last) = watch(&stage, &controller, count).await?;
+    check_meshed(&stage, SHOP, count).await?;
+    let spent = stage.api_server_cpu()?.saturating_sub(before);
+    let requests = stage.requests_of_controllers()?;
+    let nudges = requests.iter().filter(|request| request.verb == "patch" && request.resource != "leases");
+    let times: Vec<_> = nudges.map(|request| request.received).collect();
+    let after = |place: usize| times.get(place).map_or(f64::NAN, |at| at.duration_since(times[0]).as_secs_f64());
+    said(&format!(
+        "repair: {} nudges, half of them within {:.1} s, the last after {:.1}; all pods there after {:.1}; {:.1} s of the API \
+         server's CPU",
+        times.len(),
+        after(times.len() / 2),
+        after(times.len().saturating_sub(1)),
+        (last - proven).as_secs_f64(),
+        spent.as_secs_f64(),
+    ));
+    let nudges = times.len();
+    Ok(Recovery { took: last - proven, window, calls: stage.calls.most(), nudges })
+}
+
+/// Until all pods are there: the widest window, and when that was.
+async fn watch(stage: &Stage, controller: &Agent, count: usize) -> Result<(f64, Instant)> {
+    let began = Instant::now();
+    let mut window: f64 = 0.0;
+    loop {
+        window = window.max(controller.metric("linkerd_gate_nudge_window").await?);
+        let now = pods(stage, SHOP).await?;
+        if now >= count {
+            return Ok((window, Instant::now()));
+        }
+        ensure!(began.elapsed() < PATIENCE, "{now} of {count} pods:\n{}", controller.said());
+        sleep(LOOK_EVERY).await;
+    }
+}
+
+/// How many of 500 refused owners have their pod after that time, if nobody nudges them.
+async fn by_themselves(time: Duration) -> Result<usize> {
+    let stage = refused(500, &HURRIED).await?;
+    stage.rise().await?;
+    sleep(time).await;
+    pods(&stage, SHOP).await
+}
+
+/// Puts the guard there, and waits until it refuses.
+async fn guard(stage: &Stage) -> Result<()> {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/manifests/optional/50-guard.yaml");
+    let mut command = Command::new(stage.cluster.kubectl());
+    let output = command.args(["apply", "--filename"]).arg(file).output().await?;
+    ensure!(output.status.success(), "cannot install the guard:\n{}", String::from_utf8_lossy(&output.stderr));
+    let pods: Api<Pod> = Api::namespaced(stage.client(), SHOP);
+    let pod = serde_json::from_value(linkerd_gate_kit::object::pod("is-it-so").running("app:test").json())?;
+    let dry_run = PostParams { dry_run: true, ..PostParams::default() };
+    let began = Instant::now();
+    while pods.create(&dry_run, &pod).await.is_ok() {
+        ensure!(began.elapsed() < PATIENCE, "the guard does not count");
+    }
+    Ok(())
+}
