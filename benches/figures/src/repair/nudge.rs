@@ -99,7 +99,7 @@ async fn recover(gate: &Gate, count: usize, controller_manager: &[&str]) -> Resu
     said(&format!("repair: the injector is back; load {}", load()?));
     let before = stage.api_server_cpu()?;
     stage.rise().await?;
-    let proven = controller.until_said("are asked to try again").await?;
+    let proven = controller.until_said("whose pods were refused: done").await?;
     let (window, last) = watch(&stage, &controller, count).await?;
     check_meshed(&stage, SHOP, count).await?;
     let spent = stage.api_server_cpu()?.saturating_sub(before);
