@@ -302,11 +302,18 @@ impl OwnerMemory {
             self.known.insert(pod.uid.clone());
             let by_name = pod.owner.as_ref().is_some_and(|owner| owner.kind == Kind::StatefulSet);
             let awaited = |flight: &&mut Flight| flight.successor.is_none() && (!by_name || flight.name == pod.name);
-            if let Some(flight) = self.flights.iter_mut().find(awaited) {
+            let flight = self.flights.iter_mut().find(awaited);
+            let replaces = flight.is_some();
+            if let Some(flight) = flight {
                 flight.successor = Some(pod.uid.clone());
             }
             match standing {
                 Standing::Missed(_) => {
+                    // An owner that grows, or whose pods fail, while the injector is away makes missed pods too: only what came
+                    // instead of one that we removed shows a loop, which has as many of them as there were removals.
+                    if !replaces {
+                        continue;
+                    }
                     self.unexplained.push(now);
                     // What is left alone because it always comes back missed says nothing about anybody else.
                     missed_again |= self.broken_until.is_none();
