@@ -25,7 +25,7 @@ test: lint ## Run every check and every test, on genuine Kubernetes parts that i
 
 # BENCH="--json", "--alone", "--only holding", …
 .PHONY: bench
-bench: ## Measure size, memory, CPU and latencies of waits and agents beside kubectl wait and initium, in one table (about 7 min)
+bench: ## Measure size, memory, CPU and latencies of waits and agents beside kubectl wait and initium, in one table (about 20 min)
 	@cargo run --locked --quiet --package figures -- $(BENCH)
 
 .PHONY: image

@@ -8,6 +8,7 @@ mod stage;
 #[path = "../agent/rights.rs"]
 mod rights;
 
+mod by_hand;
 mod cost;
 mod held;
 mod jobs;

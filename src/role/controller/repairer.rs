@@ -125,13 +125,13 @@ impl Repairer {
         self.tell_by_hand(by_hand);
         let leads = leads(&self.renewed);
         let free = self.troubles.is_empty() && by_hand.is_none() && leads;
-        let proven = prover::proven(&self.gate.borrow_and_update(), now).filter(|_| free);
+        let proven = prover::proven(&self.gate.borrow_and_update(), now).filter(|_| leads);
         let Self { context, seen, memory, teller, .. } = self;
         let planned = seen.facts(context, proven, |facts| {
             let survey = Survey::of(facts, memory);
             let broken = memory.observe(facts, &survey, now);
             let plan = plan(facts, &survey, memory, &context.settings.repair, now);
-            teller.tell(&plan, facts, memory, &broken, proven.is_some(), now);
+            teller.tell(&plan, facts, memory, &broken, free && proven.is_some(), now);
             // A Job that is suspended is resumed whatever else may not be done: that takes back what we did.
             let resumes = |action: &Action| matches!(action.act, Act::Resume { .. });
             let actions: Vec<_> = plan.actions.into_iter().filter(|action| free || leads && resumes(action)).collect();
