@@ -120,7 +120,8 @@ impl<'a> Boot<'a> {
             }
         };
         object["spec"]["restartPolicy"] = json!("Never");
-        object["status"] = json!({"podIP": format!("10.244.0.{}", number + 2), "hostIP": "192.168.1.20"});
+        // The node's agent is asked there: on this very machine, whatever its network has at an address that looks like a node's.
+        object["status"] = json!({"podIP": format!("10.244.0.{}", number + 2), "hostIP": "127.0.0.20"});
         object
     }
 
