@@ -6,6 +6,7 @@
 mod document;
 mod entry;
 mod explanation;
+mod gated;
 mod node;
 mod object;
 mod variables;

@@ -18,6 +18,7 @@
 //! - [`node`]: what becomes of a node's taint and annotation.
 //! - [`essential`]: what must be able to run on a closed node, so that nothing waits for itself.
 //! - [`by_hand`]: the broken glass: a person's word, with an end.
+//! - [`hold`]: the scheduling gate of a held pod, and how it comes off.
 //! - [`orphan`]: closed nodes whose agent is gone.
 //! - [`nudge`]: which refused owners are asked to try again, and how many at a time.
 //! - [`repair`]: which missed pods are replaced, when, and how.
@@ -30,6 +31,7 @@ pub mod essential;
 pub mod evidence;
 pub mod follower;
 pub mod gate;
+pub mod hold;
 pub mod lease;
 pub mod node;
 pub mod nudge;

@@ -3,6 +3,7 @@
 use super::{
     document::Place,
     entry::{Entry, Found, Remark},
+    gated,
     object::{Maker, Subject},
     variables::{Effect, HOST_IP, POD_IP},
 };
@@ -380,6 +381,9 @@ impl Told<'_> {
     fn next(&self, decision: &Injection) -> Vec<String> {
         if self.meshing == Meshing::Meshed {
             return vec!["nothing: it is in the mesh".to_owned()];
+        }
+        if let Some(next) = gated::next(self.subject, self.namespace_name, decision) {
+            return next;
         }
         let mut next = match decision {
             Injection::Inject(_) if self.subject.exists() => self.next_missed(),
