@@ -4,7 +4,7 @@
 //! Nothing here compares clocks: an instant in the Lease says only that it *changed*, and when we saw it change is by our own
 //! monotonic clock. So whatever etcd remembers from before a reboot is stale until somebody renews it.
 
-use super::by_hand;
+use super::{by_hand, pending_repair};
 use k8s_openapi::api::coordination::v1::Lease;
 use std::time::Duration;
 
@@ -42,6 +42,8 @@ pub struct Record {
     pub verdict: Option<String>,
     /// The annotation [`by_hand::ANNOTATION`].
     pub by_hand: Option<String>,
+    /// The annotation [`pending_repair::ANNOTATION`], on the controllers' Lease.
+    pub pending_repair: Option<String>,
 }
 
 /// One instance of an agent, as `spec.holderIdentity` names it: `NODE/POD/BOOT`.
@@ -113,6 +115,7 @@ impl Record {
             transitions: spec.lease_transitions.unwrap_or_default(),
             verdict: annotation(VERDICT),
             by_hand: annotation(by_hand::ANNOTATION),
+            pending_repair: annotation(pending_repair::ANNOTATION),
         }
     }
 }

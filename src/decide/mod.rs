@@ -14,6 +14,7 @@
 //! - [`change`]: the difference between two gates that is worth a line.
 //! - [`publication`]: the verdict as the prover publishes it for everybody, and what a reader may take from it.
 //! - [`lease`]: the Lease that carries it: who proves, whether the word is fresh, who may take over.
+//! - [`pending_repair`]: how many pods the leading controller will still replace, as it publishes it.
 //! - [`follower`]: an agent's gate, driven by what is published and by what it sees of identity itself.
 //! - [`node`]: what becomes of a node's taint and annotation.
 //! - [`essential`]: what must be able to run on a closed node, so that nothing waits for itself.
@@ -38,6 +39,7 @@ pub mod nudge;
 pub mod orphan;
 pub mod outcome;
 pub mod parts;
+pub mod pending_repair;
 pub mod policy;
 pub mod proof;
 pub mod publication;
@@ -52,6 +54,7 @@ pub use self::{
     follower::Follower,
     gate::Gate,
     outcome::{Outcome, Reason},
+    pending_repair::PendingRepair,
     policy::Policy,
     publication::Publication,
     verdict::{Basis, Obstacle, Obstacles, Verdict},

@@ -124,6 +124,7 @@ impl ApiServer {
             verdict: Some(write.verdict.clone()),
             // A merge patch leaves what it does not name.
             by_hand: self.lease.as_ref().and_then(|word| word.record.by_hand.clone()),
+            pending_repair: None,
         };
         let word = Rc::new(Word { record, truth: Truth { evidence: write.evidence, renewed: now } });
         self.lease = Some(Rc::clone(&word));

@@ -268,6 +268,7 @@ impl World {
                 transitions: 4,
                 verdict: Some(Publication::new(&open, Vec::new(), Vec::new()).write()),
                 by_hand: None,
+                pending_repair: None,
             };
             self.api.lease = Some(Rc::new(Word { record, truth: Truth::default() }));
         }
