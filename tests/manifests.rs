@@ -8,7 +8,7 @@ use linkerd_gate::metrics;
 use linkerd_gate_kit::object::gate;
 use serde_json::{Value, json};
 
-const IMAGE: &str = concat!("ghcr.io/linkerd-gate/linkerd-gate:", env!("CARGO_PKG_VERSION"));
+const IMAGE: &str = concat!("REGISTRY/linkerd-gate:", env!("CARGO_PKG_VERSION"));
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))

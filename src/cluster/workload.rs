@@ -83,8 +83,8 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    const OURS: &str = "Error creating: pods \"web-x\" is forbidden: ValidatingAdmissionPolicy 'linkerd-gate' with binding \
-                        'linkerd-gate' denied request: not injected";
+    const OURS: &str = "Error creating: pods \"web-x\" is forbidden: ValidatingAdmissionPolicy 'linkerd-gate-guard' with binding \
+                        'linkerd-gate-guard' denied request: not injected";
 
     fn told(api_version: &str, kind: &str, message: &str) -> Option<Refusal> {
         let event = json!({

@@ -26,7 +26,7 @@ const FIRST_PAUSE: Duration = Duration::from_secs(5);
 const LONGEST_PAUSE: Duration = Duration::from_mins(2);
 
 /// What a refusal says that the gate is about: the guard's, or the injector's webhook's with `failurePolicy: Fail`.
-const OURS: [&str; 2] = ["ValidatingAdmissionPolicy 'linkerd-gate'", "linkerd-proxy-injector"];
+const OURS: [&str; 2] = ["ValidatingAdmissionPolicy 'linkerd-gate-guard'", "linkerd-proxy-injector"];
 
 /// An Event that says that an owner's create was refused.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -34,7 +34,7 @@ pub fn outcome(answer: Answer<'_>) -> Outcome {
         Answer::Refused(_, message) if message.contains(INJECTOR_WEBHOOK) => {
             Outcome::not_ready(format!("the injector did not inject a dry-run pod: {message}"))
         }
-        Answer::Refused(_, message) if message.contains("ValidatingAdmissionPolicy 'linkerd-gate'") => {
+        Answer::Refused(_, message) if message.contains("ValidatingAdmissionPolicy 'linkerd-gate-guard'") => {
             Outcome::not_ready(format!("a dry-run pod was not injected: {message}"))
         }
         Answer::Refused(code, message) => {
@@ -97,7 +97,7 @@ mod tests {
                     webhook: Post \"https://linkerd-proxy-injector.linkerd.svc:443/?timeout=10s\": connection refused";
         assert!(matches!(outcome(Answer::Refused(500, call)), Outcome::NotReady(_)));
 
-        let guard = "pods \"x\" is forbidden: ValidatingAdmissionPolicy 'linkerd-gate' with binding 'linkerd-gate' denied \
+        let guard = "pods \"x\" is forbidden: ValidatingAdmissionPolicy 'linkerd-gate-guard' with binding 'linkerd-gate-guard' denied \
                      request: no linkerd-proxy";
         assert!(matches!(outcome(Answer::Refused(403, guard)), Outcome::NotReady(_)));
 

@@ -10,7 +10,7 @@ use kube::api::Api;
 use linkerd_gate_kit::cluster::{self, AuditedRequest};
 use serde_json::json;
 
-use super::rights::{apply, rights, until_rights_count, used};
+use super::rights::{apply_what_runs, rights, until_rights_count, used};
 use super::stage::{Agent, GATE, PATIENCE, Stage, agent_of, holder, is_closed, told};
 
 /// The agents' service account in the manifests.
@@ -21,7 +21,7 @@ async fn agents_ask_for_little_and_have_the_rights_to_that_and_no_more() -> Resu
     let stage = Stage::before_installation().await?;
     // It will have to be found out that this one was there before.
     stage.node("node-2", json!({})).await?;
-    apply(&stage, "").await?;
+    apply_what_runs(&stage).await?;
     let rights = rights(&["30-rights.yaml"])?;
     until_rights_count(&stage, ACCOUNT, &rights).await?;
     for node in ["node-0", "node-1"] {

@@ -45,11 +45,26 @@ fn manifests() -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/manifests")
 }
 
-/// Applies a file or directory below the manifests'.
+/// Applies a file below the manifests'.
 pub async fn apply(stage: &Stage, path: &str) -> Result<()> {
     let mut apply = Command::new(stage.cluster.kubectl());
     let output = apply.args(["apply", "--filename"]).arg(manifests().join(path)).output().await?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
+/// Applies the files of agent and controller, in their order. What stands beyond them is for admission: these stories begin with
+/// bare pods.
+pub async fn apply_what_runs(stage: &Stage) -> Result<()> {
+    let mut files: Vec<String> = std::fs::read_dir(manifests())?
+        .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+        .collect::<Result<_>>()?;
+    files.retain(|name| name.as_str() < "60");
+    files.sort();
+    ensure!(files.len() == 7, "{files:?}");
+    for file in files {
+        apply(stage, &file).await?;
+    }
     Ok(())
 }
 

@@ -139,7 +139,7 @@ impl Stage {
         Ok(String::from_utf8(output.stdout)?)
     }
 
-    /// Applies the agent's files of `deploy/manifests` as they stand, but for the boot id, which containers of these nodes do not
+    /// Applies the agent's files of `deploy/manifests` as they stand, but for the image, for the boot id, which containers of these nodes do not
     /// see, and these variables of the agent.
     pub async fn install_the_gate(&self, variables: &[(&str, &str)]) -> Result<()> {
         let mut objects = Vec::new();
@@ -151,8 +151,10 @@ impl Stage {
                 if document["kind"] == "DaemonSet" {
                     document = with_boot_id(document, BOOT_ID_FILE)?;
                     let containers = &mut document["spec"]["template"]["spec"]["containers"];
+                    containers[0]["image"] = images::GATE.into();
                     let environment = containers[0]["env"].as_array_mut().context("no env")?;
                     for (name, value) in variables {
+                        environment.retain(|variable| variable["name"] != *name);
                         environment.push(json!({"name": name, "value": value}));
                     }
                 }
@@ -367,16 +369,15 @@ impl Stage {
     }
 }
 
-/// The files that users apply, in the order in which kubectl does, without those of the controller: it would make anew what is
-/// looked at here, pods that stay bare until somebody notices.
+/// The agent's files, in the order in which users apply them, without those of controller and admission: what is looked at here
+/// are pods that are created bare and stay so.
 fn manifests() -> Result<Vec<PathBuf>> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/manifests");
     let mut files: Vec<PathBuf> = std::fs::read_dir(directory)?
         .map(|entry| Ok(entry?.path()))
         .collect::<Result<Vec<_>>>()?
         .into_iter()
-        .filter(|path| path.extension().is_some_and(|extension| extension == "yaml"))
-        .filter(|path| path.file_name().is_some_and(|name| !name.to_string_lossy().contains("controller")))
+        .filter(|path| path.is_file() && path.file_name().is_some_and(|name| *name < *"50"))
         .collect();
     files.sort();
     ensure!(!files.is_empty(), "there are no manifests");

@@ -10,8 +10,20 @@ use serde_json::Value;
 /// The namespace that everything is rendered for unless a test says another one.
 pub const NAMESPACE: &str = "linkerd-gate";
 
+/// What the manifests have in place of an image, which has no default. No registry can be called that.
+pub const REPOSITORY: &str = "REGISTRY/linkerd-gate";
+
 /// One value: where it stands, and what.
 pub type Setting = (String, Value);
+
+/// For which Kubernetes the chart is rendered, where no cluster tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kubernetes {
+    /// One that has MutatingAdmissionPolicies: 1.36 and newer.
+    Newer,
+    /// One that has none.
+    Older,
+}
 
 /// One document of what was rendered.
 #[derive(Clone, Debug, PartialEq)]
@@ -63,19 +75,41 @@ pub fn set(path: &str, value: impl Into<Value>) -> Setting {
     (path.to_owned(), value.into())
 }
 
-/// What `helm template` makes of the chart for a namespace, as it printed it.
-pub fn template(namespace: &str, settings: &[Setting]) -> Output {
+/// What `helm template` makes of the chart for a namespace on such a Kubernetes, as it printed it.
+pub fn template_on(kubernetes: Kubernetes, namespace: &str, settings: &[Setting]) -> Output {
     let mut helm = helm();
     helm.args(["template", "linkerd-gate"]).arg(chart()).args(["--namespace", namespace]);
-    for (path, value) in settings {
+    if kubernetes == Kubernetes::Newer {
+        helm.args(["--api-versions", "admissionregistration.k8s.io/v1/MutatingAdmissionPolicy"]);
+    }
+    for (path, value) in with_image(settings) {
         helm.arg("--set-json").arg(format!("{path}={value}"));
     }
     helm.output().unwrap()
 }
 
-/// The documents that come of the chart, in the order in which Helm installs them.
+/// These settings, and an image where they name none.
+pub fn with_image(settings: &[Setting]) -> Vec<Setting> {
+    let mut settings = settings.to_vec();
+    if settings.iter().all(|(path, _)| path != "image.repository") {
+        settings.push(set("image.repository", REPOSITORY));
+    }
+    settings
+}
+
+/// The same on a newer Kubernetes.
+pub fn template(namespace: &str, settings: &[Setting]) -> Output {
+    template_on(Kubernetes::Newer, namespace, settings)
+}
+
+/// The documents that come of the chart on a newer Kubernetes, in the order in which Helm installs them.
 pub fn render(namespace: &str, settings: &[Setting]) -> Vec<Document> {
-    let output = template(namespace, settings);
+    render_on(Kubernetes::Newer, namespace, settings)
+}
+
+/// The documents that come of the chart on such a Kubernetes.
+pub fn render_on(kubernetes: Kubernetes, namespace: &str, settings: &[Setting]) -> Vec<Document> {
+    let output = template_on(kubernetes, namespace, settings);
     assert!(output.status.success(), "{settings:?}: {}", String::from_utf8_lossy(&output.stderr));
     documents(&String::from_utf8(output.stdout).unwrap())
 }
@@ -141,7 +175,8 @@ pub fn another(path: &str) -> Value {
 
 /// Everything that can be switched on.
 pub fn all_on() -> Vec<Setting> {
-    leaves().into_iter().filter(|path| path.ends_with(".enabled")).map(|path| (path, Value::Bool(true))).collect()
+    let switches = leaves().into_iter().filter(|path| path.ends_with(".enabled") || path == "agent.bornClosed");
+    switches.map(|path| (path, Value::Bool(true))).collect()
 }
 
 fn documents(rendered: &str) -> Vec<Document> {

@@ -1,7 +1,7 @@
 //! The chart, rendered by genuine Helm: its files are those of `deploy/manifests`, its values do what they say, and a genuine
 //! API server takes what comes of it.
 
-mod auto_init;
+mod admission;
 mod files;
 mod helm;
 mod install;

@@ -9,7 +9,7 @@ use linkerd_gate_kit::cluster::Api as Cluster;
 use serde_json::Value;
 use tokio::io::AsyncWriteExt as _;
 
-use crate::helm::{NAMESPACE, Setting, all_on, chart, helm, render};
+use crate::helm::{NAMESPACE, Setting, all_on, chart, helm, render, with_image};
 
 /// How long anything here may take that is awaited.
 pub const PATIENCE: Duration = Duration::from_mins(1);
@@ -27,6 +27,8 @@ impl Stage {
     pub async fn helm(&self, words: &[&str], settings: &[Setting]) -> Result<String, String> {
         let mut helm = tokio::process::Command::from(helm());
         helm.args(words).env("KUBECONFIG", self.cluster.kubeconfig()).stdin(Stdio::null());
+        let settings =
+            if ["install", "upgrade", "template"].contains(&words[0]) { with_image(settings) } else { vec![] };
         for (path, value) in settings {
             helm.arg("--set-json").arg(format!("{path}={value}"));
         }

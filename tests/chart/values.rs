@@ -9,7 +9,8 @@ use crate::helm::{
 /// With everything on but what is looked at: what a part that is off makes of a value shows nothing.
 #[test]
 fn every_value_changes_what_comes_of_the_chart() {
-    let on = all_on();
+    let mut on = all_on();
+    on.push(set("createNamespaces", true));
     let with_all_on = render(NAMESPACE, &on);
     for path in leaves() {
         let mut settings = on.clone();
@@ -87,7 +88,15 @@ fn a_value_that_nobody_knows_is_refused_by_its_name() {
 
 #[test]
 fn a_value_cannot_be_taken_away_where_something_else_would_then_be_named() {
-    for path in ["probeNamespace", "image.repository", "agent.taintKey", "agent.listen", "controller.listen"] {
+    for path in [
+        "probeNamespace",
+        "mode",
+        "admission",
+        "image.repository",
+        "agent.taintKey",
+        "agent.listen",
+        "controller.listen",
+    ] {
         let said = refusal(NAMESPACE, &[(path.to_owned(), Value::Null)]);
         assert!(said.contains(path.rsplit('.').next().unwrap()), "{path}: {said}");
     }
@@ -128,12 +137,13 @@ fn another_namespace_and_another_taint_are_named_everywhere() {
             assert!(["mesh-gate", "gate-proofs", "default"].contains(&namespace), "{}: {namespace}", document.template);
         }
     }
-    assert!(documents.iter().any(|document| {
-        let selector = &document.value()["spec"]["matchConstraints"]["namespaceSelector"]["matchExpressions"][0];
-        document.template == "auto-init/policy.yaml"
-            && selector["values"] == json!(["kube-system", "mesh-gate", "gate-proofs"])
-    }));
-    for (account, count) in [("agent", 5), ("controller", 6)] {
+    for template in ["admission/hold.yaml", "admission/guard.yaml"] {
+        assert!(documents.iter().any(|document| {
+            let selector = &document.value()["spec"]["matchConstraints"]["namespaceSelector"]["matchExpressions"][0];
+            document.template == template && selector["values"] == json!(["kube-system", "mesh-gate", "gate-proofs"])
+        }));
+    }
+    for (account, count) in [("agent", 5), ("controller", 7)] {
         let user = format!("'system:serviceaccount:mesh-gate:linkerd-gate-{account}'");
         assert_eq!(documents.iter().filter(|document| document.text.contains(&user)).count(), count, "{user}");
     }

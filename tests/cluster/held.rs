@@ -54,7 +54,7 @@ pub async fn a_deployment_created_during_an_outage_is_held_until_it_is_created_a
     stage.cluster.reported(&namespaces, story).await
 }
 
-/// The files of `examples/`, with the stand-in's image in place of the app's: what else they say is what is run.
+/// The files of `examples/`, with the stand-in's image in place of the app's, and ours: what else they say is what is run.
 pub async fn the_examples_run_meshed(stage: &Stage) -> Result<()> {
     let linkerd = stage.linkerd("examples").await?;
     linkerd.start().await?;
@@ -68,6 +68,7 @@ pub async fn the_examples_run_meshed(stage: &Stage) -> Result<()> {
                     let container = &mut pod["containers"][0];
                     container["image"] = images::STANDIN.into();
                     container["args"] = json!(["app", if file == "job.yaml" { "once" } else { "8080" }]);
+                    pod["initContainers"][0]["image"] = images::GATE.into();
                     let variables = pod["initContainers"][0]["env"].as_array_mut().context("no variables")?;
                     variables.push(json!({"name": "LINKERD_GATE_LINKERD_NAMESPACE", "value": linkerd.namespace}));
                 }

@@ -1,6 +1,5 @@
 //! `wait` on a genuine node: kubelet's and containerd's word counts, not ours. Only Linkerd's own containers are stood in for.
 
-mod auto_init;
 mod faults;
 mod held;
 mod jobs;
@@ -85,7 +84,6 @@ fn trials(shared: &Shared) -> Vec<Trial> {
     vec![
         trial!(shared, held::a_deployment_created_during_an_outage_is_held_until_it_is_created_again),
         trial!(shared, held::the_examples_run_meshed),
-        trial!(shared, auto_init::an_entry_that_nobody_pasted_holds_a_missed_pod_and_passes_a_meshed_one),
         trial!(shared, jobs::a_job_that_ignores_75_gets_itself_into_the_mesh),
         trial!(shared, jobs::a_job_without_that_policy_counts_the_exit_as_a_failure),
         trial!(shared, jobs::a_job_that_restarts_in_place_never_leaves_its_pod),

@@ -1,5 +1,6 @@
 //! A cluster with the manifests in it, and tokens of agents and of a controller.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -36,8 +37,8 @@ const NODES: [&str; 3] = ["node-a", "node-b", "node-c"];
 /// What the chart's webhook does not select, what it is served from, what the operator adds, and a user's.
 const NAMESPACES: [&str; 4] = ["cert-manager", "linkerd", "storage", "shop"];
 
-/// A cluster on which `kubectl apply -f deploy/manifests/` was run, with an agent's pod on each of three nodes, and controllers'
-/// pods on none: they wait for a node that is ready.
+/// A cluster on which the files of agent and controller in `deploy/manifests` were applied, with an agent's pod on each of three
+/// nodes, and controllers' pods on none: they wait for a node that is ready.
 pub struct Stage {
     /// The cluster.
     pub cluster: Cluster,
@@ -48,14 +49,19 @@ pub fn manifests() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/manifests")
 }
 
-/// All documents of the manifests, in the order in which they are applied.
-pub fn documents() -> Result<Vec<Value>> {
+/// The files of agent and controller, in their order. What stands beyond them is for admission: attacks begin with bare pods.
+fn files() -> Result<Vec<PathBuf>> {
     let mut files: Vec<PathBuf> =
         std::fs::read_dir(manifests())?.map(|entry| anyhow::Ok(entry?.path())).collect::<Result<_>>()?;
-    files.retain(|path| path.extension().is_some_and(|extension| extension == "yaml"));
+    files.retain(|path| path.is_file() && path.file_name().is_some_and(|name| *name < *"60"));
     files.sort();
+    Ok(files)
+}
+
+/// All documents of these files, in the order in which they are applied.
+pub fn documents() -> Result<Vec<Value>> {
     let mut documents = Vec::new();
-    for file in files {
+    for file in files()? {
         documents.extend(serde_saphyr::from_multiple::<Value>(&std::fs::read_to_string(file)?)?);
     }
     Ok(documents)
@@ -190,8 +196,8 @@ impl Stage {
 
     async fn install(&self) -> Result<()> {
         let output = tokio::process::Command::new(self.cluster.kubectl())
-            .args(["apply", "--validate=strict", "--filename"])
-            .arg(manifests())
+            .args(["apply", "--validate=strict"])
+            .args(files()?.iter().flat_map(|file| [OsStr::new("--filename"), file.as_os_str()]))
             .arg("--kubeconfig")
             .arg(self.cluster.kubeconfig())
             .stdin(Stdio::null())

@@ -9,7 +9,7 @@ use linkerd_gate_kit::object::{namespace, pod as pod_named};
 use serde_json::json;
 
 use super::nudge::owners::until_tried;
-use super::rights::{apply, rights, until_rights_count, used};
+use super::rights::{apply, apply_what_runs, rights, until_rights_count, used};
 use super::shop::{
     SHOP, all_meshed, ignoring, job, merge, recover, set, stateful, unscheduled, until_event, until_pods, waiting,
 };
@@ -25,9 +25,9 @@ const ACCOUNT: &str = "linkerd-gate-controller";
 async fn the_controller_has_the_rights_to_what_it_does_and_no_more() -> Result<()> {
     let stage = Stage::before_installation().await?;
     stage.cluster.create_namespace(&object(namespace(SHOP).asking().json())?).await?;
-    apply(&stage, "").await?;
-    apply(&stage, "optional/51-eviction.yaml").await?;
-    let rights = rights(&["51-controller-rights.yaml", "optional/51-eviction.yaml"])?;
+    apply_what_runs(&stage).await?;
+    apply(&stage, "optional/70-eviction.yaml").await?;
+    let rights = rights(&["51-controller-rights.yaml", "optional/70-eviction.yaml"])?;
     until_rights_count(&stage, ACCOUNT, &rights).await?;
 
     // One for each way in which a pod is replaced.
@@ -84,7 +84,7 @@ async fn node_without_agent(stage: &Stage, name: &str) -> Result<()> {
 
 /// An owner of each of the four kinds, whose pods the guard refuses.
 async fn refuse_four(stage: &Stage) -> Result<()> {
-    apply(stage, "optional/50-guard.yaml").await?;
+    apply(stage, "61-guard.yaml").await?;
     let pods: Api<Pod> = Api::namespaced(stage.cluster.client().await?, SHOP);
     let asked: Pod = object(pod_named("asked").json())?;
     let dry_run = PostParams { dry_run: true, ..PostParams::default() };

@@ -30,7 +30,7 @@ use tokio::task::JoinSet;
 use crate::stage::{PATIENCE, cluster, create, in_namespace, merge, seen};
 
 /// The guard's name: by it a refusal is told to be ours.
-const GUARD: &str = "linkerd-gate";
+const GUARD: &str = "linkerd-gate-guard";
 
 /// How long after the first refusal the latest one has to be. Controllers double their pauses, so the next try comes no sooner
 /// than as long again after it.

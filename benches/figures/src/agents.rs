@@ -5,6 +5,7 @@
 //! agents are in the way of every request that is measured, and the audit log tells one agent's requests from another's.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -116,11 +117,16 @@ impl Stage {
         Ok(stage)
     }
 
-    /// `kubectl apply -f deploy/manifests/`.
+    /// The files of agent and controller in `deploy/manifests`.
     async fn install(&self) -> Result<()> {
         let manifests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/manifests");
+        let mut files: Vec<_> =
+            std::fs::read_dir(manifests)?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+        files.retain(|path| path.is_file() && path.file_name().is_some_and(|name| *name < *"60"));
+        files.sort();
         let mut command = Command::new(self.cluster.kubectl());
-        let output = command.args(["apply", "--filename"]).arg(manifests).output().await?;
+        let files = files.iter().flat_map(|file| [OsStr::new("--filename"), file.as_os_str()]);
+        let output = command.arg("apply").args(files).output().await?;
         ensure!(output.status.success(), "cannot install:\n{}", String::from_utf8_lossy(&output.stderr));
         Ok(())
     }

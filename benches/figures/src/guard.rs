@@ -42,7 +42,7 @@ const WEBHOOK: Metric = Metric {
 /// Observed for what is refused only, and of that only the expression that refused.
 const POLICY: Metric = Metric {
     name: "apiserver_validating_admission_policy_check_duration_seconds",
-    labels: &["policy=\"linkerd-gate\""],
+    labels: &["policy=\"linkerd-gate-guard\""],
 };
 /// Everything that validates.
 const STEP: Metric = Metric {
@@ -174,7 +174,7 @@ impl Stage {
     }
 
     async fn apply(&self) -> Result<()> {
-        let guard = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/manifests/optional/50-guard.yaml");
+        let guard = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/manifests/61-guard.yaml");
         let output = Command::new(self.cluster.kubectl()).args(["apply", "--filename"]).arg(guard).output().await?;
         ensure!(output.status.success(), "cannot install:\n{}", String::from_utf8_lossy(&output.stderr));
         Ok(())
@@ -190,7 +190,7 @@ impl Stage {
         self.until("the guard has lost sight of it", |answer| answer.is_ok()).await?;
         let bindings: Api<ValidatingAdmissionPolicyBinding> = Api::all(self.client.clone());
         let patch = json!({"spec": {"paramRef": {"selector": {"matchLabels": null}}}});
-        bindings.patch("linkerd-gate", &PatchParams::default(), &Patch::Merge(&patch)).await?;
+        bindings.patch("linkerd-gate-guard", &PatchParams::default(), &Patch::Merge(&patch)).await?;
         self.until_refused().await?;
         Ok(self.injector.recover().await?)
     }

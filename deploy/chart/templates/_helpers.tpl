@@ -37,6 +37,13 @@ system:serviceaccount:{{ .Release.Namespace }}:linkerd-gate-controller
 {{- end -}}
 {{- end }}
 
+{{/* The one value that agent and controller both go by. What it says by default they do by themselves. */}}
+{{- define "linkerd-gate.modeVariable" -}}
+{{- if eq .Values.mode "audit" }}
+        - {name: LINKERD_GATE_MODE, value: audit}
+{{- end -}}
+{{- end }}
+
 {{/* Further variables of a section, unless there is a value for them. */}}
 {{- define "linkerd-gate.extraEnv" -}}
 {{- $section := first . -}}
@@ -51,26 +58,11 @@ system:serviceaccount:{{ .Release.Namespace }}:linkerd-gate-controller
 {{/* The image, by digest where there is one. */}}
 {{- define "linkerd-gate.image" -}}
 {{- with .Values.image -}}
+{{- if not .repository -}}
+{{- fail "image.repository is not set, and there is no default: no image of linkerd-gate is published yet. Build one (make image), push it to a registry of yours, and say --set image.repository=registry.example.com/linkerd-gate" -}}
+{{- end -}}
 {{ .repository }}{{ if .digest }}@{{ .digest }}{{ else }}:{{ .tag | default $.Chart.AppVersion }}{{ end }}
 {{- end }}
-{{- end }}
-
-{{/* A list of texts as CEL writes it. The schema lets no quote, backslash or line end into what comes here. */}}
-{{- define "linkerd-gate.celList" -}}
-{{- $items := list -}}
-{{- range . -}}
-{{- $items = append $items (squote .) -}}
-{{- end -}}
-[{{ join ", " $items }}]
-{{- end }}
-
-{{/* The same of a map. A number is a float here, and would be written as one. */}}
-{{- define "linkerd-gate.celMap" -}}
-{{- $entries := list -}}
-{{- range $key, $value := . -}}
-{{- $entries = append $entries (printf "'%s': '%v'" $key (kindIs "string" $value | ternary $value (int64 $value))) -}}
-{{- end -}}
-{ {{- join ", " $entries -}} }
 {{- end }}
 
 {{/* The namespace of linkerd-gate itself. */}}
@@ -81,10 +73,12 @@ kind: Namespace
 metadata:
   name: {{ .Release.Namespace }}
   labels:
+    {{- if .Values.linkerdExtension }}
     linkerd.io/extension: gate
+    {{- end }}
     config.linkerd.io/admission-webhooks: disabled
-    # Of the guard (optional/50-guard.yaml), whatever becomes of it.
-    linkerd-gate/guard: exempt
+    # Whatever becomes of the expressions of hold and guard.
+    linkerd-gate/admission: exempt
     # The agent is on its host's network, which every other level refuses.
     pod-security.kubernetes.io/enforce: privileged
   annotations:
@@ -99,7 +93,7 @@ kind: Namespace
 metadata:
   name: {{ .Values.probeNamespace }}
   labels:
-    linkerd-gate/guard: exempt
+    linkerd-gate/admission: exempt
     # What the injector adds (NET_ADMIN) must not be what refuses the pod.
     pod-security.kubernetes.io/enforce: privileged
   annotations:

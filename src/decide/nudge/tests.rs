@@ -8,8 +8,7 @@ use k8s_openapi::api::{
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-const GUARD: &str =
-    "pods \"a\" is forbidden: ValidatingAdmissionPolicy 'linkerd-gate' with binding 'linkerd-gate' denied request";
+const GUARD: &str = "pods \"a\" is forbidden: ValidatingAdmissionPolicy 'linkerd-gate-guard' with binding 'linkerd-gate-guard' denied request";
 const WEBHOOK: &str = "failed calling webhook \"linkerd-proxy-injector.linkerd.io\": connection refused";
 const QUOTA: &str = "pods \"a\" is forbidden: exceeded quota: small";
 

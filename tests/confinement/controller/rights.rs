@@ -11,7 +11,7 @@ use crate::rights::{Question, Rights};
 use crate::stage::{NAMESPACE, PATIENCE, PROBE, Stage, manifests, optional};
 use crate::write::{Write, get, send};
 
-/// What the controller needs. Eviction is not among it (`optional/51-eviction.yaml`).
+/// What the controller needs. Eviction is not among it (`optional/70-eviction.yaml`).
 pub const RIGHTS: [Rights; 15] = [
     (None, "pods", None, &["list", "watch", "delete"]),
     (None, "namespaces", None, &["list", "watch"]),
@@ -161,8 +161,8 @@ async fn evicts_once_it_may(stage: &Stage) -> Result<()> {
     let evict = Write::create(&format!("{path}/eviction"), &eviction);
     let refused = send(&controller, &evict).await;
     ensure!(refused.as_ref().is_err_and(|refusal| refusal.code == 403), "{refused:?}");
-    ensure!(optional("51-eviction.yaml")?.len() == 2, "another right than that");
-    kubectl(stage, &["apply", "--validate=strict", "--filename", "optional/51-eviction.yaml"]).await?;
+    ensure!(optional("70-eviction.yaml")?.len() == 2, "another right than that");
+    kubectl(stage, &["apply", "--validate=strict", "--filename", "optional/70-eviction.yaml"]).await?;
     // RBAC follows a change a moment later.
     let evicted = async {
         loop {

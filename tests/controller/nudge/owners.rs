@@ -52,7 +52,7 @@ pub async fn set() -> Result<Stage> {
     for namespace in [
         namespace(SHOP).asking(),
         namespace(FULL),
-        namespace(ELSEWHERE).labelled("linkerd-gate/guard", "exempt").labelled("somebody", "else"),
+        namespace(ELSEWHERE).labelled("linkerd-gate/admission", "exempt").labelled("somebody", "else"),
     ] {
         stage.cluster.create_namespace(&object(namespace.json())?).await?;
     }
@@ -70,14 +70,14 @@ pub fn complete(pods: &Pods, count: usize) -> bool {
 /// Takes the injector away and puts the guard there.
 pub async fn refuse(stage: &Stage) -> Result<()> {
     stage.injector.suffer(Fault::Absent).await?;
-    let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/manifests/optional/50-guard.yaml");
+    let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/manifests/61-guard.yaml");
     for document in serde_saphyr::from_multiple::<Value>(&std::fs::read_to_string(file)?)? {
         apply(stage, document).await?;
     }
     for document in somebody_else() {
         apply(stage, document).await?;
     }
-    let by_the_guard = |answer: &kube::Result<_>| refused_by(answer, "ValidatingAdmissionPolicy 'linkerd-gate'");
+    let by_the_guard = |answer: &kube::Result<_>| refused_by(answer, "ValidatingAdmissionPolicy 'linkerd-gate-guard'");
     stage.until_dry_run("refused by the guard", by_the_guard).await
 }
 

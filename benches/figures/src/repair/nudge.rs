@@ -145,7 +145,7 @@ async fn by_themselves(time: Duration) -> Result<usize> {
 
 /// Puts the guard there, and waits until it refuses.
 async fn guard(stage: &Stage) -> Result<()> {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/manifests/optional/50-guard.yaml");
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/manifests/61-guard.yaml");
     let mut command = Command::new(stage.cluster.kubectl());
     let output = command.args(["apply", "--filename"]).arg(file).output().await?;
     ensure!(output.status.success(), "cannot install the guard:\n{}", String::from_utf8_lossy(&output.stderr));

@@ -1,0 +1,13 @@
+//! Hold and guard, `deploy/manifests/60-hold.yaml` to `62-release.yaml`, on a genuine API server.
+//!
+//! What they hold and refuse is held to `linkerd_gate::linkerd::injection` and to the corpus at once ([`corpus`], [`drawn`]): the
+//! two sayings of one rule, CEL and Rust, cannot drift.
+
+mod admitted;
+mod answer;
+mod corpus;
+mod drawn;
+mod release;
+mod stage;
+mod storm;
+mod ways_out;
