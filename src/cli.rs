@@ -4,8 +4,9 @@ use clap::{Parser, Subcommand};
 
 use crate::{
     cluster::{Person, Subject},
-    command::{by_hand, explain::Output},
+    command::{by_hand, explain::Output, pod_name, recreate::Recreate, release::Release, uninstall::Uninstall},
     config::table,
+    decide::node::TAINT_KEY,
 };
 use std::{path::PathBuf, time::Duration};
 
@@ -80,6 +81,41 @@ pub enum Command {
     /// Take back what `open` or `close` said: what is proven counts again
     #[command(after_help = COMMAND_EXIT_CODES)]
     Forget(ForgetArguments),
+
+    /// Let held pods start outside the mesh: take linkerd-gate's scheduling gate off them
+    #[command(
+        long_about = "Takes the scheduling gate linkerd-gate/injected off held pods (kubectl shows them as SchedulingGated) and \
+                      marks each with the annotation linkerd-gate/release=true. They start outside the mesh, without a proxy: \
+                      meshed peers may refuse their traffic. Gates of other programs stay. Needs no controller. Each release is \
+                      a Warning Event on its pod.",
+        after_help = format!(
+            "Examples:\n  linkerd-gate release pod/web-7d4b9c-x2x7p -n shop\n  linkerd-gate release --all -n shop\n\n{COMMAND_EXIT_CODES}"
+        )
+    )]
+    Release(ReleaseArguments),
+
+    /// Make a held pod again that no controller owns, in the mesh, without losing it
+    #[command(
+        long_about = "Makes an ownerless held pod again: reads it, tries to create it in a dry run under another name, and only \
+                      if that comes back with linkerd-proxy deletes it and creates it again. Its manifest is in a file \
+                      meanwhile; where the create fails after all, the file stays and its name is printed. A pod with an owner \
+                      is refused: its owner creates it again.",
+        after_help = format!("Example:\n  linkerd-gate recreate pod/shell -n shop\n\n{COMMAND_EXIT_CODES}")
+    )]
+    Recreate(RecreateArguments),
+
+    /// Take everything of linkerd-gate out of the way before its manifests are deleted, held pods included
+    #[command(
+        long_about = "Without --now it only says what is there and what would be done. With --now, in this order: deletes the \
+                      controller and the admission bindings; lets held pods go (deletes those whose owners create them again, \
+                      where injection is proven, and releases the others, which start outside the mesh); resumes Jobs that \
+                      linkerd-gate has suspended; deletes the agents; lifts taints and annotations off nodes; deletes the \
+                      Leases. What fails is named, the rest is done all the same, and the same command again does what is left. \
+                      Policies, rights and namespaces are left to `helm uninstall` or `kubectl delete -f`. Needs neither our \
+                      controller nor our image in the cluster.",
+        after_help = format!("Example:\n  linkerd-gate uninstall --now && kubectl delete -f deploy/manifests/\n\n{COMMAND_EXIT_CODES}")
+    )]
+    Uninstall(UninstallArguments),
 }
 
 const COMMAND_EXIT_CODES: &str = "Exit codes:
@@ -122,6 +158,78 @@ pub struct PlaceArguments {
     #[arg(long, short, default_value = "linkerd-gate")]
     pub namespace: String,
 
+    /// How to get there.
+    #[command(flatten)]
+    pub person: PersonArguments,
+}
+
+/// What `release` takes.
+#[derive(Debug, clap::Args)]
+pub struct ReleaseArguments {
+    /// The held pods, as pod/NAME
+    #[arg(value_name = "POD", value_parser = pod_name::pod, required_unless_present = "all")]
+    pub pods: Vec<String>,
+
+    /// Every pod of the namespace that linkerd-gate's gate holds
+    #[arg(long, conflicts_with = "pods")]
+    pub all: bool,
+
+    /// The namespace of the pods
+    #[arg(long, short, value_parser = pod_name::namespace, default_value = "default")]
+    pub namespace: String,
+
+    /// How to get there.
+    #[command(flatten)]
+    pub person: PersonArguments,
+}
+
+/// What `recreate` takes.
+#[derive(Debug, clap::Args)]
+pub struct RecreateArguments {
+    /// The held pod, as pod/NAME
+    #[arg(value_name = "POD", value_parser = pod_name::pod)]
+    pub pod: String,
+
+    /// The namespace of the pod
+    #[arg(long, short, value_parser = pod_name::namespace, default_value = "default")]
+    pub namespace: String,
+
+    /// Where the pod's manifest is kept until it is created again [default: the directory for temporary files]
+    #[arg(long, value_name = "DIRECTORY")]
+    pub directory: Option<PathBuf>,
+
+    /// How to get there.
+    #[command(flatten)]
+    pub person: PersonArguments,
+}
+
+/// What `uninstall` takes.
+#[derive(Debug, clap::Args)]
+pub struct UninstallArguments {
+    /// Do it; without this flag it is only said what would be done
+    #[arg(long)]
+    pub now: bool,
+
+    /// The namespace of the agents and the controller
+    #[arg(long, short, value_parser = pod_name::namespace, default_value = "linkerd-gate")]
+    pub namespace: String,
+
+    /// The namespace of dry-run pods
+    #[arg(long, value_parser = pod_name::namespace, default_value = "linkerd-gate-probe")]
+    pub probe_namespace: String,
+
+    /// The key of the taint of closed nodes
+    #[arg(long, value_name = "KEY", default_value = TAINT_KEY)]
+    pub taint_key: String,
+
+    /// How to get there.
+    #[command(flatten)]
+    pub person: PersonArguments,
+}
+
+/// With whose rights, on which cluster.
+#[derive(Debug, clap::Args)]
+pub struct PersonArguments {
     /// The context of the kubeconfig
     #[arg(long)]
     pub context: Option<String>,
@@ -168,10 +276,50 @@ pub struct ExplainArguments {
 impl PlaceArguments {
     /// Whom it is about, and how to get there.
     pub fn read(self) -> (Vec<Subject>, Person) {
-        let Self { nodes, all, namespace, context, kubeconfig, user, groups } = self;
+        let Self { nodes, all, namespace, person } = self;
         let subjects =
             if all { vec![Subject::All { namespace }] } else { nodes.into_iter().map(Subject::Node).collect() };
-        (subjects, Person { context, kubeconfig, user, groups })
+        (subjects, person.read())
+    }
+}
+
+// === impl ReleaseArguments ===
+
+impl ReleaseArguments {
+    /// What is released, and how to get there.
+    pub fn read(self) -> (Release, Person) {
+        let Self { pods, all: _, namespace, person } = self;
+        (Release { namespace, pods }, person.read())
+    }
+}
+
+// === impl RecreateArguments ===
+
+impl RecreateArguments {
+    /// What is made again, and how to get there. `temporary` is the directory for temporary files.
+    pub fn read(self, temporary: PathBuf) -> (Recreate, Person) {
+        let Self { pod, namespace, directory, person } = self;
+        (Recreate { namespace, pod, directory: directory.unwrap_or(temporary) }, person.read())
+    }
+}
+
+// === impl UninstallArguments ===
+
+impl UninstallArguments {
+    /// What is uninstalled, and how to get there.
+    pub fn read(self) -> (Uninstall, Person) {
+        let Self { now, namespace, probe_namespace, taint_key, person } = self;
+        (Uninstall { now, namespace, probe_namespace, taint_key }, person.read())
+    }
+}
+
+// === impl PersonArguments ===
+
+impl PersonArguments {
+    /// As the cluster's clients are made of it.
+    pub fn read(self) -> Person {
+        let Self { context, kubeconfig, user, groups } = self;
+        Person { context, kubeconfig, user, groups }
     }
 }
 

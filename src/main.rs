@@ -1,6 +1,6 @@
 //! The binary: argv becomes a role or a command, its end becomes an exit code; nothing else.
 
-use std::io::Write as _;
+use std::io::{StdoutLock, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -8,6 +8,8 @@ use clap::Parser as _;
 use linkerd_gate::cli::{Cli, Command, ExplainArguments, PlaceArguments};
 use linkerd_gate::command::by_hand::{self, Say, SayError};
 use linkerd_gate::command::explain::{Explain, ExplainError, explain};
+use linkerd_gate::command::not_done::NotDone;
+use linkerd_gate::command::{recreate, release, uninstall};
 use linkerd_gate::config::{Agent, Controller, LogFormat, LogLevel, Problems, Wait};
 use linkerd_gate::exit::Exit;
 use linkerd_gate::linkerd::TokenProjection;
@@ -34,6 +36,18 @@ fn main() -> ExitCode {
         Command::Open(arguments) => run_by_hand(Say::Open(arguments.lasts), arguments.places).into(),
         Command::Close(arguments) => run_by_hand(Say::Close(arguments.lasts), arguments.places).into(),
         Command::Forget(arguments) => run_by_hand(Say::Forget, arguments.places).into(),
+        Command::Release(arguments) => {
+            let (release, access) = arguments.read();
+            run_command(async |out| release::run(&access, &release, out).await).into()
+        }
+        Command::Recreate(arguments) => {
+            let (recreate, access) = arguments.read(std::env::temp_dir());
+            run_command(async |out| recreate::run(&access, &recreate, out).await).into()
+        }
+        Command::Uninstall(arguments) => {
+            let (uninstall, access) = arguments.read();
+            run_command(async |out| uninstall::run(&access, &uninstall, out).await).into()
+        }
     }
 }
 
@@ -141,6 +155,31 @@ fn run_by_hand(say: Say, places: PlaceArguments) -> Exit {
         }
         Err(SayError::Write(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => Exit::Done,
         Err(error @ SayError::Write(_)) => {
+            eprintln!("linkerd-gate: {error}");
+            Exit::Internal
+        }
+    }
+}
+
+/// Runs a person's command to its end, and says on standard error what it did not do.
+fn run_command(command: impl AsyncFnOnce(&mut StdoutLock<'static>) -> Result<(), NotDone>) -> Exit {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("linkerd-gate: cannot start: {error}");
+            return Exit::Internal;
+        }
+    };
+    match runtime.block_on(command(&mut std::io::stdout().lock())) {
+        Ok(()) => Exit::Done,
+        Err(error @ NotDone::Refused(_)) => {
+            for line in error.to_string().lines() {
+                eprintln!("linkerd-gate: {line}");
+            }
+            Exit::GaveUp
+        }
+        Err(NotDone::Write(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => Exit::Done,
+        Err(error @ NotDone::Write(_)) => {
             eprintln!("linkerd-gate: {error}");
             Exit::Internal
         }

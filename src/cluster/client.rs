@@ -88,6 +88,14 @@ pub struct Person {
 /// # Errors
 /// A kubeconfig that is not there, cannot be read, or has no such context.
 pub async fn of_person(person: &Person) -> Result<Client, ClientError> {
+    access_of_person(person).await?.client()
+}
+
+/// The same, for commands that need more than one kind of client.
+///
+/// # Errors
+/// As [`of_person`].
+pub async fn access_of_person(person: &Person) -> Result<Access, ClientError> {
     let options = KubeConfigOptions { context: person.context.clone(), ..KubeConfigOptions::default() };
     let found = match &person.kubeconfig {
         Some(path) => Config::from_custom_kubeconfig(Kubeconfig::read_from(path)?, &options).await,
@@ -106,7 +114,7 @@ pub async fn of_person(person: &Person) -> Result<Client, ClientError> {
         config.auth_info.impersonate = Some(user.clone());
         config.auth_info.impersonate_groups = Some(person.groups.clone()).filter(|groups| !groups.is_empty());
     }
-    Access::with(config).client()
+    Ok(Access::with(config))
 }
 
 // === impl Access ===

@@ -26,7 +26,7 @@ pub(super) fn is_silence(error: &Error) -> bool {
 }
 
 /// The first cause: "Connection refused", not "client error (Connect)".
-fn innermost(error: &Error) -> String {
+pub(super) fn innermost(error: &Error) -> String {
     let mut cause: &dyn std::error::Error = error;
     while let Some(next) = cause.source() {
         cause = next;

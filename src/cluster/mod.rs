@@ -5,20 +5,24 @@ mod client;
 pub mod essential;
 pub mod event;
 mod failure;
+pub mod held_pod;
 pub mod installation;
 pub mod lease;
 pub mod linkerd;
 pub mod node;
 mod own_pod;
 pub mod probe;
+mod refused;
 pub mod repair;
 mod replace;
+pub mod uninstall;
 pub mod watch;
 pub mod workload;
 
 pub use self::by_hand::{Annotated, NotSaid, Subject, annotate};
-pub use self::client::{Access, ClientError, Person, in_cluster, of_person};
+pub use self::client::{Access, ClientError, Person, access_of_person, in_cluster, of_person};
 pub use self::own_pod::{Deletion, Refusal, RequestError, delete, get, prove};
+pub use self::refused::Refused;
 pub use self::replace::{NotReplaced, Replacing, replace};
 /// A client of the API server; the rest of the program hands it on.
 pub use kube::Client;

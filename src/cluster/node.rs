@@ -16,7 +16,7 @@ use crate::decide::node::{Change, Edit, NodeView, OPENED_BOOT};
 use crate::decide::repair::Outcome;
 
 /// What an API server says of a patch whose `test` fails, and of it alone (k8s.io/apimachinery, `NewGenericServerResponse`).
-const TEST_FAILED: &str = "the server rejected our request due to an error in our request";
+pub(super) const TEST_FAILED: &str = "the server rejected our request due to an error in our request";
 
 /// Why a Node was not patched.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]

@@ -2,6 +2,14 @@
 //!
 //! - [`by_hand`]: opening and closing nodes, whatever is proven.
 //! - [`explain`]: whether a pod would be injected, by which rule, and what to do.
+//! - [`release`]: takes our gate off held pods, which then start outside the mesh.
+//! - [`recreate`]: makes an ownerless held pod again, in the mesh.
+//! - [`uninstall`]: takes everything of ours out of the way, held pods included.
 
 pub mod by_hand;
 pub mod explain;
+pub mod not_done;
+pub mod pod_name;
+pub mod recreate;
+pub mod release;
+pub mod uninstall;

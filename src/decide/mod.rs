@@ -22,7 +22,9 @@
 //! - [`hold`]: the scheduling gate of a held pod, and how it comes off.
 //! - [`orphan`]: closed nodes whose agent is gone.
 //! - [`nudge`]: which refused owners are asked to try again, and how many at a time.
+//! - [`recreate`]: which pods `recreate` makes again, and from which manifest.
 //! - [`repair`]: which missed pods are replaced, when, and how.
+//! - [`uninstall`]: in which order everything of ours goes, and what becomes of held pods then.
 //! - [`answer`]: what an agent tells whoever asks `/gate`.
 
 pub mod answer;
@@ -43,7 +45,9 @@ pub mod pending_repair;
 pub mod policy;
 pub mod proof;
 pub mod publication;
+pub mod recreate;
 pub mod repair;
+pub mod uninstall;
 pub mod verdict;
 
 pub use self::{

@@ -5,6 +5,7 @@ mod by_hand;
 mod cases;
 mod configuration;
 mod faults;
+mod held_pods;
 mod help;
 mod signals;
 mod support;

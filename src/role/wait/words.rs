@@ -164,9 +164,9 @@ pub(super) fn not_replaced(pod: &OwnPod, why: &impl fmt::Display) -> String {
 /// What a person does next.
 fn next(pod: &OwnPod) -> String {
     let command = format!(
-        "Its owner does so after: {} (a pod without an owner is not created again; in a Job a deletion counts against \
-         backoffLimit)",
-        delete_command(pod)
+        "Its owner does so after: {} (a pod without an owner instead: {}; in a Job a deletion counts against backoffLimit)",
+        delete_command(pod),
+        recreate_command(pod)
     );
     match refused_annotation(pod) {
         None => command,
@@ -182,6 +182,14 @@ pub(super) fn delete_command(pod: &OwnPod) -> String {
     match (&pod.name, &pod.namespace) {
         (Some(name), Some(namespace)) => format!("kubectl delete pod {name} --namespace {namespace}"),
         _ => "kubectl delete pod <this pod>".to_owned(),
+    }
+}
+
+/// The command that makes this pod again where no owner does, to be copied.
+fn recreate_command(pod: &OwnPod) -> String {
+    match (&pod.name, &pod.namespace) {
+        (Some(name), Some(namespace)) => format!("linkerd-gate recreate pod/{name} -n {namespace}"),
+        _ => "linkerd-gate recreate pod/<this pod>".to_owned(),
     }
 }
 
@@ -237,6 +245,7 @@ mod tests {
     #[test]
     fn a_held_pod_names_the_command_that_replaces_it() {
         assert!(held(&shop(None), &REACHABLE).contains("after: kubectl delete pod web-0 --namespace shop ("));
+        assert!(held(&shop(None), &REACHABLE).contains("instead: linkerd-gate recreate pod/web-0 -n shop;"));
     }
 
     #[test]

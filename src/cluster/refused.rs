@@ -1,0 +1,86 @@
+//! Why the API server did not do what a person's command asked, in words for that person.
+
+use kube::Error;
+
+use super::failure::innermost;
+
+/// A write or a look that did not succeed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// The object is not there (any more).
+    #[error("there is no such object: {0}")]
+    NotFound(String),
+    /// It is there already, or has changed since it was read.
+    #[error("it has changed in the same moment: {0}")]
+    Conflict(String),
+    /// RBAC does not let this user do it.
+    #[error("you may not do this: {message}; the right it takes: {right}")]
+    Forbidden {
+        /// The API server's own words: they name the user, the verb and the resource.
+        message: String,
+        /// What to grant, and by which command.
+        right: String,
+    },
+    /// The API server does not know the user.
+    #[error("the API server does not know who you are (401): {0}; look at the kubeconfig's user, or sign in again")]
+    Unauthorized(String),
+    /// An admission policy, a webhook, a quota or a validation said no.
+    #[error("the API server refused it ({code}): {message}")]
+    Denied {
+        /// The HTTP code.
+        code: u16,
+        /// The API server's own words: they name who refused.
+        message: String,
+    },
+    /// It did not answer.
+    #[error(
+        "the API server could not be asked: {0}; look at the kubeconfig's `server`, and whether `kubectl version` gets an answer"
+    )]
+    Unreachable(String),
+}
+
+// === impl Refused ===
+
+impl Refused {
+    /// What `error` means to whoever lacks `right`.
+    pub(super) fn of(error: &Error, right: &str) -> Self {
+        let Error::Api(status) = error else { return Self::Unreachable(innermost(error)) };
+        let message = status.message.clone();
+        match status.code {
+            401 => Self::Unauthorized(message),
+            // Admission says 403 as well; only RBAC says what the user "cannot".
+            403 if message.contains("cannot ") => Self::Forbidden { message, right: right.to_owned() },
+            404 => Self::NotFound(message),
+            409 => Self::Conflict(message),
+            // A `test` of a JSON patch that did not hold: what was read is not what is there.
+            422 if message == super::node::TEST_FAILED => Self::Conflict(message),
+            code => Self::Denied { code, message },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kube::core::Status;
+
+    fn refused(code: u16, message: &str) -> Refused {
+        let status = Status { code, message: message.to_owned(), ..Status::default() };
+        Refused::of(&Error::Api(Box::new(status)), "patch on pods")
+    }
+
+    #[test]
+    fn a_missing_right_is_told_apart_from_a_policy_that_denies() {
+        let rbac = "pods \"web\" is forbidden: User \"jane\" cannot patch resource \"pods\" in API group \"\"";
+        let told = refused(403, rbac).to_string();
+        assert!(told.contains("User \"jane\"") && told.ends_with("the right it takes: patch on pods"), "{told}");
+        let policy = "pods \"web\" is forbidden: ValidatingAdmissionPolicy 'x' with binding 'x' denied request: no";
+        assert_eq!(refused(403, policy), Refused::Denied { code: 403, message: policy.to_owned() });
+    }
+
+    #[test]
+    fn a_test_that_does_not_hold_is_a_lost_race_and_any_other_422_is_not() {
+        assert!(matches!(refused(422, super::super::node::TEST_FAILED), Refused::Conflict(_)));
+        assert!(matches!(refused(422, "Pod \"web\" is invalid: …"), Refused::Denied { code: 422, .. }));
+    }
+}
