@@ -135,11 +135,21 @@ fn without_address(host: &str) -> Outcome {
     Outcome::not_ready(format!("DNS knows {host}, but it has no address: none of its pods is ready"))
 }
 
-/// The cluster's domain: what follows `svc.` in a pod's search list (`shop.svc.cluster.local svc.cluster.local
-/// cluster.local`). The shortest, because a namespace may itself be called `svc`.
+/// The cluster's domain, off a pod's search list.
+///
+/// Kubelet writes `NAMESPACE.svc.DOMAIN svc.DOMAIN DOMAIN` first, and the node's own search domains after them (k8s.io/kubernetes,
+/// `pkg/kubelet/network/dns`, `generateSearchesForDNSClusterFirst`). So the first entry counts that has a namespace's form and is
+/// followed by the same without the namespace. A node may search `svc.corp.io` itself, and a namespace may be called `svc`.
+///
+/// Without a domain nothing is lost but queries: the name goes through the whole search list then.
 fn cluster_domain(search: &[String]) -> Option<String> {
-    let domains = search.iter().filter_map(|domain| domain.trim_end_matches('.').strip_prefix("svc."));
-    domains.min_by_key(|domain| domain.len()).map(str::to_owned)
+    let bare = |domain: &str| domain.trim_end_matches('.').to_ascii_lowercase();
+    search.windows(2).find_map(|pair| {
+        let (with_namespace, of_services) = (bare(&pair[0]), bare(&pair[1]));
+        let (namespace, services) = with_namespace.split_once('.')?;
+        let domain = services.strip_prefix("svc.").filter(|domain| !domain.is_empty())?;
+        (!namespace.is_empty() && services == of_services).then(|| domain.to_owned())
+    })
 }
 
 #[cfg(test)]
@@ -160,8 +170,22 @@ mod tests {
     }
 
     #[test]
+    fn a_nodes_own_search_domains_do_not_count() {
+        let kubelets = ["shop.svc.cluster.local", "svc.cluster.local", "cluster.local"];
+        for nodes in [&["svc.corp.io"][..], &["svc.io"], &["eu.svc.io", "svc.io"], &["corp.io", "svc."]] {
+            let search = [&kubelets[..], nodes].concat();
+            assert_eq!(domain(&search).as_deref(), Some("cluster.local"), "{search:?}");
+            // On the host network, without the cluster's DNS: nothing there is the cluster's unless it looks exactly so.
+            assert_eq!(domain(nodes).is_some(), nodes.len() == 2 && nodes[1] == "svc.io", "{nodes:?}");
+        }
+        assert_eq!(domain(&["Shop.svc.Cluster.local", "svc.cluster.LOCAL."]).as_deref(), Some("cluster.local"));
+    }
+
+    #[test]
     fn a_nodes_search_list_has_none() {
         assert_eq!(domain(&["corp.example.com"]), None);
+        assert_eq!(domain(&["svc.corp.io", "corp.io"]), None);
+        assert_eq!(domain(&["svc.cluster.local"]), None);
         assert_eq!(domain(&[]), None);
     }
 }
