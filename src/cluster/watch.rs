@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::fmt::Debug;
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 
 use futures::StreamExt as _;
@@ -23,10 +24,22 @@ pub struct Seen<V> {
     pub trouble: Option<String>,
 }
 
+/// A list that is being read.
+#[derive(Debug)]
+struct Listing<V> {
+    /// What it had so far, where it is the first one.
+    first: BTreeMap<String, V>,
+    /// Of the keys that it had so far, the hashes, where it is a later one: eight bytes each instead of a second copy.
+    listed: Vec<u64>,
+    hasher: RandomState,
+    /// Whether it had something new.
+    news: bool,
+}
+
 /// Follows the objects that `config` selects, for ever, and keeps `view` of each in `sink`. Readers are woken when something
 /// that they can see has changed, and at no other time.
 ///
-/// A watch that fails is begun anew, after a pause; meanwhile what was known stays, with the trouble beside it.
+/// A watch that fails begins again, after a pause; meanwhile what was known stays, with the trouble beside it.
 pub async fn follow<K, V>(
     what: &str,
     api: Api<K>,
@@ -38,16 +51,34 @@ where
     K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
     V: Clone + PartialEq,
 {
+    follow_some(what, api, config, |object| Some(view(&object)), sink).await
+}
+
+/// The same, of those objects only that have a view: of the others nothing is kept.
+///
+/// Later lists are read into what is known already, so that there is no second copy of it: what a list has is taken in as it
+/// comes, and what it lacks goes when it is complete.
+pub async fn follow_some<K, V>(
+    what: &str,
+    api: Api<K>,
+    config: watcher::Config,
+    mut view: impl FnMut(K) -> Option<V>,
+    sink: watch::Sender<Seen<V>>,
+) -> Infallible
+where
+    K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
+    V: Clone + PartialEq,
+{
     let mut schedule = Schedule::watching_again();
     let mut events = watcher::watcher(api.clone(), config.clone()).boxed();
-    let mut listed = BTreeMap::new();
+    let mut listing = Listing::default();
     loop {
         let Some(event) = events.next().await else {
             unreachable!("a watcher's stream does not end");
         };
         match event {
             Ok(event) => {
-                let settled = apply(event, &view, &mut listed, &sink);
+                let settled = apply(event, &mut view, &mut listing, &sink);
                 if settled {
                     schedule.reset();
                 }
@@ -85,8 +116,8 @@ where
 /// Whether the watch works as far as this event tells.
 fn apply<K, V>(
     event: Event<K>,
-    view: &impl Fn(&K) -> V,
-    listed: &mut BTreeMap<String, V>,
+    view: &mut impl FnMut(K) -> Option<V>,
+    listing: &mut Listing<V>,
     sink: &watch::Sender<Seen<V>>,
 ) -> bool
 where
@@ -95,38 +126,37 @@ where
 {
     match event {
         Event::Init => {
-            listed.clear();
+            // Of a list that was not read to its end, what was new in it is known already, and its readers are not awake yet.
+            *listing = Listing { news: listing.news, ..Listing::default() };
             return false;
         }
         Event::InitApply(object) => {
-            listed.insert(key(&object), view(&object));
+            let key = key(&object);
+            if let Some(value) = view(object) {
+                listing.take(key, value, sink);
+            }
             return false;
         }
         Event::InitDone => {
-            let listed = std::mem::take(listed);
+            let listing = std::mem::take(listing);
             sink.send_if_modified(|seen| {
-                let news = seen.trouble.take().is_some() | (seen.objects.as_deref() != Some(&listed));
-                seen.objects = Some(Arc::new(listed));
-                news
+                let news = listing.end(seen);
+                seen.trouble.take().is_some() | news
             });
         }
         Event::Apply(object) => {
-            let (key, value) = (key(&object), view(&object));
+            let (key, value) = (key(&object), view(object));
             sink.send_if_modified(|seen| {
-                let mut news = seen.trouble.take().is_some();
-                let objects = Arc::make_mut(seen.objects.get_or_insert_default());
-                if objects.get(&key) != Some(&value) {
-                    objects.insert(key, value);
-                    news = true;
+                let trouble = seen.trouble.take().is_some();
+                match value {
+                    Some(value) => seen.put(key, value) | trouble,
+                    // It had a view before, perhaps.
+                    None => seen.remove(&key) | trouble,
                 }
-                news
             });
         }
         Event::Delete(object) => {
-            sink.send_if_modified(|seen| {
-                let objects = Arc::make_mut(seen.objects.get_or_insert_default());
-                objects.remove(&key(&object)).is_some() | seen.trouble.take().is_some()
-            });
+            sink.send_if_modified(|seen| seen.remove(&key(&object)) | seen.trouble.take().is_some());
         }
     }
     true
@@ -136,6 +166,47 @@ fn key<K: Resource>(object: &K) -> String {
     match object.namespace() {
         Some(namespace) => format!("{namespace}/{}", object.name_any()),
         None => object.name_any(),
+    }
+}
+
+// === impl Listing ===
+
+impl<V> Default for Listing<V> {
+    fn default() -> Self {
+        Self { first: BTreeMap::new(), listed: Vec::new(), hasher: RandomState::new(), news: false }
+    }
+}
+
+impl<V: Clone + PartialEq> Listing<V> {
+    fn take(&mut self, key: String, value: V, sink: &watch::Sender<Seen<V>>) {
+        let hash = self.hasher.hash_one(&key);
+        let mut rest = Some((key, value));
+        // Nobody is woken in the middle of a list.
+        sink.send_if_modified(|seen| {
+            if seen.is_known()
+                && let Some((key, value)) = rest.take()
+            {
+                self.listed.push(hash);
+                self.news |= seen.put(key, value);
+            }
+            false
+        });
+        self.first.extend(rest);
+    }
+
+    /// The list is complete: what it lacks is gone. Whether that, or something before it, is news.
+    fn end(mut self, seen: &mut Seen<V>) -> bool {
+        let Some(objects) = &mut seen.objects else {
+            seen.objects = Some(Arc::new(self.first));
+            return true;
+        };
+        self.listed.sort_unstable();
+        let listed = |key: &String| self.listed.binary_search(&self.hasher.hash_one(key)).is_ok();
+        if objects.keys().all(listed) {
+            return self.news;
+        }
+        Arc::make_mut(objects).retain(|key, _| listed(key));
+        true
     }
 }
 
@@ -151,6 +222,27 @@ impl<V> Seen<V> {
     /// Each object, as far as known.
     pub fn iter(&self) -> impl Iterator<Item = &V> {
         self.objects.iter().flat_map(|objects| objects.values())
+    }
+
+    /// Whether that is news.
+    fn put(&mut self, key: String, value: V) -> bool
+    where
+        V: Clone + PartialEq,
+    {
+        let objects = Arc::make_mut(self.objects.get_or_insert_default());
+        if objects.get(&key) == Some(&value) {
+            return false;
+        }
+        objects.insert(key, value);
+        true
+    }
+
+    /// Whether it was there.
+    fn remove(&mut self, key: &str) -> bool
+    where
+        V: Clone,
+    {
+        self.objects.as_mut().is_some_and(|objects| Arc::make_mut(objects).remove(key).is_some())
     }
 
     /// Whether there was a whole list.
@@ -179,10 +271,11 @@ mod tests {
     /// The names, and how often a reader was woken.
     fn after(events: Vec<Event<Node>>) -> (Vec<String>, u32) {
         let (sink, mut reader) = watch::channel(Seen::default());
-        let mut listed = BTreeMap::new();
+        let mut listing = Listing::default();
         let mut woken = 0;
         for event in events {
-            apply(event, &|node: &Node| node.name_any(), &mut listed, &sink);
+            let view = |node: Node| Some(node.name_any()).filter(|name| !name.starts_with("without-view"));
+            apply(event, &mut { view }, &mut listing, &sink);
             if reader.has_changed().unwrap() {
                 reader.mark_unchanged();
                 woken += 1;
@@ -200,6 +293,43 @@ mod tests {
         };
         assert_eq!(after(list(&["a", "b"])), (vec!["a".to_owned(), "b".to_owned()], 1));
         assert_eq!(after([list(&["a", "b"]), list(&["b"])].concat()), (vec!["b".to_owned()], 2));
+    }
+
+    #[test]
+    fn what_has_no_view_is_not_kept() {
+        let begin = vec![Event::Init, Event::InitApply(node("without-view", "1")), Event::InitDone];
+        assert_eq!(after(begin.clone()), (Vec::new(), 1));
+        let later =
+            [begin.clone(), vec![Event::Apply(node("without-view", "2")), Event::Delete(node("without-view", "3"))]];
+        assert_eq!(after(later.concat()), (Vec::new(), 1));
+        assert_eq!(after([begin.clone(), begin].concat()), (Vec::new(), 1));
+    }
+
+    #[test]
+    fn a_later_list_is_read_into_what_is_known() {
+        let (sink, mut reader) = watch::channel(Seen::default());
+        let mut listing = Listing::default();
+        let mut take = |event| apply(event, &mut |node: Node| node.metadata.resource_version, &mut listing, &sink);
+        for event in [Event::Init, Event::InitApply(node("a", "1")), Event::InitApply(node("b", "1"))] {
+            take(event);
+            assert!(!reader.borrow().is_known(), "half of the first list is nothing that may be acted on");
+        }
+        take(Event::InitDone);
+        let versions = |seen: &Seen<String>| seen.iter().cloned().collect::<Vec<_>>();
+        assert_eq!(versions(&reader.borrow_and_update()), ["1", "1"]);
+        let before = Arc::as_ptr(reader.borrow().objects.as_ref().unwrap());
+        take(Event::Init);
+        take(Event::InitApply(node("b", "2")));
+        assert_eq!(versions(&reader.borrow()), ["1", "2"], "what the list lacks is there until it is complete");
+        assert!(!reader.has_changed().unwrap(), "and wakes its readers once");
+        take(Event::InitDone);
+        assert!(reader.has_changed().unwrap());
+        assert_eq!(versions(&reader.borrow_and_update()), ["2"]);
+        assert_eq!(Arc::as_ptr(reader.borrow().objects.as_ref().unwrap()), before, "there is no second copy");
+        take(Event::Init);
+        take(Event::InitApply(node("b", "2")));
+        take(Event::InitDone);
+        assert!(!reader.has_changed().unwrap(), "the same list is no news");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use kube::api::Api;
 use kube::runtime::watcher;
 use tokio::sync::watch;
 
-use super::watch::{Seen, follow};
+use super::watch::{Seen, follow, follow_some};
 use crate::decide::nudge::{Refusal, is_ours};
 use crate::decide::repair::{Kind, NamespaceView, OwnerReference, OwnerView, PodView};
 
@@ -53,10 +53,11 @@ pub async fn follow_jobs(client: Client, sink: watch::Sender<Seen<OwnerView>>) -
     follow("jobs", Api::<Job>::all(client), config(), OwnerView::of_job, sink).await
 }
 
-/// Follows the Events that tell of refused creates, for ever. Those that are not about injection are there, and empty.
-pub async fn follow_refusals(client: Client, sink: watch::Sender<Seen<Option<Refusal>>>) -> Infallible {
+/// Follows the Events that tell of refused creates, for ever. Those that are not about injection are not kept: who may create
+/// Events can create many.
+pub async fn follow_refusals(client: Client, sink: watch::Sender<Seen<Refusal>>) -> Infallible {
     let config = config().fields("reason=FailedCreate");
-    follow("events", Api::<Event>::all(client), config, refusal, sink).await
+    follow_some("events", Api::<Event>::all(client), config, |event| refusal(&event), sink).await
 }
 
 fn config() -> watcher::Config {
@@ -75,7 +76,11 @@ fn refusal(event: &Event) -> Option<Refusal> {
         Kind::ReplicationController | Kind::Other(_) => return None,
     }
     let owner = OwnerReference { kind, name: about.name.clone()?, uid: about.uid.clone()? };
-    Some(Refusal { owner, stamp: event.metadata.resource_version.clone()? })
+    Some(Refusal {
+        namespace: event.metadata.namespace.clone()?,
+        owner,
+        stamp: event.metadata.resource_version.clone()?,
+    })
 }
 
 #[cfg(test)]
@@ -104,7 +109,8 @@ mod tests {
             ("batch/v1", "Job", Kind::Job),
         ] {
             let owner = OwnerReference { kind: expected, name: "web".to_owned(), uid: "o-1".to_owned() };
-            assert_eq!(told(api_version, kind, OURS), Some(Refusal { owner, stamp: "9".to_owned() }));
+            let expected = Refusal { namespace: "shop".to_owned(), owner, stamp: "9".to_owned() };
+            assert_eq!(told(api_version, kind, OURS), Some(expected));
         }
         for (api_version, kind) in
             [("v1", "ReplicationController"), ("example.com/v1", "Job"), ("apps/v1", "Deployment")]

@@ -31,11 +31,19 @@ const OURS: [&str; 2] = ["ValidatingAdmissionPolicy 'linkerd-gate-guard'", "link
 /// An Event that says that an owner's create was refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
+    /// The namespace that the Event is in, which is its owner's: an API server takes no other.
+    pub namespace: String,
     /// The owner.
     pub owner: OwnerReference,
     /// What tells one refusal from the next: the Event's version.
     pub stamp: String,
 }
+
+/// The latest refusal of each owner.
+///
+/// Who may create Events in one namespace can name any uid in them. So an owner is found by its namespace, kind, name *and* uid.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Refusals(BTreeMap<String, Vec<Refusal>>);
 
 /// What a controller remembers of nudges.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,6 +98,43 @@ pub fn is_ours(message: &str) -> bool {
     OURS.iter().any(|ours| message.contains(ours))
 }
 
+// === impl Refusals ===
+
+impl Refusals {
+    /// Takes one in, if no later one of its owner is known.
+    pub fn insert(&mut self, refusal: Refusal) {
+        // Versions grow with time (Kubernetes 1.35 says so; they always have).
+        let version = |refusal: &Refusal| refusal.stamp.parse::<u64>().unwrap_or_default();
+        let of_this_uid = self.0.entry(refusal.owner.uid.clone()).or_default();
+        match of_this_uid.iter_mut().find(|known| known.is_of(&refusal.namespace, &refusal.owner)) {
+            Some(known) if version(known) < version(&refusal) => *known = refusal,
+            Some(_) => {}
+            None => of_this_uid.push(refusal),
+        }
+    }
+
+    /// The latest one of this owner.
+    pub fn of(&self, namespace: &str, owner: &OwnerReference) -> Option<&Refusal> {
+        self.0.get(&owner.uid)?.iter().find(|refusal| refusal.is_of(namespace, owner))
+    }
+}
+
+impl FromIterator<Refusal> for Refusals {
+    fn from_iter<I: IntoIterator<Item = Refusal>>(refusals: I) -> Self {
+        let mut all = Self::default();
+        refusals.into_iter().for_each(|refusal| all.insert(refusal));
+        all
+    }
+}
+
+// === impl Refusal ===
+
+impl Refusal {
+    fn is_of(&self, namespace: &str, owner: &OwnerReference) -> bool {
+        self.namespace == namespace && self.owner == *owner
+    }
+}
+
 // === impl Nudges ===
 
 impl Default for Nudges {
@@ -100,14 +145,14 @@ impl Default for Nudges {
 }
 
 impl Nudges {
-    /// Who is to be nudged at `now`, and when to ask again at the latest. `refusals` are by the owner's uid.
+    /// Who is to be nudged at `now`, and when to ask again at the latest.
     ///
     /// Takes in what became of those under way. `proven` is when the evidence was taken by which injection is proven. Nothing is due
     /// where it is not, or not since one was refused again: the others would only be refused as well.
     pub fn step(
         &mut self,
         owners: &Owners<'_>,
-        refusals: &BTreeMap<String, Refusal>,
+        refusals: &Refusals,
         proven: Option<Duration>,
         now: Duration,
     ) -> (Vec<Nudge>, Option<Duration>) {
@@ -140,11 +185,11 @@ impl Nudges {
     }
 
     /// Notes that `nudge` was sent at `now`; `stamp` is that of the refusal it was sent for, where an Event told of it.
-    pub fn sent(&mut self, nudge: &Nudge, refusals: &BTreeMap<String, Refusal>, now: Duration) {
+    pub fn sent(&mut self, nudge: &Nudge, refusals: &Refusals, now: Duration) {
         let nudged = self.owners.entry(nudge.owner.uid.clone()).or_default();
         nudged.since = Some(now);
         nudged.had = nudge.has;
-        nudged.stamp = refusals.get(&nudge.owner.uid).map(|refusal| refusal.stamp.clone());
+        nudged.stamp = refusals.of(&nudge.namespace, &nudge.owner).map(|refusal| refusal.stamp.clone());
     }
 
     /// Notes that it could not be sent: the API server is asked again later.
@@ -172,13 +217,14 @@ impl Nudges {
 
     /// An owner that has what it wants, or more than it had at the latest refusal, has made up for it, nudged or not. A
     /// StatefulSet makes its next pod only when this one is ready, which is none of our concern.
-    fn note_answered(&mut self, owners: &Owners<'_>, refusals: &BTreeMap<String, Refusal>) {
-        self.told.retain(|uid, told| refusals.get(uid).is_some_and(|refusal| refusal.stamp == told.stamp));
+    fn note_answered(&mut self, owners: &Owners<'_>, refusals: &Refusals) {
+        let mut before = std::mem::take(&mut self.told);
         for owner in owners.iter() {
             let uid = &owner.reference.uid;
-            let Some(Refusal { stamp, .. }) = refusals.get(uid) else { continue };
-            let new = || Told { stamp: stamp.clone(), had: owner.has, answered: false };
-            let told = self.told.entry(uid.clone()).or_insert_with(new);
+            let Some(Refusal { stamp, .. }) = refusals.of(&owner.namespace, &owner.reference) else { continue };
+            let known = before.remove(uid).filter(|told| told.stamp == *stamp);
+            let new = Told { stamp: stamp.clone(), had: owner.has, answered: false };
+            let told = self.told.entry(uid.clone()).or_insert(known.unwrap_or(new));
             told.answered |= !owner.wants || owner.has > told.had;
             told.had = told.had.min(owner.has);
         }
@@ -193,9 +239,10 @@ impl Nudges {
     }
 
     /// Whether an owner lacks pods because their creates were refused for want of injection.
-    fn is_refused(&self, owner: &OwnerView, refusals: &BTreeMap<String, Refusal>) -> bool {
+    fn is_refused(&self, owner: &OwnerView, refusals: &Refusals) -> bool {
         let uid = &owner.reference.uid;
-        let told = refusals.contains_key(uid) && !self.told.get(uid).is_some_and(|told| told.answered);
+        let refusal = refusals.of(&owner.namespace, &owner.reference);
+        let told = refusal.is_some() && !self.told.get(uid).is_some_and(|told| told.answered);
         let refused = match owner.reference.kind {
             // The condition is its state; an Event may be older than its last success.
             Kind::ReplicaSet => owner.failure.as_deref().is_some_and(is_ours),
@@ -205,7 +252,7 @@ impl Nudges {
         refused && owner.wants && !owner.deleting
     }
 
-    fn take_in(&mut self, refused: &[&OwnerView], refusals: &BTreeMap<String, Refusal>, now: Duration) {
+    fn take_in(&mut self, refused: &[&OwnerView], refusals: &Refusals, now: Duration) {
         let still: BTreeMap<&str, &OwnerView> =
             refused.iter().map(|owner| (owner.reference.uid.as_str(), *owner)).collect();
         let (mut refused_again, mut refused_again_at) = (None, self.refused_again_at);
@@ -216,7 +263,7 @@ impl Nudges {
                 return false;
             };
             let Some(since) = past.since else { return true };
-            let stamp = refusals.get(uid).map(|refusal| &refusal.stamp);
+            let stamp = refusals.of(&owner.namespace, &owner.reference).map(|refusal| &refusal.stamp);
             let again = stamp.is_some() && stamp != past.stamp.as_ref();
             // Many pods take an owner more than one try: it goes on by itself as long as it gets somewhere.
             if owner.has > past.had && !again {

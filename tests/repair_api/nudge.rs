@@ -12,8 +12,9 @@ use k8s_openapi::api::core::v1::{Event, Namespace, Pod, ReplicationController, R
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use kube::api::{Api, DeleteParams, ListParams, PostParams};
+use kube::runtime::watcher;
 use linkerd_gate::cluster::repair::nudge;
-use linkerd_gate::cluster::watch::Seen;
+use linkerd_gate::cluster::watch::{Seen, follow};
 use linkerd_gate::cluster::workload::{
     follow_daemon_sets, follow_jobs, follow_refusals, follow_replica_sets, follow_replication_controllers,
     follow_stateful_sets,
@@ -65,8 +66,9 @@ async fn a_nudge_wakes_owners_of_all_four_kinds_that_were_refused() -> Result<()
             owners.push(seen(reader, &format!("a {kind} that lacks pods"), lacking).await?);
         }
         for owner in &owners {
-            let told = |all: &Seen<Option<_>>| {
-                all.iter().flatten().find(|refusal: &&Refusal| refusal.owner == owner.reference).cloned()
+            let told = |all: &Seen<Refusal>| {
+                let of_this = |refusal: &&Refusal| refusal.namespace == namespace && refusal.owner == owner.reference;
+                all.iter().find(of_this).cloned()
             };
             let refusal = seen(&mut refusals, &format!("the refusal of {}", owner.reference), told).await?;
             ensure!(!refusal.stamp.is_empty(), "{refusal:?}");
@@ -75,11 +77,14 @@ async fn a_nudge_wakes_owners_of_all_four_kinds_that_were_refused() -> Result<()
             |seen: &Seen<OwnerView>| seen.iter().find(|view| mine(view)).and_then(|view| view.failure.clone());
         let failure = seen(&mut watched.by_kind[0], "the ReplicaSet's condition", failure).await?;
         ensure!(is_ours(&failure), "{failure}");
-        let quota = |all: &Seen<Option<_>>| {
-            let objects = all.objects.as_deref()?;
-            objects.iter().find(|(key, _)| key.starts_with(&format!("{full}/"))).map(|(_, refusal)| refusal.is_none())
-        };
-        ensure!(seen(&mut refusals, "the quota's Event", quota).await?, "a quota's refusal was taken for ours");
+        let (sink, mut quotas) = watch::channel(Seen::default());
+        let events = Api::<Event>::namespaced(client.clone(), &full);
+        let config = watcher::Config::default().fields("reason=FailedCreate");
+        watched.tasks.spawn(follow("events", events, config, |event: &Event| event.message.clone(), sink));
+        let quota = |all: &Seen<Option<String>>| all.iter().next().cloned();
+        seen(&mut quotas, "the quota's Event", quota).await?;
+        let taken = refusals.borrow().iter().any(|refusal| refusal.namespace == full);
+        ensure!(!taken, "a quota's refusal was taken for ours");
         let controller = |seen: &Seen<OwnerView>| seen.iter().find(|view| view.namespace == full).cloned();
         seen(&mut watched.controllers, "the ReplicationController", controller).await?;
 

@@ -20,7 +20,7 @@ struct Scene {
     daemon_sets: BTreeMap<String, OwnerView>,
     replication_controllers: BTreeMap<String, OwnerView>,
     jobs: BTreeMap<String, OwnerView>,
-    refusals: BTreeMap<String, Refusal>,
+    refusals: Refusals,
     nudges: Nudges,
     now: Duration,
 }
@@ -77,9 +77,13 @@ impl Scene {
 
     /// An Event says that this owner was refused.
     fn refused(&mut self, view: &OwnerView, stamp: &str) -> &mut Self {
-        let refusal = Refusal { owner: view.reference.clone(), stamp: stamp.to_owned() };
-        self.refusals.insert(view.reference.uid.clone(), refusal);
-        self.owner(view.clone())
+        self.refused_in("shop", view.reference.clone(), stamp).owner(view.clone())
+    }
+
+    /// An Event in this namespace says that this was refused.
+    fn refused_in(&mut self, namespace: &str, owner: OwnerReference, stamp: &str) -> &mut Self {
+        self.refusals.insert(Refusal { namespace: namespace.to_owned(), owner, stamp: stamp.to_owned() });
+        self
     }
 
     /// Injection is proven by evidence that is newer than anything that was seen, or not at all.
@@ -191,6 +195,23 @@ fn the_window_is_halved_once_for_all_that_were_nudged_together() {
 }
 
 #[test]
+fn an_event_that_names_anothers_uid_makes_nobody_try_again() {
+    let mut scene = Scene::default();
+    let (set, other) = (stateful_set("db", 0), daemon_set("log", 0));
+    scene.owner(set.clone()).owner(other.clone());
+    let named = |kind: Kind, name: &str| OwnerReference { kind, name: name.to_owned(), uid: set.reference.uid.clone() };
+    // In the attacker's own namespace, or of another kind or name: of all of it nothing is this owner.
+    scene.refused_in("attackers", set.reference.clone(), "90");
+    scene.refused_in("shop", named(Kind::Job, "db"), "91").refused_in("shop", named(Kind::StatefulSet, "x"), "92");
+    assert_eq!(scene.nudged(), [""; 0]);
+    // Nor do they hide what is.
+    assert_eq!(scene.refused(&set, "3").nudged(), ["db"]);
+    // Nor does one tell that it was refused again, which would make all others wait for another proof.
+    scene.after(1).refused_in("attackers", set.reference.clone(), "99").refused(&other, "4");
+    assert_eq!((scene.nudged(), scene.nudges.refused_again_at()), (vec!["log".to_owned()], None));
+}
+
+#[test]
 fn once_one_is_refused_again_the_others_wait_for_a_proof_from_then() {
     let mut scene = Scene::default();
     let sets: Vec<OwnerView> = (0..20).map(|place| daemon_set(&format!("log{place:02}"), 0)).collect();
@@ -288,7 +309,7 @@ fn what_an_outage_explains_costs_no_pause_and_no_window() {
     for round in 0..6 {
         assert_eq!(scene.nudged().len(), 10, "{round}");
         for set in &sets {
-            scene.refused(set, &format!("again {round}"));
+            scene.refused(set, &format!("{}", round + 2));
         }
         scene.after(1).step(true);
         assert_eq!((scene.nudges.window(), scene.nudges.under_way()), (5, 0));

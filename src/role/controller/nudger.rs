@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use super::repairer::key;
+use super::repairer::{MANY, key};
 use super::watches::Watched;
 use super::{Context, LOOK_AGAIN, leads, prover, wall};
 use crate::cluster::repair;
@@ -111,6 +111,10 @@ impl Nudger {
     }
 
     async fn send(&mut self, handful: &[Nudge]) {
+        if self.audited.len() > MANY {
+            // Said once more rather than remembered for ever.
+            self.audited.clear();
+        }
         let now = self.context.now();
         let refusals = self.seen.refusals().unwrap_or_default();
         for nudge in handful {

@@ -32,7 +32,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 const SHARE: u32 = 10;
 
 /// So many things said in audit mode are remembered.
-const MANY: usize = 10_000;
+pub(super) const MANY: usize = 10_000;
 
 struct Repairer {
     context: Arc<Context>,

@@ -1,6 +1,6 @@
 //! What the controller watches that leads.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::decide::Outcome;
 use crate::decide::by_hand::ByHand;
 use crate::decide::lease::{NAME, Record};
 use crate::decide::node::NodeView;
-use crate::decide::nudge::Refusal;
+use crate::decide::nudge::{Refusal, Refusals};
 use crate::decide::repair::{Facts, NamespaceView, OwnerView, Owners, PodView};
 use crate::role::proving::{self, join};
 
@@ -31,7 +31,7 @@ pub(super) struct Watched {
     pub(super) pods: watch::Receiver<Seen<PodView>>,
     namespaces: watch::Receiver<Seen<NamespaceView>>,
     owners: OwnersWatched,
-    refusals: watch::Receiver<Seen<Option<Refusal>>>,
+    refusals: watch::Receiver<Seen<Refusal>>,
     pub(super) nodes: watch::Receiver<Seen<NodeView>>,
     /// The agents' Lease, for a person's word.
     agents: watch::Receiver<Seen<Record>>,
@@ -158,19 +158,10 @@ impl Watched {
         ByHand::in_force(word, wall()).ok().flatten().filter(|word| !word.open)
     }
 
-    /// The refusals, by their owners' uid; of several of one owner, the latest.
-    pub(super) fn refusals(&self) -> Option<BTreeMap<String, Refusal>> {
+    /// The refusals; of several of one owner, the latest.
+    pub(super) fn refusals(&self) -> Option<Refusals> {
         let refusals = self.refusals.borrow();
-        let mut latest: BTreeMap<String, Refusal> = BTreeMap::new();
-        for refusal in refusals.objects.as_deref()?.values().flatten() {
-            // Versions grow with time (Kubernetes 1.35 says so; they always have).
-            let version = |refusal: &Refusal| refusal.stamp.parse::<u64>().unwrap_or_default();
-            let uid = &refusal.owner.uid;
-            if latest.get(uid).is_none_or(|before| version(before) < version(refusal)) {
-                latest.insert(uid.clone(), refusal.clone());
-            }
-        }
-        Some(latest)
+        Some(refusals.objects.as_deref()?.values().cloned().collect())
     }
 
     /// Completes when something has changed that decides about repair.
