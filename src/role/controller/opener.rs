@@ -90,7 +90,7 @@ async fn open(context: &Context, node: &NodeView, scribe: &Scribe) {
             );
             warn!("node {name}: {message}");
             let subject = Subject::node(node);
-            scribe.note(Note { subject, warning: true, reason: "OpenedWithoutAgent", message });
+            scribe.note(|| Note { subject, warning: true, reason: "OpenedWithoutAgent", message });
         }
         Outcome::Overtaken => {}
         Outcome::Refused(why) | Outcome::Failed(why) => {

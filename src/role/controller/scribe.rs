@@ -1,8 +1,9 @@
 //! Events, written one after the other beside everything else: they are for people, and nothing waits for them.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::num::NonZeroU32;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -33,25 +34,53 @@ pub(super) struct Note {
     pub(super) message: String,
 }
 
+/// The uids of what Events were about that could not be written, as many as can wait at most.
+type Lost = Arc<Mutex<BTreeSet<String>>>;
+
 /// Where Events are handed in.
 #[derive(Clone)]
-pub(super) struct Scribe(mpsc::Sender<Note>);
+pub(super) struct Scribe {
+    notes: mpsc::Sender<Note>,
+    lost: Lost,
+}
 
 /// Whoever writes them.
-pub(super) struct Notes(mpsc::Receiver<Note>);
+pub(super) struct Notes {
+    notes: mpsc::Receiver<Note>,
+    lost: Lost,
+}
 
 pub(super) fn channel() -> (Scribe, Notes) {
-    let (sender, receiver) = mpsc::channel(WAITING);
-    (Scribe(sender), Notes(receiver))
+    channel_of(WAITING)
+}
+
+fn channel_of(waiting: usize) -> (Scribe, Notes) {
+    let (sender, notes) = mpsc::channel(waiting);
+    let lost = Arc::default();
+    (Scribe { notes: sender, lost: Arc::clone(&lost) }, Notes { notes, lost })
 }
 
 // === impl Scribe ===
 
 impl Scribe {
-    pub(super) fn note(&self, note: Note) {
-        if self.0.try_send(note).is_err() {
-            debug!("an Event is left out: {WAITING} wait already");
+    /// Hands in what `note` makes; whether it was taken. Nothing is made where it would not be: of many missed pods most Events
+    /// have to wait for the others.
+    pub(super) fn note(&self, note: impl FnOnce() -> Note) -> bool {
+        match self.notes.try_reserve() {
+            Ok(place) => {
+                place.send(note());
+                true
+            }
+            Err(_) => {
+                debug!("an Event has to wait: the queue is full");
+                false
+            }
         }
+    }
+
+    /// What Events were about that were taken and could not be written: it counts as noted, and is not.
+    pub(super) fn take_lost(&self) -> BTreeSet<String> {
+        self.lost.lock().map(|mut lost| std::mem::take(&mut *lost)).unwrap_or_default()
     }
 }
 
@@ -65,7 +94,7 @@ impl Notes {
         let mut bucket = Bucket::empty(rate, burst, context.now());
         let mut told: Option<Duration> = None;
         loop {
-            let Some(note) = self.0.recv().await else {
+            let Some(note) = self.notes.recv().await else {
                 // Nobody is left who could hand one in.
                 return std::future::pending().await;
             };
@@ -74,8 +103,12 @@ impl Notes {
             }
             let reporter = Reporter { instance: &context.settings.pod, node: None };
             let Note { subject, warning, reason, message } = note;
+            let uid = subject.uid.clone();
             match event::note(context.client.clone(), reporter, &subject, warning, reason, &message, wall()).await {
-                Ok(()) => told = None,
+                Ok(()) => {
+                    told = None;
+                    continue;
+                }
                 // Each names another object: what matters is that they are missing.
                 Err(why) if told.is_none_or(|told| told + TOLD_AGAIN <= context.now()) => {
                     warn!("Events cannot be written, this one for instance: {why}");
@@ -83,6 +116,36 @@ impl Notes {
                 }
                 Err(_) => {}
             }
+            if let Ok(mut lost) = self.lost.lock()
+                && lost.len() < WAITING
+            {
+                lost.insert(uid);
+            }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn note(name: &str) -> Note {
+        let subject = Subject {
+            api_version: "v1".to_owned(),
+            kind: "Pod".to_owned(),
+            namespace: Some("shop".to_owned()),
+            name: name.to_owned(),
+            uid: format!("uid of {name}"),
+        };
+        Note { subject, warning: true, reason: "OutsideMesh", message: String::new() }
+    }
+
+    #[tokio::test]
+    async fn an_event_that_finds_no_place_is_not_taken_and_not_even_made() {
+        let (scribe, mut notes) = channel_of(1);
+        assert!(scribe.note(|| note("a")));
+        assert!(!scribe.note(|| panic!("it is made although there is no place")));
+        assert_eq!(notes.notes.recv().await.map(|note| note.subject.name).as_deref(), Some("a"));
+        assert!(scribe.note(|| note("b")), "there is place again");
     }
 }

@@ -1,6 +1,6 @@
 //! What is told of missed pods: one log line for each change of mind, Events on pods and owners, metrics.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +17,9 @@ use crate::decide::repair::{
 /// Events are kept for an hour: what still holds is noted again before they are gone.
 const NOTED_AGAIN: Duration = Duration::from_mins(45);
 
+/// How soon what was lost is noted again: an API server that takes no Events at all is not to be asked more often.
+const LOST_AGAIN: Duration = Duration::from_mins(2);
+
 /// How often it is said of an owner that an act did not succeed.
 const FAILED_AGAIN: Duration = Duration::from_mins(10);
 
@@ -24,10 +27,12 @@ const FAILED_AGAIN: Duration = Duration::from_mins(10);
 pub(super) struct Teller {
     context: Arc<Context>,
     scribe: Scribe,
-    /// The last line of each owner, or pod without one, by `namespace/owner`, and when an Event said so.
-    lines: BTreeMap<String, (String, Duration)>,
-    /// What was last noted on each pod, by uid, and when.
+    /// The last line of each owner, or pod without one, by `namespace/owner`, and when an Event said so, if one did.
+    lines: BTreeMap<String, (String, Option<Duration>)>,
+    /// What was last noted on each pod, by uid, and when. What found no place among the Events is not there.
     noted: BTreeMap<String, (String, Duration)>,
+    /// When it was looked last which Events were lost.
+    looked_for_lost: Duration,
     /// When it was last said that an act did not succeed, by the owner's uid, and how.
     failed: BTreeMap<String, (&'static str, Duration)>,
     /// Whether the first report is out.
@@ -49,7 +54,7 @@ struct Group<'a> {
 impl Teller {
     pub(super) fn new(context: Arc<Context>, scribe: Scribe) -> Self {
         let (lines, noted, failed) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Self { context, scribe, lines, noted, failed, reported: false }
+        Self { context, scribe, lines, noted, looked_for_lost: Duration::ZERO, failed, reported: false }
     }
 
     /// Tells what has changed since it was told last.
@@ -68,10 +73,13 @@ impl Teller {
             let (pods, missed) = (facts.pods.len(), plan.missed.len());
             info!("looked at {pods} pods: {missed} are outside the mesh that ask for it");
         }
+        let lost = self.lost(now);
         let mut noted = BTreeMap::new();
         let mut groups: BTreeMap<String, Group<'_>> = BTreeMap::new();
         for missed in &plan.missed {
-            noted.insert(missed.pod.uid.clone(), self.note_pod(missed, now));
+            if let Some(note) = self.note_pod(missed, &lost, now) {
+                noted.insert(missed.pod.uid.clone(), note);
+            }
             groups.entry(path(missed.pod)).or_default().add(missed);
         }
         self.noted = noted;
@@ -84,11 +92,10 @@ impl Teller {
                 let audit = if self.context.acts() { "" } else { " (not really: audit)" };
                 info!("{path}: {line}{waiting}{audit}");
             }
-            let noted = told.map(|(_, noted)| *noted).filter(|noted| *noted + NOTED_AGAIN > now);
-            if noted.is_none() {
-                self.note_owner(group);
-            }
-            self.lines.insert(path.clone(), (line, noted.unwrap_or(now)));
+            let noted = told.and_then(|(_, noted)| *noted).filter(|noted| *noted + NOTED_AGAIN > now);
+            let noted = noted.filter(|_| group.owner.is_none_or(|(_, owner)| !lost.contains(&owner.uid)));
+            let noted = noted.or_else(|| self.note_owner(group).then_some(now));
+            self.lines.insert(path.clone(), (line, noted));
         }
         for path in before.keys().filter(|path| !groups.contains_key(*path)) {
             info!("{path}: no pod is outside the mesh any more");
@@ -116,7 +123,8 @@ impl Teller {
     }
 
     /// Notes on a pod what becomes of it, where that is news, or was noted long ago.
-    fn note_pod(&self, missed: &Missed<'_>, now: Duration) -> (String, Duration) {
+    /// Returns what is noted on it now; nothing where the Event found no place, and is tried again with the next plan.
+    fn note_pod(&self, missed: &Missed<'_>, lost: &BTreeSet<String>, now: Duration) -> Option<(String, Duration)> {
         let Missed { pod, state, disposition } = missed;
         let text = match disposition {
             Disposition::Replace(way) => will(*way).to_owned(),
@@ -125,11 +133,12 @@ impl Teller {
         if let Some((noted, at)) = self.noted.get(&pod.uid)
             && *noted == text
             && *at + NOTED_AGAIN > now
+            && !lost.contains(&pod.uid)
         {
-            return (text, *at);
+            return Some((text, *at));
         }
         let audit = if self.context.acts() { "" } else { " (Not really: LINKERD_GATE_MODE=audit.)" };
-        self.scribe.note(Note {
+        let taken = self.scribe.note(|| Note {
             subject: Subject::pod(pod),
             warning: true,
             reason: "OutsideMesh",
@@ -142,13 +151,23 @@ impl Teller {
                 by_hand(missed)
             ),
         });
-        (text, now)
+        taken.then_some((text, now))
     }
 
-    fn note_owner(&self, group: &Group<'_>) {
-        let Some((namespace, owner)) = group.owner else { return };
-        let Some(subject) = subject_of(namespace, owner) else { return };
-        self.scribe.note(Note {
+    /// Whose Events were lost, and are to be written again, now and then.
+    fn lost(&mut self, now: Duration) -> BTreeSet<String> {
+        if now < self.looked_for_lost + LOST_AGAIN {
+            return BTreeSet::new();
+        }
+        self.looked_for_lost = now;
+        self.scribe.take_lost()
+    }
+
+    /// Whether there is nothing left to note on it.
+    fn note_owner(&self, group: &Group<'_>) -> bool {
+        let Some((namespace, owner)) = group.owner else { return true };
+        let Some(subject) = subject_of(namespace, owner) else { return true };
+        self.scribe.note(|| Note {
             subject,
             warning: true,
             reason: "PodsOutsideMesh",
@@ -156,7 +175,7 @@ impl Teller {
                 "{}. Why each: kubectl get events --namespace {namespace} --field-selector reason=OutsideMesh",
                 capital(&group.line())
             ),
-        });
+        })
     }
 
     fn tell_of_loop(&self, pod: &PodView) {
@@ -171,7 +190,7 @@ impl Teller {
         );
         warn!("{namespace}/{owner}: {message}");
         let subject = subject_of(namespace, owner).unwrap_or_else(|| Subject::pod(pod));
-        self.scribe.note(Note { subject, warning: true, reason: "ReplacementsOutsideMesh", message });
+        self.scribe.note(|| Note { subject, warning: true, reason: "ReplacementsOutsideMesh", message });
     }
 
     /// Tells what became of an act.
@@ -206,7 +225,7 @@ impl Teller {
             }
         };
         if let Some(subject) = subject_of(&action.namespace, &action.owner) {
-            self.scribe.note(Note { subject, warning, reason, message });
+            self.scribe.note(|| Note { subject, warning, reason, message });
         }
     }
 }
