@@ -123,7 +123,7 @@ pub const TABLE: &[Row] = &[
         Roles::Both,
         "connections_refused_total",
         &[],
-        "Connections cut off because there were as many as are allowed",
+        "Connections cut off because there were as many as are allowed, in all or of one peer",
     ),
     Row {
         name: "build_info",

@@ -1,13 +1,17 @@
 //! The agent's HTTP face: `/gate` with its long poll, `/live`, `/ready`, `/metrics`. HTTP/1.1 only, and nothing can be written.
 //!
 //! It stands in a node's network namespace, where every pod reaches it. So everything a client can take is bounded: the number
-//! of connections, the size and the time of a header, the time of a write, the time between two requests; and a body is
-//! refused.
+//! of connections, in all and of one peer, the size and the time of a header, the time of a write, the time between two
+//! requests, what the kernel keeps for it; and a body is refused. Who comes from elsewhere than the node learns what a waiting
+//! pod needs, and no more.
+
+mod places;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE};
@@ -22,28 +26,38 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_io_timeout::TimeoutWriter;
 use tracing::{debug, info, warn};
 
+use self::places::{Place, Places};
 use crate::decide::{Answer, Outcome};
 use crate::metrics::Metrics;
 use crate::retry::Schedule;
 
 /// What the server shows: one writer, the agent's loop, and as many readers as there are connections.
 ///
-/// The body of `/gate` is written once, here, however many wait for it.
+/// The bodies of `/gate` are written once, here, however many wait for them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Face {
     open: bool,
+    /// For the node itself.
     gate: Bytes,
+    /// For everybody else.
+    gate_elsewhere: Bytes,
     readiness: Outcome,
 }
 
 /// What one client may take, and all of them together.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Connections at once: whoever comes on top is cut off. A node runs 110 pods by default, and each may be a `wait`.
+    /// Connections at once: for whoever comes on top another one makes room, or it is cut off. A node runs 110 pods by default,
+    /// and each may be a `wait`. A connection takes about 20 KiB at most.
     pub connections: usize,
+    /// Of these, what one address may have; the node's own may have them all. A `wait` has one.
+    pub of_one_peer: usize,
+    /// How long a connection may be silent before it makes room for another.
+    pub grace: Duration,
     /// Connections on top of these that only the node itself may take, so that no crowd of pods can starve kubelet's probes
     /// and have the agent restarted for it.
     pub reserved: usize,
@@ -58,6 +72,12 @@ pub struct Limits {
     /// How long connections may take to end when the server does.
     pub drain_time: Duration,
 }
+
+/// How long a connection that makes room may take to send its last answer.
+const LEAVE_TIME: Duration = Duration::from_secs(1);
+
+/// How old the text of `/metrics` may be while there are many connections.
+const METRICS_AGE: Duration = Duration::from_secs(1);
 
 /// Why the server cannot listen.
 #[derive(Debug, thiserror::Error)]
@@ -78,9 +98,22 @@ pub enum BindError {
 struct Server {
     face: watch::Receiver<Face>,
     metrics: Arc<Metrics>,
+    crowd: Arc<Crowd>,
     longest_poll: Duration,
+    /// Its place, which it gives up when it ends.
+    place: Arc<Place>,
+    /// Whether it comes from the node itself.
+    own: bool,
     /// Completes when the server ends: its sender is dropped then.
     ending: watch::Receiver<()>,
+}
+
+/// What connections share while there are many.
+#[derive(Default)]
+struct Crowd {
+    many: AtomicBool,
+    /// The latest text of `/metrics`, and when it was made: each that is sent slowly would hold another one.
+    metrics: Mutex<Option<(Instant, Bytes)>>,
 }
 
 type Answered = Response<Full<Bytes>>;
@@ -94,8 +127,12 @@ impl Face {
     /// [`watch::Sender::send_if_modified`].
     pub fn new(answer: &Answer, readiness: Outcome) -> Self {
         // Strings, numbers and lists of them: there is nothing that JSON could refuse.
-        let gate = serde_json::to_vec(answer).unwrap_or_else(|error| unreachable!("an answer is no JSON: {error}"));
-        Self { open: answer.open, gate: gate.into(), readiness }
+        let json = |answer: &Answer| {
+            Bytes::from(
+                serde_json::to_vec(answer).unwrap_or_else(|error| unreachable!("an answer is no JSON: {error}")),
+            )
+        };
+        Self { open: answer.open, gate: json(answer), gate_elsewhere: json(&answer.for_elsewhere()), readiness }
     }
 }
 
@@ -104,7 +141,9 @@ impl Face {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            connections: 4096,
+            connections: 1024,
+            of_one_peer: 32,
+            grace: Duration::from_millis(250),
             reserved: 16,
             header_time: Duration::from_secs(5),
             header_size: 8192,
@@ -138,6 +177,10 @@ pub fn bind(port: u16) -> Result<std::net::TcpListener, BindError> {
 fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     // The most that Linux lets wait in the queue by default (net.core.somaxconn): after a boot all pods of a node come at once.
     const QUEUE: i32 = 4096;
+    // What the kernel keeps for a connection is the process's memory as well: a header at most, and an answer not yet sent.
+    // (It doubles both. Connections inherit them.)
+    const UNREAD: usize = 8 << 10;
+    const UNSENT: usize = 32 << 10;
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         // Whatever net.ipv6.bindv6only says.
@@ -145,6 +188,8 @@ fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     }
     // An agent that was restarted must not wait for its predecessor's connections to time out.
     socket.set_reuse_address(true)?;
+    socket.set_recv_buffer_size(UNREAD)?;
+    socket.set_send_buffer_size(UNSENT)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(QUEUE)?;
@@ -168,8 +213,8 @@ pub async fn serve(
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(limits.header_time).max_buf_size(limits.header_size);
     let (end, ending) = watch::channel(());
-    let server = Server { face, metrics, longest_poll: limits.longest_poll, ending };
-
+    let crowd = Arc::<Crowd>::default();
+    let places = Places::new(limits);
     let mut connections = JoinSet::new();
     let mut accepting = Schedule::accepting();
     let mut pause = None;
@@ -185,10 +230,14 @@ pub async fn serve(
                 Ok((stream, peer)) => {
                     accepting.reset();
                     let own = stream.local_addr().is_ok_and(|local| local.ip() == peer.ip());
-                    if connections.len() < limits.connections + if own { limits.reserved } else { 0 } {
-                        connections.spawn(converse(http.clone(), stream, server.clone(), limits.write_time));
+                    if let Some(place) = places.admit(peer.ip(), own, Instant::now()) {
+                        crowd.many.store(places.taken() > limits.connections / 4, Ordering::Relaxed);
+                        let (face, metrics, crowd) = (face.clone(), Arc::clone(&metrics), Arc::clone(&crowd));
+                        let (longest_poll, ending) = (limits.longest_poll, ending.clone());
+                        let server = Server { face, metrics, crowd, longest_poll, place, own, ending };
+                        connections.spawn(converse(http.clone(), stream, server, limits.write_time));
                     } else {
-                        server.metrics.connections_refused.inc();
+                        metrics.connections_refused.inc();
                         debug!(%peer, "cut off: there are {} connections already", connections.len());
                     }
                 }
@@ -204,7 +253,7 @@ pub async fn serve(
         }
     }
 
-    drop((listener, end));
+    drop((listener, end, ending));
     let drained = async {
         while let Some(ended) = connections.join_next().await {
             tell_of_fault(ended);
@@ -258,6 +307,7 @@ async fn converse(http: http1::Builder, stream: TcpStream, server: Server, write
     let mut stream = TimeoutWriter::new(stream);
     stream.set_timeout(Some(write_time));
     let mut ending = server.ending.clone();
+    let place = Arc::clone(&server.place);
     let answer = service_fn(move |request| {
         let server = server.clone();
         async move { Ok::<_, std::convert::Infallible>(server.answer(request).await) }
@@ -271,6 +321,17 @@ async fn converse(http: http1::Builder, stream: TcpStream, server: Server, write
             connection.as_mut().graceful_shutdown();
             connection.await
         }
+        // Another one needs the place: what is being answered is answered at once, and nothing after it.
+        () = place.left() => {
+            if !place.is_asked() {
+                return;
+            }
+            connection.as_mut().graceful_shutdown();
+            match tokio::time::timeout(LEAVE_TIME, connection).await {
+                Ok(ended) => ended,
+                Err(_elapsed) => return,
+            }
+        }
         // The client has had enough, or was cut off.
         ended = &mut connection => ended,
     };
@@ -283,6 +344,16 @@ async fn converse(http: http1::Builder, stream: TcpStream, server: Server, write
 
 impl Server {
     async fn answer(self, request: Request<Incoming>) -> Answered {
+        // One that sends many requests at once has its turn like everybody else, for each.
+        tokio::task::yield_now().await;
+        self.place.asks(true);
+        let place = Arc::clone(&self.place);
+        let answered = self.answer_asked(request).await;
+        place.asks(false);
+        answered
+    }
+
+    async fn answer_asked(self, request: Request<Incoming>) -> Answered {
         let gate = request.uri().path() == "/gate";
         let with_body = !request.body().is_end_stream();
         let mut answered = if ![Method::GET, Method::HEAD].contains(request.method()) {
@@ -321,10 +392,11 @@ impl Server {
             "/live" => text(StatusCode::OK, "alive\n"),
             "/ready" => match &self.face.borrow().readiness {
                 Outcome::Ready => text(StatusCode::OK, "ready\n"),
-                not_ready => text(StatusCode::SERVICE_UNAVAILABLE, format!("{not_ready}\n")),
+                not_ready if self.own => text(StatusCode::SERVICE_UNAVAILABLE, format!("{not_ready}\n")),
+                _ => text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
             },
             "/metrics" => {
-                typed(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", self.metrics.text())
+                typed(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", self.metrics_text())
             }
             _ => text(StatusCode::NOT_FOUND, "no such page: there are /gate, /live, /ready and /metrics\n"),
         }
@@ -343,6 +415,8 @@ impl Server {
                     opened = face.wait_for(|face| face.open) => opened.ok().map(|face| face.clone()),
                     // The server ends: the client learns what holds, and asks somebody else.
                     _ = ending.changed() => None,
+                    // Another one needs the place: it may ask again.
+                    () = self.place.left() => None,
                     // The client's time is over.
                     () = tokio::time::sleep(poll) => None,
                 };
@@ -351,7 +425,25 @@ impl Server {
             Some(_) | None => shown,
         };
         let status = if shown.open { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-        typed(status, "application/json", shown.gate)
+        let mut answered = typed(status, "application/json", if self.own { shown.gate } else { shown.gate_elsewhere });
+        if poll.is_some() && self.crowd.many.load(Ordering::Relaxed) {
+            // Whoever opened many connections may have sent many requests on each, and all of them would be answered now.
+            answered.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        answered
+    }
+
+    fn metrics_text(&self) -> Bytes {
+        let mut latest = self.crowd.metrics.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let recent = latest.as_ref().filter(|(made, _)| made.elapsed() < METRICS_AGE);
+        if let Some((_, text)) = recent
+            && self.crowd.many.load(Ordering::Relaxed)
+        {
+            return text.clone();
+        }
+        let text = Bytes::from(self.metrics.text());
+        *latest = Some((Instant::now(), text.clone()));
+        text
     }
 }
 

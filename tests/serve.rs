@@ -72,8 +72,12 @@ impl Served {
 
     /// A connection from another of loopback's addresses, as a pod's is from the node's point of view.
     async fn connect_from_elsewhere(&self) -> Client {
+        self.connect_from("127.0.0.2").await
+    }
+
+    async fn connect_from(&self, address: &str) -> Client {
         let socket = TcpSocket::new_v4().unwrap();
-        socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+        socket.bind(format!("{address}:0").parse().unwrap()).unwrap();
         let server = format!("127.0.0.1:{}", self.port).parse().unwrap();
         Client(BufReader::new(in_time(socket.connect(server)).await.unwrap()))
     }
@@ -417,7 +421,7 @@ async fn both_families_of_addresses_are_served() {
 
 #[tokio::test]
 async fn connections_are_bounded_and_a_place_that_is_free_again_is_given_away() {
-    let served = Served::start(&open(), Limits { connections: 2, reserved: 0, ..Limits::default() });
+    let served = Served::start(&open(), Limits { connections: 2, reserved: 0, grace: PATIENCE, ..Limits::default() });
     let (mut first, mut second) = (served.connect().await, served.connect().await);
     assert_eq!((first.get("/live").await.status, second.get("/live").await.status), (200, 200));
     assert_eq!(served.connect().await.rest().await, "", "cut off, unanswered");
@@ -441,13 +445,75 @@ async fn connections_are_bounded_and_a_place_that_is_free_again_is_given_away() 
 
 #[tokio::test]
 async fn a_crowd_from_elsewhere_does_not_starve_the_nodes_own_probes() {
-    let served = Served::start(&open(), Limits { connections: 1, reserved: 1, ..Limits::default() });
+    let served = Served::start(&open(), Limits { connections: 1, reserved: 1, grace: PATIENCE, ..Limits::default() });
     let mut pod = served.connect_from_elsewhere().await;
     assert_eq!(pod.get("/live").await.status, 200);
     assert_eq!(served.connect_from_elsewhere().await.rest().await, "");
     let mut kubelet = served.connect().await;
     assert_eq!(kubelet.get("/live").await.status, 200);
     assert_eq!(served.connect().await.rest().await, "", "what is reserved is bounded as well");
+}
+
+#[tokio::test]
+async fn one_peer_has_few_places_and_the_node_itself_all() {
+    let served = Served::start(&open(), Limits { of_one_peer: 2, ..Limits::default() });
+    let mut held = vec![served.connect_from_elsewhere().await, served.connect_from_elsewhere().await];
+    for client in &mut held {
+        assert_eq!(client.get("/live").await.status, 200);
+    }
+    assert_eq!(served.connect_from_elsewhere().await.rest().await, "", "cut off, unanswered");
+    assert_eq!(served.connect_from("127.0.0.3").await.get("/live").await.status, 200);
+    for _ in 0..3 {
+        let mut own = served.connect().await;
+        assert_eq!(own.get("/live").await.status, 200);
+        held.push(own);
+    }
+}
+
+#[tokio::test]
+async fn the_longest_poll_is_answered_early_where_another_needs_its_place() {
+    let served = Served::start(&closed(), Limits { connections: 2, reserved: 1, ..Limits::default() });
+    let mut polls = Vec::new();
+    for peer in ["127.0.0.2", "127.0.0.3"] {
+        let mut poll = served.connect_from(peer).await;
+        poll.ask("/gate?wait=60s").await;
+        polls.push(poll);
+        served.until_metric(&format!("linkerd_gate_waiters {}", polls.len())).await;
+    }
+    let mut newcomer = served.connect_from("127.0.0.4").await;
+    newcomer.ask("/gate?wait=60s").await;
+    let answered = polls.remove(0).answer().await;
+    assert_eq!((answered.status, answered.field("connection")), (503, Some("close")), "it may ask again");
+    served.until_metric("linkerd_gate_waiters 2").await;
+    served.face.send_replace(face(&open()));
+    assert_eq!(newcomer.answer().await.status, 200);
+    assert_eq!(polls.remove(0).answer().await.status, 200, "the other one was left alone");
+}
+
+#[tokio::test]
+async fn a_silent_connection_makes_room_for_one_that_asks() {
+    let limits = Limits { connections: 1, reserved: 0, grace: Duration::ZERO, ..Limits::default() };
+    let served = Served::start(&open(), limits);
+    let mut silent = served.connect_from("127.0.0.2").await;
+    silent.send("GET /live HT").await;
+    assert_eq!(served.connect_from("127.0.0.3").await.get("/live").await.status, 200);
+    assert_eq!(silent.rest().await, "");
+}
+
+#[tokio::test]
+async fn who_comes_from_elsewhere_is_told_no_details() {
+    let node = NodeAnswer { reason: "secret".to_owned(), ..closed().node };
+    let answer = Answer { reason: "closed: secret".to_owned(), prover: Some("secret".to_owned()), node, ..closed() };
+    let served = Served::start(&answer, Limits::default());
+    served.face.send_replace(Face::new(&answer, Outcome::unknown("secret")));
+    for path in ["/gate", "/gate?wait=0s", "/ready"] {
+        let (own, elsewhere) = (served.get(path).await, served.connect_from_elsewhere().await.get(path).await);
+        assert_eq!((own.status, elsewhere.status), (503, 503), "{path}");
+        assert!(own.body.contains("secret") && !elsewhere.body.contains("secret"), "{path}: {}", elsewhere.body);
+    }
+    let told = served.connect_from_elsewhere().await.get("/gate").await.body;
+    let told = serde_json::from_str::<Answer>(&told).unwrap();
+    assert_eq!((told.open, told.required, told.node.name), (false, answer.required, answer.node.name));
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 use super::{
     evidence::Probe,
     gate::Gate,
+    outcome::Outcome,
     policy::Policy,
     verdict::{Basis, Obstacle},
 };
@@ -10,6 +11,9 @@ use serde::{Deserialize, Serialize};
 
 /// The format: fields may be added, and a reader passes over what it does not know.
 pub const VERSION: u32 = 1;
+
+/// In place of a reason, for who comes from elsewhere than the agent's node.
+const ELSEWHERE: &str = "the agent's log on this node says why";
 
 /// The body of `/gate`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,6 +98,36 @@ impl Answer {
         self
     }
 
+    /// The same for who comes from elsewhere than the agent's node: what a waiting pod needs, and no more. Reasons are made of what
+    /// API servers, webhooks and certificates say, and name addresses; the node itself is told them, and the agent's log has them.
+    #[must_use]
+    pub fn for_elsewhere(&self) -> Self {
+        let word = if self.open { "open" } else { "closed" };
+        let in_the_way = || {
+            let each = self.obstacles.iter().map(|obstacle| match obstacle.outcome {
+                Outcome::NotReady(_) => format!("{} not ready", obstacle.probe),
+                Outcome::Ready | Outcome::Unknown(_) => format!("{} unknown", obstacle.probe),
+            });
+            each.collect::<Vec<_>>().join("; ")
+        };
+        let reason = match (&self.by_hand, self.basis) {
+            (Some(by_hand), _) => format!("{word} by hand ({by_hand})"),
+            (None, Some(basis)) if self.open => format!("open: {basis}"),
+            _ if self.obstacles.is_empty() => word.to_owned(),
+            _ => format!("{word}: {}", in_the_way()),
+        };
+        let obstacles = self.obstacles.iter().map(|Obstacle { probe, outcome }| {
+            let outcome = match outcome {
+                Outcome::Ready => Outcome::Ready,
+                Outcome::NotReady(_) => Outcome::not_ready(ELSEWHERE),
+                Outcome::Unknown(_) => Outcome::unknown(ELSEWHERE),
+            };
+            Obstacle { probe: *probe, outcome }
+        });
+        let (obstacles, node) = (obstacles.collect(), NodeAnswer { reason: ELSEWHERE.to_owned(), ..self.node.clone() });
+        Self { reason, obstacles, prover: None, node, ..self.clone() }
+    }
+
     /// The same where a person's word overrides the evidence.
     #[must_use]
     pub fn overridden(mut self, open: bool, word: String) -> Self {
@@ -108,7 +142,7 @@ impl Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decide::{Evidence, Outcome};
+    use crate::decide::Evidence;
     use std::time::Duration;
 
     fn node() -> NodeAnswer {
@@ -129,6 +163,53 @@ mod tests {
             r#"{"version":1,"open":false,"reason":"closed: injector not ready: none","obstacles":[{"probe":"injector","outcome":"not-ready","reason":"none"}],"required":["webhook","injector","injection","identity"],"prover":"node-1","node":{"name":"node-0","state":"closed","reason":"no verdict"}}"#
         );
         assert_eq!(serde_json::from_str::<Answer>(&json).unwrap(), answer);
+    }
+
+    #[test]
+    fn who_comes_from_elsewhere_learns_which_parts_are_awaited_and_no_more() {
+        let policy = Policy::proven();
+        let secret = "10.0.0.7:8443 says: x509: certificate of internal.corp";
+        let evidence = policy.required().iter().fold(Evidence::at(Duration::ZERO), |evidence, probe| {
+            evidence.with(
+                *probe,
+                match probe {
+                    Probe::Injector => Outcome::not_ready(secret),
+                    Probe::Injection => Outcome::unknown(secret),
+                    _ => Outcome::Ready,
+                },
+            )
+        });
+        let node = NodeAnswer { reason: secret.to_owned(), ..node() };
+        let gate = Gate::closed().step(&policy, &evidence);
+        let answer = Answer::of(&gate, &policy, Some("node-1".to_owned()), node).seeing(false);
+        let told = answer.for_elsewhere();
+        assert_eq!(told.reason, "closed: injector not ready; injection unknown");
+        let json = serde_json::to_string(&told).unwrap();
+        assert!(!json.contains("10.0.0.7") && !json.contains("corp") && !json.contains("node-1"), "{json}");
+        // What `wait` decides by is all there.
+        let decides = |answer: &Answer| {
+            let probes: Vec<_> = answer.obstacles.iter().map(|obstacle| obstacle.probe).collect();
+            let (required, by_hand) = (answer.required.clone(), answer.by_hand.clone());
+            (
+                answer.version,
+                answer.open,
+                answer.basis,
+                probes,
+                required,
+                by_hand,
+                answer.blind,
+                answer.node.name.clone(),
+            )
+        };
+        assert_eq!(decides(&told), decides(&answer));
+        let by_hand = answer.overridden(false, "closed 2026-01-01T00:00:00Z".to_owned()).for_elsewhere();
+        assert_eq!(by_hand.reason, "closed by hand (closed 2026-01-01T00:00:00Z)");
+        assert_eq!(
+            Answer { open: true, basis: Some(Basis::Proven), ..told }.for_elsewhere().reason,
+            format!("open: {}", Basis::Proven)
+        );
+        let unseen = Answer::of(&Gate::closed(), &policy, None, by_hand.node).for_elsewhere();
+        assert_eq!(unseen.reason.split_once(':').map_or(unseen.reason.as_str(), |(word, _)| word), "closed");
     }
 
     #[test]

@@ -66,15 +66,12 @@ impl Scribe {
     /// Hands in what `note` makes; whether it was taken. Nothing is made where it would not be: of many missed pods most Events
     /// have to wait for the others.
     pub(super) fn note(&self, note: impl FnOnce() -> Note) -> bool {
-        match self.notes.try_reserve() {
-            Ok(place) => {
-                place.send(note());
-                true
-            }
-            Err(_) => {
-                debug!("an Event has to wait: the queue is full");
-                false
-            }
+        if let Ok(place) = self.notes.try_reserve() {
+            place.send(note());
+            true
+        } else {
+            debug!("an Event has to wait: the queue is full");
+            false
         }
     }
 
