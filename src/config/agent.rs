@@ -57,6 +57,7 @@ struct Raw {
     taint: Option<String>,
     taint_key: Option<String>,
     node_max_closed: Option<String>,
+    repair_grace: Option<String>,
     essential_namespaces: Option<String>,
     require: Option<String>,
     identity: Option<String>,
@@ -102,6 +103,9 @@ impl Reader {
             max_closed: self
                 .optional("LINKERD_GATE_NODE_MAX_CLOSED", raw.node_max_closed, duration)
                 .unwrap_or(Duration::from_mins(10)),
+            repair_grace: self
+                .optional("LINKERD_GATE_REPAIR_GRACE", raw.repair_grace, duration)
+                .unwrap_or(Duration::from_secs(30)),
         };
         Agent {
             node: self.needed("LINKERD_GATE_NODE_NAME", raw.node_name, NEEDED),
@@ -192,6 +196,7 @@ mod tests {
         assert_eq!(agent.mode, Mode::Enforce);
         assert_eq!(agent.node_policy.taint_key, "linkerd-gate/closed");
         assert_eq!(agent.node_policy.max_closed, Duration::from_mins(10));
+        assert_eq!(agent.node_policy.repair_grace, Duration::from_secs(30));
         assert_eq!(agent.proving.policy(), Policy::proven());
         assert_eq!((agent.port, agent.proving.api_servers.len()), (4192, 0));
         assert_eq!(complaints(read(&[])), GIVEN.map(|(name, _)| name));
@@ -225,6 +230,7 @@ mod tests {
             ("LINKERD_GATE_TAINT", "always"),
             ("LINKERD_GATE_TAINT_KEY", "Bad Key/x"),
             ("LINKERD_GATE_NODE_MAX_CLOSED", "0s"),
+            ("LINKERD_GATE_REPAIR_GRACE", "long"),
             ("LINKERD_GATE_ESSENTIAL_NAMESPACES", "storage,Not A Name"),
             ("LINKERD_GATE_REQUIRE", "webhook"),
             ("LINKERD_GATE_IDENTITY", "no"),

@@ -33,8 +33,9 @@ pub struct Controller {
     pub repair: RepairPolicy,
     /// Whether refused owners are nudged.
     pub nudges: bool,
-    /// How long a node may be closed whose agent is gone.
-    pub max_closed: Duration,
+    /// How long a node may be closed whose agent is gone. Not what an agent is told of its own node: where that is short, an agent that is
+    /// merely updated must not lose its node to the controller.
+    pub orphan_after: Duration,
     /// The key of the agents' taint.
     pub taint_key: String,
     /// How Linkerd was installed.
@@ -71,7 +72,7 @@ struct Raw {
     eviction: Option<String>,
     eviction_rate: Option<String>,
     nudge: Option<String>,
-    node_max_closed: Option<String>,
+    orphan_after: Option<String>,
     taint_key: Option<String>,
     token_projection: Option<String>,
     require: Option<String>,
@@ -135,8 +136,8 @@ impl Reader {
             mode: self.optional("LINKERD_GATE_MODE", raw.mode, word).unwrap_or(Mode::Enforce),
             repair,
             nudges: self.optional("LINKERD_GATE_NUDGE", raw.nudge, word) != Some(Switch::Off),
-            max_closed: self
-                .optional("LINKERD_GATE_NODE_MAX_CLOSED", raw.node_max_closed, duration)
+            orphan_after: self
+                .optional("LINKERD_GATE_ORPHAN_AFTER", raw.orphan_after, duration)
                 .unwrap_or(Duration::from_mins(10)),
             taint_key: self
                 .optional("LINKERD_GATE_TAINT_KEY", raw.taint_key, taint_key)
@@ -236,7 +237,7 @@ mod tests {
             ("LINKERD_GATE_EVICTION", "yes"),
             ("LINKERD_GATE_EVICTION_RATE", "1"),
             ("LINKERD_GATE_NUDGE", "true"),
-            ("LINKERD_GATE_NODE_MAX_CLOSED", "never"),
+            ("LINKERD_GATE_ORPHAN_AFTER", "never"),
             ("LINKERD_GATE_TAINT_KEY", "Bad Key/x"),
             ("LINKERD_GATE_TOKEN_PROJECTION", "false"),
             ("LINKERD_GATE_REQUIRE", "webhook"),

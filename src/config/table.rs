@@ -290,6 +290,14 @@ pub const AGENT: &[Variable] = &[
         purpose: "How long a node may be closed before it opens unproven, with a Warning.",
     },
     Variable {
+        name: "LINKERD_GATE_REPAIR_GRACE",
+        default: "30s",
+        accepted: "a duration of at least 1s, in s, m, h",
+        example: "2m",
+        purpose: "How long a node that could open stays closed at most while the controller still replaces pods that wait for a node: a \
+                  pod without a proxy that gets a node first starts outside the mesh. Counted from when the gate opened.",
+    },
+    Variable {
         name: "LINKERD_GATE_ESSENTIAL_NAMESPACES",
         default: "empty",
         accepted: "a comma-separated list of namespaces",
@@ -418,11 +426,12 @@ pub const CONTROLLER: &[Variable] = &[
         purpose: "Whether owners whose creates were refused for want of injection are asked to try again once it is proven.",
     },
     Variable {
-        name: "LINKERD_GATE_NODE_MAX_CLOSED",
+        name: "LINKERD_GATE_ORPHAN_AFTER",
         default: "10m",
         accepted: "a duration of at least 1s, in s, m, h",
         example: "30m",
-        purpose: "How long a node may be closed before it opens unproven, with a Warning.",
+        purpose: "After how long the controller opens a closed node that has no agent that is ready, whatever the agents' \
+                  LINKERD_GATE_NODE_MAX_CLOSED says.",
     },
     TAINT_KEY,
     Variable {

@@ -105,6 +105,14 @@ impl Gate {
         }
     }
 
+    /// When the evidence was taken that opened the gate; nothing where it is not open.
+    pub fn open_since(&self) -> Option<Duration> {
+        match self {
+            Self::Open { since, .. } => Some(*since),
+            Self::Closed { .. } | Self::Settling { .. } => None,
+        }
+    }
+
     /// The state after one more piece of evidence.
     ///
     /// The same evidence twice is one piece: stepping again with an instant that was already counted changes nothing.

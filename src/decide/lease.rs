@@ -167,6 +167,11 @@ impl Sightings {
         self.latest.as_ref().filter(|seen| seen.changed).map(|seen| seen.at.saturating_add(DURATION))
     }
 
+    /// Until when a holder may live that wrote what was seen last, whether it was seen to change or not; nothing where there is no Lease.
+    pub fn valid_until(&self) -> Option<Duration> {
+        self.latest.as_ref().map(|seen| seen.at.saturating_add(DURATION))
+    }
+
     /// Who was seen holding it last.
     pub fn holder(&self) -> Option<&Holder> {
         self.latest.as_ref()?.holder.as_ref()

@@ -20,6 +20,7 @@
 //! - [`essential`]: what must be able to run on a closed node, so that nothing waits for itself.
 //! - [`by_hand`]: the broken glass: a person's word, with an end.
 //! - [`hold`]: the scheduling gate of a held pod, and how it comes off.
+//! - [`repair_wait`]: whether a node that could open waits until the controller has replaced what is Pending.
 //! - [`orphan`]: closed nodes whose agent is gone.
 //! - [`nudge`]: which refused owners are asked to try again, and how many at a time.
 //! - [`recreate`]: which pods `recreate` makes again, and from which manifest.
@@ -47,6 +48,7 @@ pub mod proof;
 pub mod publication;
 pub mod recreate;
 pub mod repair;
+pub mod repair_wait;
 pub mod uninstall;
 pub mod verdict;
 

@@ -3,7 +3,7 @@
 //! Level-triggered: what should be is worked out anew from facts each time, and a change is what differs from it. So a taint
 //! that somebody removed comes back, one that somebody left is lifted, and where nothing differs nothing is written.
 
-use super::{by_hand::ByHand, gate::Gate};
+use super::{by_hand::ByHand, gate::Gate, repair_wait::RepairWait};
 use k8s_openapi::api::core::v1::{Node, Taint};
 use std::{fmt, time::Duration};
 
@@ -25,6 +25,8 @@ pub struct NodePolicy {
     pub taints: bool,
     /// How long a node may be closed before it opens unproven.
     pub max_closed: Duration,
+    /// How long a node that could open waits for the controller at most.
+    pub repair_grace: Duration,
 }
 
 /// A node as the API server has it, reduced to what decisions need.
@@ -80,6 +82,8 @@ pub struct NodeFacts<'a> {
     pub gate: &'a Gate,
     /// DaemonSets that must run here and do not tolerate our taint, by a fresh word of the prover's.
     pub yield_to: &'a [String],
+    /// What it waits for before it opens.
+    pub repair: RepairWait,
     /// A person's word that is in force.
     pub by_hand: Option<ByHand>,
 }
@@ -111,6 +115,8 @@ pub enum Opened {
     Adopted,
     /// The gate is open.
     Proven,
+    /// The gate is open, and the controller still replaces so many pods: the node has waited for as long as it may.
+    BeforeRepair(usize),
     /// It was closed for as long as a node may be: pods start whatever Linkerd does. `wait` and guard still hold them.
     TooLongClosed,
     /// A person said so.
@@ -124,6 +130,8 @@ pub enum Closed {
     ShuttingDown,
     /// Nothing has been proven in this boot.
     Unproven,
+    /// The gate is open, and the controller has to replace pods first.
+    AwaitsRepair(RepairWait),
     /// A person said so.
     ByHand(ByHand),
 }
@@ -277,16 +285,21 @@ fn state(policy: &NodePolicy, facts: &NodeFacts<'_>) -> NodeState {
             Age::AfterUs => {}
         }
     }
-    if facts.gate.is_open() {
-        return NodeState::Open(Opened::Proven);
+    let too_long = facts.uptime.saturating_sub(since) >= policy.max_closed;
+    if facts.gate.is_open() && (too_long || !facts.repair.holds()) {
+        return NodeState::Open(match facts.repair {
+            RepairWait::Over(pods) | RepairWait::Pods(pods) => Opened::BeforeRepair(pods),
+            RepairWait::Nothing | RepairWait::Unseen => Opened::Proven,
+        });
     }
-    if facts.uptime.saturating_sub(since) >= policy.max_closed {
+    if too_long {
         return NodeState::Open(Opened::TooLongClosed);
     }
     if !facts.yield_to.is_empty() {
         return NodeState::Yielding(facts.yield_to.to_vec());
     }
-    NodeState::Closed { since, why: Closed::Unproven }
+    let why = if facts.gate.is_open() { Closed::AwaitsRepair(facts.repair) } else { Closed::Unproven };
+    NodeState::Closed { since, why }
 }
 
 fn change(policy: &NodePolicy, facts: &NodeFacts<'_>, state: &NodeState) -> Option<Change> {
@@ -304,7 +317,7 @@ fn change(policy: &NodePolicy, facts: &NodeFacts<'_>, state: &NodeState) -> Opti
         (Some(stamp), Some(_) | None) => Edit::Set(stamp),
     };
     let opened = match state {
-        NodeState::Open(Opened::Adopted | Opened::Proven | Opened::TooLongClosed) => true,
+        NodeState::Open(Opened::Adopted | Opened::Proven | Opened::BeforeRepair(_) | Opened::TooLongClosed) => true,
         NodeState::Open(Opened::ThisBoot | Opened::ByHand(_))
         | NodeState::Closed { .. }
         | NodeState::Yielding(_)
@@ -355,7 +368,20 @@ impl NodeState {
 
     /// Whether a person should look.
     pub const fn is_warning(&self) -> bool {
-        matches!(self, Self::Open(Opened::TooLongClosed) | Self::Yielding(_))
+        matches!(self, Self::Open(Opened::TooLongClosed | Opened::BeforeRepair(_)) | Self::Yielding(_))
+    }
+
+    /// Whether a person who knows `self` would learn something from `newer`. How many pods are left is no news.
+    pub fn is_news(&self, newer: &Self) -> bool {
+        let waits = |state: &Self| matches!(state, Self::Closed { why: Closed::AwaitsRepair(RepairWait::Pods(_)), .. });
+        // How it was opened is known; that it was is no news.
+        let noted = matches!(
+            self,
+            Self::Open(Opened::Adopted | Opened::Proven | Opened::BeforeRepair(_) | Opened::TooLongClosed)
+        );
+        let opened = noted && *newer == Self::Open(Opened::ThisBoot);
+        let same = waits(self) && waits(newer) || opened || self.to_string() == newer.to_string();
+        !same
     }
 }
 
@@ -365,6 +391,12 @@ impl fmt::Display for NodeState {
             Self::Open(Opened::ThisBoot) => f.write_str("open: it was opened earlier in this boot"),
             Self::Open(Opened::Adopted) => f.write_str("open: it was there before linkerd-gate was installed"),
             Self::Open(Opened::Proven) => f.write_str("open: the gate is open"),
+            Self::Open(Opened::BeforeRepair(pods)) => write!(
+                f,
+                "open: the gate is open; {}, and the node has waited for as long as it may (LINKERD_GATE_REPAIR_GRACE): they \
+                 may start outside the mesh",
+                RepairWait::Over(*pods)
+            ),
             Self::Open(Opened::TooLongClosed) => f.write_str(
                 "open, unproven: it was closed for as long as a node may be (LINKERD_GATE_NODE_MAX_CLOSED); pods may \
                  start outside the mesh",
@@ -374,6 +406,7 @@ impl fmt::Display for NodeState {
                 f.write_str("closed: its machine is shutting down, so that it comes back closed")
             }
             Self::Closed { why: Closed::Unproven, .. } => f.write_str("closed: nothing has been proven in this boot"),
+            Self::Closed { why: Closed::AwaitsRepair(wait), .. } => write!(f, "stays closed: {wait}"),
             Self::Closed { why: Closed::ByHand(word), .. } => write!(f, "closed by hand until {}", word.until),
             Self::Yielding(to) => write!(
                 f,
@@ -388,217 +421,4 @@ impl fmt::Display for NodeState {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::decide::{Basis, Gate};
-
-    const BOOT: &str = "3f2a9c1e-5b1d-4c7e-9a39-0d3f4a1c2b3d";
-    const EARLIER: &str = "aaaaaaaa-5b1d-4c7e-9a39-0d3f4a1c2b3d";
-
-    fn policy() -> NodePolicy {
-        NodePolicy { taint_key: TAINT_KEY.to_owned(), taints: true, max_closed: Duration::from_mins(10) }
-    }
-
-    fn open() -> Gate {
-        Gate::Open { basis: Basis::Proven, since: Duration::ZERO, latest: Duration::ZERO, doubt: None }
-    }
-
-    fn tainted(value: &str) -> NodeView {
-        let node = NodeView { opened_boot: Some(EARLIER.to_owned()), ..NodeView::default() };
-        NodeView { taints: Some(node.with_taint(TAINT_KEY, Some(value))), ..node }
-    }
-
-    fn facts<'a>(node: &'a NodeView, gate: &'a Gate) -> NodeFacts<'a> {
-        NodeFacts {
-            node,
-            boot: BOOT,
-            uptime: Duration::from_secs(40),
-            closed_since: None,
-            age: Age::AfterUs,
-            gate,
-            yield_to: &[],
-            by_hand: None,
-        }
-    }
-
-    fn taint(value: Option<&str>) -> Change {
-        let taint = value.map_or(Edit::Remove, |value| Edit::Set(value.to_owned()));
-        Change { taint, opened_boot: Edit::Keep }
-    }
-
-    fn by_hand(open: bool) -> ByHand {
-        ByHand { open, until: "2026-01-01T06:00:00Z".parse().unwrap() }
-    }
-
-    #[test]
-    fn a_node_is_closed_after_every_reboot_and_opened_by_proof_in_one_write() {
-        let rebooted = NodeView { opened_boot: Some(EARLIER.to_owned()), ..NodeView::default() };
-        let plan = Plan::of(&policy(), &facts(&rebooted, &Gate::closed()));
-        assert_eq!(plan.state, NodeState::Closed { since: Duration::from_secs(40), why: Closed::Unproven });
-        assert_eq!(plan.change, Some(taint(Some("3f2a9c1e5b1d-40"))));
-
-        let closed = tainted("3f2a9c1e5b1d-40");
-        assert_eq!(Plan::of(&policy(), &facts(&closed, &Gate::closed())).change, None, "nothing to write twice");
-        let plan = Plan::of(&policy(), &facts(&closed, &open()));
-        assert_eq!(plan.state, NodeState::Open(Opened::Proven));
-        assert_eq!(plan.change, Some(Change { taint: Edit::Remove, opened_boot: Edit::Set(BOOT.to_owned()) }));
-    }
-
-    #[test]
-    fn an_opened_node_stays_open_for_its_boot_whatever_the_gate_says_later() {
-        let node = NodeView { opened_boot: Some(BOOT.to_owned()), ..NodeView::default() };
-        for gate in [Gate::closed(), open()] {
-            let plan = Plan::of(&policy(), &facts(&node, &gate));
-            assert_eq!(plan, Plan { state: NodeState::Open(Opened::ThisBoot), change: None });
-        }
-        let left = NodeView { opened_boot: Some(BOOT.to_owned()), ..tainted("x") };
-        assert_eq!(
-            Plan::of(&policy(), &facts(&left, &Gate::closed())).change,
-            Some(taint(None)),
-            "a taint left is lifted"
-        );
-    }
-
-    #[test]
-    fn installing_closes_nothing_that_runs_and_a_node_that_joins_later_is_closed() {
-        let fresh = NodeView { created: Some(100), ..NodeView::default() };
-        let gate = Gate::closed();
-        let of = |installed| {
-            let age = Age::of(&fresh, installed);
-            Plan::of(&policy(), &NodeFacts { age, ..facts(&fresh, &gate) })
-        };
-        let adopted = of(Some(200));
-        assert_eq!(adopted.state, NodeState::Open(Opened::Adopted));
-        assert_eq!(adopted.change, Some(Change { taint: Edit::Keep, opened_boot: Edit::Set(BOOT.to_owned()) }));
-        assert!(matches!(of(Some(99)).state, NodeState::Closed { .. }));
-        assert_eq!(of(None), Plan { state: NodeState::Undecided, change: None });
-        // A registration taint says that it is to be closed, whenever it joined.
-        let registered = NodeView { opened_boot: None, ..tainted("") };
-        let age = Age::BeforeUs;
-        let plan = Plan::of(&policy(), &NodeFacts { age, ..facts(&registered, &gate) });
-        assert_eq!(plan.change, Some(taint(Some("3f2a9c1e5b1d-40"))), "{plan:?}");
-    }
-
-    #[test]
-    fn no_node_is_closed_for_longer_than_it_may_be_however_often_its_agent_is_started() {
-        let node = tainted("3f2a9c1e5b1d-40");
-        let gate = Gate::closed();
-        let at = |seconds| {
-            let uptime = Duration::from_secs(seconds);
-            // Each time a new process, which remembers nothing.
-            Plan::of(&policy(), &NodeFacts { uptime, ..facts(&node, &gate) })
-        };
-        assert!(matches!(at(639).state, NodeState::Closed { .. }));
-        assert_eq!(at(640).state, NodeState::Open(Opened::TooLongClosed));
-        assert_eq!(at(640).change, Some(Change { taint: Edit::Remove, opened_boot: Edit::Set(BOOT.to_owned()) }));
-        // And where somebody removes the taint, the process still knows.
-        let removed = NodeView { taints: None, ..node.clone() };
-        let facts = NodeFacts {
-            uptime: Duration::from_secs(640),
-            closed_since: Some(Duration::from_secs(40)),
-            ..facts(&removed, &gate)
-        };
-        assert_eq!(Plan::of(&policy(), &facts).state, NodeState::Open(Opened::TooLongClosed));
-    }
-
-    #[test]
-    fn a_taint_from_an_earlier_boot_does_not_count_towards_this_ones_bound() {
-        let node = tainted("aaaaaaaa5b1d-3");
-        let gate = Gate::closed();
-        let plan = Plan::of(&policy(), &NodeFacts { uptime: Duration::from_hours(1), ..facts(&node, &gate) });
-        assert_eq!(plan.change, Some(taint(Some("3f2a9c1e5b1d-3600"))));
-    }
-
-    #[test]
-    fn a_taint_removed_by_hand_comes_back_while_nothing_is_proven() {
-        let node = NodeView { opened_boot: Some(EARLIER.to_owned()), ..NodeView::default() };
-        let gate = Gate::closed();
-        let facts = NodeFacts { closed_since: Some(Duration::from_secs(12)), ..facts(&node, &gate) };
-        assert_eq!(Plan::of(&policy(), &facts).change, Some(taint(Some("3f2a9c1e5b1d-12"))));
-    }
-
-    #[test]
-    fn what_must_run_here_comes_before_the_taint() {
-        let node = tainted("3f2a9c1e5b1d-40");
-        let gate = Gate::closed();
-        let to = ["kube-system/cni".to_owned()];
-        let plan = Plan::of(&policy(), &NodeFacts { yield_to: &to, ..facts(&node, &gate) });
-        assert_eq!(
-            (plan.state.as_str(), plan.change),
-            ("yielding", Some(taint(None))),
-            "and it is not remembered as opened"
-        );
-    }
-
-    #[test]
-    fn a_persons_word_comes_before_everything() {
-        let opened = NodeView { opened_boot: Some(BOOT.to_owned()), ..NodeView::default() };
-        let gate = open();
-        let closed = Plan::of(&policy(), &NodeFacts { by_hand: Some(by_hand(false)), ..facts(&opened, &gate) });
-        assert_eq!(closed.change, Some(taint(Some("3f2a9c1e5b1d-40"))));
-        let late =
-            NodeFacts { uptime: Duration::from_hours(9), by_hand: Some(by_hand(false)), ..facts(&opened, &gate) };
-        assert!(matches!(Plan::of(&policy(), &late).state, NodeState::Closed { .. }), "it has an end of its own");
-
-        let node = tainted("3f2a9c1e5b1d-40");
-        let gate = Gate::closed();
-        let plan = Plan::of(&policy(), &NodeFacts { by_hand: Some(by_hand(true)), ..facts(&node, &gate) });
-        assert_eq!(plan.change, Some(taint(None)), "and what was opened by hand is not remembered as proven");
-    }
-
-    #[test]
-    fn where_nodes_are_not_to_be_tainted_a_taint_that_is_left_is_lifted_and_nothing_else_is_written() {
-        let never = NodePolicy { taints: false, ..policy() };
-        let gate = Gate::closed();
-        let rebooted = NodeView { opened_boot: Some(EARLIER.to_owned()), ..NodeView::default() };
-        assert_eq!(Plan::of(&never, &facts(&rebooted, &gate)).change, None);
-        assert_eq!(Plan::of(&never, &facts(&tainted("x"), &gate)).change, Some(taint(None)));
-        assert_eq!(Plan::of(&never, &facts(&rebooted, &open())).change, None);
-    }
-
-    #[test]
-    fn a_machine_that_goes_down_is_closed_and_one_that_we_leave_is_as_if_we_had_never_been() {
-        let node = NodeView { opened_boot: Some(BOOT.to_owned()), shutting_down: true, ..NodeView::default() };
-        let gate = open();
-        assert_eq!(Plan::of(&policy(), &facts(&node, &gate)).change, Some(taint(Some("3f2a9c1e5b1d-40"))));
-        let up_again = NodeView { shutting_down: false, taints: Some(node.with_taint(TAINT_KEY, Some("x"))), ..node };
-        assert_eq!(Plan::of(&policy(), &facts(&up_again, &gate)).change, Some(taint(None)), "it was called off");
-        let gone = Some(Change { taint: Edit::Remove, opened_boot: Edit::Remove });
-        assert_eq!(Plan::for_removal(&policy(), &tainted("x")), gone);
-        assert_eq!(Plan::for_removal(&policy(), &NodeView::default()), None);
-    }
-
-    #[test]
-    fn taints_of_others_are_left_alone() {
-        let other = Taint {
-            key: "node.kubernetes.io/not-ready".to_owned(),
-            effect: "NoExecute".to_owned(),
-            ..Taint::default()
-        };
-        // The same key with another effect is not ours either.
-        let like = Taint { key: TAINT_KEY.to_owned(), effect: "NoExecute".to_owned(), ..Taint::default() };
-        let node = NodeView { taints: Some(vec![other.clone(), like.clone()]), ..NodeView::default() };
-        let with = node.with_taint(TAINT_KEY, Some("b-1"));
-        assert_eq!(with[..2], [other.clone(), like.clone()]);
-        assert_eq!(NodeView { taints: Some(with), ..node }.with_taint(TAINT_KEY, None), [other, like]);
-    }
-
-    #[test]
-    fn kubelets_word_of_a_shutdown_is_read() {
-        let node = |message: &str| {
-            let condition = serde_json::json!({"type": "Ready", "status": "False", "reason": "KubeletNotReady", "message": message});
-            NodeView::of(&serde_json::from_value(serde_json::json!({"status": {"conditions": [condition]}})).unwrap())
-        };
-        assert!(node("node is shutting down").shutting_down);
-        assert!(!node("container runtime network not ready").shutting_down);
-    }
-
-    #[test]
-    fn the_taints_value_is_one_that_the_api_server_takes() {
-        for boot in [BOOT, "", "---", "0123456789012345678901234567890123456789"] {
-            let value = stamp(boot, Duration::from_hours(99_999));
-            assert!(value.len() <= 63, "{value}");
-        }
-        assert!(stamp(BOOT, Duration::ZERO).starts_with(char::is_alphanumeric));
-    }
-}
+mod tests;

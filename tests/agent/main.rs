@@ -5,6 +5,7 @@ mod cost;
 mod faults;
 mod node;
 mod prover;
+mod repair_wait;
 mod rights;
 #[allow(dead_code, reason = "the controller's tests use it too")]
 mod stage;

@@ -36,7 +36,6 @@ const CONTROLLER: Program = Program {
         "mode",
         "linkerd.tokenProjection",
         "agent.taintKey",
-        "agent.nodeMaxClosed",
         "agent.require",
         "agent.identity",
         "agent.apiServers",

@@ -33,7 +33,7 @@ const ACCOUNTS: [Account; 2] = [
 ];
 
 /// What the agent needs.
-const RIGHTS: [Rights; 11] = [
+const RIGHTS: [Rights; 12] = [
     (None, "nodes", None, &["list", "watch", "patch"]),
     (None, "mutatingwebhookconfigurations.admissionregistration.k8s.io", None, &["list", "watch"]),
     (None, "namespaces", None, &["list", "watch"]),
@@ -42,12 +42,13 @@ const RIGHTS: [Rights; 11] = [
     (None, "endpointslices.discovery.k8s.io", None, &["list", "watch"]),
     (Some(NAMESPACE), "leases.coordination.k8s.io", None, &["create"]),
     (Some(NAMESPACE), "leases.coordination.k8s.io", Some("linkerd-gate"), &["list", "watch", "patch"]),
+    (Some(NAMESPACE), "leases.coordination.k8s.io", Some("linkerd-gate-controller"), &["list", "watch"]),
     (Some(NAMESPACE), "daemonsets.apps", Some("linkerd-gate"), &["get"]),
     (Some(PROBE), "pods", None, &["create"]),
     (Some("default"), "events", None, &["create"]),
 ];
 
-const DANGEROUS: [Question; 36] = [
+const DANGEROUS: [Question; 37] = [
     ("", "nodes", None, "delete"),
     ("", "nodes", None, "create"),
     ("", "nodes", None, "update"),
@@ -76,6 +77,7 @@ const DANGEROUS: [Question; 36] = [
     (NAMESPACE, "serviceaccounts/token", None, "create"),
     (NAMESPACE, "daemonsets.apps", Some("linkerd-gate"), "patch"),
     (NAMESPACE, "leases.coordination.k8s.io", Some("another"), "patch"),
+    (NAMESPACE, "leases.coordination.k8s.io", Some("linkerd-gate-controller"), "patch"),
     (NAMESPACE, "leases.coordination.k8s.io", Some("linkerd-gate"), "delete"),
     ("kube-system", "leases.coordination.k8s.io", None, "patch"),
     ("default", "events", None, "delete"),
@@ -283,6 +285,7 @@ async fn agents_day(stage: &Stage) -> Result<()> {
         "/apis/apps/v1/namespaces/linkerd-gate/daemonsets/linkerd-gate",
         // RBAC knows a list to be of one name by this selector.
         "/apis/coordination.k8s.io/v1/namespaces/linkerd-gate/leases?fieldSelector=metadata.name%3Dlinkerd-gate",
+        "/apis/coordination.k8s.io/v1/namespaces/linkerd-gate/leases?fieldSelector=metadata.name%3Dlinkerd-gate-controller",
     ] {
         get(&agent, path).await.with_context(|| format!("GET {path}"))?;
     }

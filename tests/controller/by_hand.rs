@@ -27,7 +27,7 @@ async fn closed_by_hand_nothing_is_replaced_or_opened_and_a_suspended_job_is_res
     stage.create::<Lease>(GATE, json!({"metadata": {"name": GATE, "annotations": word}})).await?;
     recover(&stage).await?;
 
-    let replica = stage.start_apart(controller("one").with("NODE_MAX_CLOSED", "1s"), "controller").await?;
+    let replica = stage.start_apart(controller("one").with("ORPHAN_AFTER", "1s"), "controller").await?;
     let done = async {
         replica.until_said("closed by hand until").await?;
         replica.until_said("proof: open").await?;

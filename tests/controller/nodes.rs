@@ -23,14 +23,14 @@ async fn a_closed_node_without_an_agent_is_opened_and_one_with_an_agent_is_left_
     for node in [orphan, tended] {
         close(&stage, node).await?;
     }
-    let settings = controller("one").with("NODE_MAX_CLOSED", "2s");
+    let settings = controller("one").with("ORPHAN_AFTER", "2s");
     let mut audited = stage.start_apart(settings.with("MODE", "audit"), "audited").await?;
     let told = audited.until_said("audit: would open node").await?;
     ensure!(told.contains(orphan.as_str()), "{told}");
     ensure!(audited.terminate().await? == 0, "{}", audited.said());
     ensure!(is_closed(&stage.nodes().await?.get(orphan).await?), "audit mode opened a node");
 
-    let replica = stage.start_apart(controller("one").with("NODE_MAX_CLOSED", "2s"), "controller").await?;
+    let replica = stage.start_apart(controller("one").with("ORPHAN_AFTER", "2s"), "controller").await?;
     let done = async {
         let event = stage.until_event(orphan, "OpenedWithoutAgent").await?;
         ensure!(event.message.as_ref().is_some_and(|message| message.contains("had no agent")), "{event:?}");

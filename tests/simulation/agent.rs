@@ -11,8 +11,9 @@ use linkerd_gate::{
         ByHand, Evidence, Follower, Gate, Installation, Outcome, Policy, Probe, Publication,
         essential::{self, DaemonSetView, NamespaceView, PodView},
         gate::Closure,
-        lease::{Holder, LEADS_FOR, RENEWED_EVERY, Stance},
-        node::{Age, NodeFacts, NodePolicy, NodeState, NodeView, Opened, Plan, TAINT_KEY},
+        lease::{Holder, LEADS_FOR, RENEWED_EVERY, Record, Stance},
+        node::{Age, Closed, NodeFacts, NodePolicy, NodeState, NodeView, Opened, Plan, TAINT_KEY},
+        repair_wait::ControllerLease,
     },
     linkerd::WebhookView,
 };
@@ -80,6 +81,8 @@ pub enum Answer {
 pub enum Message {
     Lease(Option<Rc<Word>>),
     Node(Rc<NodeView>),
+    /// The controllers' Lease.
+    Controller(Option<Rc<Record>>),
     /// With when the request was sent.
     Answer(Answer, Duration),
 }
@@ -93,6 +96,10 @@ pub enum Process {
 }
 
 /// A process.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "what an agent sees and what it does not are independent of each other"
+)]
 pub struct Agent {
     pub node: usize,
     pub me: Holder,
@@ -121,6 +128,9 @@ pub struct Agent {
     identity: Outcome,
     identity_due: Duration,
     closed_since: Option<Duration>,
+    controller: ControllerLease,
+    /// Whether it follows the controllers' Lease.
+    pub wants_controller: bool,
     patch: Writing,
     take_at: Option<Duration>,
     prover: Option<Prover>,
@@ -203,6 +213,8 @@ impl Agent {
             identity: Outcome::unknown("not asked yet"),
             identity_due: Duration::ZERO,
             closed_since: None,
+            controller: ControllerLease::default(),
+            wants_controller: false,
             patch: Writing::default(),
             take_at: None,
             prover: None,
@@ -237,6 +249,11 @@ impl Agent {
                 self.looked = true;
             }
             Message::Node(view) => self.node_view = Some(view),
+            Message::Controller(record) if self.wants_controller => {
+                let local = self.local(now);
+                self.controller.note(record.as_deref(), local);
+            }
+            Message::Controller(_) => {}
             Message::Answer(answer, sent) => self.answered(answer, sent, now, random),
         }
     }
@@ -367,9 +384,21 @@ impl Agent {
             age: Age::of(&view, (now >= self.started + Duration::from_millis(300)).then_some(around.installed)),
             gate: self.follower.gate(),
             yield_to: &yield_to,
+            repair: self.controller.wait(self.follower.gate(), policy.repair_grace, local),
             by_hand,
         };
         let plan = Plan::of(policy, &facts);
+        let wanted = matches!(
+            plan.state,
+            NodeState::Closed { why: Closed::Unproven | Closed::AwaitsRepair(_), .. } | NodeState::Yielding(_)
+        );
+        if wanted && !self.wants_controller {
+            self.controller = ControllerLease::default();
+        }
+        self.wants_controller = wanted;
+        if let Some(next) = self.controller.next(self.follower.gate(), policy.repair_grace, local) {
+            self.wake_at(self.booted + next, now);
+        }
         // A machine that goes down is closed, and stays so: the next boot decides anew.
         let change = plan.change;
         match &plan.state {
@@ -381,7 +410,8 @@ impl Agent {
                 self.closed_since.get_or_insert(now.saturating_sub(self.booted));
             }
             NodeState::Open(Opened::ThisBoot | Opened::Adopted) => self.closed_since = None,
-            NodeState::Open(Opened::Proven | Opened::TooLongClosed | Opened::ByHand(_)) | NodeState::Undecided => {}
+            NodeState::Open(Opened::Proven | Opened::BeforeRepair(_) | Opened::TooLongClosed | Opened::ByHand(_))
+            | NodeState::Undecided => {}
         }
         if let Some(word) = by_hand {
             let left = word.until.duration_since(around.wall).unsigned_abs();

@@ -13,6 +13,8 @@ pub struct ApiServer {
     /// By the node's number.
     pub nodes: Vec<Rc<NodeView>>,
     pub lease: Option<Rc<Word>>,
+    /// The controllers'.
+    pub controller: Option<Rc<Record>>,
 }
 
 /// The Lease, with what nobody in the world can see.

@@ -50,6 +50,7 @@ pub enum Happening {
     PodsReplaced,
     DaemonSetComes,
     DaemonSetTolerates,
+    ControllersGone,
     /// A kubelet that booted takes back what it said of the shutdown.
     ShutdownForgotten(usize),
     /// Everything that is broken is mended, but for what the gate itself has to do.
@@ -70,7 +71,7 @@ pub fn draw(world: &mut World, end: Duration) {
 
 impl Happening {
     fn draw(world: &mut World) -> Self {
-        match world.random.below(38) {
+        match world.random.below(40) {
             0..=4 => Self::PowerCut,
             5..=7 => Self::PowerCutOfAll,
             8 => Self::NodeJoins,
@@ -90,6 +91,7 @@ impl Happening {
             31..=32 => Self::InjectorFlaps,
             33 => Self::IdentityFails,
             34..=35 => Self::PodsReplaced,
+            36..=37 => Self::ControllersGone,
             _ => Self::DaemonSetComes,
         }
     }
@@ -107,6 +109,7 @@ impl Happening {
                     power_off(world, node);
                 }
                 stop_api_server(world);
+                lose_controllers(world, (20_000, 60_000));
             }
             Self::PowerOff(node) => power_off(world, node),
             Self::PowerOn(node) => power_on(world, node),
@@ -181,6 +184,7 @@ impl Happening {
                 ends(world, (10_000, 60_000), Self::DaemonSetTolerates);
             }
             Self::DaemonSetTolerates => set(world, |world| world.daemon_set_lacks = false),
+            Self::ControllersGone => lose_controllers(world, (3000, 60_000)),
             Self::Heal => heal(world),
         }
     }
@@ -251,6 +255,11 @@ fn ends(world: &mut World, (shortest, longest): (u64, u64), end: Happening) {
 fn set(world: &mut World, change: impl FnOnce(&mut World)) {
     change(world);
     world.refresh_cluster();
+}
+
+/// No controller lives for between so many and so many milliseconds.
+fn lose_controllers(world: &mut World, (shortest, longest): (u64, u64)) {
+    world.controllers.up_at = world.now + world.random.between(shortest, longest);
 }
 
 /// A machine goes down, in one case of three after its kubelet has said so.
@@ -362,6 +371,7 @@ fn heal(world: &mut World) {
     world.injector_down = false;
     world.identity_down = false;
     world.daemon_set_lacks = false;
+    world.controllers.up_at = world.now;
     world.refresh_cluster();
     let agents = world.agents_by_node();
     for node in 0..world.machines.len() {

@@ -9,7 +9,7 @@ use crate::{
 use k8s_openapi::{api::core::v1::Toleration, jiff::Timestamp};
 use linkerd_gate::{
     decide::{
-        ByHand, Gate, Installation, Outcome, Policy, Publication,
+        ByHand, Gate, Installation, Outcome, PendingRepair, Policy, Publication,
         by_hand::ANNOTATION,
         essential::{self, DaemonSetView, NamespaceView, PodView},
         lease::{DURATION, Holder, Record},
@@ -44,6 +44,7 @@ pub struct Setting {
     pub nodes: usize,
     pub taints: bool,
     pub max_closed: Duration,
+    pub repair_grace: Duration,
     pub proven_again: Duration,
     /// Whether the cluster was there before linkerd-gate; else it was there in an earlier boot, gate and all.
     pub fresh_install: bool,
@@ -78,6 +79,10 @@ pub struct Counts {
     pub slipped: usize,
     /// App pods that were created meanwhile and had to stay Pending.
     pub pending: usize,
+    /// Those of them that were Pending still, without a proxy, when a node opened: they start outside the mesh.
+    pub bound_bare: usize,
+    /// Nodes that opened before the controller was done, because they had waited for as long as they may.
+    pub before_repair: usize,
     /// Nodes that opened because they had been closed for as long as a node may be.
     pub too_long_closed: usize,
     /// Nodes that opened by proof.
@@ -134,6 +139,19 @@ pub struct Pod {
     pub view: PodView,
 }
 
+/// The controllers, one of which leads.
+#[derive(Debug, Default)]
+pub struct Controllers {
+    /// None of them lives before then.
+    pub up_at: Duration,
+    /// Missed pods that wait for a node.
+    pending: usize,
+    /// How many it published last, when, and since when it was more than none.
+    published: usize,
+    renewed: Duration,
+    published_since: Option<Duration>,
+}
+
 /// Everything.
 #[expect(clippy::struct_excessive_bools, reason = "what may be broken breaks independently of the rest")]
 pub struct World {
@@ -156,6 +174,7 @@ pub struct World {
     yield_published: Option<Duration>,
     pub lease_deleted: Option<Duration>,
     pub closed_by_hand_until: Option<Duration>,
+    pub controllers: Controllers,
     pub calm: bool,
     pub counts: Counts,
     policies: Policies,
@@ -209,6 +228,7 @@ impl World {
                 taint_key: TAINT_KEY.to_owned(),
                 taints: setting.taints,
                 max_closed: setting.max_closed,
+                repair_grace: setting.repair_grace,
             },
             proven_again: setting.proven_again,
         };
@@ -237,6 +257,7 @@ impl World {
             yield_published: None,
             lease_deleted: None,
             closed_by_hand_until: None,
+            controllers: Controllers::default(),
             calm: false,
             counts: Counts::default(),
             policies,
@@ -367,6 +388,7 @@ impl World {
                 self.schedule(self.now + SECOND, Event::Tick);
                 self.schedule_pods();
                 self.create_app_pod();
+                self.run_controllers();
                 self.notice_linkerd();
                 self.check_closed()
             }
@@ -446,7 +468,7 @@ impl World {
         self.agents[agent].undisturbed = self.now;
         let node = Message::Node(Rc::clone(&self.api.nodes[self.agents[agent].node]));
         let lease = Message::Lease(self.api.lease.clone());
-        for message in [node, lease] {
+        for message in [node, lease, Message::Controller(self.api.controller.clone())] {
             self.schedule(self.now, Event::Deliver(agent, message));
         }
     }
@@ -497,7 +519,10 @@ impl World {
     fn deliver(&mut self, agent: usize, message: Message) -> Result<(), String> {
         // A watch tells what is there when it tells it.
         let message = match message {
-            Message::Lease(_) | Message::Node(_) if !self.agents[agent].watching => return Ok(()),
+            Message::Lease(_) | Message::Node(_) | Message::Controller(_) if !self.agents[agent].watching => {
+                return Ok(());
+            }
+            Message::Controller(_) => Message::Controller(self.api.controller.clone()),
             Message::Lease(_) => Message::Lease(self.api.lease.clone()),
             Message::Node(_) => Message::Node(Rc::clone(&self.api.nodes[self.agents[agent].node])),
             answer @ Message::Answer(..) => answer,
@@ -561,17 +586,57 @@ impl World {
         };
         let process = &mut self.agents[agent];
         let open = process.follower.gate().is_open();
+        let wanted = process.wants_controller;
         let requests = process.step(&mut around)?;
+        let begins = process.wants_controller && !wanted;
         process.alarm += 1;
         let (alarm, wake) = (process.alarm, process.wake().max(self.now + Duration::from_micros(1)));
         self.schedule(wake, Event::Wake { agent, alarm });
         if open != self.agents[agent].follower.gate().is_open() {
             self.tell(|world| format!("{}: gate {}", world.agents[agent].me, world.agents[agent].follower.gate()));
         }
+        if begins {
+            self.notify(agent, Message::Controller(None));
+        }
         for request in requests {
             self.send(agent, request)?;
         }
         Ok(())
+    }
+
+    /// What the controllers do once a second: one of them says how many pods it still replaces, and replaces them.
+    fn run_controllers(&mut self) {
+        if self.controllers.pending > 0
+            && (0..self.machines.len()).any(|node| self.machines[node].powered && !self.api.is_tainted(node))
+        {
+            // A node that has just booted, before its agent's first write: what only admission can prevent.
+            self.controllers.pending = 0;
+        }
+        if !self.api_up || self.now < self.controllers.up_at {
+            return;
+        }
+        if self.injects() {
+            self.controllers.pending = self.controllers.pending.saturating_sub(5);
+        }
+        let pending = self.controllers.pending;
+        if self.now < self.controllers.renewed + Duration::from_secs(5) && pending == self.controllers.published {
+            return;
+        }
+        self.tell(|_| format!("the controller still replaces {pending} pods"));
+        let controllers = &mut self.controllers;
+        (controllers.renewed, controllers.published) = (self.now, pending);
+        controllers.published_since = (pending > 0).then(|| controllers.published_since.unwrap_or(self.now));
+        self.api.controller = Some(Rc::new(Record {
+            holder: Some(Holder::read("anywhere/controller/uid")),
+            renewed: Some(self.now.as_micros().to_string()),
+            pending_repair: Some(PendingRepair::new(pending).write()),
+            ..Record::default()
+        }));
+        for agent in 0..self.agents.len() {
+            if self.agents[agent].wants_controller {
+                self.notify(agent, Message::Controller(None));
+            }
+        }
     }
 
     // --- requests ---
@@ -780,6 +845,7 @@ impl World {
             self.counts.slipped += 1;
         } else {
             self.counts.pending += 1;
+            self.controllers.pending += 1;
         }
     }
 
@@ -877,9 +943,17 @@ impl World {
             return Ok(());
         }
         let allowed = match state {
-            NodeState::Open(Opened::Proven) => {
+            NodeState::Open(opened @ (Opened::Proven | Opened::BeforeRepair(_))) => {
                 self.counts.proven += 1;
-                truth.evidence.is_some_and(|evidence| evidence >= machine.power_lost)
+                self.counts.bound_bare += std::mem::take(&mut self.controllers.pending);
+                let waited = match opened {
+                    Opened::BeforeRepair(_) => {
+                        self.counts.before_repair += 1;
+                        self.has_waited(agent)
+                    }
+                    _ => !self.must_wait(agent),
+                };
+                waited && truth.evidence.is_some_and(|evidence| evidence >= machine.power_lost)
             }
             NodeState::Open(Opened::TooLongClosed) => {
                 self.counts.too_long_closed += 1;
@@ -900,6 +974,24 @@ impl World {
             "{me} opens its node as {state:?}: evidence from {:?}, power lost at {:?}, first agent at {:?}",
             truth.evidence, machine.power_lost, machine.first_agent
         ))
+    }
+
+    /// Whether an agent has to know that the controller still replaces pods.
+    fn must_wait(&self, agent: usize) -> bool {
+        let patience = Duration::from_secs(10);
+        let Controllers { renewed, published_since, .. } = self.controllers;
+        self.is_undisturbed(&self.agents[agent], patience)
+            && self.now < renewed + Duration::from_secs(8)
+            && published_since.is_some_and(|since| self.now >= since + patience)
+    }
+
+    /// Whether an agent's node has waited for the controller for as long as it may.
+    fn has_waited(&self, agent: usize) -> bool {
+        let Agent { node, follower, booted, .. } = &self.agents[agent];
+        let grace = self.setting.repair_grace;
+        let since = self.machines[*node].first_agent.unwrap_or(self.now);
+        follower.gate().open_since().is_none_or(|since| self.now >= *booted + since + grace)
+            || self.now + SECOND >= since + self.setting.max_closed
     }
 
     /// Whether nothing has been in an agent's way for so long.

@@ -12,6 +12,7 @@
 //!
 //! The steward does not know whether its own process proves: it reads the Lease like everybody else's.
 
+mod controller_lease;
 mod election;
 mod identity;
 mod prover;
@@ -114,6 +115,8 @@ pub async fn run(settings: Agent, shutdown: impl Future<Output = &'static str>) 
 
     let (node_sink, node) = watch::channel(Seen::default());
     let (lease_sink, lease) = watch::channel(Seen::default());
+    let (controller_sink, controller) = watch::channel(Seen::default());
+    let (wants_controller, controller_wanted) = watch::channel(false);
     let (addresses_sink, addresses) = watch::channel(Vec::new());
     let (identity_sink, identity) = watch::channel(Outcome::unknown("nobody has said yet where to ask it"));
     let (gate_sink, gate) = watch::channel(Gate::closed());
@@ -124,11 +127,21 @@ pub async fn run(settings: Agent, shutdown: impl Future<Output = &'static str>) 
     let lease_client = context.access.watching_the_lease()?;
     let namespace = &context.settings.namespace;
     let follow_lease = pin!(cluster::lease::follow_lease(lease_client, namespace, lease::NAME, lease_sink));
+    let controller_client = context.access.watching_the_lease()?;
+    let follow_controller = controller_lease::follow(controller_client, namespace, controller_wanted, controller_sink);
     let (mut follow_node, mut follow_lease) = (follow_node, follow_lease);
     let ask_identity = identity::ask(Parts::new()?, context.settings.proving.identity_by, addresses, identity_sink);
     let follower = Follower::new(&context.settings.proving.policy())?;
-    let ends =
-        Ends { node, lease: lease.clone(), identity, addresses: addresses_sink, gate: gate_sink, face: face_sink };
+    let ends = Ends {
+        node,
+        lease: lease.clone(),
+        controller,
+        wants_controller,
+        identity,
+        addresses: addresses_sink,
+        gate: gate_sink,
+        face: face_sink,
+    };
     let mut steward = Steward::new(Arc::clone(&context), follower, ends);
     let mut election = Election::new(Arc::clone(&context), lease, gate);
     let mut served = Box::pin(serve(Arc::clone(&context), face, ended));
@@ -141,6 +154,7 @@ pub async fn run(settings: Agent, shutdown: impl Future<Output = &'static str>) 
         never = ask_identity => match never {},
         never = &mut follow_node => match never {},
         never = &mut follow_lease => match never {},
+        never = follow_controller => match never {},
         // It ends when it is told to, which is below.
         () = &mut served => return Ok(Exit::Internal),
     };

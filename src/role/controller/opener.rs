@@ -67,7 +67,7 @@ fn look(
     let tended: BTreeSet<&str> =
         agents.filter(|pod| pod.agent && pod.life == Life::Ready).filter_map(|pod| pod.node.as_deref()).collect();
     let tended = |node: &str| tended.contains(node);
-    let (key, longest) = (settings.taint_key.as_str(), settings.max_closed);
+    let (key, longest) = (settings.taint_key.as_str(), settings.orphan_after);
     let (due, again) = orphans.step(nodes.values(), tended, key, longest, context.now(), wall());
     (due.into_iter().cloned().collect(), again)
 }
@@ -86,7 +86,7 @@ async fn open(context: &Context, node: &NodeView, scribe: &Scribe) {
             let message = format!(
                 "The node was closed and had no agent of linkerd-gate for {:?}: it is open, whatever Linkerd does. See why: kubectl \
                  get pods --namespace {} --output wide",
-                context.settings.max_closed, context.settings.namespace
+                context.settings.orphan_after, context.settings.namespace
             );
             warn!("node {name}: {message}");
             let subject = Subject::node(node);

@@ -21,7 +21,8 @@ use crate::cluster::watch::Seen;
 use crate::config::Mode;
 use crate::decide::answer::NodeAnswer;
 use crate::decide::lease::Record;
-use crate::decide::node::{Age, NodeFacts, NodeState, NodeView, Opened, Plan};
+use crate::decide::node::{Age, Closed, NodeFacts, NodeState, NodeView, Opened, Plan};
+use crate::decide::repair_wait::{ControllerLease, RepairWait};
 use crate::decide::{Answer, ByHand, Change, Follower, Gate, Outcome};
 use crate::metrics::Written;
 use crate::retry::Schedule;
@@ -37,6 +38,10 @@ const CATCHING_UP: Duration = Duration::from_secs(2);
 pub(super) struct Ends {
     pub(super) node: watch::Receiver<Seen<NodeView>>,
     pub(super) lease: watch::Receiver<Seen<Record>>,
+    /// The controllers' Lease, while it is wanted.
+    pub(super) controller: watch::Receiver<Seen<Record>>,
+    /// Whether it is: an open node waits for no controller.
+    pub(super) wants_controller: watch::Sender<bool>,
     /// What was found of identity, from this node.
     pub(super) identity: watch::Receiver<Outcome>,
     /// Where identity is to be asked.
@@ -58,6 +63,8 @@ pub(super) struct Steward {
     closed_since: Option<Duration>,
     /// DaemonSets to yield to, by the last fresh word.
     yield_to: Vec<String>,
+    /// What the controller has to do before the node opens.
+    controller: ControllerLease,
     /// Whether the node was there before us.
     age: Age,
     /// What was said last, so that it is said once.
@@ -80,6 +87,8 @@ struct Patched {
 #[derive(Default)]
 struct Told {
     state: Option<NodeState>,
+    /// The state that an Event was made for, although nothing was written for it.
+    announced: Option<NodeState>,
     trouble: Option<String>,
     by_hand: Option<String>,
     misspelt: Option<String>,
@@ -101,6 +110,7 @@ enum Acted {
 struct Circumstances {
     now: Duration,
     uptime: Duration,
+    repair: RepairWait,
     by_hand: Option<ByHand>,
 }
 
@@ -115,6 +125,7 @@ impl Steward {
             patched: None,
             closed_since: None,
             yield_to: Vec::new(),
+            controller: ControllerLease::default(),
             age: Age::Unknown,
             told: Told::default(),
             acting: None,
@@ -134,6 +145,7 @@ impl Steward {
                 acted = maybe(&mut acting) => Some(acted),
                 Ok(()) = self.ends.node.changed() => None,
                 Ok(()) = self.ends.lease.changed() => None,
+                Ok(()) = self.ends.controller.changed() => None,
                 Ok(()) = self.ends.identity.changed() => None,
                 () = tokio::time::sleep_until(wake) => None,
             };
@@ -156,6 +168,8 @@ impl Steward {
             }
         };
         by_then(self.follower.sightings().stale_at());
+        let grace = self.context.settings.node_policy.repair_grace;
+        by_then(self.controller.next(self.follower.gate(), grace, circumstances.now));
         if let Some(word) = circumstances.by_hand {
             let left = word.until.duration_since(wall());
             by_then(Duration::try_from(left).ok().map(|left| circumstances.now + left));
@@ -166,6 +180,7 @@ impl Steward {
             return wake;
         };
         let plan = self.plan(&node, &circumstances);
+        self.want_controller(&plan.state);
         if let NodeState::Closed { since, .. } = &plan.state {
             self.closed_since = Some(*since);
             let bound = *since + self.context.settings.node_policy.max_closed;
@@ -225,9 +240,38 @@ impl Steward {
                 news
             });
         }
+        let repair = self.repair(now);
         let by_hand = self.by_hand(record.as_ref());
         self.context.metrics.verdict_fresh.set(i64::from(self.follower.sightings().fresh(now)));
-        Circumstances { now, uptime: uptime(now), by_hand }
+        Circumstances { now, uptime: uptime(now), repair, by_hand }
+    }
+
+    /// What the controller has to do before the node opens.
+    fn repair(&mut self, now: Duration) -> RepairWait {
+        let policy = &self.context.settings.node_policy;
+        if !policy.taints {
+            return RepairWait::Nothing;
+        }
+        let seen = self.ends.controller.borrow_and_update();
+        if seen.is_known() {
+            self.controller.note(seen.only(), now);
+        }
+        self.controller.wait(self.follower.gate(), policy.repair_grace, now)
+    }
+
+    /// Follows the controllers' Lease while the node is closed, or should be: a thousand open nodes need not.
+    fn want_controller(&mut self, state: &NodeState) {
+        let wanted = self.context.settings.node_policy.taints
+            && matches!(
+                state,
+                NodeState::Closed { why: Closed::Unproven | Closed::AwaitsRepair(_), .. } | NodeState::Yielding(_)
+            );
+        let changed =
+            self.ends.wants_controller.send_if_modified(|current| std::mem::replace(current, wanted) != wanted);
+        if changed && wanted {
+            // What was seen before the last pause says nothing of now.
+            self.controller = ControllerLease::default();
+        }
     }
 
     /// A person's word that is in force: the node's own before everybody's.
@@ -292,6 +336,7 @@ impl Steward {
             age: self.age,
             gate: self.follower.gate(),
             yield_to: &self.yield_to,
+            repair: circumstances.repair,
             by_hand: circumstances.by_hand,
         };
         Plan::of(&self.context.settings.node_policy, &facts)
@@ -299,16 +344,7 @@ impl Steward {
 
     /// Says what becomes of the node, once.
     fn tell(&mut self, plan: &Plan, node: &NodeView) {
-        let same = self.told.state.as_ref().is_some_and(|told| told.to_string() == plan.state.to_string());
-        // How it was opened has been said; that it was is no news.
-        let opened = matches!(
-            (&self.told.state, &plan.state),
-            (
-                Some(NodeState::Open(Opened::Adopted | Opened::Proven | Opened::TooLongClosed)),
-                NodeState::Open(Opened::ThisBoot)
-            )
-        );
-        if same || opened {
+        if self.told.state.as_ref().is_some_and(|told| !told.is_news(&plan.state)) {
             return;
         }
         if plan.state.is_warning() {
@@ -336,8 +372,11 @@ impl Steward {
             self.acting = Some(async move { Acted::Installed(installation(client, &namespace).await) }.boxed());
             return;
         }
-        let Some(change) = plan.change else { return };
         let context = Arc::clone(&self.context);
+        let Some(change) = plan.change else {
+            self.announce_alone(context, plan.state, node);
+            return;
+        };
         if context.settings.mode == Mode::Audit {
             // Said once; the plan stays the same until something changes.
             let would = format!("audit: would be {}: {}", words::change(&change), plan.state);
@@ -355,6 +394,8 @@ impl Steward {
             }
             return;
         }
+        // The write brings an Event with it.
+        self.told.announced = Some(plan.state.clone());
         let acted = async move {
             let key = &context.settings.node_policy.taint_key;
             let result = cluster_node::patch(context.client.clone(), key, &node, &change).await;
@@ -370,6 +411,23 @@ impl Steward {
             Acted::Patched { from: node.resource_version, result }
         };
         self.acting = Some(acted.boxed());
+    }
+
+    /// An Event for a state that a person would ask about though nothing is written for it.
+    fn announce_alone(&mut self, context: Arc<Context>, state: NodeState, node: NodeView) {
+        if !words::stands_alone(&state) {
+            self.told.announced = None;
+            return;
+        }
+        if self.told.announced.as_ref().is_some_and(|told| !told.is_news(&state)) {
+            return;
+        }
+        self.told.announced = Some(state.clone());
+        let announced = async move {
+            words::announce_alone(&context, &node, &state).await;
+            Acted::Announced
+        };
+        self.acting = Some(announced.boxed());
     }
 
     /// Notes what became of an act.

@@ -4,22 +4,39 @@ use tracing::warn;
 
 use super::super::{Context, wall};
 use crate::cluster::event::{self, Reporter, Subject};
-use crate::decide::node::{Change, Edit, NodeState, NodeView, Opened};
+use crate::decide::node::{Change, Closed, Edit, NodeState, NodeView, Opened};
+use crate::decide::repair_wait::RepairWait;
 
 /// An Event for whoever describes the node: one for each change that a person would ask about.
 pub(super) async fn announce(context: &Context, node: &NodeView, state: &NodeState, change: &Change, message: &str) {
-    let reason = match state {
-        NodeState::Open(Opened::TooLongClosed) => "GateOpenedUnproven",
-        NodeState::Open(Opened::Adopted) => "GateAdopted",
-        NodeState::Open(_) => "GateOpened",
-        NodeState::Closed { .. } => "GateClosed",
-        NodeState::Yielding(_) => "GateYields",
-        NodeState::Undecided => return,
-    };
     // A taint's value that is corrected is no news.
     if change.taint == Edit::Keep && !matches!(state, NodeState::Open(_)) {
         return;
     }
+    note(context, node, state, message).await;
+}
+
+/// Whether a state has an Event although nothing was written for it.
+pub(super) const fn stands_alone(state: &NodeState) -> bool {
+    matches!(state, NodeState::Closed { why: Closed::AwaitsRepair(RepairWait::Pods(_)), .. } | NodeState::Yielding(_))
+}
+
+/// That Event.
+pub(super) async fn announce_alone(context: &Context, node: &NodeView, state: &NodeState) {
+    note(context, node, state, &state.to_string()).await;
+}
+
+async fn note(context: &Context, node: &NodeView, state: &NodeState, message: &str) {
+    let reason = match state {
+        NodeState::Open(Opened::TooLongClosed) => "GateOpenedUnproven",
+        NodeState::Open(Opened::BeforeRepair(_)) => "GateOpenedBeforeRepair",
+        NodeState::Open(Opened::Adopted) => "GateAdopted",
+        NodeState::Open(_) => "GateOpened",
+        NodeState::Closed { why: Closed::AwaitsRepair(_), .. } => "GateAwaitsRepair",
+        NodeState::Closed { .. } => "GateClosed",
+        NodeState::Yielding(_) => "GateYields",
+        NodeState::Undecided => return,
+    };
     let (client, subject) = (context.client.clone(), Subject::node(node));
     let reporter = Reporter { instance: &node.name, node: Some(&node.name) };
     if let Err(why) = event::note(client, reporter, &subject, state.is_warning(), reason, message, wall()).await {
