@@ -341,3 +341,23 @@ async fn without_now_it_only_looks_and_says_what_it_would_do() {
         assert!(told.lines().any(|said| said == line), "{line}: {told}");
     }
 }
+
+#[tokio::test]
+async fn policies_without_a_controller_are_warned_of() {
+    let steps = vec![
+        get(DEPLOYMENT, not_found()),
+        get(HOLD, object("h-1")),
+        get(BORN, not_found()),
+        get(GUARD, object("g-1")),
+        get(RELEASE, object("r-1")),
+        get(PODS, list(&json!([]))),
+        get(JOBS, list(&json!([]))),
+        get(DAEMON_SET, not_found()),
+        get(NODES, list(&json!([]))),
+        get(AGENTS_LEASE, not_found()),
+        get(CONTROLLERS_LEASE, not_found()),
+    ];
+    let (told, refused) = uninstall(false, steps).await;
+    assert!(refused.is_empty(), "{refused}");
+    assert!(told.contains("Warning: admission holds pods, and there is no controller"), "{told}");
+}

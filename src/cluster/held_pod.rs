@@ -17,33 +17,28 @@ use super::refused::Refused;
 use crate::decide::hold;
 use crate::retry::Schedule;
 
-/// What a person needs to release pods in this namespace, and the commands that grant it.
-fn right_to_release(namespace: &str) -> String {
-    format!(
-        "get, list and patch on pods in namespace {namespace} (kubectl create role linkerd-gate-release --namespace {namespace} \
-         --verb=get,list,patch --resource=pods, and a rolebinding)"
-    )
+/// What for: it decides which rights a person needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// To take our gate off.
+    Release,
+    /// To make a pod again.
+    Recreate,
+    /// To let go what is held, in all namespaces.
+    Uninstall,
 }
 
-/// What a person needs to make pods again in this namespace, and the commands that grant it.
-fn right_to_recreate(namespace: &str) -> String {
-    format!(
-        "get, list, watch, create and delete on pods in namespace {namespace} (kubectl create role linkerd-gate-recreate \
-         --namespace {namespace} --verb=get,list,watch,create,delete --resource=pods, and a rolebinding)"
-    )
-}
-
-/// Reads a pod that is to be released or made again; nothing where there is none of that name.
-pub async fn read(client: &Client, namespace: &str, name: &str) -> Result<Option<Pod>, Refused> {
+/// Reads a pod; nothing where there is none of that name.
+pub async fn read(client: &Client, purpose: Purpose, namespace: &str, name: &str) -> Result<Option<Pod>, Refused> {
     let pods = Api::<Pod>::namespaced(client.clone(), namespace);
-    pods.get_opt(name).await.map_err(|error| Refused::of(&error, &right_to_release(namespace)))
+    pods.get_opt(name).await.map_err(|error| Refused::of(&error, &purpose.right(namespace)))
 }
 
 /// The names of all pods of a namespace that our gate holds, in order.
 pub async fn gated(client: &Client, namespace: &str) -> Result<Vec<String>, Refused> {
     let pods = Api::<Pod>::namespaced(client.clone(), namespace);
     let listed = pods.list(&ListParams::default()).await;
-    let listed = listed.map_err(|error| Refused::of(&error, &right_to_release(namespace)))?;
+    let listed = listed.map_err(|error| Refused::of(&error, &Purpose::Release.right(namespace)))?;
     let held = listed.items.into_iter().filter(|pod| hold::is_gated(pod) && pod.metadata.deletion_timestamp.is_none());
     Ok(held.filter_map(|pod| pod.metadata.name).collect())
 }
@@ -51,21 +46,21 @@ pub async fn gated(client: &Client, namespace: &str) -> Result<Vec<String>, Refu
 /// Takes our gate off the pod as it was read, and marks it as released by a person.
 ///
 /// One JSON patch: it fails with [`Refused::Conflict`] where the pod is another one by now, or its gates have changed.
-pub async fn release(client: &Client, pod: &Pod) -> Result<(), Refused> {
-    patch(client, pod, release_patch(pod, true)).await
+pub async fn release(client: &Client, purpose: Purpose, pod: &Pod) -> Result<(), Refused> {
+    patch(client, purpose, pod, release_patch(pod, true)).await
 }
 
 /// Takes our gate off the pod as it was read, without the mark: for a pod that is in the mesh.
-pub(super) async fn ungate(client: &Client, pod: &Pod) -> Result<(), Refused> {
-    patch(client, pod, release_patch(pod, false)).await
+pub(super) async fn ungate(client: &Client, purpose: Purpose, pod: &Pod) -> Result<(), Refused> {
+    patch(client, purpose, pod, release_patch(pod, false)).await
 }
 
 /// Applies a JSON patch to the pod.
-pub(super) async fn patch(client: &Client, pod: &Pod, document: Value) -> Result<(), Refused> {
+pub(super) async fn patch(client: &Client, purpose: Purpose, pod: &Pod, document: Value) -> Result<(), Refused> {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     let name = pod.metadata.name.as_deref().unwrap_or_default();
     let parameters = PatchParams { field_manager: Some(super::FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-    let refused = |error: &kube::Error| Refused::of(error, &right_to_release(namespace));
+    let refused = |error: &kube::Error| Refused::of(error, &purpose.right(namespace));
     let document = serde_json::from_value(document).map_err(|error| refused(&kube::Error::SerdeError(error)))?;
     let pods = Api::<Pod>::namespaced(client.clone(), namespace);
     let patched = pods.patch_metadata(name, &parameters, &Patch::<()>::Json(document)).await;
@@ -91,23 +86,29 @@ pub async fn note_release(client: &Client, pod: &Pod, now: Timestamp) -> Result<
 }
 
 /// Creates the pod without storing it. Returns it as it would be stored.
-pub async fn try_create(client: &Client, namespace: &str, pod: &Pod) -> Result<Pod, Refused> {
-    create_with(client, namespace, pod, true).await
+pub async fn try_create(client: &Client, purpose: Purpose, namespace: &str, pod: &Pod) -> Result<Pod, Refused> {
+    create_with(client, purpose, namespace, pod, true).await
 }
 
 /// Creates the pod. Returns it as it is stored.
 pub async fn create(client: &Client, namespace: &str, pod: &Pod) -> Result<Pod, Refused> {
-    create_with(client, namespace, pod, false).await
+    create_with(client, Purpose::Recreate, namespace, pod, false).await
 }
 
-async fn create_with(client: &Client, namespace: &str, pod: &Pod, dry_run: bool) -> Result<Pod, Refused> {
+async fn create_with(
+    client: &Client,
+    purpose: Purpose,
+    namespace: &str,
+    pod: &Pod,
+    dry_run: bool,
+) -> Result<Pod, Refused> {
     let parameters = PostParams { dry_run, field_manager: Some(super::FIELD_MANAGER.to_owned()) };
     let created = Api::<Pod>::namespaced(client.clone(), namespace).create(&parameters, pod).await;
-    created.map_err(|error| Refused::of(&error, &right_to_recreate(namespace)))
+    created.map_err(|error| Refused::of(&error, &purpose.right(namespace)))
 }
 
 /// Deletes the pod as it was read and no other, with its own grace period.
-pub async fn delete(client: &Client, pod: &Pod) -> Result<(), Refused> {
+pub async fn delete(client: &Client, purpose: Purpose, pod: &Pod) -> Result<(), Refused> {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     let parameters = DeleteParams::default().preconditions(Preconditions {
         uid: pod.metadata.uid.clone(),
@@ -115,7 +116,7 @@ pub async fn delete(client: &Client, pod: &Pod) -> Result<(), Refused> {
     });
     let pods = Api::<Pod>::namespaced(client.clone(), namespace);
     let deleted = pods.delete(pod.metadata.name.as_deref().unwrap_or_default(), &parameters).await;
-    deleted.map(drop).map_err(|error| Refused::of(&error, &right_to_recreate(namespace)))
+    deleted.map(drop).map_err(|error| Refused::of(&error, &purpose.right(namespace)))
 }
 
 /// Waits until the pod is gone, for `limit` at most. Returns whether it is.
@@ -181,4 +182,21 @@ fn release_patch(pod: &Pod, mark: bool) -> Value {
         json!({"op": "replace", "path": "/spec/schedulingGates", "value": others})
     });
     operations.into()
+}
+
+// === impl Purpose ===
+
+impl Purpose {
+    /// What it takes, and the command that grants it.
+    fn right(self, namespace: &str) -> String {
+        let (verbs, name) = match self {
+            Self::Release => ("get,list,patch", "linkerd-gate-release"),
+            Self::Recreate => ("get,list,watch,create,delete", "linkerd-gate-recreate"),
+            Self::Uninstall => return super::uninstall::RIGHT.to_owned(),
+        };
+        format!(
+            "{verbs} on pods in namespace {namespace} (kubectl create role {name} --namespace {namespace} --verb={verbs} \
+             --resource=pods, and a rolebinding)"
+        )
+    }
 }

@@ -13,7 +13,7 @@ use kube::{Client, Error, Resource};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::held_pod::{self, until_gone};
+use super::held_pod::{self, Purpose, until_gone};
 use super::refused::Refused;
 use super::repair;
 use crate::decide::repair::{Kind, Outcome, OwnerReference};
@@ -27,7 +27,7 @@ const PAGE: u32 = 500;
 const TRIES: u32 = 5;
 
 /// What everything here takes.
-const RIGHT: &str =
+pub(super) const RIGHT: &str =
     "those of cluster-admin, or of the ClusterRole linkerd-gate-uninstall in deploy/chart/templates/uninstall";
 
 /// What runs our parts.
@@ -164,7 +164,7 @@ pub async fn is_still_held(client: &Client, pod: &Pod) -> StillHeld {
     // The injector would write an Event on an owner.
     copy.metadata.owner_references = None;
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-    match held_pod::try_create(client, namespace, &copy).await {
+    match held_pod::try_create(client, Purpose::Uninstall, namespace, &copy).await {
         Ok(created) if hold::is_gated(&created) => StillHeld::Yes,
         Ok(_) => StillHeld::No,
         Err(Refused::Denied { message, .. }) if message.contains("'linkerd-gate-guard'") => StillHeld::Yes,
@@ -176,7 +176,7 @@ pub async fn is_still_held(client: &Client, pod: &Pod) -> StillHeld {
 pub async fn delete_held(client: &Client, pod: &Pod, uncounted: bool) -> Result<(), Refused> {
     let finalizers = pod.metadata.finalizers.as_deref().unwrap_or_default();
     if !uncounted || !finalizers.iter().any(|finalizer| finalizer == JOB_TRACKING) {
-        return held_pod::delete(client, pod).await;
+        return held_pod::delete(client, Purpose::Uninstall, pod).await;
     }
     let others: Vec<&String> = finalizers.iter().filter(|finalizer| *finalizer != JOB_TRACKING).collect();
     let document = json!([
@@ -185,16 +185,17 @@ pub async fn delete_held(client: &Client, pod: &Pod, uncounted: bool) -> Result<
         {"op": "test", "path": "/metadata/finalizers", "value": finalizers},
         {"op": "replace", "path": "/metadata/finalizers", "value": others},
     ]);
-    held_pod::patch(client, pod, document).await?;
+    held_pod::patch(client, Purpose::Uninstall, pod, document).await?;
     // The patch has given it another resource version; its uid is what it was.
     let mut pod = pod.clone();
     pod.metadata.resource_version = None;
-    held_pod::delete(client, &pod).await
+    held_pod::delete(client, Purpose::Uninstall, &pod).await
 }
 
 /// Takes our gate off the pod as it was read: marked as released where it starts outside the mesh.
 pub async fn ungate(client: &Client, pod: &Pod, released: bool) -> Result<(), Refused> {
-    if released { held_pod::release(client, pod).await } else { held_pod::ungate(client, pod).await }
+    let purpose = Purpose::Uninstall;
+    if released { held_pod::release(client, purpose, pod).await } else { held_pod::ungate(client, purpose, pod).await }
 }
 
 /// Resumes a Job that we suspended.

@@ -14,7 +14,10 @@ use std::{
 
 use super::not_done::NotDone;
 use crate::{
-    cluster::{Client, Person, access_of_person, held_pod},
+    cluster::{
+        Client, Person, Refused, access_of_person,
+        held_pod::{self, Purpose},
+    },
     decide::recreate,
 };
 
@@ -57,7 +60,8 @@ pub async fn run_with(
     let shown = format!("pod/{name} -n {namespace}");
     let refused = |why: String| NotDone::one(format!("{shown}: {why}"));
 
-    let stored = held_pod::read(client, namespace, name).await.map_err(|why| refused(why.to_string()))?;
+    let stored =
+        held_pod::read(client, Purpose::Recreate, namespace, name).await.map_err(|why| refused(why.to_string()))?;
     let Some(stored) = stored else {
         return Err(refused(format!("there is no such pod; `kubectl get pods -n {namespace}` lists them")));
     };
@@ -65,7 +69,7 @@ pub async fn run_with(
     let uid = stored.metadata.uid.clone().unwrap_or_default();
     let manifest = recreate::manifest(&stored);
 
-    let tried = held_pod::try_create(client, namespace, &recreate::trial(&manifest, &uid)).await;
+    let tried = held_pod::try_create(client, Purpose::Recreate, namespace, &recreate::trial(&manifest, &uid)).await;
     let tried = tried
         .map_err(|why| refused(format!("nothing was done: it could not be created again: {why}{}", hint(&why))))?;
     recreate::judge(&tried).map_err(|why| refused(format!("nothing was done: in a dry run {why}")))?;
@@ -77,10 +81,10 @@ pub async fn run_with(
             directory.display()
         ))
     })?;
-    if let Err(why) = held_pod::delete(client, &stored).await {
+    if let Err(why) = held_pod::delete(client, Purpose::Recreate, &stored).await {
         // An answer that did not come may have been a yes.
         return Err(match why {
-            crate::cluster::Refused::Unreachable(_) => refused(format!(
+            Refused::Unreachable(_) => refused(format!(
                 "whether it was deleted is not known: {why}. If `kubectl get pod {name} -n {namespace}` does not find it: {}",
                 kept.keep()
             )),
@@ -119,7 +123,7 @@ pub async fn run_with(
 }
 
 /// What helps against some refusals.
-fn hint(why: &crate::cluster::Refused) -> &'static str {
+fn hint(why: &Refused) -> &'static str {
     if why.to_string().contains("exceeded quota") {
         "; a dry run needs room for one pod more: raise the quota by one pod for a moment, or use `linkerd-gate release`"
     } else {

@@ -7,7 +7,11 @@ use std::io::Write;
 
 use super::not_done::NotDone;
 use crate::{
-    cluster::{Client, Person, Refused, held_pod, of_person},
+    cluster::{
+        Client, Person, Refused,
+        held_pod::{self, Purpose},
+        of_person,
+    },
     decide::{hold, recreate::controller},
 };
 
@@ -79,7 +83,8 @@ pub async fn run_with(client: &Client, release: &Release, now: Timestamp, out: &
 async fn one(client: &Client, namespace: &str, name: &str) -> Result<Done, String> {
     let mut tries = 1;
     loop {
-        let pod = held_pod::read(client, namespace, name).await.map_err(|refused| refused.to_string())?;
+        let pod =
+            held_pod::read(client, Purpose::Release, namespace, name).await.map_err(|refused| refused.to_string())?;
         let Some(pod) = pod else {
             return Err(format!("there is no such pod; `kubectl get pods -n {namespace}` lists them"));
         };
@@ -89,7 +94,7 @@ async fn one(client: &Client, namespace: &str, name: &str) -> Result<Done, Strin
         if !hold::is_gated(&pod) {
             return if hold::is_released(&pod) { Ok(Done::Before) } else { Err(not_gated(&pod)) };
         }
-        match held_pod::release(client, &pod).await {
+        match held_pod::release(client, Purpose::Release, &pod).await {
             Ok(()) => {
                 let other_gates = hold::other_gates(&pod).into_iter().map(|gate| gate.name).collect();
                 return Ok(Done::Released { pod: Box::new(pod), other_gates });

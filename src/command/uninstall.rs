@@ -81,7 +81,7 @@ pub async fn run_with(
     uninstall: &Uninstall,
     out: &mut impl Write,
 ) -> Result<(), NotDone> {
-    let mut run = Run { client, watching, uninstall, out, failures: Vec::new() };
+    let mut run = Run { client, watching, uninstall, out, no_controller: false, holds: false, failures: Vec::new() };
     for step in ORDER {
         match step {
             Step::StopController => run.stop(CONTROLLER).await?,
@@ -102,6 +102,10 @@ struct Run<'a, W> {
     watching: &'a Client,
     uninstall: &'a Uninstall,
     out: &'a mut W,
+    /// Whether there is certainly none.
+    no_controller: bool,
+    /// Whether pods are held that are created now.
+    holds: bool,
     failures: Vec<String>,
 }
 
@@ -122,7 +126,7 @@ impl<W: Write> Run<'_, W> {
     }
 
     fn end(self) -> Result<(), NotDone> {
-        let Self { uninstall, out, mut failures, .. } = self;
+        let Self { uninstall, out, no_controller, holds, mut failures, .. } = self;
         if failures.is_empty() {
             if uninstall.now {
                 writeln!(
@@ -131,6 +135,13 @@ impl<W: Write> Run<'_, W> {
                      by `kubectl delete -f` of the manifests"
                 )?;
             } else {
+                if holds && no_controller {
+                    writeln!(
+                        out,
+                        "Warning: admission holds pods, and there is no controller that has them created again: they stay held \
+                         until a person releases, recreates or deletes them"
+                    )?;
+                }
                 writeln!(out, "nothing was done: `linkerd-gate uninstall --now` does it")?;
             }
             out.flush()?;
@@ -147,7 +158,10 @@ impl<W: Write> Run<'_, W> {
         let what = format!("{}/{name} -n {namespace}", workload.kind());
         let uid = match workload.find(self.client, namespace, name).await {
             Ok(Some(uid)) => uid,
-            Ok(None) => return self.say(&what, "is not there", "is not there"),
+            Ok(None) => {
+                self.no_controller |= workload == CONTROLLER.0;
+                return self.say(&what, "is not there", "is not there");
+            }
             Err(refused) => {
                 self.failed(&what, refused);
                 return Ok(());
@@ -181,7 +195,10 @@ impl<W: Write> Run<'_, W> {
                 binding.is_there(self.client, name).await
             };
             match found {
-                Ok(true) => self.say(&what, "deleted", "would be deleted")?,
+                Ok(true) => {
+                    self.holds |= binding == Binding::Mutating && name == BINDINGS[0].1;
+                    self.say(&what, "deleted", "would be deleted")?;
+                }
                 Ok(false) => self.say(&what, "is not there", "is not there")?,
                 Err(refused) => self.failed(&what, refused),
             }
