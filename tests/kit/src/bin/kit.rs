@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use linkerd_gate_kit::{
     image::{Architecture, Image, size_of, static_binary},
-    parts::{ApiParts, NodeParts, find_helm, find_kwok},
+    parts::{ApiParts, NodeParts, Release, find_helm, find_kwok},
 };
 
 /// The test kit's tools: genuine cluster parts, images without a container engine.
@@ -90,6 +90,9 @@ fn parts(set: Set) -> Result<()> {
     match set {
         Set::Api => println!("{:#?}", ApiParts::find()?),
         Set::Node => println!("{:#?}", NodeParts::find()?),
+    }
+    for release in [Release::Oldest, Release::Newest] {
+        println!("kube-apiserver {}: {}", release.version(), ApiParts::find_with(release)?.kube_apiserver.display());
     }
     println!("kwok: {}", find_kwok()?.display());
     println!("helm: {}", find_helm()?.display());

@@ -39,7 +39,7 @@ use super::{
     watch,
 };
 use crate::{
-    parts::{ApiParts, find_kwok},
+    parts::{ApiParts, Release, find_kwok},
     standin::Relay,
 };
 
@@ -63,6 +63,8 @@ pub(super) const SERVICES: &str = "10.96.0.0/16";
 /// What may differ from one cluster to another.
 #[derive(Clone, Debug, Default)]
 pub struct ApiOptions {
+    /// Which release the API server is of. Controllers and scheduler are always of [`Release::Current`].
+    pub release: Release,
     /// More arguments for the API server, for instance `--feature-gates=…`. Of two equal flags the later one counts.
     pub api_server: Vec<String>,
     /// More arguments for the controller manager.
@@ -141,7 +143,8 @@ impl Api {
 
     /// Like [`Api::start`], with other options.
     pub async fn start_with(options: ApiOptions) -> Result<Self> {
-        let parts = find_parts(ApiParts::find).await?;
+        let release = options.release;
+        let parts = find_parts(move || ApiParts::find_with(release)).await?;
         let claim = LoopbackAddress::claim()?;
         let api = Self::prepare(claim.ip(), Some(claim), parts, options, Routing::Service, &[])?;
         api.boot().await?;
@@ -737,6 +740,6 @@ impl Drop for Processes {
 }
 
 /// Looks for the parts where blocking for minutes disturbs nobody.
-pub(super) async fn find_parts<P: Send + 'static>(find: fn() -> Result<P>) -> Result<P> {
+pub(super) async fn find_parts<P: Send + 'static>(find: impl FnOnce() -> Result<P> + Send + 'static) -> Result<P> {
     tokio::task::spawn_blocking(find).await.context("the build of the parts panicked")?
 }

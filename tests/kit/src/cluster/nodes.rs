@@ -19,7 +19,7 @@ use super::{
     sandbox::{self, MACHINE},
     watch,
 };
-use crate::parts::NodeParts;
+use crate::parts::{NodeParts, Release};
 
 /// How long the cluster's DNS may take, from its node being Ready.
 const PATIENCE: Duration = Duration::from_mins(2);
@@ -66,6 +66,7 @@ impl Cluster {
     pub async fn start_with(options: ClusterOptions) -> Result<Self> {
         sandbox::check()?;
         ensure!(options.nodes > 0, "a cluster without nodes is an Api");
+        ensure!(options.api.release == Release::Current, "nodes are only built for the current release");
         let started = Instant::now();
         let parts = Arc::new(find_parts(NodeParts::find).await?);
         let mut of_nodes = vec![NodeOptions::default(); options.nodes.into()];

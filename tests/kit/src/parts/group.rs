@@ -60,6 +60,34 @@ pub(super) const CONTROL: Group = Group {
     cold: Duration::from_mins(6),
 };
 
+/// The oldest release that is supported, of which only the API server is built.
+pub(super) const OLDEST: Group = Group {
+    name: "kubernetes-oldest",
+    go_mod: include_str!("../../parts/kubernetes-1.33/go.mod"),
+    go_sum: include_str!("../../parts/kubernetes-1.33/go.sum"),
+    packages: &["k8s.io/kubernetes/cmd/kube-apiserver"],
+    linked: &[
+        ("k8s.io/component-base/version.gitVersion", "v1.33.13"),
+        ("k8s.io/component-base/version.gitMajor", "1"),
+        ("k8s.io/component-base/version.gitMinor", "33"),
+    ],
+    cold: Duration::from_mins(4),
+};
+
+/// The newest release that is tried, of which only the API server is built.
+pub(super) const NEWEST: Group = Group {
+    name: "kubernetes-newest",
+    go_mod: include_str!("../../parts/kubernetes-1.37/go.mod"),
+    go_sum: include_str!("../../parts/kubernetes-1.37/go.sum"),
+    packages: &["k8s.io/kubernetes/cmd/kube-apiserver"],
+    linked: &[
+        ("k8s.io/component-base/version.gitVersion", "v1.37.2"),
+        ("k8s.io/component-base/version.gitMajor", "1"),
+        ("k8s.io/component-base/version.gitMinor", "37"),
+    ],
+    cold: Duration::from_mins(4),
+};
+
 pub(super) const NODE: Group = Group {
     name: "kubernetes-node",
     go_mod: CONTROL.go_mod,
@@ -228,7 +256,7 @@ fn explain(words: &str) -> String {
 mod tests {
     use super::*;
 
-    const ALL: &[&Group] = &[&ETCD, &CONTROL, &NODE, &CONTAINERD, &COREDNS, &KWOK, &HELM];
+    const ALL: &[&Group] = &[&ETCD, &CONTROL, &OLDEST, &NEWEST, &NODE, &CONTAINERD, &COREDNS, &KWOK, &HELM];
 
     #[test]
     fn every_program_is_a_tool_of_its_pinned_module_file() {
@@ -242,17 +270,19 @@ mod tests {
 
     #[test]
     fn the_version_that_is_linked_in_is_the_one_that_is_built() {
-        let version = CONTROL.version("k8s.io/kubernetes");
-        let linked = |name: &str| {
-            let found = KUBERNETES.iter().find(|(variable, _)| variable.ends_with(name));
-            found.map(|(_, value)| *value)
-        };
-        assert_eq!(linked("gitVersion"), Some(version));
-        let shown = format!("v{}.{}.", linked("gitMajor").unwrap_or_default(), linked("gitMinor").unwrap_or_default());
-        assert!(version.starts_with(&shown), "{version} does not start with {shown}");
-        // The libraries carry the same version under 0.x.
-        let library = version.replacen("v1.", "v0.", 1);
-        assert!(CONTROL.go_mod.contains(&format!("k8s.io/api => k8s.io/api {library}\n")));
+        for group in [&CONTROL, &NODE, &OLDEST, &NEWEST] {
+            let version = group.version("k8s.io/kubernetes");
+            let linked = |name: &str| {
+                let found = group.linked.iter().find(|(variable, _)| variable.ends_with(name));
+                found.map_or("", |(_, value)| *value)
+            };
+            assert_eq!(linked("gitVersion"), version);
+            let shown = format!("v{}.{}.", linked("gitMajor"), linked("gitMinor"));
+            assert!(version.starts_with(&shown), "{version} does not start with {shown}");
+            // The libraries carry the same version under 0.x.
+            let library = version.replacen("v1.", "v0.", 1);
+            assert!(group.go_mod.contains(&format!("k8s.io/api => k8s.io/api {library}\n")), "{version}");
+        }
     }
 
     #[test]

@@ -33,6 +33,18 @@ pub struct ApiParts {
     pub kubectl: PathBuf,
 }
 
+/// A Kubernetes release that tests run an API server of.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Release {
+    /// The one that everything else of a cluster is of too.
+    #[default]
+    Current,
+    /// The oldest that linkerd-gate supports. Only its API server is built.
+    Oldest,
+    /// The newest that linkerd-gate is tried on. Only its API server is built.
+    Newest,
+}
+
 /// Where the parts of a cluster with genuine nodes are.
 #[derive(Clone, Debug)]
 pub struct NodeParts {
@@ -54,6 +66,26 @@ pub struct NodeParts {
     pub runc: PathBuf,
 }
 
+// === impl Release ===
+
+impl Release {
+    /// Every release, the oldest first.
+    pub const ALL: [Self; 3] = [Self::Oldest, Self::Current, Self::Newest];
+
+    /// Its version, for instance `v1.36.3`: what its API server's `/version` shows.
+    pub fn version(self) -> &'static str {
+        self.group().version("k8s.io/kubernetes")
+    }
+
+    fn group(self) -> &'static group::Group {
+        match self {
+            Self::Current => &group::CONTROL,
+            Self::Oldest => &group::OLDEST,
+            Self::Newest => &group::NEWEST,
+        }
+    }
+}
+
 // === impl ApiParts ===
 
 impl ApiParts {
@@ -63,6 +95,12 @@ impl ApiParts {
     ///
     /// This blocks, for minutes when the cache is cold, and says so on stderr.
     pub fn find() -> Result<Self> {
+        Self::find_with(Release::Current)
+    }
+
+    /// The same with an API server of this release. `KUBEBUILDER_ASSETS` says nothing about one of another release than
+    /// [`Release::Current`].
+    pub fn find_with(release: Release) -> Result<Self> {
         let assets = std::env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from);
         let asset = |name: &str| assets.as_deref().map(|dir| dir.join(name)).filter(|path| path.is_file());
         let etcd = match asset("etcd") {
@@ -71,9 +109,13 @@ impl ApiParts {
             None => group::ETCD.build()?.join("server"),
         };
         let control = group::CONTROL.build()?;
+        let kube_apiserver = match release {
+            Release::Current => asset("kube-apiserver").unwrap_or_else(|| control.join("kube-apiserver")),
+            Release::Oldest | Release::Newest => release.group().build()?.join("kube-apiserver"),
+        };
         Ok(Self {
             etcd,
-            kube_apiserver: asset("kube-apiserver").unwrap_or_else(|| control.join("kube-apiserver")),
+            kube_apiserver,
             kube_controller_manager: control.join("kube-controller-manager"),
             kube_scheduler: control.join("kube-scheduler"),
             kubectl: asset("kubectl").unwrap_or_else(|| control.join("kubectl")),
@@ -124,7 +166,7 @@ pub fn find_helm() -> Result<PathBuf> {
 
 /// The Kubernetes release that the parts are built from, for instance `v1.36.3`.
 pub fn kubernetes_version() -> &'static str {
-    group::CONTROL.version("k8s.io/kubernetes")
+    Release::Current.version()
 }
 
 /// Whether a program of this name is on the `PATH`, and where.
