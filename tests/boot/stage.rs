@@ -15,6 +15,7 @@ use kube::{Resource, ResourceExt as _};
 use linkerd_gate::decide::lease::VERDICT;
 use linkerd_gate::decide::node::{NodeView, OPENED_BOOT, TAINT_KEY};
 use linkerd_gate_kit::cluster::{self, BOOT_ID_FILE, Cluster, ClusterOptions};
+use linkerd_gate_kit::linkerd::LinkerdDirectory;
 use linkerd_gate_kit::object::{ControlPlane, control_plane, deployment, gate, namespace, pod, with_boot_id};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -39,6 +40,7 @@ pub mod images {
 
     use anyhow::{Context as _, Result, ensure};
     use linkerd_gate_kit::image::{Architecture, Image, kit_binary};
+    use linkerd_gate_kit::linkerd::LinkerdDirectory;
 
     pub const GATE: &str = concat!("ghcr.io/linkerd-gate/linkerd-gate:", env!("CARGO_PKG_VERSION"));
     pub const STANDIN: &str = "kit.test/linkerd-standin:1";
@@ -47,6 +49,8 @@ pub mod images {
 
     /// Outside the sandbox, where cargo can build: the image that users get, and the stand-ins'.
     pub fn make() -> Result<()> {
+        // What is wrong with a genuine Linkerd is said before anything is built.
+        LinkerdDirectory::from_environment()?;
         let made = Command::new("make")
             .args(["--no-print-directory", "image"])
             .env("IMAGE_FILE", archive(GATE))
@@ -84,10 +88,14 @@ impl Stage {
             cluster.load_image(&images::archive(image)).await?;
         }
         let stage = Self { cluster };
-        let plane = control_plane(LINKERD, images::STANDIN, images::STANDIN_PROGRAM)?
-            .where_namespace_asks(SHOP)
-            .where_namespace_asks("linkerd-gate-probe");
-        stage.apply(&linkerd(plane).objects()?).await?;
+        if let Some(directory) = LinkerdDirectory::from_environment()? {
+            directory.install(&stage.cluster).await?;
+        } else {
+            let plane = control_plane(LINKERD, images::STANDIN, images::STANDIN_PROGRAM)?
+                .where_namespace_asks(SHOP)
+                .where_namespace_asks("linkerd-gate-probe");
+            stage.apply(&linkerd(plane).objects()?).await?;
+        }
         for namespace in [namespace(SHOP).asking(), namespace("cert-manager")] {
             stage.cluster.create_namespace(&serde_json::from_value(namespace.json())?).await?;
         }

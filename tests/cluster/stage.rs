@@ -7,18 +7,20 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use futures::{AsyncBufReadExt as _, TryStreamExt as _};
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::api::{Api, ListParams, LogParams, PostParams};
+use kube::api::{Api, DeleteParams, ListParams, LogParams, Patch, PatchParams, PostParams};
 use kube::{Resource, ResourceExt as _};
 use linkerd_gate_kit::cluster::{self, Cluster, ContainerEvent, sandbox};
+use linkerd_gate_kit::linkerd::{self, LinkerdDirectory};
 use linkerd_gate_kit::object::{
     Gate, Pod as PodBuilder, endpoint_slice, gate, namespace, service, webhook_configuration,
 };
 use linkerd_gate_kit::standin::{Certificates, Fault, Identity, Injector, Namespaces, Sidecar, Standin};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Nothing waits for it but a test that fails.
 pub const PATIENCE: Duration = Duration::from_mins(4);
@@ -29,15 +31,22 @@ pub struct Stage {
 }
 
 /// A Linkerd of one test's own: its namespace, its services, its webhook configuration, and a namespace that asks for it.
-/// Injector and identity are servers in this process, absent at first, as after a boot.
+/// Injector and identity are absent at first, as after a boot.
 pub struct Linkerd<'a> {
     stage: &'a Stage,
     /// Linkerd's namespace.
     pub namespace: String,
     /// The namespace whose pods ask.
     pub shop: String,
-    pub injector: Standin,
-    pub identity: Standin,
+    source: Source,
+}
+
+/// What injector and identity are.
+enum Source {
+    /// Servers in this process.
+    Played { injector: Box<Standin>, identity: Box<Standin> },
+    /// Deployments of a genuine Linkerd, which all tests share, one after the other.
+    Genuine,
 }
 
 /// The images that the node has.
@@ -86,17 +95,26 @@ impl Stage {
         cluster.load_image(&images::gate_archive()).await?;
         cluster.load_image(&images::standin_archive()).await?;
         cluster.load_image(&images::never_archive()).await?;
+        if let Some(directory) = LinkerdDirectory::from_environment()? {
+            directory.install(&cluster).await?;
+        }
         Ok(Self { cluster })
     }
 
     /// A Linkerd called `name`, and a namespace that asks for it.
     pub async fn linkerd(&self, name: &str) -> Result<Linkerd<'_>> {
-        let namespace = if name == "linkerd" { name.to_owned() } else { format!("linkerd-{name}") };
         let shop = format!("shop-{name}");
+        self.cluster.create_namespace(&object(namespace(&shop).asking().labelled("test", name).json())?).await?;
+        if LinkerdDirectory::from_environment()?.is_some() {
+            let namespace = linkerd::NAMESPACE.to_owned();
+            let linkerd = Linkerd { stage: self, namespace, shop, source: Source::Genuine };
+            linkerd.stop().await?;
+            return Ok(linkerd);
+        }
+        let namespace = if name == "linkerd" { name.to_owned() } else { format!("linkerd-{name}") };
         self.cluster
             .create_namespace(&object(self::namespace(&namespace).without_admission_webhooks().json())?)
             .await?;
-        self.cluster.create_namespace(&object(self::namespace(&shop).asking().labelled("test", name).json())?).await?;
 
         let certificates = Certificates::for_injector(&namespace)?;
         let sidecar = Sidecar::standin(&namespace, images::STANDIN, images::STANDIN_PROGRAM);
@@ -124,7 +142,8 @@ impl Stage {
         let webhooks: Api<MutatingWebhookConfiguration> = Api::all(self.cluster.client().await?);
         webhooks.create(&PostParams::default(), &object(webhook.json())?).await?;
 
-        let linkerd = Linkerd { stage: self, namespace, shop, injector, identity };
+        let source = Source::Played { injector: Box::new(injector), identity: Box::new(identity) };
+        let linkerd = Linkerd { stage: self, namespace, shop, source };
         linkerd.until_called().await?;
         Ok(linkerd)
     }
@@ -259,34 +278,86 @@ impl Linkerd<'_> {
 
     /// Injector and identity begin to answer.
     pub async fn start(&self) -> Result<()> {
-        self.identity.recover().await?;
-        self.injector.recover().await?;
-        Ok(())
+        self.start_identity().await?;
+        match &self.source {
+            Source::Played { injector, .. } => Ok(injector.recover().await?),
+            Source::Genuine => self.scale("linkerd-proxy-injector", 1).await,
+        }
+    }
+
+    /// Identity alone.
+    pub async fn start_identity(&self) -> Result<()> {
+        match &self.source {
+            Source::Played { identity, .. } => Ok(identity.recover().await?),
+            Source::Genuine => self.scale("linkerd-identity", 1).await,
+        }
+    }
+
+    /// The injector alone. A genuine one has to have been certified, so identity is there for a while.
+    pub async fn start_injector(&self) -> Result<()> {
+        match &self.source {
+            Source::Played { injector, .. } => Ok(injector.recover().await?),
+            Source::Genuine => {
+                self.start().await?;
+                self.scale("linkerd-identity", 0).await
+            }
+        }
     }
 
     /// As after a power cut: neither answers, open connections are gone.
     pub async fn stop(&self) -> Result<()> {
-        self.injector.suffer(Fault::Absent).await?;
-        self.identity.suffer(Fault::Absent).await?;
-        Ok(())
+        match &self.source {
+            Source::Played { injector, identity } => {
+                injector.suffer(Fault::Absent).await?;
+                Ok(identity.suffer(Fault::Absent).await?)
+            }
+            Source::Genuine => {
+                self.scale("linkerd-proxy-injector", 0).await?;
+                self.scale("linkerd-identity", 0).await
+            }
+        }
+    }
+
+    /// Waits until so many pods of a genuine Linkerd's Deployment are ready, and there are no others.
+    async fn scale(&self, name: &str, replicas: u32) -> Result<()> {
+        let deployments: Api<Deployment> = self.stage.api(&self.namespace).await?;
+        let patch = Patch::Merge(json!({"spec": {"replicas": replicas}}));
+        deployments.patch(name, &PatchParams::default(), &patch).await?;
+        let pods: Api<Pod> = self.stage.api(&self.namespace).await?;
+        let of_it = ListParams::default().labels(&format!("linkerd.io/proxy-deployment={name}"));
+        if replicas == 0 {
+            // A proxy takes its time to end.
+            pods.delete_collection(&DeleteParams::default().grace_period(0), &of_it).await?;
+        }
+        cluster::until_any(&pods, &of_it, &format!("{name}: {replicas} ready pods"), PATIENCE, |pods| {
+            let ready = pods.values().filter(|pod| is_ready(pod)).count();
+            (pods.len() == replicas as usize && ready == pods.len()).then_some(())
+        })
+        .await
     }
 
     /// An API server learns of a new webhook a moment after it was made: dry-runs until the injector was called once.
     async fn until_called(&self) -> Result<()> {
-        self.injector.recover().await?;
+        let Source::Played { injector, .. } = &self.source else { return Ok(()) };
+        injector.recover().await?;
         let pods: Api<Pod> = self.stage.api(&self.shop).await?;
         let dry_run = PostParams { dry_run: true, ..PostParams::default() };
         let probe: Pod = object(linkerd_gate_kit::object::pod("is-it-called").running(images::STANDIN).json())?;
         let called = async {
-            while self.injector.requests() == 0 {
+            while injector.requests() == 0 {
                 pods.create(&dry_run, &probe).await?;
             }
             anyhow::Ok(())
         };
         tokio::time::timeout(PATIENCE, called).await.context("the API server does not call the injector")??;
-        self.injector.suffer(Fault::Absent).await?;
+        injector.suffer(Fault::Absent).await?;
         Ok(())
     }
+}
+
+fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
 pub fn object<T: DeserializeOwned>(json: Value) -> Result<T> {

@@ -10,7 +10,7 @@ pub async fn a_native_sidecar_is_certified_before_the_gate_passes(stage: &Stage)
     let linkerd = stage.linkerd("native").await?;
     let story = async {
         // Injected, but identity is away: the proxy is not certified, and nothing after it may start.
-        linkerd.injector.recover().await?;
+        linkerd.start_injector().await?;
         let pod = stage.create::<Pod>(&linkerd.shop, linkerd.app("web", linkerd.gate()).json()).await?;
         ensure!(has_proxy(&pod));
         let names: Vec<_> =
@@ -24,7 +24,7 @@ pub async fn a_native_sidecar_is_certified_before_the_gate_passes(stage: &Stage)
             .await?;
         stage.ensure_never_started(&pod, "linkerd-gate").await?;
         stage.ensure_never_started(&pod, "app").await?;
-        linkerd.identity.recover().await?;
+        linkerd.start_identity().await?;
         stage.until_pod(&linkerd.shop, "web", "running", runs).await?;
         stage.until_log(&pod, "app", "started beside a ready proxy").await?;
         Ok(())
@@ -35,7 +35,7 @@ pub async fn a_native_sidecar_is_certified_before_the_gate_passes(stage: &Stage)
 pub async fn a_classic_sidecar_passes_and_can_wait_for_identity(stage: &Stage) -> Result<()> {
     let linkerd = stage.linkerd("classic").await?;
     let story = async {
-        linkerd.injector.recover().await?;
+        linkerd.start_injector().await?;
         let waiting = linkerd.gate().variable("LINKERD_GATE_WHEN_MESHED", "identity");
         let pod = linkerd.app("waits", waiting).with_classic_sidecar();
         let pod = stage.create::<Pod>(&linkerd.shop, pod.json()).await?;
@@ -52,7 +52,7 @@ pub async fn a_classic_sidecar_passes_and_can_wait_for_identity(stage: &Stage) -
             .until_pod(&linkerd.shop, "passes", "past the gate", |pod| exit_code(pod, "linkerd-gate") == Some(0))
             .await?;
 
-        linkerd.identity.recover().await?;
+        linkerd.start_identity().await?;
         for app in ["waits", "passes"] {
             stage.until_pod(&linkerd.shop, app, "running", runs).await?;
         }

@@ -5,6 +5,7 @@
 //! - `parts`: fetches, builds and caches the genuine Kubernetes parts.
 //! - `image`: container images made out of static binaries, without a container engine.
 //! - `cluster`: boots those parts, in two sizes: *API* and *node*.
+//! - `linkerd`: a genuine Linkerd in place of the stand-ins, from a directory that the machine has.
 
 pub mod object;
 pub mod standin;
@@ -13,5 +14,7 @@ pub mod standin;
 pub mod cluster;
 #[cfg(feature = "cluster")]
 pub mod image;
+#[cfg(feature = "cluster")]
+pub mod linkerd;
 #[cfg(feature = "cluster")]
 pub mod parts;

@@ -46,6 +46,13 @@ impl ControlPlane {
         self
     }
 
+    /// The injector knows that every pod asks, in whatever namespace, unless it says that it does not.
+    #[must_use]
+    pub fn where_every_namespace_asks(mut self) -> Self {
+        self.namespaces["*"]["linkerd.io/inject"] = "enabled".into();
+        self
+    }
+
     /// How many injectors; 0 for one that is to come.
     #[must_use]
     pub fn injectors(mut self, count: u32) -> Self {

@@ -43,7 +43,8 @@ impl Review {
         self.0["request"]["kind"]["kind"].as_str().unwrap_or("")
     }
 
-    fn object(&self) -> &Value {
+    /// The object under review.
+    pub(super) fn object(&self) -> &Value {
         &self.0["request"]["object"]
     }
 

@@ -7,6 +7,7 @@
 //! | [`readiness`] | `linkerd-destination`, its policy controller | admin port |
 //! | [`Proxy`] | `linkerd-proxy` | admin port, and traffic ports that accept once it is certified |
 //! | [`app`] | a workload | 200 to every request |
+//! | [`other_webhook`] | another program's mutating webhook | admission over HTTPS |
 //! | [`Relay`] | the network on the way to a server | what that server says, late or not at all |
 //!
 //! Each is settings until it is started, which gives a [`Standin`]: its addresses, its [`Fault`]s, and counters to wait on.
@@ -30,6 +31,7 @@ mod process;
 mod proxy;
 mod relay;
 mod small;
+mod webhook;
 
 pub use self::{
     certificates::Certificates,
@@ -43,6 +45,7 @@ pub use self::{
     proxy::{Proxy, RunningProxy},
     relay::Relay,
     small::{app, readiness},
+    webhook::{other_webhook, patch_annotation},
 };
 
 #[cfg(test)]
