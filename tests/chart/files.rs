@@ -193,7 +193,8 @@ impl File {
 
     /// Each document begins with its separator, so that files can be put one after another.
     fn text(&self, kubernetes: Kubernetes) -> String {
-        self.documents(kubernetes).into_iter().map(|document| format!("---\n{}", document.text)).collect()
+        let texts = self.documents(kubernetes).into_iter().map(|document| document.text);
+        format!("---\n{}", texts.collect::<Vec<_>>().join("---\n"))
     }
 }
 

@@ -3,8 +3,9 @@
 
 use anyhow::{Context as _, Result, bail, ensure};
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Node, Pod};
-use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use linkerd_gate::linkerd::webhook::chart_default;
 use linkerd_gate_kit::cluster::{Api as Cluster, ApiOptions, until_any};
 use linkerd_gate_kit::object::pod;
@@ -92,6 +93,7 @@ impl Stage {
             ensure!(notes.contains(said), "{said}: {notes}");
         }
         self.is_there_as_rendered(&[]).await?;
+        self.is_in_the_way_of_no_other_program_without_linkerd().await?;
 
         let chart = chart();
         let path = chart.to_str().context("a path")?;
@@ -106,7 +108,11 @@ impl Stage {
         let elsewhere = ["get", "namespace", ELSEWHERE, "--ignore-not-found", "--output=name"];
         ensure!(self.kubectl(&elsewhere, "").await?.is_empty(), "{ELSEWHERE} is there");
         let words = ["template", path, "--namespace", ELSEWHERE, "--show-only", "templates/namespaces.yaml"];
-        let settings = [set("createNamespaces", true), set("probeNamespace", another("probeNamespace"))];
+        let settings = [
+            set("createNamespaces", true),
+            set("probeNamespace", another("probeNamespace")),
+            set("linkerdExtension", true),
+        ];
         let made = self.helm(&words, &settings).await.map_err(anyhow::Error::msg)?;
         self.kubectl(&["apply", "--filename=-"], &made).await?;
         let second = self.install(ELSEWHERE, &every_other_value()).await.err().context("a second one was installed")?;
@@ -119,6 +125,28 @@ impl Stage {
         let left = self.helms_own().await?;
         ensure!(left.is_empty(), "left behind: {left:?}");
         self.kubectl(&["delete", "--filename", namespaces], "").await?;
+        Ok(())
+    }
+
+    /// There is no webhook configuration that policies could go by.
+    async fn is_in_the_way_of_no_other_program_without_linkerd(&self) -> Result<()> {
+        let pods: Api<Pod> = Api::namespaced(self.cluster.client().await?, "default");
+        pods.create(&PostParams::default(), &serde_json::from_value(asking())?).await.context("creating a pod")?;
+        let label = Patch::Merge(json!({"metadata": {"labels": {"a": "b"}}}));
+        pods.patch("web", &PatchParams::default(), &label).await.context("changing a pod")?;
+        let status = Patch::Merge(json!({"status": {"reason": "Looked"}}));
+        pods.patch_status("web", &PatchParams::default(), &status).await.context("a pod's status")?;
+        pods.delete("web", &DeleteParams::default()).await.context("deleting a pod")?;
+        let jobs: Api<Job> = Api::namespaced(self.cluster.client().await?, "default");
+        let job = json!({
+            "metadata": {"name": "web"},
+            "spec": {"suspend": true, "template": {"spec": {
+                "restartPolicy": "Never", "containers": [{"name": "app", "image": "app:test"}],
+            }}},
+        });
+        jobs.create(&PostParams::default(), &serde_json::from_value(job)?).await.context("creating a Job")?;
+        jobs.patch("web", &PatchParams::default(), &label).await.context("changing a Job")?;
+        jobs.delete("web", &DeleteParams::background()).await.context("deleting a Job")?;
         Ok(())
     }
 

@@ -115,19 +115,14 @@ pub async fn exercise(stage: &Stage) -> Result<()> {
     until_essential(&sign, false).await?;
     send(&admin, &Write::delete(&format!("{CONFIGURATIONS}/a-second"))).await?;
 
-    // Linkerd uninstalled: nothing is gated, and nothing needs to tolerate anything.
+    // Linkerd uninstalled: the policy has nothing to go by. Other programs change and delete pods as ever.
+    configure("linkerd", &json!({})).await?;
+    let waiting = stage.waiting_pod("shop", "without-linkerd").await?;
+    until_essential(&waiting, false).await?;
     send(&admin, &Write::delete(CONFIGURATION)).await?;
-    let waiting = stage.waiting_pod("kube-system", "without-linkerd").await?;
-    let gone = async {
-        loop {
-            match send(&agent, &Write::json_patch(&waiting, &tolerate).dry_run()).await {
-                Err(refusal) if refusal.message.contains("no params found") => return anyhow::Ok(refusal),
-                Err(refusal) if !refusal.by(POLICY) => bail!("{refusal}"),
-                _ => tokio::task::yield_now().await,
-            }
-        }
-    };
-    let refusal = tokio::time::timeout(PATIENCE, gone).await.context("without Linkerd nothing is essential")??;
-    ensure!(refusal.message.contains(POLICY), "{refusal}");
+    until_essential(&waiting, true).await?;
+    let label = json!([{"op": "add", "path": "/metadata/labels", "value": {"a": "b"}}]);
+    send(&admin, &Write::json_patch(&waiting, &label)).await?;
+    send(&admin, &Write::delete(&waiting)).await?;
     Ok(())
 }

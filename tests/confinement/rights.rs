@@ -156,7 +156,7 @@ fn the_manifests_give_exactly_the_rights_that_are_written_down() -> Result<()> {
     let roles: Vec<Value> = roles.collect();
     ensure!(roles.is_empty(), "somebody else's: {roles:#?}");
 
-    let eviction = given(CONTROLLER, &optional("51-eviction.yaml")?)?;
+    let eviction = given(CONTROLLER, &optional("70-eviction.yaml")?)?;
     let right = (None, "pods/eviction".to_owned(), None, "create".to_owned());
     ensure!(eviction == BTreeSet::from([right]), "{eviction:#?}");
     Ok(())

@@ -111,7 +111,7 @@ metadata:
 {{- end -}}
 {{- /* Nothing is found where Helm only renders, or the release would be without these two. */ -}}
 {{- if lookup "v1" "Namespace" "" "kube-system" -}}
-{{- $how := printf "kubectl apply -f deploy/manifests/10-namespaces.yaml, or: helm template CHART --namespace %s --set createNamespaces=true,probeNamespace=%s --show-only templates/namespaces.yaml | kubectl apply -f -" $own .Values.probeNamespace -}}
+{{- $how := printf "kubectl apply -f deploy/manifests/10-namespaces.yaml, or: helm template CHART --namespace %s --set createNamespaces=true,probeNamespace=%s%s --show-only templates/namespaces.yaml | kubectl apply -f -" $own .Values.probeNamespace (.Values.linkerdExtension | ternary ",linkerdExtension=true" "") -}}
 {{- if .Values.createNamespaces -}}
 {{- fail (printf "createNamespaces is for `helm template`: Helm keeps its records in the namespace %s, which has to be there before. Leave it false, and make both namespaces first: %s" $own $how) -}}
 {{- end -}}

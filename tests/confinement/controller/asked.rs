@@ -89,14 +89,14 @@ async fn stand(
     })
 }
 
-/// What the policy is to say: every configuration that bears the label asks for the pod, and there is one.
+/// What the policy is to say: every configuration that bears the label asks for the pod. Without one it refuses nothing.
 fn asked(standing: &Standing, configurations: &[MutatingWebhookConfiguration]) -> Result<bool> {
     let mut answers = Vec::new();
     for configuration in configurations.iter().filter(|configuration| is_labelled(configuration)) {
         let view = WebhookView::new([configuration])?;
         answers.push(injection(&standing.pod, &standing.namespace, &view, TokenProjection::Enabled).is_inject());
     }
-    Ok(!answers.is_empty() && answers.iter().all(|asked| *asked))
+    Ok(answers.iter().all(|asked| *asked))
 }
 
 fn is_labelled(configuration: &MutatingWebhookConfiguration) -> bool {
@@ -112,6 +112,10 @@ async fn install(stage: &Stage, number: usize, configurations: &[MutatingWebhook
     let namespace = linkerd_gate_kit::object::namespace(&sign).labelled("sign", &sign).json();
     stage.cluster.create_namespace(&serde_json::from_value(namespace)?).await?;
     let pod = owned(stage, &sign, missed("sign")).await?;
+    // Refused wherever there is a configuration to go by.
+    let mut declining = missed("declining");
+    declining["metadata"]["annotations"]["linkerd.io/inject"] = "disabled".into();
+    let declining = owned(stage, &sign, declining).await?;
 
     for old in get(&admin, CONFIGURATIONS).await?["items"].as_array().into_iter().flatten() {
         let name = old["metadata"]["name"].as_str().context("a name")?;
@@ -133,12 +137,12 @@ async fn install(stage: &Stage, number: usize, configurations: &[MutatingWebhook
     }
     let learned = async {
         loop {
-            let known = match send(&controller, &deletion(stage, &pod).await?.dry_run()).await {
-                Ok(_) => labelled > 0,
-                Err(refusal @ Refusal { .. }) if refusal.message.contains("no params found") => labelled == 0,
-                Err(refusal) if refusal.by(POLICY) => false,
+            let may = async |path: &str| match send(&controller, &deletion(stage, path).await?.dry_run()).await {
+                Ok(_) => Ok(true),
+                Err(refusal @ Refusal { .. }) if refusal.by(POLICY) => Ok(false),
                 Err(refusal) => bail!("{refusal}"),
             };
+            let known = may(&pod).await? && may(&declining).await? == (labelled == 0);
             if known {
                 return anyhow::Ok(());
             }
