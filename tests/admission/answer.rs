@@ -91,8 +91,8 @@ async fn send(client: &Client, pod: &Pod, parameters: &str) -> Result<Answer> {
         let warnings = head.headers.get_all("warning").iter().filter_map(|value| value.to_str().ok());
         let warnings = warnings.map(|text| text.trim_end_matches('"').to_owned()).collect();
         let pod: Box<Pod> = serde_json::from_slice(&body)?;
-        let held = gates(&pod).contains(&GATE);
-        return Ok(if held { Answer::Held(pod, warnings) } else { Answer::Admitted(pod, warnings) });
+        let has_gate = gates(&pod).contains(&GATE);
+        return Ok(if has_gate { Answer::Held(pod, warnings) } else { Answer::Admitted(pod, warnings) });
     }
     let status: Value = serde_json::from_slice(&body).unwrap_or_default();
     let message =

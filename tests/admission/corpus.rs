@@ -1,8 +1,5 @@
 //! The whole corpus: what is missed by Rust's rules and by the corpus is held, or refused by the guard alone, and nothing else.
 
-#[path = "../corpus/load.rs"]
-mod load;
-
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -10,10 +7,10 @@ use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::api::Api;
 use linkerd_gate::linkerd::{TokenProjection, WebhookView, missed};
 use linkerd_gate_kit::object::{namespace, pod};
-use load::{Case, Corpus, Expect};
 use serde_json::json;
 
 use crate::answer::{Answer, dry_run};
+use crate::load::{Case, Corpus, Expect, load};
 use crate::stage::{Admission, Expected, Parameters, Stage, view};
 
 /// A case, and the pod and the namespace that an API server makes of it.
@@ -29,7 +26,7 @@ struct Genuine<'a> {
 #[tokio::test]
 async fn what_is_missed_by_rust_and_by_the_corpus_is_held_or_refused() -> Result<()> {
     let stage = Stage::set().await?;
-    let corpus = load::load()?;
+    let corpus = load()?;
     let cases = genuine(&stage, &corpus).await?;
 
     let mut wrong = Vec::new();

@@ -3,10 +3,14 @@
 //! What they hold and refuse is held to `linkerd_gate::linkerd::injection` and to the corpus at once ([`corpus`], [`drawn`]): the
 //! two sayings of one rule, CEL and Rust, cannot drift.
 
+#[path = "../corpus/load.rs"]
+mod load;
+
 mod admitted;
 mod answer;
 mod corpus;
 mod drawn;
+mod injector;
 mod release;
 mod stage;
 mod storm;

@@ -239,7 +239,8 @@ impl Stage {
                 match (expect, self.ask(namespace, &format!("pod-{number}")).await) {
                     (Expect::Injected, Ok(pod)) if is_injected(&pod) => {}
                     (Expect::Bare, Ok(pod)) if !is_injected(&pod) => {}
-                    (Expect::Refused, Err(kube::Error::Api(status))) if status.message.contains("'linkerd-gate'") => {}
+                    (Expect::Refused, Err(kube::Error::Api(status)))
+                        if status.message.contains("'linkerd-gate-guard'") => {}
                     (_, answer) => bail!("{answer:?}"),
                 }
             }
