@@ -87,7 +87,7 @@ impl Stage {
         for said in [
             "ADMISSION: hold (admission=auto, and this Kubernetes, v1.36.3, has MutatingAdmissionPolicy)",
             "Nothing that ran is touched.",
-            "kubectl delete deployment/linkerd-gate-controller daemonset/linkerd-gate --namespace linkerd-gate --cascade=foreground",
+            "linkerd-gate uninstall --now --namespace linkerd-gate --probe-namespace linkerd-gate-probe",
             "helm uninstall linkerd-gate --namespace linkerd-gate",
         ] {
             ensure!(notes.contains(said), "{said}: {notes}");
@@ -118,10 +118,9 @@ impl Stage {
         let second = self.install(ELSEWHERE, &every_other_value()).await.err().context("a second one was installed")?;
         ensure!(second.contains("cannot be imported into the current release"), "{second}");
 
-        let running = ["deployment/linkerd-gate-controller", "daemonset/linkerd-gate"];
-        let words = ["delete", running[0], running[1], "--namespace", NAMESPACE, "--cascade=foreground"];
-        self.kubectl(&words, "").await?;
-        self.helm(&["uninstall", "linkerd-gate", "--namespace", NAMESPACE], &[]).await.map_err(anyhow::Error::msg)?;
+        self.hooks_let_go_what_is_held().await?;
+        let words = ["uninstall", "linkerd-gate", "--namespace", NAMESPACE, "--no-hooks"];
+        self.helm(&words, &[]).await.map_err(anyhow::Error::msg)?;
         let left = self.helms_own().await?;
         ensure!(left.is_empty(), "left behind: {left:?}");
         self.kubectl(&["delete", "--filename", namespaces], "").await?;

@@ -6,5 +6,6 @@ mod files;
 mod helm;
 mod install;
 mod stage;
+mod uninstall;
 mod values;
 mod variables;
