@@ -1,18 +1,27 @@
 //! The command line: subcommands and flags. Roles are configured by environment only.
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::{
     cluster::{Person, Subject},
-    command::{by_hand, explain::Output, pod_name, recreate::Recreate, release::Release, uninstall::Uninstall},
+    command::{
+        by_hand,
+        explain::{Explain, Finding, Output},
+        pod_name,
+        recreate::Recreate,
+        release::Release,
+        uninstall::Uninstall,
+        version,
+    },
     config::table,
     decide::node::TAINT_KEY,
+    linkerd::TokenProjection,
 };
-use std::{path::PathBuf, time::Duration};
+use std::{io, path::PathBuf, time::Duration};
 
 /// Keeps workloads from starting outside the Linkerd mesh after a cluster or node boot.
 #[derive(Debug, Parser)]
-#[command(name = "linkerd-gate", version, about, disable_help_subcommand = true)]
+#[command(name = "linkerd-gate", version, about)]
 pub struct Cli {
     /// What to run.
     #[command(subcommand)]
@@ -57,12 +66,14 @@ pub enum Command {
         long_about = "Says of every pod, and of everything that makes pods, in the given files whether Linkerd would inject \
                       it, by which rule, whether it is meshed, whether it holds the linkerd-gate entry properly, and what to \
                       do. The cluster is not asked: what the files do not tell is assumed, and said to be assumed.",
-        after_help = "Exit codes:\n  0    explained\n  2    bad input: nothing was explained"
+        after_help = EXPLAIN_EXIT_CODES,
+        after_long_help = format!("{EXPLAIN_EXAMPLES}\n\n{EXPLAIN_EXIT_CODES}")
     )]
     Explain(ExplainArguments),
 
     /// Break the glass: let pods start on nodes for a while, whatever Linkerd does
     #[command(
+        after_long_help = format!("{OPEN_EXAMPLES}\n\n{COMMAND_EXIT_CODES}"),
         long_about = "Opens nodes by hand, for a time: their taint goes, and every linkerd-gate entry there lets its pod \
                       through, whether Linkerd injects or not. It is one annotation, linkerd-gate/override, on each Node or, \
                       for all of them, on the agents' Lease. Agents obey it even where nobody proves anything.",
@@ -72,6 +83,7 @@ pub enum Command {
 
     /// Break the glass: let no new pod start on nodes for a while, whatever Linkerd does
     #[command(
+        after_long_help = format!("{CLOSE_EXAMPLES}\n\n{COMMAND_EXIT_CODES}"),
         long_about = "Closes nodes by hand, for a time: they are tainted, and every linkerd-gate entry there holds its pod. \
                       What runs there goes on running. It is one annotation, as with `open`.",
         after_help = COMMAND_EXIT_CODES
@@ -79,7 +91,7 @@ pub enum Command {
     Close(SayArguments),
 
     /// Take back what `open` or `close` said: what is proven counts again
-    #[command(after_help = COMMAND_EXIT_CODES)]
+    #[command(after_help = format!("Example:\n  linkerd-gate forget worker-1\n\n{COMMAND_EXIT_CODES}"))]
     Forget(ForgetArguments),
 
     /// Let held pods start outside the mesh: take linkerd-gate's scheduling gate off them
@@ -116,12 +128,83 @@ pub enum Command {
         after_help = format!("Example:\n  linkerd-gate uninstall --now && kubectl delete -f deploy/manifests/\n\n{COMMAND_EXIT_CODES}")
     )]
     Uninstall(UninstallArguments),
+
+    /// Say which versions are here and in the cluster
+    #[command(
+        long_about = "Says the version of this program and, unless --client, those of the cluster: of Kubernetes, of Linkerd's \
+                      injector, and of linkerd-gate's agents and controllers, by their images. What may not be read is named.",
+        after_help = format!("Examples:\n  linkerd-gate version --client\n  linkerd-gate version -o json\n\n{COMMAND_EXIT_CODES}")
+    )]
+    Version(VersionArguments),
+
+    /// Print a shell's completions of this program
+    #[command(
+        after_help = "Examples:\n  source <(linkerd-gate completion bash)\n  linkerd-gate completion zsh > \"${fpath[1]}/_linkerd-gate\"\n  \
+                      linkerd-gate completion fish > ~/.config/fish/completions/linkerd-gate.fish"
+    )]
+    Completion {
+        /// Which shell
+        #[arg(value_enum)]
+        shell: CompletionShell,
+    },
 }
+
+/// A shell that completes what is typed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum CompletionShell {
+    /// GNU bash
+    Bash,
+    /// Z shell
+    Zsh,
+    /// fish
+    Fish,
+    /// Windows PowerShell, and PowerShell elsewhere
+    Powershell,
+}
+
+/// What `version` takes.
+#[derive(Debug, clap::Args)]
+pub struct VersionArguments {
+    /// Only this program's: no cluster is asked
+    #[arg(long)]
+    pub client: bool,
+
+    /// For a person or for a program
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: version::Output,
+
+    /// The namespace of the agents and the controller
+    #[arg(long, short, value_parser = pod_name::namespace, default_value = "linkerd-gate")]
+    pub namespace: String,
+
+    /// How to get there.
+    #[command(flatten)]
+    pub person: PersonArguments,
+}
+
+const OPEN_EXAMPLES: &str = "Examples:
+  linkerd-gate open worker-1 --for 1h
+  linkerd-gate open --all --for 30m --dry-run";
+
+const CLOSE_EXAMPLES: &str = "Examples:
+  linkerd-gate close worker-1 --for 1h
+  linkerd-gate close --all --for 30m --dry-run";
 
 const COMMAND_EXIT_CODES: &str = "Exit codes:
   0    done
   2    bad usage: nothing was done
   69   the cluster could not be reached, or refused: what was done all the same is on standard output";
+
+const EXPLAIN_EXIT_CODES: &str = "Exit codes:
+  0    explained
+  1    there is a finding that --fail-on asks for
+  2    something is wrong with the input: what could be read was explained";
+
+const EXPLAIN_EXAMPLES: &str = "Examples:
+  linkerd-gate explain -f deployment.yaml --namespace-file namespace.yaml
+  linkerd-gate explain -R -f manifests/ --fail-on missing-entry,broken-entry,warning
+  helm template my-chart | linkerd-gate explain -f - -o json
+  kubectl get pods -A -o yaml | linkerd-gate explain -f - -o name --fail-on missing-entry";
 
 /// What `open` and `close` take.
 #[derive(Debug, clap::Args)]
@@ -129,6 +212,10 @@ pub struct SayArguments {
     /// How long it holds, from 1m to 168h: 90s, 30m, 1h30m
     #[arg(long = "for", value_name = "TIME", value_parser = by_hand::lasts)]
     pub lasts: Duration,
+
+    /// Ask the API server to do everything but store it
+    #[arg(long)]
+    pub dry_run: bool,
 
     /// Where.
     #[command(flatten)]
@@ -250,9 +337,13 @@ pub struct PersonArguments {
 /// What `explain` takes.
 #[derive(Debug, clap::Args)]
 pub struct ExplainArguments {
-    /// YAML or JSON of pods, Deployments, Jobs, …; `-` is the standard input; can be given several times
-    #[arg(short = 'f', long = "filename", value_name = "FILE", required = true)]
+    /// YAML or JSON of pods, Deployments, Jobs, …, or a folder of such files; `-` is the standard input; can be given several times
+    #[arg(short = 'f', long = "filename", value_name = "FILE")]
     pub files: Vec<String>,
+
+    /// Look into the folders below a folder as well
+    #[arg(short = 'R', long)]
+    pub recursive: bool,
 
     /// YAML or JSON of the pods' namespaces, as in `kubectl get namespace NAME -o yaml`
     #[arg(long, value_name = "FILE")]
@@ -269,6 +360,14 @@ pub struct ExplainArguments {
     /// For a person or for a program
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,
+
+    /// Exit with 1 where there is such a finding; several by commas
+    #[arg(long, value_enum, value_name = "FINDING", value_delimiter = ',')]
+    pub fail_on: Vec<Finding>,
+
+    /// What belongs behind -f: told so.
+    #[arg(hide = true, value_name = "FILE")]
+    pub words: Vec<String>,
 }
 
 // === impl PlaceArguments ===
@@ -321,6 +420,76 @@ impl PersonArguments {
         let Self { context, kubeconfig, user, groups } = self;
         Person { context, kubeconfig, user, groups }
     }
+}
+
+// === impl ExplainArguments ===
+
+impl ExplainArguments {
+    /// What to write instead, where this is not how it is written.
+    pub fn tip(&self) -> Option<String> {
+        let word = match (self.words.first(), self.files.is_empty()) {
+            (Some(word), _) => word,
+            (None, false) => return None,
+            (None, true) => {
+                let tip = "explain reads manifests: linkerd-gate explain -f FILE, or -f - for the standard input";
+                return Some(tip.to_owned());
+            }
+        };
+        let bare_kind = matches!(word.as_str(), "pod" | "pods" | "po" | "deployment" | "deploy" | "job" | "cronjob");
+        Some(if word.contains('/') && !std::path::Path::new(word).exists() || bare_kind {
+            let object = self.words.join(" ");
+            format!(
+                "explain asks no cluster, it reads manifests: kubectl get {object} -o yaml | linkerd-gate explain -f -"
+            )
+        } else {
+            format!("a file goes behind -f: linkerd-gate explain -f {word}")
+        })
+    }
+
+    /// What to explain, and how.
+    pub fn read(self) -> Explain {
+        let Self { files, recursive, namespace_file, webhook_file, no_token_projection, output, fail_on, words: _ } =
+            self;
+        let token_projection = if no_token_projection { TokenProjection::Disabled } else { TokenProjection::Enabled };
+        Explain { files, recursive, namespace_file, webhook_file, token_projection, output, fail_on }
+    }
+}
+
+/// Writes a shell's completions.
+///
+/// # Errors
+/// An output that cannot be written.
+pub fn write_completion(shell: CompletionShell, out: &mut impl io::Write) -> io::Result<()> {
+    let shell = match shell {
+        CompletionShell::Bash => clap_complete::Shell::Bash,
+        CompletionShell::Zsh => clap_complete::Shell::Zsh,
+        CompletionShell::Fish => clap_complete::Shell::Fish,
+        CompletionShell::Powershell => clap_complete::Shell::PowerShell,
+    };
+    // It panics where it cannot write: into memory it can.
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "linkerd-gate", &mut script);
+    out.write_all(&script)?;
+    out.flush()
+}
+
+/// What to write instead, where somebody gives a role a flag: roles are configured by variables.
+pub fn tip_for_role(arguments: &[String]) -> Option<String> {
+    let given = arguments.get(2..)?;
+    let role = table::Role::ALL.iter().find(|role| role.as_str() == arguments[1])?;
+    let at = given.iter().position(|argument| argument.starts_with("--") && argument != "--help")?;
+    let flag = given[at].trim_start_matches('-');
+    let (name, value) = flag.split_once('=').map_or((flag, None), |(name, value)| (name, Some(value)));
+    let value = value.or_else(|| given.get(at + 1).map(String::as_str));
+    let name = format!("{}{}", table::PREFIX, name.replace('-', "_").to_ascii_uppercase());
+    let role_name = role.as_str();
+    Some(match role.find(&name) {
+        Some(known) => format!(
+            "`{role_name}` is configured by variables: {name}={} linkerd-gate {role_name}, or in a pod's env: {{name: {name}, value: ...}}",
+            value.unwrap_or(known.example)
+        ),
+        None => format!("`{role_name}` is configured by variables, which `linkerd-gate {role_name} --help` lists"),
+    })
 }
 
 fn exit_codes() -> String {

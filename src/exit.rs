@@ -8,7 +8,7 @@ use std::process::ExitCode;
 pub enum Exit {
     /// The gate is open, the command did what it was asked, or a role that runs on was ended in good order.
     Done = 0,
-    /// `check` found errors.
+    /// `check` found errors, or `explain` what `--fail-on` asks for.
     Found = 1,
     /// The configuration or the command line is wrong. Nothing was done.
     Usage = 2,
@@ -39,7 +39,7 @@ impl Exit {
     pub const fn meaning(self) -> &'static str {
         match self {
             Self::Done => "the gate is open, a command was done, or SIGTERM ended an agent or a controller",
-            Self::Found => "reserved for `check`: errors were found",
+            Self::Found => "`explain --fail-on` found what it was asked for; reserved for `check`: errors were found",
             Self::Usage => "bad configuration or usage; nothing was done",
             Self::GaveUp => "gave up waiting (LINKERD_GATE_TIMEOUT), or the cluster could not be reached or refused",
             Self::Internal => "internal fault",

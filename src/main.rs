@@ -5,14 +5,15 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use linkerd_gate::cli::{Cli, Command, ExplainArguments, PlaceArguments};
+use linkerd_gate::cli::{
+    Cli, Command, ExplainArguments, PlaceArguments, VersionArguments, tip_for_role, write_completion,
+};
 use linkerd_gate::command::by_hand::{self, Say, SayError};
-use linkerd_gate::command::explain::{Explain, ExplainError, explain};
+use linkerd_gate::command::explain::{ExplainError, Explained, explain};
 use linkerd_gate::command::not_done::NotDone;
-use linkerd_gate::command::{recreate, release, uninstall};
+use linkerd_gate::command::{recreate, release, uninstall, version};
 use linkerd_gate::config::{Agent, Controller, LogFormat, LogLevel, Problems, Wait};
 use linkerd_gate::exit::Exit;
-use linkerd_gate::linkerd::TokenProjection;
 use linkerd_gate::role::agent;
 use linkerd_gate::role::controller;
 use linkerd_gate::role::wait::{self, write_termination_message};
@@ -25,6 +26,12 @@ fn main() -> ExitCode {
         Err(answer) => {
             let exit = if answer.use_stderr() { Exit::Usage } else { Exit::Done };
             let _nobody_left_to_tell = answer.print();
+            let arguments: Vec<_> = std::env::args_os().filter_map(|argument| argument.into_string().ok()).collect();
+            if answer.use_stderr()
+                && let Some(tip) = tip_for_role(&arguments)
+            {
+                let _ = writeln!(std::io::stderr(), "\ntip: {tip}"); // Where it is closed, there is no reader.
+            }
             return exit.into();
         }
     };
@@ -33,9 +40,11 @@ fn main() -> ExitCode {
         Command::Agent => run_agent().into(),
         Command::Controller => run_controller().into(),
         Command::Explain(arguments) => run_explain(arguments).into(),
-        Command::Open(arguments) => run_by_hand(Say::Open(arguments.lasts), arguments.places).into(),
-        Command::Close(arguments) => run_by_hand(Say::Close(arguments.lasts), arguments.places).into(),
-        Command::Forget(arguments) => run_by_hand(Say::Forget, arguments.places).into(),
+        Command::Open(arguments) => run_by_hand(Say::Open(arguments.lasts), arguments.places, arguments.dry_run).into(),
+        Command::Close(arguments) => {
+            run_by_hand(Say::Close(arguments.lasts), arguments.places, arguments.dry_run).into()
+        }
+        Command::Forget(arguments) => run_by_hand(Say::Forget, arguments.places, false).into(),
         Command::Release(arguments) => {
             let (release, access) = arguments.read();
             run_command(async |out| release::run(&access, &release, out).await).into()
@@ -47,6 +56,14 @@ fn main() -> ExitCode {
         Command::Uninstall(arguments) => {
             let (uninstall, access) = arguments.read();
             run_command(async |out| uninstall::run(&access, &uninstall, out).await).into()
+        }
+        Command::Version(VersionArguments { client, output, namespace, person }) => {
+            let access = (!client).then(|| person.read());
+            run_command(async |out| version::run(access.as_ref(), &namespace, output, out).await).into()
+        }
+        Command::Completion { shell } => {
+            let written = async |out: &mut StdoutLock<'static>| Ok(write_completion(shell, out)?);
+            run_command(written).into()
         }
     }
 }
@@ -117,12 +134,16 @@ fn misconfigured(problems: &Problems) -> Exit {
 }
 
 fn run_explain(arguments: ExplainArguments) -> Exit {
-    let ExplainArguments { files, namespace_file, webhook_file, no_token_projection, output } = arguments;
-    let token_projection = if no_token_projection { TokenProjection::Disabled } else { TokenProjection::Enabled };
-    let arguments = Explain { files, namespace_file, webhook_file, token_projection, output };
+    if let Some(tip) = arguments.tip() {
+        eprintln!("linkerd-gate: {tip}");
+        return Exit::Usage;
+    }
+    let arguments = arguments.read();
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     match explain(&arguments, &mut std::io::stdin().lock(), &mut out, &mut std::io::stderr().lock()) {
-        Ok(()) => Exit::Done,
+        Ok(Explained { incomplete: true, .. }) => Exit::Usage,
+        Ok(Explained { failed: true, .. }) => Exit::Found,
+        Ok(_) => Exit::Done,
         // `explain … | head` has read what it wanted.
         Err(ExplainError::Write(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => Exit::Done,
         Err(error @ ExplainError::Input(_)) => {
@@ -136,7 +157,7 @@ fn run_explain(arguments: ExplainArguments) -> Exit {
     }
 }
 
-fn run_by_hand(say: Say, places: PlaceArguments) -> Exit {
+fn run_by_hand(say: Say, places: PlaceArguments, dry_run: bool) -> Exit {
     let (subjects, access) = places.read();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -145,7 +166,7 @@ fn run_by_hand(say: Say, places: PlaceArguments) -> Exit {
             return Exit::Internal;
         }
     };
-    match runtime.block_on(by_hand::run(&access, say, &subjects, &mut std::io::stdout().lock())) {
+    match runtime.block_on(by_hand::run(&access, say, &subjects, dry_run, &mut std::io::stdout().lock())) {
         Ok(()) => Exit::Done,
         Err(error @ SayError::NotSaid(_)) => {
             for line in error.to_string().lines() {

@@ -63,7 +63,7 @@ fn all() -> Subject {
 async fn say(steps: Vec<Step>, say: Say, subjects: &[Subject]) -> (String, String) {
     let now: Timestamp = "2026-01-01T05:00:00Z".parse().unwrap();
     let mut out = Vec::new();
-    let ended = scripted(steps, async |client| run_with(&client, say, subjects, now, &mut out).await).await;
+    let ended = scripted(steps, async |client| run_with(&client, say, subjects, now, false, &mut out).await).await;
     (String::from_utf8(out).unwrap(), ended.err().map(|error| error.to_string()).unwrap_or_default())
 }
 
@@ -160,4 +160,20 @@ async fn every_other_answer_is_told_as_it_came_and_nothing_is_tried_twice() {
         let (_, refused) = say(steps, Say::Open(HOUR), &[node("worker-1")]).await;
         assert!(refused.contains(told) && refused.contains("for some reason"), "{refused}");
     }
+}
+
+#[tokio::test]
+async fn a_dry_run_asks_the_api_server_to_store_nothing_and_says_so() {
+    let steps = vec![patch(
+        "/api/v1/nodes/worker-1?dryRun=All&fieldManager=linkerd-gate",
+        &json!("open 2026-01-01T06:00:00Z"),
+        taken(),
+    )];
+    let now: Timestamp = "2026-01-01T05:00:00Z".parse().unwrap();
+    let mut out = Vec::new();
+    let subjects = [node("worker-1")];
+    let open = Say::Open(HOUR);
+    scripted(steps, async |client| run_with(&client, open, &subjects, now, true, &mut out).await).await.unwrap();
+    let out = String::from_utf8(out).unwrap();
+    assert!(out.ends_with("(server dry run: nothing was written)\n"), "{out}");
 }

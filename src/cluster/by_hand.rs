@@ -92,10 +92,17 @@ impl Subject {
 }
 
 /// Writes a person's word, or takes it back where there is none. Touches that one annotation and nothing else.
-pub async fn annotate(client: &Client, subject: &Subject, word: Option<&ByHand>) -> Result<Annotated, NotSaid> {
+///
+/// With `dry_run` the API server does everything but store it (`dryRun=All`).
+pub async fn annotate(
+    client: &Client,
+    subject: &Subject,
+    word: Option<&ByHand>,
+    dry_run: bool,
+) -> Result<Annotated, NotSaid> {
     let written = match subject {
-        Subject::Node(name) => annotate_node(client, name, word).await,
-        Subject::All { namespace } => annotate_lease(client, namespace, word).await,
+        Subject::Node(name) => annotate_node(client, name, word, dry_run).await,
+        Subject::All { namespace } => annotate_lease(client, namespace, word, dry_run).await,
     };
     written.map_err(|error| {
         let why = match error {
@@ -123,13 +130,18 @@ fn patch(word: Option<&ByHand>) -> Patch<serde_json::Value> {
     Patch::Merge(json!({"metadata": {"annotations": {by_hand::ANNOTATION: value}}}))
 }
 
-fn parameters() -> PatchParams {
-    PatchParams { field_manager: Some("linkerd-gate".to_owned()), ..PatchParams::default() }
+fn parameters(dry_run: bool) -> PatchParams {
+    PatchParams { field_manager: Some("linkerd-gate".to_owned()), dry_run, ..PatchParams::default() }
 }
 
-async fn annotate_node(client: &Client, name: &str, word: Option<&ByHand>) -> Result<Annotated, Failure> {
+async fn annotate_node(
+    client: &Client,
+    name: &str,
+    word: Option<&ByHand>,
+    dry_run: bool,
+) -> Result<Annotated, Failure> {
     let nodes = Api::<Node>::all(client.clone());
-    match nodes.patch_metadata(name, &parameters(), &patch(word)).await {
+    match nodes.patch_metadata(name, &parameters(dry_run), &patch(word)).await {
         Ok(_) => Ok(Annotated::Written),
         Err(Error::Api(status)) if status.is_not_found() => {
             Err(Failure::Said(Why::NoNode(nearest(&nodes, name).await)))
@@ -152,9 +164,14 @@ async fn nearest(nodes: &Api<Node>, name: &str) -> String {
     }
 }
 
-async fn annotate_lease(client: &Client, namespace: &str, word: Option<&ByHand>) -> Result<Annotated, Failure> {
+async fn annotate_lease(
+    client: &Client,
+    namespace: &str,
+    word: Option<&ByHand>,
+    dry_run: bool,
+) -> Result<Annotated, Failure> {
     let leases = Api::<Lease>::namespaced(client.clone(), namespace);
-    match leases.patch_metadata(lease::NAME, &parameters(), &patch(word)).await {
+    match leases.patch_metadata(lease::NAME, &parameters(dry_run), &patch(word)).await {
         Ok(_) => return Ok(Annotated::Written),
         Err(Error::Api(status)) if status.is_not_found() => {}
         Err(error) => return Err(error.into()),
@@ -165,12 +182,12 @@ async fn annotate_lease(client: &Client, namespace: &str, word: Option<&ByHand>)
         annotations: Some([(by_hand::ANNOTATION.to_owned(), word.to_string())].into()),
         ..ObjectMeta::default()
     };
-    let parameters = PostParams { field_manager: Some("linkerd-gate".to_owned()), ..PostParams::default() };
+    let parameters = PostParams { field_manager: Some("linkerd-gate".to_owned()), dry_run };
     match leases.create(&parameters, &Lease { metadata, spec: None }).await {
         Ok(_) => Ok(Annotated::Created),
         // An agent was faster: there is one now.
         Err(Error::Api(status)) if status.is_already_exists() => {
-            leases.patch_metadata(lease::NAME, &self::parameters(), &patch(Some(word))).await?;
+            leases.patch_metadata(lease::NAME, &self::parameters(dry_run), &patch(Some(word))).await?;
             Ok(Annotated::Written)
         }
         Err(Error::Api(status)) if status.is_not_found() => Err(Failure::Said(Why::NoNamespace(namespace.to_owned()))),

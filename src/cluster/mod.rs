@@ -16,6 +16,7 @@ mod refused;
 pub mod repair;
 mod replace;
 pub mod uninstall;
+pub mod versions;
 pub mod watch;
 pub mod workload;
 

@@ -38,9 +38,17 @@ pub enum SayError {
 }
 
 /// Says it, by a person's kubeconfig.
-pub async fn run(access: &Person, say: Say, subjects: &[Subject], out: &mut impl Write) -> Result<(), SayError> {
+///
+/// With `dry_run` the API server is asked to do everything but store it.
+pub async fn run(
+    access: &Person,
+    say: Say,
+    subjects: &[Subject],
+    dry_run: bool,
+    out: &mut impl Write,
+) -> Result<(), SayError> {
     let client = of_person(access).await.map_err(|error| SayError::NotSaid(vec![error.to_string()]))?;
-    run_with(&client, say, subjects, Timestamp::now(), out).await
+    run_with(&client, say, subjects, Timestamp::now(), dry_run, out).await
 }
 
 /// Says it at `now`, with a client that is there. Where one of several is refused, the others are told all the same.
@@ -49,13 +57,17 @@ pub async fn run_with(
     say: Say,
     subjects: &[Subject],
     now: Timestamp,
+    dry_run: bool,
     out: &mut impl Write,
 ) -> Result<(), SayError> {
     let word = say.word(now);
     let mut refused = Vec::new();
     for subject in subjects {
-        match annotate(client, subject, word.as_ref()).await {
-            Ok(annotated) => writeln!(out, "{subject}: {}", told(say, subject, word.as_ref(), annotated))?,
+        match annotate(client, subject, word.as_ref(), dry_run).await {
+            Ok(annotated) => {
+                let mark = if dry_run { " (server dry run: nothing was written)" } else { "" };
+                writeln!(out, "{subject}: {}{mark}", told(say, subject, word.as_ref(), annotated))?;
+            }
             Err(error) => refused.push(error.to_string()),
         }
     }

@@ -4,6 +4,7 @@
 //! - [`explain`]: whether a pod would be injected, by which rule, and what to do.
 //! - [`release`]: takes our gate off held pods, which then start outside the mesh.
 //! - [`recreate`]: makes an ownerless held pod again, in the mesh.
+//! - [`version`]: which versions are here and in the cluster.
 //! - [`uninstall`]: takes everything of ours out of the way, held pods included.
 
 pub mod by_hand;
@@ -13,3 +14,4 @@ pub mod pod_name;
 pub mod recreate;
 pub mod release;
 pub mod uninstall;
+pub mod version;

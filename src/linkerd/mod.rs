@@ -9,13 +9,20 @@
 //! - [`webhook`]: the injector's webhook configuration, reduced to what decisions need.
 //! - [`mod@injection`]: whether the injector would be called for a pod, and what it would do.
 //! - [`outline`]: the same of what is left of a pod when only that is kept which decides.
+//! - [`annotation`]: its other annotations: which there are, and which are handed down.
+//! - [`patch`]: which of them make the injector's patch fail.
+//! - [`refusal`]: what an API server refuses of an injected pod.
 //! - [`meshing`]: whether a pod is meshed, missed, held.
 
+pub mod annotation;
 pub mod endpoints;
 pub mod injection;
 pub mod meshing;
 pub mod names;
 pub mod outline;
+pub mod patch;
+mod quantity;
+pub mod refusal;
 pub mod selector;
 pub mod webhook;
 
@@ -23,6 +30,8 @@ pub use self::{
     injection::{AskedBy, Injection, NotCalled, SkipReason, TokenProjection, injection},
     meshing::{Meshing, Started, held, meshed, missed},
     outline::{NamespaceOutline, PodOutline},
+    patch::{PatchOutcome, PatchProblem, patch_problems},
+    refusal::{Refusal, Surroundings, refusals},
     webhook::{InjectorWebhook, WebhookView},
 };
 

@@ -67,6 +67,9 @@ pub mod container {
     /// What stands in its place where the CNI plug-in sets up the redirection.
     pub const NETWORK_VALIDATOR: &str = "linkerd-network-validator";
 
+    /// What an annotation adds, to look into a pod's network.
+    pub const DEBUG: &str = "linkerd-debug";
+
     /// Istio's proxy, which the injector respects.
     pub const ISTIO_PROXY: &str = "istio-proxy";
 

@@ -29,6 +29,55 @@ fn the_version_is_the_packages() {
 }
 
 #[test]
+fn every_command_is_in_help_and_has_an_example_or_variables() {
+    let help = stdout(&["help"]);
+    for command in ["explain", "open", "close", "forget", "release", "recreate", "uninstall", "version", "completion"] {
+        assert!(help.contains(&format!("\n  {command} ")), "{command} is not in:\n{help}");
+        let own = stdout(&["help", command]);
+        assert!(own.contains("Example") && own.contains(&format!("linkerd-gate {command}")), "{own}");
+        assert_eq!(own, stdout(&[command, "--help"]), "{command}");
+    }
+}
+
+#[test]
+fn the_version_is_told_without_a_cluster_and_what_is_missing_is_named() {
+    assert_eq!(stdout(&["version", "--client"]), concat!("client        ", env!("CARGO_PKG_VERSION"), "\n"));
+    let json: serde_json::Value = serde_json::from_str(&stdout(&["version", "--client", "-o", "json"])).unwrap();
+    assert_eq!(json, serde_json::json!({"client": env!("CARGO_PKG_VERSION")}));
+
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_linkerd-gate")).args(["version", "-o", "json"]).env_clear().output().unwrap();
+    assert_eq!(output.status.code(), Some(69), "{output:?}");
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(json["servers"]["kubernetes"], serde_json::Value::Null);
+    assert!(json["servers"]["problems"][0].as_str().unwrap().contains("KUBECONFIG"), "{json:#}");
+}
+
+#[test]
+fn four_shells_complete_every_command() {
+    for shell in ["bash", "zsh", "fish", "powershell"] {
+        let script = stdout(&["completion", shell]);
+        for command in ["explain", "uninstall", "--fail-on", "missing-entry"] {
+            let named = script.contains(command) || script.contains(command.trim_start_matches("--"));
+            assert!(named, "{shell} does not complete {command}");
+        }
+    }
+}
+
+#[test]
+fn a_flag_for_a_role_is_answered_by_its_variable() {
+    for (arguments, tip) in [
+        (&["wait", "--timeout", "5m"][..], "LINKERD_GATE_TIMEOUT=5m linkerd-gate wait"),
+        (&["wait", "--on-missed=exit"], "LINKERD_GATE_ON_MISSED=exit linkerd-gate wait"),
+        (&["agent", "--nothing-known"], "linkerd-gate agent --help"),
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_linkerd-gate")).args(arguments).env_clear().output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(2) && said.contains(tip), "{arguments:?}: {said}");
+    }
+}
+
+#[test]
 fn bad_usage_exits_2_on_standard_error_only() {
     for arguments in [&[][..], &["wiat"], &["wait", "now"], &["wait", "--timeout", "3s"]] {
         let output = Command::new(env!("CARGO_BIN_EXE_linkerd-gate")).args(arguments).env_clear().output().unwrap();

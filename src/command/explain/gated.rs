@@ -1,14 +1,15 @@
 //! A pod that our scheduling gate holds: what it waits for, and what to type.
 
-use super::object::{Maker, Subject};
+use super::subject::{Maker, Subject};
 use crate::{
     decide::hold,
     linkerd::{Injection, NotCalled},
 };
+use k8s_openapi::api::core::v1::Pod;
 
 /// What to do about `subject` where our gate holds it; nothing where it does not.
-pub(super) fn next(subject: &Subject, namespace: &str, decision: &Injection) -> Option<Vec<String>> {
-    if !subject.exists() || !hold::is_gated(&subject.pod) || subject.pod.metadata.deletion_timestamp.is_some() {
+pub(super) fn next(subject: &Subject, pod: &Pod, namespace: &str, decision: &Injection) -> Option<Vec<String>> {
+    if !subject.exists(pod) || !hold::is_gated(pod) || pod.metadata.deletion_timestamp.is_some() {
         return None;
     }
     let pod = format!("pod/{} -n {namespace}", subject.name);
@@ -47,8 +48,7 @@ fn kind(maker: &Maker) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use crate::command::explain::{Explain, Output, explain};
-    use crate::linkerd::TokenProjection;
+    use crate::command::explain::{Explain, explain};
 
     /// What is said of one pod of namespace `shop` with our gate.
     fn explained(inject: &str, owners: &str) -> String {
@@ -57,13 +57,7 @@ mod tests {
              {inject}}}, ownerReferences: [{owners}]}}, spec: {{schedulingGates: [{{name: linkerd-gate/injected}}], containers: \
              [{{name: app, image: 'app:1'}}]}}, status: {{phase: Pending}}}}"
         );
-        let arguments = Explain {
-            files: vec!["-".to_owned()],
-            namespace_file: None,
-            webhook_file: None,
-            token_projection: TokenProjection::Enabled,
-            output: Output::Text,
-        };
+        let arguments = Explain { files: vec!["-".to_owned()], ..Explain::default() };
         let (mut out, mut notes) = (Vec::new(), Vec::new());
         explain(&arguments, &mut pod.as_bytes(), &mut out, &mut notes).unwrap();
         String::from_utf8(out).unwrap()

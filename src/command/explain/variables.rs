@@ -40,8 +40,14 @@ pub(super) enum Effect {
     /// It never lets the pod start; something else has to replace it.
     Holds,
 
+    /// It never lets the pod start; after this time it ends with an error, and begins again where the pod restarts it.
+    GivesUpAfter(Duration),
+
     /// It never lets the pod start, but ends it once Linkerd is ready, so that another takes its place.
-    Ends,
+    Exits,
+
+    /// It never lets the pod start, but deletes it once Linkerd is ready, so that another takes its place.
+    Replaces,
 }
 
 /// A container's variables.
@@ -148,13 +154,15 @@ impl Effect {
         match (then, settings.timeout, settings.on_timeout) {
             (Then::Open, ..) => Self::Opens,
             (_, Some(timeout), OnTimeout::Open) => Self::OpensAfter(timeout),
+            (Then::Hold, Some(timeout), OnTimeout::Fail) => Self::GivesUpAfter(timeout),
             (Then::Hold, ..) => Self::Holds,
-            (Then::Exit | Then::Replace, ..) => Self::Ends,
+            (Then::Exit, ..) => Self::Exits,
+            (Then::Replace, ..) => Self::Replaces,
         }
     }
 
     /// Whether a pod never starts outside the mesh.
     pub(super) fn holds(self) -> bool {
-        matches!(self, Self::Holds | Self::Ends)
+        !matches!(self, Self::Opens | Self::OpensAfter(_))
     }
 }

@@ -1,0 +1,259 @@
+//! YAML becomes trees of values, as sigs.k8s.io/yaml has them.
+
+use super::{Fault, MAX_DEPTH, MAX_VALUES, Node, Place, Repeated, Root, Sink, Text, Value, put, scalar};
+use granit_parser::{Event, Parser, ScalarStyle, Span, Tag};
+use std::{cell::Cell, collections::BTreeMap, rc::Rc};
+
+/// Reads what stands between two separators: one document, or several that `...` ends.
+pub(super) fn documents(text: &mut Text<'_>, place: &mut Place, sink: &mut dyn Sink) -> Result<(), Fault> {
+    let options = granit_parser::options! {
+        emit_comments: false,
+        flow_nesting_limit: MAX_DEPTH,
+        block_nesting_limit: MAX_DEPTH,
+    };
+    let lines_before = text.line() - 1;
+    let taken = text.taken_cell();
+    let parser = Parser::new_from_iter_with_options(text.chars(), options);
+    let mut builder = Builder { parser, taken, lines_before, anchors: BTreeMap::new(), values: 0, repeated: vec![] };
+    let mut first = true;
+    loop {
+        match builder.next()? {
+            None => return Ok(()),
+            Some((Event::DocumentStart(..), _)) => {
+                let (event, span) = builder.expect()?;
+                if is_empty(&event) {
+                    continue;
+                }
+                if !first {
+                    place.document += 1;
+                }
+                first = false;
+                place.line = builder.line(&span);
+                let read = builder.root(event, &span, place, sink);
+                if read.is_err() {
+                    sink.abandon();
+                }
+                read?;
+                builder.anchors.clear();
+            }
+            Some(_) => {}
+        }
+    }
+}
+
+/// Whether a document consists of nothing.
+fn is_empty(event: &Event<'_>) -> bool {
+    matches!(event, Event::Scalar(text, ScalarStyle::Plain, 0, None) if scalar::resolve(text) == Value::Null)
+}
+
+struct Builder<I: Iterator<Item = char>> {
+    parser: Parser<'static, granit_parser::BufferedInput<I>>,
+    /// How much of the text the current object took.
+    taken: Rc<Cell<usize>>,
+    lines_before: usize,
+    anchors: BTreeMap<usize, Node>,
+    values: usize,
+    repeated: Vec<Repeated>,
+}
+
+impl<I: Iterator<Item = char>> Builder<I> {
+    fn next(&mut self) -> Result<Option<(Event<'static>, Span)>, Fault> {
+        match self.parser.next_event() {
+            None => Ok(None),
+            Some(Ok(event)) => Ok(Some(event)),
+            Some(Err(error)) => {
+                let line = Some(self.lines_before + error.marker().line());
+                let message = error.info().replace('\n', " ");
+                let deep = message.contains("nesting") || message.contains("recursion");
+                let message = if deep { too_deep() } else { format!("this is not YAML: {message}") };
+                Err(Fault { line, message })
+            }
+        }
+    }
+
+    fn expect(&mut self) -> Result<(Event<'static>, Span), Fault> {
+        self.next()?.ok_or_else(|| Fault { line: None, message: "this is not YAML: it ends too early".to_owned() })
+    }
+
+    fn line(&self, span: &Span) -> usize {
+        self.lines_before + span.start.line()
+    }
+
+    fn fault<T>(&self, span: &Span, message: impl Into<String>) -> Result<T, Fault> {
+        Err(Fault { line: Some(self.line(span)), message: message.into() })
+    }
+
+    fn count(&mut self, values: usize, span: &Span) -> Result<(), Fault> {
+        self.values += values;
+        if self.values > MAX_VALUES {
+            let what = "one object has more than 200,000 values, those that its aliases repeat among them: \
+                        no API server would take it";
+            return self.fault(span, what);
+        }
+        Ok(())
+    }
+
+    /// The root of a document. The items of a list go to the sink one by one.
+    fn root(&mut self, event: Event<'static>, span: &Span, place: &Place, sink: &mut dyn Sink) -> Result<(), Fault> {
+        self.values = 0;
+        let mut root = Root::new(sink, place);
+        if !matches!(event, Event::MappingStart(_, 0, _)) {
+            let node = self.node(event, span, 0)?;
+            if let Value::Map(fields) = node.value {
+                for (key, node) in fields {
+                    match node.value {
+                        Value::List(items) if key == "items" => {
+                            items.into_iter().for_each(|item| root.item(item, Vec::new()))
+                        }
+                        _ => root.field(key, node),
+                    }
+                }
+                root.repeated = std::mem::take(&mut self.repeated);
+                root.end(None);
+            } else {
+                root.end(Some(node.value));
+            }
+            return Ok(());
+        }
+        loop {
+            let (event, span) = self.expect()?;
+            if event == Event::MappingEnd {
+                break;
+            }
+            let (key, plain) = self.key(event, &span)?;
+            let (event, span) = self.expect()?;
+            match event {
+                Event::SequenceStart(_, 0, _) if key == "items" => loop {
+                    let (event, span) = self.expect()?;
+                    if event == Event::SequenceEnd {
+                        break;
+                    }
+                    let item = self.node(event, &span, 2)?;
+                    root.item(item, std::mem::take(&mut self.repeated));
+                    self.values = 0;
+                    self.taken.set(0);
+                },
+                event => {
+                    let node = self.node(event, &span, 1)?;
+                    root.repeated.append(&mut self.repeated);
+                    if plain && key == "<<" {
+                        for (key, node) in self.merged(node, &span)? {
+                            root.field(key, node);
+                        }
+                    } else {
+                        root.field(key, node);
+                    }
+                }
+            }
+        }
+        root.end(None);
+        Ok(())
+    }
+
+    fn node(&mut self, event: Event<'static>, span: &Span, depth: usize) -> Result<Node, Fault> {
+        if depth > MAX_DEPTH {
+            return self.fault(span, too_deep());
+        }
+        self.count(1, span)?;
+        let line = self.line(span);
+        let (node, anchor) = match event {
+            Event::Scalar(text, style, anchor, tag) => {
+                let value = meaning(&text, style, tag.as_deref());
+                let plain = style == ScalarStyle::Plain && !matches!(value, Value::String(_) | Value::Null);
+                (Node { line, plain: plain.then(|| text.into()), value }, anchor)
+            }
+            Event::SequenceStart(_, anchor, _) => {
+                let mut items = Vec::new();
+                loop {
+                    let (event, span) = self.expect()?;
+                    if event == Event::SequenceEnd {
+                        break;
+                    }
+                    items.push(self.node(event, &span, depth + 1)?);
+                }
+                (Node { line, plain: None, value: Value::List(items) }, anchor)
+            }
+            Event::MappingStart(_, anchor, _) => (self.map(line, depth)?, anchor),
+            Event::Alias(anchor) => {
+                let Some(node) = self.anchors.get(&anchor) else {
+                    return self.fault(span, "this is not YAML: an alias stands within what it is an alias of");
+                };
+                let (values, depth_of_it) = (node.values(), node.depth());
+                self.count(values, span)?;
+                if depth + depth_of_it > MAX_DEPTH {
+                    return self.fault(span, too_deep());
+                }
+                return Ok(self.anchors[&anchor].clone());
+            }
+            _ => return self.fault(span, "this is not YAML: a value is missing"),
+        };
+        if anchor > 0 {
+            let values = node.values();
+            self.count(values, span)?;
+            self.anchors.insert(anchor, node.clone());
+        }
+        Ok(node)
+    }
+
+    fn map(&mut self, line: usize, depth: usize) -> Result<Node, Fault> {
+        let mut fields = Vec::new();
+        loop {
+            let (event, span) = self.expect()?;
+            if event == Event::MappingEnd {
+                return Ok(Node { line, plain: None, value: Value::Map(fields) });
+            }
+            let (key, plain) = self.key(event, &span)?;
+            let (event, span) = self.expect()?;
+            let node = self.node(event, &span, depth + 1)?;
+            if plain && key == "<<" {
+                for (key, node) in self.merged(node, &span)? {
+                    put(&mut fields, key, node);
+                }
+            } else {
+                self.repeated.extend(put(&mut fields, key, node));
+            }
+        }
+    }
+
+    /// A map's key, and whether it stands without quotes.
+    fn key(&mut self, event: Event<'static>, span: &Span) -> Result<(String, bool), Fault> {
+        let plain = matches!(event, Event::Scalar(_, ScalarStyle::Plain, ..));
+        let node = self.node(event, span, 0)?;
+        match scalar::key(node.value) {
+            Some(key) => Ok((key, plain)),
+            None => self.fault(span, "a key is neither text nor a number: JSON has no such keys"),
+        }
+    }
+
+    /// The fields that a merge key brings. Of several maps the first goes before the others.
+    fn merged(&self, node: Node, span: &Span) -> Result<Vec<(String, Node)>, Fault> {
+        let maps = match node.value {
+            Value::Map(fields) => return Ok(fields),
+            Value::List(items) => items,
+            _ => return self.fault(span, "<< merges maps, and here stands none"),
+        };
+        let mut merged = Vec::new();
+        for map in maps.into_iter().rev() {
+            let Value::Map(fields) = map.value else {
+                return self.fault(span, "<< merges maps, and here stands none");
+            };
+            for (key, node) in fields {
+                put(&mut merged, key, node);
+            }
+        }
+        Ok(merged)
+    }
+}
+
+/// What a scalar means. A tag decides before quotes do.
+fn meaning(text: &str, style: ScalarStyle, tag: Option<&Tag>) -> Value {
+    let tag = tag.and_then(Tag::core_suffix);
+    match (tag, style) {
+        (None, ScalarStyle::Plain) | (Some("int" | "float" | "bool" | "null"), _) => scalar::resolve(text),
+        _ => Value::String(text.to_owned()),
+    }
+}
+
+fn too_deep() -> String {
+    format!("values are nested more than {MAX_DEPTH} deep, which no Kubernetes object is")
+}

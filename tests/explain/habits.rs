@@ -1,0 +1,93 @@
+//! What people type, and what they are answered.
+
+use crate::support::program;
+use std::{fs, io::Write as _};
+
+const POD: &str = "{apiVersion: v1, kind: Pod, metadata: {name: p}, spec: {containers: [{name: c}]}}\n";
+
+#[test]
+fn what_is_typed_at_kubectl_is_understood_or_put_right() {
+    for (arguments, tip) in [
+        (&["explain", "pod/web"][..], "kubectl get pod/web -o yaml | linkerd-gate explain -f -"),
+        (&["explain", "pod", "web"], "kubectl get pod web -o yaml | linkerd-gate explain -f -"),
+        (&["explain", "-f", "pod/web"], "kubectl get pod/web -o yaml | linkerd-gate explain -f -"),
+        (&["explain", "Cargo.toml"], "linkerd-gate explain -f Cargo.toml"),
+        (&["explain"], "linkerd-gate explain -f FILE"),
+        (
+            &["explain", "-f", "https://example.com/a.yaml"],
+            "curl -fsSL https://example.com/a.yaml | linkerd-gate explain -f -",
+        ),
+    ] {
+        let (code, out, err) = program(arguments, b"");
+        assert_eq!((code, out.as_str()), (Some(2), ""), "{arguments:?}");
+        assert!(err.contains(tip), "{arguments:?}: {err}");
+    }
+}
+
+#[test]
+fn folders_are_read_by_their_files_and_below_only_where_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("below")).unwrap();
+    for (name, content) in [
+        ("b.yaml", POD),
+        ("a.json", POD),
+        ("c.yml", POD),
+        ("notes.txt", "["),
+        ("empty.yaml", ""),
+        ("below/d.yaml", POD),
+    ] {
+        fs::write(folder.path().join(name), content).unwrap();
+    }
+    let path = folder.path().to_str().unwrap();
+    for (arguments, pods) in [
+        (&["explain", "-f", path][..], 3),
+        (&["explain", "-R", "-f", path], 4),
+        (&["explain", "-f", path, "-f", "-"], 4),
+    ] {
+        let (code, out, _) = program(arguments, POD.as_bytes());
+        assert_eq!((code, out.matches("Pod default/p ").count()), (Some(0), pods), "{arguments:?}");
+    }
+    let empty = tempfile::tempdir().unwrap();
+    let (code, _, err) = program(&["explain", "-f", empty.path().to_str().unwrap()], b"");
+    assert!(code == Some(2) && err.contains("-R looks into the folders below"), "{err}");
+}
+
+#[test]
+fn what_never_ends_or_is_too_large_is_refused_in_words_and_soon() {
+    let large = tempfile::NamedTempFile::new().unwrap();
+    large.as_file().set_len(1 << 30).unwrap();
+    let large = large.path().to_str().unwrap();
+    for (arguments, words) in [
+        (&["explain", "-f", "/dev/zero"][..], "/dev/zero: it holds a NUL byte, so it is no text"),
+        (&["explain", "-f", large], "it is larger than 256 MiB, which is the most that is read of one file"),
+        (&["explain", "-f", "/dev/null"], "nothing to explain"),
+    ] {
+        let (code, out, err) = program(arguments, b"");
+        assert!(matches!(code, Some(0 | 2)) && out.is_empty(), "{arguments:?}: {code:?} {err}");
+        assert!(err.contains(words), "{arguments:?}: {err}");
+        assert!(!err.contains("::") && !err.contains(" { "), "Rust's own words: {err}");
+    }
+    // A pipe whose writer never stops.
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_linkerd-gate"))
+        .args(["explain", "-f", "-"])
+        .stdin(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let lines = "y".repeat(1 << 16);
+    stdin.write_all(b"{\"a\": \"").unwrap();
+    while stdin.write_all(lines.as_bytes()).is_ok() {}
+    drop(stdin);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let err = String::from_utf8(output.stderr).unwrap();
+    assert!(err.contains("one object is larger than 16 MiB"), "{err}");
+}
+
+#[test]
+fn help_has_examples() {
+    let (code, help, _) = program(&["explain", "--help"], b"");
+    assert_eq!(code, Some(0));
+    assert!(help.contains("Examples:") && help.contains("--fail-on missing-entry"), "{help}");
+}
