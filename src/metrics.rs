@@ -66,6 +66,28 @@ pub const TABLE: &[Row] = &[
         labels: &[("namespace", &[]), ("state", &["held", "running"])],
         meaning: "Pods that ask for Linkerd and have no proxy: held ones have not started anything yet; only the leader counts",
     },
+    Row {
+        name: "held_pods",
+        kind: "gauge",
+        role: Roles::Controller,
+        labels: &[("namespace", &[])],
+        meaning: "Pods that have our scheduling gate: none of them has a node; no series means 0, and only the leader counts",
+    },
+    gauge(
+        Roles::Controller,
+        "pending_repairs",
+        "Missed pods without our scheduling gate and without a node that are still to be replaced: agents wait for 0",
+    ),
+    gauge(
+        Roles::Controller,
+        "admission_parameter_missing",
+        "1 where hold or guard is bound and no webhook configuration matches: neither does anything then",
+    ),
+    gauge(
+        Roles::Controller,
+        "hold_unbound",
+        "1 where the API server offers MutatingAdmissionPolicy and the binding linkerd-gate-hold is absent",
+    ),
     gauge(
         Roles::Controller,
         "broken_owners",
@@ -81,8 +103,19 @@ pub const TABLE: &[Row] = &[
         Roles::Controller,
         "replacements_total",
         &[("way", WAYS), ("result", ACTED)],
-        "Removals of missed pods, and Jobs suspended and resumed for it: overtaken where the pod had changed or gone, refused by \
-         a disruption budget",
+        "Removals of missed pods, and Jobs suspended and resumed for it: untrack is a deletion that a Job does not count; overtaken \
+         where the pod had changed or gone, refused by a disruption budget",
+    ),
+    gauge(
+        Roles::Controller,
+        "replacement_window",
+        "How many removals may be under way; it follows what becomes of them",
+    ),
+    counter(
+        Roles::Controller,
+        "ungated_total",
+        &[("reason", UNGATED), ("result", ACTED)],
+        "Scheduling gates of ours that were taken off, by the reason",
     ),
     counter(Roles::Controller, "nudges_total", &[("result", ACTED)], "Refused owners that were asked to try again"),
     counter(
@@ -134,7 +167,8 @@ pub const TABLE: &[Row] = &[
     },
 ];
 
-const WAYS: &[&str] = &["delete", "evict", "suspend", "resume"];
+const WAYS: &[&str] = &["delete", "untrack", "evict", "suspend", "resume"];
+const UNGATED: &[&str] = &["meshed", "skipped", "exempt", "released", "opened", "hold_max", "not_installed"];
 const ACTED: &[&str] = &["done", "overtaken", "refused", "failed", "audit"];
 const PROVED: &[&str] = &["ready", "not_ready", "unknown"];
 const WRITTEN: &[&str] = &["done", "conflict", "refused", "failed", "audit"];
@@ -170,6 +204,14 @@ pub struct Metrics {
     pub yielding: Gauge,
     /// 1 where this controller acts.
     pub leader: Gauge,
+    /// Pods that agents wait for.
+    pub pending_repairs: Gauge,
+    /// 1 where hold or guard is bound without a parameter.
+    pub admission_parameter_missing: Gauge,
+    /// 1 where hold could be bound and is not.
+    pub hold_unbound: Gauge,
+    /// How many removals may be under way.
+    pub replacement_window: Gauge,
     /// Owners that are left alone.
     pub broken_owners: Gauge,
     /// Owners that were nudged and have shown nothing yet.
@@ -177,7 +219,9 @@ pub struct Metrics {
     /// How many may be.
     pub nudge_window: Gauge,
     missed_pods: Family<Labels, Gauge>,
+    held_pods: Family<Labels, Gauge>,
     replacements: Labelled,
+    ungated: Labelled,
     nudges: Labelled,
     nodes_opened: Labelled,
     /// Connections that were cut off for want of a place.
@@ -250,10 +294,16 @@ impl Metrics {
         let yielding = all.register("yielding", Gauge::default());
         let leader = all.register("leader", Gauge::default());
         let missed_pods = all.register("missed_pods", Family::default());
+        let held_pods = all.register("held_pods", Family::default());
+        let pending_repairs = all.register("pending_repairs", Gauge::default());
+        let admission_parameter_missing = all.register("admission_parameter_missing", Gauge::default());
+        let hold_unbound = all.register("hold_unbound", Gauge::default());
         let broken_owners = all.register("broken_owners", Gauge::default());
         let nudges_under_way = all.register("nudges_under_way", Gauge::default());
         let nudge_window = all.register("nudge_window", Gauge::default());
         let replacements = all.labelled("replacements_total");
+        let replacement_window = all.register("replacement_window", Gauge::default());
+        let ungated = all.labelled("ungated_total");
         let nudges = all.labelled("nudges_total");
         let nodes_opened = all.labelled("nodes_opened_total");
         let proof_duration = all.register("proof_duration_seconds", Histogram::new(SECONDS));
@@ -273,11 +323,17 @@ impl Metrics {
             prover,
             yielding,
             leader,
+            pending_repairs,
+            admission_parameter_missing,
+            hold_unbound,
+            replacement_window,
             broken_owners,
             nudges_under_way,
             nudge_window,
             missed_pods,
+            held_pods,
             replacements,
+            ungated,
             nudges,
             nodes_opened,
             connections_refused,
@@ -299,6 +355,19 @@ impl Metrics {
             let labels = vec![("namespace", namespace), ("state", state.to_owned())];
             self.missed_pods.get_or_create(&labels).set(count);
         }
+    }
+
+    /// How many pods have our scheduling gate, by namespace: what is not named is none.
+    pub fn held(&self, counts: impl IntoIterator<Item = (String, i64)>) {
+        self.held_pods.clear();
+        for (namespace, count) in counts {
+            self.held_pods.get_or_create(&vec![("namespace", namespace)]).set(count);
+        }
+    }
+
+    /// Our gate was to come off a pod, for this reason.
+    pub fn ungated(&self, reason: &str, result: &str) {
+        self.ungated.count(&[reason, result]);
     }
 
     /// A missed pod was to be removed, in this way.
@@ -474,8 +543,8 @@ mod tests {
         let mut lines = Vec::new();
         for Row { name, kind, labels, meaning, .. } in TABLE.iter().filter(|row| [of, Roles::Both].contains(&row.role))
         {
-            // Nobody is missed yet, and a family without members is not printed.
-            if *name == "missed_pods" {
+            // No pod is missed yet, and a family without members is not printed.
+            if ["missed_pods", "held_pods"].contains(name) {
                 continue;
             }
             let family = name.trim_end_matches("_total").trim_end_matches("_info");

@@ -7,11 +7,12 @@ use http::{Method, StatusCode};
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::jiff::Timestamp;
 use linkerd_gate::cluster::event::{self, Reporter, Subject};
-use linkerd_gate::cluster::{lease, node, repair};
+use linkerd_gate::cluster::{admission, lease, node, repair};
+use linkerd_gate::decide::PendingRepair;
 use linkerd_gate::decide::lease::{CONTROLLER_NAME, Holder, Record};
 use linkerd_gate::decide::node::{NodeView, TAINT_KEY};
 use linkerd_gate::decide::nudge::Nudge;
-use linkerd_gate::decide::repair::{Kind, Outcome, OwnerReference, State, Target};
+use linkerd_gate::decide::repair::{Kind, Outcome, OwnerReference, State, Target, Ungate, ungate};
 use scripted::{Step, scripted, status};
 use serde_json::{Value, json};
 
@@ -135,6 +136,91 @@ async fn what_goes_with_its_namespace_is_overtaken() {
     let cause = json!({"reason": "NamespaceTerminating", "message": "namespace shop is being terminated", "field": "metadata.namespace"});
     let answer = caused(403, "Forbidden", "unable to create new content in namespace shop", &cause);
     assert_eq!(remove(true, answer).await, Outcome::Overtaken);
+}
+
+// Held pods.
+
+const POD: &str = "/api/v1/namespaces/shop/pods/web-0?fieldManager=linkerd-gate";
+
+/// What a genuine API server says of a `test` that fails.
+fn test_failed() -> (StatusCode, Value) {
+    status(422, "Invalid", "the server rejected our request due to an error in our request")
+}
+
+fn pod_at(version: &str) -> (StatusCode, Value) {
+    let metadata = json!({"name": "web-0", "namespace": "shop", "uid": "u-1", "resourceVersion": version});
+    (StatusCode::OK, json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata}))
+}
+
+async fn ungated(answer: (StatusCode, Value)) -> Outcome {
+    let body = json!([
+        {"op": "replace", "path": "/metadata/resourceVersion", "value": "7"},
+        {"op": "test", "path": "/spec/schedulingGates/1/name", "value": "linkerd-gate/injected"},
+        {"op": "remove", "path": "/spec/schedulingGates/1"},
+    ]);
+    let step = Step { method: Method::PATCH, path_and_query: POD, body, answer };
+    let ungate = Ungate {
+        namespace: "shop".to_owned(),
+        name: "web-0".to_owned(),
+        uid: "u-1".to_owned(),
+        resource_version: "7".to_owned(),
+        index: 1,
+        owner: None,
+        reason: ungate::Reason::Skipped,
+    };
+    scripted(vec![step], async |client| repair::ungate(client, &ungate).await).await
+}
+
+#[tokio::test]
+async fn our_gate_comes_off_as_it_was_looked_at_and_no_other() {
+    assert_eq!(ungated(pod_at("8")).await, Outcome::Done);
+    for answer in races().into_iter().chain([test_failed()]) {
+        assert_eq!(ungated(answer).await, Outcome::Overtaken);
+    }
+    // A policy's denial is 422 as well, and is not repeated at once.
+    for code in [403, 422, 429, 500] {
+        let outcome = ungated(status(code, "X", "because")).await;
+        assert!(is_failed(&outcome, &["linkerd-gate/injected off pod shop/web-0", "because"]), "{code}: {outcome:?}");
+    }
+}
+
+async fn untracked(patched: (StatusCode, Value), deleted: Option<(StatusCode, Value)>) -> Outcome {
+    let body = json!([
+        {"op": "replace", "path": "/metadata/resourceVersion", "value": "7"},
+        {"op": "test", "path": "/spec/schedulingGates/0/name", "value": "linkerd-gate/injected"},
+        {"op": "test", "path": "/metadata/finalizers", "value": ["batch.kubernetes.io/job-tracking"]},
+        {"op": "remove", "path": "/metadata/finalizers"},
+    ]);
+    let patch = Step { method: Method::PATCH, path_and_query: POD, body, answer: patched };
+    // As it is after the patch, and not as it was looked at.
+    let body = json!({"preconditions": {"uid": "u-1", "resourceVersion": "8"}});
+    let delete = deleted.map(|answer| Step {
+        method: Method::DELETE,
+        path_and_query: "/api/v1/namespaces/shop/pods/web-0",
+        body,
+        answer,
+    });
+    let steps = [patch].into_iter().chain(delete).collect();
+    scripted(steps, async |client| repair::untrack(client, "shop", &target(), 0).await).await
+}
+
+#[tokio::test]
+async fn a_gated_pod_of_a_job_loses_its_finalizer_and_is_deleted_as_it_is_then() {
+    let gone = || (StatusCode::OK, json!({"metadata": {"name": "web-0", "namespace": "shop"}}));
+    assert_eq!(untracked(pod_at("8"), Some(gone())).await, Outcome::Done);
+    for answer in races() {
+        assert_eq!(untracked(pod_at("8"), Some(answer)).await, Outcome::Overtaken);
+    }
+    // Without the patch, nothing is deleted.
+    for answer in races().into_iter().chain([test_failed()]) {
+        assert_eq!(untracked(answer, None).await, Outcome::Overtaken);
+    }
+    for code in [403, 422, 429, 500] {
+        let outcome = untracked(status(code, "X", "because"), None).await;
+        assert!(is_failed(&outcome, &["job-tracking off pod shop/web-0", "because"]), "{code}: {outcome:?}");
+        let outcome = untracked(pod_at("8"), Some(status(code, "X", "because"))).await;
+        assert!(is_failed(&outcome, &["delete pod shop/web-0", "because"]), "{code}: {outcome:?}");
+    }
 }
 
 // Jobs.
@@ -268,9 +354,7 @@ async fn a_node_is_opened_by_lifting_our_taint_and_nothing_else() {
     };
     let opened = (StatusCode::OK, node_json(&json!([stranger, evicting])));
     assert_eq!(open_node(taints.clone(), step(opened)).await, Outcome::Done);
-    // What a genuine API server says of a `test` that fails.
-    let lost = status(422, "Invalid", "the server rejected our request due to an error in our request");
-    for answer in races().into_iter().chain([lost]) {
+    for answer in races().into_iter().chain([test_failed()]) {
         assert_eq!(open_node(taints.clone(), step(answer)).await, Outcome::Overtaken);
     }
     for code in [403, 422, 429, 500] {
@@ -356,4 +440,76 @@ async fn a_controllers_lease_has_no_verdict() {
         lease::give_up(client, "linkerd-gate", CONTROLLER_NAME, &ours, now()).await.unwrap();
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_controllers_lease_says_how_many_pods_are_pending() {
+    let me = Holder::read("node-0/controller-0/boot-1");
+    let ours = Record { resource_version: "7".to_owned(), holder: Some(me.clone()), ..Record::default() };
+    let spec = json!({"holderIdentity": "node-0/controller-0/boot-1", "leaseDurationSeconds": 15, "renewTime": NOW});
+    for pending in [PendingRepair::uncounted(), PendingRepair::new(3), PendingRepair::new(0)] {
+        let annotations = json!({"linkerd-gate/pending-repair": pending.write()});
+        let body = json!({"metadata": {"resourceVersion": "7", "annotations": annotations}, "spec": spec});
+        let lease = json!({
+            "metadata": {"name": "linkerd-gate-controller", "resourceVersion": "8", "annotations": annotations},
+            "spec": {"holderIdentity": "node-0/controller-0/boot-1", "renewTime": NOW},
+        });
+        let step = Step { method: Method::PATCH, path_and_query: LEASE, body, answer: (StatusCode::OK, lease) };
+        let written = scripted(vec![step], async |client| {
+            lease::write_pending(client, "linkerd-gate", CONTROLLER_NAME, Some(&ours), &me, pending, now()).await
+        });
+        assert_eq!(written.await.unwrap().pending_repair, Some(pending.write()));
+    }
+}
+
+// Admission policies.
+
+const ADMISSION: &str = "/apis/admissionregistration.k8s.io/v1";
+const HOLD: &str = "/apis/admissionregistration.k8s.io/v1/mutatingadmissionpolicybindings/linkerd-gate-hold";
+const GUARD: &str = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings/linkerd-gate-guard";
+const BY_LABEL: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations?labelSelector=\
+                        linkerd.io%2Fcontrol-plane-component%3Dproxy-injector&limit=1";
+
+fn read(path_and_query: &'static str, answer: (StatusCode, Value)) -> Step {
+    Step { method: Method::GET, path_and_query, body: Value::Null, answer }
+}
+
+fn kinds(kinds: &[&str]) -> Step {
+    let resource = |kind: &&str| json!({"name": kind.to_lowercase(), "singularName": "", "namespaced": false, "kind": kind, "verbs": ["get"]});
+    let resources: Vec<_> = kinds.iter().map(resource).collect();
+    let group = "admissionregistration.k8s.io/v1";
+    read(ADMISSION, (StatusCode::OK, json!({"kind": "APIResourceList", "groupVersion": group, "resources": resources})))
+}
+
+fn binding(name: &str) -> (StatusCode, Value) {
+    let selector = json!({"matchLabels": {"linkerd.io/control-plane-component": "proxy-injector"}});
+    (StatusCode::OK, json!({"metadata": {"name": name}, "spec": {"paramRef": {"selector": selector}}}))
+}
+
+fn configurations(count: usize) -> Step {
+    let one = json!({"metadata": {"name": "linkerd-proxy-injector-webhook-config"}});
+    let list = json!({"kind": "PartialObjectMetadataList", "metadata": {}, "items": vec![one; count]});
+    read(BY_LABEL, (StatusCode::OK, list))
+}
+
+async fn looked(steps: Vec<Step>) -> (bool, bool) {
+    let found = scripted(steps, async |client| admission::look(&client).await).await.unwrap();
+    (found.hold_unbound, found.parameter_missing)
+}
+
+#[tokio::test]
+async fn what_is_not_bound_and_what_finds_no_parameter_is_seen() {
+    let absent = || status(404, "NotFound", "not found");
+    let both = || kinds(&["MutatingAdmissionPolicyBinding", "ValidatingAdmissionPolicyBinding"]);
+    // An API server that does not offer it lacks nothing.
+    let old = vec![kinds(&["ValidatingAdmissionPolicyBinding"]), read(GUARD, binding("g")), configurations(1)];
+    assert_eq!(looked(old).await, (false, false));
+    assert_eq!(looked(vec![both(), read(HOLD, absent()), read(GUARD, absent())]).await, (true, false));
+    let bound = |count| {
+        let (hold, guard) = (read(HOLD, binding("h")), read(GUARD, binding("g")));
+        let lists = if count == 0 { 1 } else { 2 };
+        [both(), hold, guard].into_iter().chain((0..lists).map(|_| configurations(count))).collect()
+    };
+    assert_eq!(looked(bound(1)).await, (false, false));
+    assert_eq!(looked(bound(0)).await, (false, true));
 }

@@ -95,12 +95,17 @@ impl Subject {
 
     /// A pod.
     pub fn pod(pod: &PodView) -> Self {
+        Self::pod_named(&pod.namespace, &pod.name, &pod.uid)
+    }
+
+    /// The same, by its name and uid.
+    pub fn pod_named(namespace: &str, name: &str, uid: &str) -> Self {
         Self {
             api_version: "v1".to_owned(),
             kind: "Pod".to_owned(),
-            namespace: Some(pod.namespace.clone()),
-            name: pod.name.clone(),
-            uid: pod.uid.clone(),
+            namespace: Some(namespace.to_owned()),
+            name: name.to_owned(),
+            uid: uid.to_owned(),
         }
     }
 

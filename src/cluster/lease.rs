@@ -1,4 +1,4 @@
-//! Our Leases: their watch, and what a holder writes. A prover's carries its verdict, a controller's nothing.
+//! Our Leases: their watch, and what a holder writes. A prover's carries its verdict, a controller's how many pods it will replace.
 
 use std::convert::Infallible;
 
@@ -15,6 +15,7 @@ use super::failure::describe;
 use super::watch::{Seen, follow};
 use crate::decide::Publication;
 use crate::decide::lease::{DURATION, Holder, Record, VERDICT};
+use crate::decide::pending_repair::{self, PendingRepair};
 
 /// Why the Lease was not written.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -49,13 +50,43 @@ pub async fn write(
     publication: Option<&Publication>,
     now: Timestamp,
 ) -> Result<Record, LeaseError> {
+    let verdict = publication.map(|publication| (VERDICT, publication.write()));
+    write_with(client, namespace, name, record, holder, verdict, now).await
+}
+
+/// The same of a controller's Lease, with how many pods it will replace.
+pub async fn write_pending(
+    client: Client,
+    namespace: &str,
+    name: &str,
+    record: Option<&Record>,
+    holder: &Holder,
+    pending: PendingRepair,
+    now: Timestamp,
+) -> Result<Record, LeaseError> {
+    let annotation = Some((pending_repair::ANNOTATION, pending.write()));
+    write_with(client, namespace, name, record, holder, annotation, now).await
+}
+
+/// An annotation, and its value.
+type Annotation = (&'static str, String);
+
+async fn write_with(
+    client: Client,
+    namespace: &str,
+    name: &str,
+    record: Option<&Record>,
+    holder: &Holder,
+    annotation: Option<Annotation>,
+    now: Timestamp,
+) -> Result<Record, LeaseError> {
     let leases = Api::<Lease>::namespaced(client, namespace);
     let written = match record {
         None => {
             let parameters = PostParams { field_manager: Some(super::FIELD_MANAGER.to_owned()), dry_run: false };
-            leases.create(&parameters, &creation(name, holder, publication, now)).await
+            leases.create(&parameters, &creation(name, holder, annotation, now)).await
         }
-        Some(record) => patch(&leases, name, &renewal(record, holder, publication, now)).await,
+        Some(record) => patch(&leases, name, &renewal(record, holder, annotation, now)).await,
     };
     finish("write", name, written)
 }
@@ -94,11 +125,11 @@ fn finish(act: &str, name: &str, written: Result<Lease, Error>) -> Result<Record
     }
 }
 
-fn creation(name: &str, holder: &Holder, publication: Option<&Publication>, now: Timestamp) -> Lease {
+fn creation(name: &str, holder: &Holder, annotation: Option<Annotation>, now: Timestamp) -> Lease {
     Lease {
         metadata: ObjectMeta {
             name: Some(name.to_owned()),
-            annotations: publication.map(|publication| [(VERDICT.to_owned(), publication.write())].into()),
+            annotations: annotation.map(|(key, value)| [(key.to_owned(), value)].into()),
             ..ObjectMeta::default()
         },
         spec: Some(LeaseSpec {
@@ -113,7 +144,7 @@ fn creation(name: &str, holder: &Holder, publication: Option<&Publication>, now:
 }
 
 /// A merge patch: `metadata.resourceVersion` in it makes the API server refuse a race that is lost.
-fn renewal(record: &Record, holder: &Holder, publication: Option<&Publication>, now: Timestamp) -> Value {
+fn renewal(record: &Record, holder: &Holder, annotation: Option<Annotation>, now: Timestamp) -> Value {
     let mut spec = json!({
         "holderIdentity": holder.to_string(),
         "leaseDurationSeconds": DURATION.as_secs(),
@@ -124,8 +155,8 @@ fn renewal(record: &Record, holder: &Holder, publication: Option<&Publication>, 
         spec["leaseTransitions"] = json!(record.transitions.saturating_add(1));
     }
     let mut metadata = json!({"resourceVersion": record.resource_version});
-    if let Some(publication) = publication {
-        metadata["annotations"] = json!({VERDICT: publication.write()});
+    if let Some((key, value)) = annotation {
+        metadata["annotations"] = json!({key: value});
     }
     json!({"metadata": metadata, "spec": spec})
 }

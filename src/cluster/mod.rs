@@ -1,5 +1,6 @@
 //! The only users of kube: what is asked of the API server, and what is written to it.
 
+pub mod admission;
 mod by_hand;
 mod client;
 pub mod essential;

@@ -1,5 +1,5 @@
-//! What a controller writes: removals of missed pods, two fields of a Job, one annotation of an owner that was refused. Each has a
-//! precondition, so that what was not looked at is never meant; none writes a whole object.
+//! What a controller writes: removals of missed pods, our gate and a Job's finalizer on gated ones, two fields of a Job, one annotation
+//! of an owner that was refused. Each has a precondition, so that what was not looked at is never meant; none writes a whole object.
 
 use std::fmt::Debug;
 
@@ -18,15 +18,55 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::failure::describe;
+use crate::decide::hold::GATE;
 use crate::decide::nudge::Nudge;
-use crate::decide::repair::view::{NUDGED_AT, SUSPENDED};
-use crate::decide::repair::{Kind, Outcome, OwnerReference, Target};
+use crate::decide::repair::view::{JOB_TRACKING, NUDGED_AT, SUSPENDED};
+use crate::decide::repair::{Kind, Outcome, OwnerReference, Target, Ungate};
 
 /// Removes the pod that was looked at, as it was looked at, with its own grace period: by a deletion, or by an eviction, which
 /// disruption budgets may refuse.
 pub async fn remove(client: Client, namespace: &str, target: &Target, evict: bool) -> Outcome {
     let pods = Api::<Pod>::namespaced(client, namespace);
     if evict { self::evict(&pods, namespace, target).await } else { delete(&pods, namespace, target).await }
+}
+
+/// Takes the finalizer off a gated pod by which its Job counts it, and deletes the pod: the Job counts nothing, and makes another.
+///
+/// `gate` is the place of our gate among its scheduling gates. Whoever stops between the two leaves a gated pod without the finalizer,
+/// which [`remove`] is for.
+pub async fn untrack(client: Client, namespace: &str, target: &Target, gate: usize) -> Outcome {
+    let act = format!("take the finalizer {JOB_TRACKING} off pod {namespace}/{}", target.name);
+    let operations = json!([
+        {"op": "replace", "path": "/metadata/resourceVersion", "value": target.resource_version},
+        {"op": "test", "path": format!("/spec/schedulingGates/{gate}/name"), "value": GATE},
+        // No other is among them: one of another program's would keep the pod there.
+        {"op": "test", "path": "/metadata/finalizers", "value": [JOB_TRACKING]},
+        {"op": "remove", "path": "/metadata/finalizers"},
+    ]);
+    let pods = Api::<Pod>::namespaced(client, namespace);
+    match patch_pod(&pods, &target.name, operations).await {
+        Ok(metadata) => {
+            let uid = metadata.uid.unwrap_or_else(|| target.uid.clone());
+            let target =
+                Target { uid, resource_version: metadata.resource_version.unwrap_or_default(), ..target.clone() };
+            delete(&pods, namespace, &target).await
+        }
+        Err(error) => outcome(&act, Err(error)),
+    }
+}
+
+/// Takes our gate off a pod as it was looked at: other gates stay, and so does the rest of it.
+pub async fn ungate(client: Client, ungate: &Ungate) -> Outcome {
+    let Ungate { namespace, name, resource_version, index, .. } = ungate;
+    let path = format!("/spec/schedulingGates/{index}");
+    let operations = json!([
+        {"op": "replace", "path": "/metadata/resourceVersion", "value": resource_version},
+        {"op": "test", "path": format!("{path}/name"), "value": GATE},
+        {"op": "remove", "path": path},
+    ]);
+    let pods = Api::<Pod>::namespaced(client, namespace);
+    let patched = patch_pod(&pods, name, operations).await.map(drop);
+    outcome(&format!("take the scheduling gate {GATE} off pod {namespace}/{name}"), patched)
 }
 
 /// Suspends a Job, which ends its active pods without counting them, and leaves a mark by which whoever finds it resumes it.
@@ -130,6 +170,14 @@ where
     objects.patch_metadata(name, &parameters, &Patch::Merge(document)).await.map(drop)
 }
 
+/// A JSON patch of a pod. Only metadata comes back.
+async fn patch_pod(pods: &Api<Pod>, name: &str, operations: Value) -> Result<ObjectMeta, Error> {
+    let patch = serde_json::from_value(operations).map_err(Error::SerdeError)?;
+    let parameters = PatchParams { field_manager: Some(super::FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+    let patched = pods.patch_metadata(name, &parameters, &Patch::<()>::Json(patch)).await?;
+    Ok(patched.metadata)
+}
+
 fn outcome(act: &str, answer: Result<(), Error>) -> Outcome {
     match answer {
         Ok(()) => Outcome::Done,
@@ -142,6 +190,8 @@ fn outcome(act: &str, answer: Result<(), Error>) -> Outcome {
 fn is_overtaken(status: &Status) -> bool {
     status.code == 404
         || status.code == 409
+        // A `test` that failed: the list that was looked at has changed.
+        || status.code == 422 && status.message == super::node::TEST_FAILED
         // To a patch without a resource version, another uid is an attempt to change it.
         || causes(status).iter().any(|cause| cause.field == "metadata.uid" || cause.reason == "NamespaceTerminating")
 }

@@ -66,8 +66,7 @@ struct Raw {
     pod_uid: Option<String>,
     mode: Option<String>,
     repair: Option<String>,
-    repair_rate: Option<String>,
-    repair_burst: Option<String>,
+    hold_max: Option<String>,
     repair_cooldown: Option<String>,
     eviction: Option<String>,
     eviction_rate: Option<String>,
@@ -111,15 +110,12 @@ impl Reader {
     fn controller(&mut self, raw: Raw) -> Controller {
         let repair = self.optional("LINKERD_GATE_REPAIR", raw.repair, word).unwrap_or(Repair::Held);
         let eviction = self.optional("LINKERD_GATE_EVICTION", raw.eviction, word);
+        let mode = self.optional("LINKERD_GATE_MODE", raw.mode, word).unwrap_or(Mode::Enforce);
         let repair = RepairPolicy {
             repair,
+            enforces: mode == Mode::Enforce,
             evicts: eviction.map_or(repair == Repair::Running, |eviction: Switch| eviction == Switch::On),
-            rate: self
-                .optional("LINKERD_GATE_REPAIR_RATE", raw.repair_rate, word)
-                .unwrap_or(Rate::per_second(NonZeroU32::new(5).unwrap_or(NonZeroU32::MIN))),
-            burst: self
-                .optional("LINKERD_GATE_REPAIR_BURST", raw.repair_burst, burst)
-                .unwrap_or(NonZeroU32::new(10).unwrap_or(NonZeroU32::MIN)),
+            hold_max: self.optional("LINKERD_GATE_HOLD_MAX", raw.hold_max, limit).flatten(),
             eviction_rate: self
                 .optional("LINKERD_GATE_EVICTION_RATE", raw.eviction_rate, word)
                 .unwrap_or(Rate::per_second(NonZeroU32::MIN)),
@@ -133,7 +129,7 @@ impl Reader {
             pod: self.needed("LINKERD_GATE_POD_NAME", raw.pod_name, NEEDED),
             uid: self.needed("LINKERD_GATE_POD_UID", raw.pod_uid, NEEDED),
             namespace: self.needed("LINKERD_GATE_POD_NAMESPACE", raw.pod_namespace, NEEDED),
-            mode: self.optional("LINKERD_GATE_MODE", raw.mode, word).unwrap_or(Mode::Enforce),
+            mode,
             repair,
             nudges: self.optional("LINKERD_GATE_NUDGE", raw.nudge, word) != Some(Switch::Off),
             orphan_after: self
@@ -162,9 +158,9 @@ impl Reader {
     }
 }
 
-fn burst(text: &str) -> Result<NonZeroU32, String> {
-    let count: Option<NonZeroU32> = text.parse().ok();
-    count.filter(|count| count.get() <= 1000).ok_or_else(|| "is no whole number from 1 to 1000".to_owned())
+/// A duration, or none.
+fn limit(text: &str) -> Result<Option<Duration>, String> {
+    if text == "never" { Ok(None) } else { duration(text).map(Some) }
 }
 
 #[cfg(test)]
@@ -197,7 +193,7 @@ mod tests {
     fn what_the_downward_api_gives_is_enough_and_nothing_that_runs_is_touched() {
         let controller = with(&[]).unwrap();
         assert_eq!((controller.repair.repair, controller.repair.evicts), (Repair::Held, false));
-        assert_eq!((controller.repair.rate.to_string(), controller.repair.burst.get()), ("5/s".to_owned(), 10));
+        assert_eq!((controller.repair.hold_max, controller.repair.enforces), (None, true));
         assert!(controller.nudges);
         assert_eq!(complaints(read(&[])), GIVEN.map(|(name, _)| name.to_owned()).into());
     }
@@ -231,8 +227,7 @@ mod tests {
         let bad = [
             ("LINKERD_GATE_MODE", "dry"),
             ("LINKERD_GATE_REPAIR", "all"),
-            ("LINKERD_GATE_REPAIR_RATE", "fast"),
-            ("LINKERD_GATE_REPAIR_BURST", "0"),
+            ("LINKERD_GATE_HOLD_MAX", "0s"),
             ("LINKERD_GATE_REPAIR_COOLDOWN", "0s"),
             ("LINKERD_GATE_EVICTION", "yes"),
             ("LINKERD_GATE_EVICTION_RATE", "1"),

@@ -379,22 +379,18 @@ pub const CONTROLLER: &[Variable] = &[
         default: "held",
         accepted: "report, held, running",
         example: "running",
-        purpose: "Which missed pods are replaced. report: none. held: those in which no app container has ever started. running: \
+        purpose: "Which missed pods are replaced. report: none. held: those in which nothing has ever started but linkerd-gate's \
+                  own init container; how fast is up to the injector: as many as succeed. running: \
                   those that run as well, by eviction. The annotation linkerd-gate/repair on a pod or a namespace overrides it.",
     },
     Variable {
-        name: "LINKERD_GATE_REPAIR_RATE",
-        default: "5/s",
-        accepted: "a whole number above 0, a slash, and s, m or h",
-        example: "30/m",
-        purpose: "How many pods are removed at most.",
-    },
-    Variable {
-        name: "LINKERD_GATE_REPAIR_BURST",
-        default: "10",
-        accepted: "a whole number from 1 to 1000",
-        example: "1",
-        purpose: "How many of them at once, after a time in which none was.",
+        name: "LINKERD_GATE_HOLD_MAX",
+        default: "never",
+        accepted: "never, a duration of at least 1s, in s, m, h",
+        example: "1h",
+        purpose: "For how long the scheduling gate linkerd-gate/injected holds a pod at most, from its creation on. After that \
+                  the controller takes it off and the pod runs without a proxy: not in audit mode, nor while close --all is in \
+                  force. never: until injection is proven, or a person says otherwise.",
     },
     Variable {
         name: "LINKERD_GATE_REPAIR_COOLDOWN",
@@ -416,7 +412,7 @@ pub const CONTROLLER: &[Variable] = &[
         default: "1/s",
         accepted: "a whole number above 0, a slash, and s, m or h",
         example: "6/m",
-        purpose: "How many pods are evicted at most, one at a time. They count among the removals as well.",
+        purpose: "How many pods are evicted at most, one at a time.",
     },
     Variable {
         name: "LINKERD_GATE_NUDGE",

@@ -24,6 +24,7 @@
 //! - [`orphan`]: closed nodes whose agent is gone.
 //! - [`nudge`]: which refused owners are asked to try again, and how many at a time.
 //! - [`recreate`]: which pods `recreate` makes again, and from which manifest.
+//! - [`window`]: how many pods may be asked for at a time, by what becomes of them.
 //! - [`repair`]: which missed pods are replaced, when, and how.
 //! - [`uninstall`]: in which order everything of ours goes, and what becomes of held pods then.
 //! - [`answer`]: what an agent tells whoever asks `/gate`.
@@ -51,6 +52,7 @@ pub mod repair;
 pub mod repair_wait;
 pub mod uninstall;
 pub mod verdict;
+pub mod window;
 
 pub use self::{
     answer::Answer,

@@ -1,23 +1,13 @@
 //! Owners whose creates were refused: which of them are asked to try again, and how many at a time.
 //!
 //! A controller whose create was refused tries again after a pause that grows to about 16 minutes; any change of the owner's
-//! metadata makes it try at once (*measured* on all four kinds: ReplicaSet, StatefulSet, DaemonSet, Job). A thousand that try at
-//! once would be a thousand calls of an injector that has just come back. So a window of them is under way at a time: it
-//! grows by one with each that succeeds, and shrinks to half when one is refused again. What an outage explains teaches nothing:
-//! once injection is proven again, everything begins anew.
+//! metadata makes it try at once (*measured* on all four kinds: ReplicaSet, StatefulSet, DaemonSet, Job). A
+//! [window](super::window) of them is under way at a time.
 
 use super::repair::{Kind, OwnerReference, OwnerView, Owners};
+use super::window::{PATIENCE, Window};
 use std::collections::BTreeMap;
 use std::time::Duration;
-
-/// How many are under way at first.
-const FIRST_WINDOW: usize = 10;
-
-/// And at most.
-const WIDEST_WINDOW: usize = 500;
-
-/// How long one counts as under way that shows nothing.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long an owner is left alone after it was refused again; it doubles with each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
@@ -48,9 +38,7 @@ pub struct Refusals(BTreeMap<String, Vec<Refusal>>);
 /// What a controller remembers of nudges.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Nudges {
-    window: usize,
-    /// When it shrank last: those that were nudged before are no reason to shrink it once more.
-    narrowed: Option<Duration>,
+    window: Window,
     /// When one was last seen to be refused again.
     refused_again_at: Option<Duration>,
     owners: BTreeMap<String, Nudged>,
@@ -140,7 +128,7 @@ impl Refusal {
 impl Default for Nudges {
     fn default() -> Self {
         let (owners, told) = (BTreeMap::new(), BTreeMap::new());
-        Self { window: FIRST_WINDOW, narrowed: None, refused_again_at: None, owners, told }
+        Self { window: Window::default(), refused_again_at: None, owners, told }
     }
 }
 
@@ -162,13 +150,13 @@ impl Nudges {
         let Some(proven) = proven else {
             // Who is under way is waited for; the others owe their pauses to the outage.
             self.owners.retain(|_, past| past.since.is_some());
-            self.window = FIRST_WINDOW;
+            self.window.reset();
             return (Vec::new(), None);
         };
         if self.refused_again_at.is_some_and(|refused| proven <= refused) {
             return (Vec::new(), None);
         }
-        let room = self.window.saturating_sub(self.under_way());
+        let room = self.window.size().saturating_sub(self.under_way());
         let past = |owner: &OwnerView| self.owners.get(&owner.reference.uid);
         let mut due = refused;
         due.retain(|owner| past(owner).is_none_or(|past| past.since.is_none() && past.not_before <= now));
@@ -197,7 +185,7 @@ impl Nudges {
         let nudged = self.owners.entry(nudge.owner.uid.clone()).or_default();
         let since = nudged.since.unwrap_or(now);
         nudged.back_off(now);
-        self.narrow(since, now);
+        self.window.narrow(since, now);
     }
 
     /// When one was last seen to be refused again after its nudge: the proof by which it was nudged may be wrong.
@@ -212,7 +200,7 @@ impl Nudges {
 
     /// How many may be.
     pub fn window(&self) -> usize {
-        self.window
+        self.window.size()
     }
 
     /// An owner that has what it wants, or more than it had at the latest refusal, has made up for it, nudged or not. A
@@ -227,14 +215,6 @@ impl Nudges {
             let told = self.told.entry(uid.clone()).or_insert(known.unwrap_or(new));
             told.answered |= !owner.wants || owner.has > told.had;
             told.had = told.had.min(owner.has);
-        }
-    }
-
-    /// Halves the window for one that was nudged at `since`.
-    fn narrow(&mut self, since: Duration, now: Duration) {
-        if self.narrowed.is_none_or(|narrowed| since >= narrowed) {
-            self.window = (self.window / 2).max(1);
-            self.narrowed = Some(now);
         }
     }
 
@@ -284,8 +264,8 @@ impl Nudges {
         self.refused_again_at = refused_again_at;
         // Once for all that were nudged together: they were refused for the same reason.
         match refused_again {
-            Some(since) => self.narrow(since, now),
-            None => self.window = (self.window + succeeded).min(WIDEST_WINDOW),
+            Some(since) => self.window.narrow(since, now),
+            None => self.window.widen(succeeded),
         }
     }
 }

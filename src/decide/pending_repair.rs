@@ -4,9 +4,8 @@
 //! mesh. So a node waits until none is left, for a limited time. Only *ungated*, unscheduled missed pods count: a pod with our
 //! scheduling gate cannot be bound, whatever a node does.
 //!
-//! A Lease that is renewed without this annotation means "not counted yet": a controller that takes the Lease removes what the
-//! one before it wrote, and writes its first count once it has seen every pod. A reader waits then as well, for the same
-//! limited time. In audit mode the count is always 0.
+//! A controller that takes the Lease has not seen every pod yet: until it has, it publishes [`PendingRepair::uncounted`], for
+//! which a reader waits as for one pod. In audit mode the count is always 0.
 //!
 //! It is a format between programs of different versions, as [the verdict](super::publication) is: fields may be added.
 
@@ -25,6 +24,13 @@ pub struct PendingRepair {
     version: u32,
     /// So many pods.
     pods: usize,
+    /// Whether they were counted.
+    #[serde(default = "counted", skip_serializing_if = "Clone::clone")]
+    counted: bool,
+}
+
+const fn counted() -> bool {
+    true
 }
 
 /// Why a published count cannot be used.
@@ -44,7 +50,12 @@ impl PendingRepair {
     /// `pods` are ungated, unscheduled, missed, and will still be replaced. A pod that has our scheduling gate, that has no
     /// owner, whose mode is `report` or whose owner's breaker has tripped never counts; in audit mode none does.
     pub const fn new(pods: usize) -> Self {
-        Self { version: VERSION, pods }
+        Self { version: VERSION, pods, counted: true }
+    }
+
+    /// What a controller publishes that has not seen every pod yet.
+    pub const fn uncounted() -> Self {
+        Self { version: VERSION, pods: 1, counted: false }
     }
 
     /// How many pods the controller will still replace.
@@ -85,6 +96,9 @@ mod tests {
     fn the_format_is_as_documented_and_is_read_back() {
         assert_eq!(PendingRepair::new(7).write(), r#"{"version":1,"pods":7}"#);
         assert_eq!(PendingRepair::read(&PendingRepair::new(7).write()), Ok(PendingRepair::new(7)));
+        let uncounted = PendingRepair::uncounted();
+        assert_eq!(uncounted.write(), r#"{"version":1,"pods":1,"counted":false}"#);
+        assert_eq!(PendingRepair::read(&uncounted.write()), Ok(uncounted));
     }
 
     #[test]

@@ -7,6 +7,9 @@ use super::{
 };
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Namespace, Pod};
 
+/// The name of our own init container, which runs `wait`.
+pub const WAIT: &str = "linkerd-gate";
+
 /// What a pod carries of the mesh.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Meshing {
@@ -23,7 +26,8 @@ pub enum Meshing {
     Bare,
 }
 
-/// Whether any of a pod's app containers, those that are no init containers, has ever started.
+/// Whether anything of a pod but our own init container has ever started: an app container, an init container of the pod's (a
+/// schema migration, say), a native sidecar, or a debug container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Started {
     /// None has, for certain.
@@ -70,16 +74,21 @@ pub fn missed(pod: &Pod, namespace: &Namespace, webhooks: &WebhookView, projecti
     matches!(injection(pod, namespace, webhooks, projection), Injection::Inject(_)) && !meshed(pod)
 }
 
-/// Whether `pod` is [`missed`] and none of its app containers has ever started, for certain: removing it loses nothing.
+/// Whether `pod` is [`missed`] and nothing of it but our own init container has ever started, for certain: removing it loses
+/// nothing.
 pub fn held(pod: &Pod, namespace: &Namespace, webhooks: &WebhookView, projection: TokenProjection) -> bool {
     missed(pod, namespace, webhooks, projection) && started(pod) == Started::Never
 }
 
-/// Whether any app container of `pod` has ever started, by its status. Whatever is not certain is not [`Started::Never`].
+/// Whether anything of `pod` but our own init container has ever started, by its status. Whatever is not certain is not
+/// [`Started::Never`].
 pub fn started(pod: &Pod) -> Started {
     let status = pod.status.as_ref();
     let statuses = status.and_then(|status| status.container_statuses.as_deref()).unwrap_or_default();
-    if statuses.iter().any(has_started) {
+    let inits = status.and_then(|status| status.init_container_statuses.as_deref()).unwrap_or_default();
+    let debuggers = status.and_then(|status| status.ephemeral_container_statuses.as_deref()).unwrap_or_default();
+    let others = inits.iter().filter(|status| status.name != WAIT);
+    if statuses.iter().chain(others).chain(debuggers).any(has_started) {
         return Started::Ever;
     }
     match status.and_then(|status| status.phase.as_deref()) {
@@ -96,12 +105,18 @@ pub fn started(pod: &Pod) -> Started {
         // No kubelet has it. The API server would not let a status tell otherwise.
         return Started::Never;
     }
+    let reported = |name: &str| statuses.iter().chain(inits).any(|status| status.name == name);
+    let mut inits = spec.init_containers.iter().flatten().filter(|container| container.name != WAIT);
+    if !inits.all(|container| reported(&container.name)) {
+        return Started::Unknown;
+    }
     // A kubelet starts app containers only after all init containers, and says so in this condition.
     let initializing = status.and_then(|status| status.conditions.as_deref()).is_some_and(|conditions| {
         conditions.iter().any(|condition| condition.type_ == "Initialized" && condition.status == "False")
     });
-    let told = |name: &str| statuses.iter().any(|status| status.name == name);
-    if initializing || (!spec.containers.is_empty() && spec.containers.iter().all(|container| told(&container.name))) {
+    if initializing
+        || (!spec.containers.is_empty() && spec.containers.iter().all(|container| reported(&container.name)))
+    {
         return Started::Never;
     }
     // Bound, but its kubelet has not told about every container yet.
@@ -224,12 +239,32 @@ mod tests {
         }
     }
 
+    /// The same pod with these init containers, of which kubelet reports these states.
+    fn with_inits(inits: &[&str], reported: Vec<ContainerStatus>) -> Pod {
+        let mut pod = bound(Some(initializing(pending(vec![status("app", waiting())]))));
+        let container = |name: &&str| Container { name: (*name).to_owned(), ..Container::default() };
+        pod.spec.as_mut().unwrap().init_containers = Some(inits.iter().map(container).collect());
+        pod.status.as_mut().unwrap().init_container_statuses = Some(reported);
+        pod
+    }
+
     #[test]
-    fn an_init_container_that_ran_is_no_app_container() {
-        let mut pod = bound(Some(pending(vec![status("app", waiting())])));
-        pod.status.as_mut().unwrap().init_container_statuses =
-            Some(vec![ContainerStatus { restart_count: 7, ..status("linkerd-gate", running()) }]);
-        assert_eq!(started(&pod), Started::Never);
+    fn our_init_container_is_the_only_one_that_may_have_started() {
+        let ours = || ContainerStatus { restart_count: 7, ..status("linkerd-gate", running()) };
+        let both = ["linkerd-gate", "migrate"];
+        for (expected, what, pod) in [
+            (Started::Never, "ours alone", with_inits(&["linkerd-gate"], vec![ours()])),
+            (Started::Never, "the other one waits", with_inits(&both, vec![ours(), status("migrate", waiting())])),
+            (Started::Ever, "the other one runs", with_inits(&both, vec![ours(), status("migrate", running())])),
+            (Started::Ever, "the other one is done", with_inits(&both, vec![status("migrate", terminated()), ours()])),
+            (Started::Ever, "a native sidecar", with_inits(&["proxy"], vec![status("proxy", running())])),
+            (Started::Unknown, "the other one is not reported", with_inits(&both, vec![ours()])),
+        ] {
+            assert_eq!(started(&pod), expected, "{what}");
+        }
+        let mut debugged = with_inits(&["linkerd-gate"], vec![ours()]);
+        debugged.status.as_mut().unwrap().ephemeral_container_statuses = Some(vec![status("debugger", running())]);
+        assert_eq!(started(&debugged), Started::Ever);
     }
 
     #[test]

@@ -109,9 +109,13 @@ pub async fn until_rights_count(stage: &Stage, account: &str, rights: &BTreeSet<
     for right in rights {
         let (resource, part) = right.resource.split_once('/').unwrap_or((&right.resource, ""));
         // Of an object that a Role names, in our own namespace, and of any elsewhere.
-        let named = [GATE, "linkerd-gate-controller"];
-        let name =
-            if account == named[1] && right.resource == "leases" && right.verb == "patch" { named[1] } else { GATE };
+        let controllers = "linkerd-gate-controller";
+        let name = match right.resource.as_str() {
+            "leases" if account == controllers && right.verb == "patch" => controllers,
+            "mutatingadmissionpolicybindings" => "linkerd-gate-hold",
+            "validatingadmissionpolicybindings" => "linkerd-gate-guard",
+            _ => GATE,
+        };
         let review: SubjectAccessReview = object(json!({"spec": {
             "user": format!("system:serviceaccount:{GATE}:{account}"),
             "resourceAttributes": {

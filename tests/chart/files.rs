@@ -90,6 +90,7 @@ const FILES: &[File] = &[
         name: "50-controller-confinement.yaml",
         templates: &[
             "controller/confinement/pods.yaml",
+            "controller/confinement/ungate.yaml",
             "controller/confinement/asked.yaml",
             "controller/confinement/owners.yaml",
             "controller/confinement/nodes.yaml",

@@ -26,7 +26,7 @@ async fn no_expression_asks_for_what_does_not_exist() -> Result<()> {
     let api: Api<ValidatingAdmissionPolicy> = Api::all(stage.admin().await?);
     let policies: Vec<_> =
         documents()?.into_iter().filter(|document| document["kind"] == "ValidatingAdmissionPolicy").collect();
-    ensure!(policies.len() == 12, "{}", policies.len());
+    ensure!(policies.len() == 13, "{}", policies.len());
     for mut policy in policies {
         let name = policy["metadata"]["name"].as_str().context("a name")?.to_owned();
         let found = warnings(&api, &name).await?;

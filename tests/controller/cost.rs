@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::apps::v1::{DaemonSet, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{Api, Patch, PatchParams, PostParams};
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use linkerd_gate_kit::object::{namespace, pod as pod_named};
 use serde_json::json;
 
@@ -35,11 +35,24 @@ async fn the_controller_has_the_rights_to_what_it_does_and_no_more() -> Result<(
     stage.create::<Job>(SHOP, unscheduled(ignoring(job("evicted", 1)))).await?;
     stage.create::<Job>(SHOP, unscheduled(waiting(job("suspended", 1)))).await?;
     until_pods(&stage, "bare", |pods| pods.len() == 3).await?;
+    // One that our gate holds, and that Linkerd would leave as it is.
+    let mut skipped = super::shop::pod("skipped");
+    merge(
+        &mut skipped,
+        &json!({
+            "metadata": {"annotations": {"linkerd.io/inject": "disabled"}},
+            "spec": {"schedulingGates": [{"name": "linkerd-gate/injected"}]},
+        }),
+    );
+    stage.create::<Pod>(SHOP, skipped).await?;
     node_without_agent(&stage, "node-0").await?;
 
     let mut replica = start(&stage).await?;
     let done = async {
         replica.until_said("looked at").await?;
+        replica.until_said("off pod shop/skipped, because Linkerd's injector would leave it as it is: done").await?;
+        let pods: Api<Pod> = Api::namespaced(stage.cluster.client().await?, SHOP);
+        pods.delete("skipped", &DeleteParams::default()).await?;
         // Before anybody is refused: a DaemonSet tries again when a node changes.
         stage.until_node("node-0", "open", |node| !is_closed(node)).await?;
         refuse_four(&stage).await?;

@@ -64,17 +64,17 @@ async fn three_pods_that_come_back_bare_and_no_more_until_the_webhook_changes() 
 }
 
 #[tokio::test]
-async fn an_injector_that_goes_whenever_it_is_trusted_costs_three_pods_each_time_at_most() -> Result<()> {
+async fn an_injector_that_goes_whenever_it_is_trusted_costs_what_was_under_way_and_no_more() -> Result<()> {
     /// How often it goes.
     const TIMES: usize = 3;
-    const PODS: usize = 40;
+    const PODS: usize = 200;
     let stage = opened().await?;
     stage.create::<ReplicaSet>(SHOP, unscheduled(set("web", u32::try_from(PODS)?))).await?;
     let bare = until_pods(&stage, "bare", |pods| all_bare(pods, PODS)).await?;
-    let settings = controller("one").with("REPAIR_COOLDOWN", "1s").with("REPAIR_BURST", "4");
+    let settings = controller("one").with("REPAIR_COOLDOWN", "1s");
     let replica = stage.start_apart(settings, "controller").await?;
     let done = async {
-        replica.until_said("looked at 40 pods: 40 are outside the mesh").await?;
+        replica.until_said("looked at 200 pods: 200 are outside the mesh").await?;
         for _ in 0..TIMES {
             recover(&stage).await?;
             replica.until_says("proof: open").await?;
@@ -89,7 +89,7 @@ async fn an_injector_that_goes_whenever_it_is_trusted_costs_three_pods_each_time
         ensure!(replica.metric("linkerd_gate_broken_owners", "").await? == 0, "somebody is left alone");
         let requests = stage.requests_of("controller")?;
         let removed = succeeded(&removals(&requests)).len();
-        ensure!((PODS..=PODS + 3 * TIMES).contains(&removed), "{removed} removals for {PODS} pods");
+        ensure!((PODS..2 * PODS).contains(&removed), "{removed} removals for {PODS} pods");
         anyhow::Ok(())
     };
     done.await.with_context(|| replica.said())

@@ -10,6 +10,7 @@ mod rights;
 
 mod by_hand;
 mod cost;
+mod gated;
 mod held;
 mod jobs;
 mod loops;

@@ -10,9 +10,9 @@ use nix::sys::signal::Signal;
 use super::shop::{
     Pods, SHOP, all_bare, all_meshed, opened, recover, removals, set, succeeded, uids, unscheduled, until_pods,
 };
-use super::stage::{Settings, controller};
+use super::stage::controller;
 
-const PODS: usize = 32;
+const PODS: usize = 160;
 
 #[tokio::test]
 async fn what_is_half_done_is_done_to_the_end_whoever_dies_and_nothing_is_done_twice() -> Result<()> {
@@ -20,19 +20,19 @@ async fn what_is_half_done_is_done_to_the_end_whoever_dies_and_nothing_is_done_t
     stage.create::<ReplicaSet>(SHOP, unscheduled(set("web", u32::try_from(PODS)?))).await?;
     let bare = until_pods(&stage, "bare", |pods| all_bare(pods, PODS)).await?;
     let account = stage.account("controller").await?;
-    let mut replica = stage.start_as(slowly(), &account)?;
-    replica.until_said("looked at 32 pods: 32 are outside the mesh").await?;
+    let mut replica = stage.start_as(controller("one"), &account)?;
+    replica.until_said("looked at 160 pods: 160 are outside the mesh").await?;
     recover(&stage).await?;
-    for count in [5, 14] {
+    for count in [5, 40] {
         let enough = until_pods(&stage, "some meshed", |pods| meshed_of(pods) >= count).await;
         enough.with_context(|| replica.said())?;
         replica.signal(Signal::SIGKILL)?;
         replica.kill().await?;
         // The container starts again, in the same pod.
-        replica = stage.start_as(slowly(), &account)?;
+        replica = stage.start_as(controller("one"), &account)?;
     }
     let done = async {
-        until_pods(&stage, "more meshed", |pods| meshed_of(pods) >= 20).await?;
+        until_pods(&stage, "more meshed", |pods| meshed_of(pods) >= 80).await?;
         stage.cluster.kill_api_server()?;
         replica.until_said("nothing is replaced until everything is seen again").await?;
         stage.cluster.start_api_server().await?;
@@ -49,10 +49,6 @@ async fn what_is_half_done_is_done_to_the_end_whoever_dies_and_nothing_is_done_t
         anyhow::Ok(())
     };
     done.await.with_context(|| replica.said())
-}
-
-fn slowly() -> Settings {
-    controller("one").with("REPAIR_RATE", "4/s").with("REPAIR_BURST", "2")
 }
 
 fn meshed_of(pods: &Pods) -> usize {

@@ -4,6 +4,7 @@ use super::facts::Facts;
 use super::memory::Memory;
 use super::plan::{RepairPolicy, Way};
 use super::standing::{Standing, State};
+use super::ungate::{self, REPLACED_WITHIN, Reason};
 use super::view::{Ignores, JobDetail, Kind, Life, NamespaceView, OwnerReference, OwnerView, PodView, Repair};
 use std::fmt;
 
@@ -12,6 +13,8 @@ use std::fmt;
 pub enum Disposition {
     /// It is replaced when its turn comes.
     Replace(Way),
+    /// Our gate comes off it.
+    Ungate(Reason),
     /// It stays as it is, until something changes.
     Leave(Because),
 }
@@ -25,7 +28,11 @@ pub enum Because {
     Started,
     /// The annotation has a value that is none.
     BadAnnotation(String),
-    /// Nobody makes it anew.
+    /// A person lets it run without a proxy.
+    Released,
+    /// A finalizer of another program would keep it there when it is deleted.
+    ForeignFinalizer(String),
+    /// Nothing makes it anew.
     Ownerless,
     /// Nobody here knows what its owner does when it goes.
     UnknownOwner(String),
@@ -60,10 +67,20 @@ pub fn disposition(
     memory: &Memory,
     policy: &RepairPolicy,
 ) -> Disposition {
-    match way(pod, state, siblings, facts, memory, policy) {
-        Ok(way) => Disposition::Replace(way),
-        Err(because) => Disposition::Leave(because),
+    let way = way(pod, state, siblings, facts, memory, policy);
+    match (ungate::reason(pod, Standing::Missed(state), facts, memory, policy), way) {
+        (Some(Reason::HeldTooLong), Ok(way)) if facts.proven.is_some() && is_in_time(pod, facts, memory, policy) => {
+            Disposition::Replace(way)
+        }
+        (Some(reason), _) => Disposition::Ungate(reason),
+        (None, Ok(way)) => Disposition::Replace(way),
+        (None, Err(because)) => Disposition::Leave(because),
     }
+}
+
+/// Whether a replacement may still come before our gate comes off.
+fn is_in_time(pod: &PodView, facts: &Facts<'_>, memory: &Memory, policy: &RepairPolicy) -> bool {
+    ungate::overdue(pod, memory, policy, facts).is_some_and(|overdue| overdue < REPLACED_WITHIN)
 }
 
 /// `siblings`: what else its owner has, itself among them, and how each stands.
@@ -77,6 +94,12 @@ fn way(
 ) -> Result<Way, Because> {
     if pod.mirror {
         return Err(Because::Mirror);
+    }
+    if pod.released {
+        return Err(Because::Released);
+    }
+    if let Some(finalizer) = pod.gate.as_ref().and_then(|gate| gate.foreign_finalizer.clone()) {
+        return Err(Because::ForeignFinalizer(finalizer));
     }
     let reference = pod.owner.as_ref().ok_or(Because::Ownerless)?;
     let namespace = facts.namespaces.get(&pod.namespace);
@@ -105,8 +128,16 @@ fn way(
         return Err(Because::Broken);
     }
     if let Some(job) = owner.and_then(OwnerView::job) {
-        let may_end = |pod: &PodView| mode_of(pod, namespace, policy).is_ok_and(|mode| mode >= Repair::Held);
-        return way_of_job(pod, state, job, siblings, policy, may_end);
+        // By us, if its Job is suspended: it waits for nothing of its own, and its end loses nothing.
+        let may_end = |pod: &PodView, standing| {
+            standing == Standing::Missed(State::Held)
+                && (pod.gate.is_some() || pod.waits)
+                && ungate::reason(pod, standing, facts, memory, policy).is_none()
+                && mode_of(pod, namespace, policy).is_ok_and(|mode| mode >= Repair::Held)
+        };
+        // One that was resumed because its pods had been held for too long is not suspended again.
+        let suspends = !memory.is_released(&reference.uid);
+        return way_of_job(pod, state, job, siblings, policy, suspends, may_end);
     }
     match state {
         State::Held => Ok(Way::Delete),
@@ -125,21 +156,37 @@ fn mode_of(pod: &PodView, namespace: Option<&NamespaceView>, policy: &RepairPoli
     }
 }
 
-/// A Job counts a pod that goes as a failure, unless it is told not to.
+/// A Job counts a pod that goes as a failure, unless it is suspended, or it does not know of the pod, or it is told not to.
 fn way_of_job(
     pod: &PodView,
     state: State,
     job: &JobDetail,
     siblings: &[(&PodView, Standing)],
     policy: &RepairPolicy,
-    may_end: impl Fn(&PodView) -> bool,
+    suspends: bool,
+    may_end: impl Fn(&PodView, Standing) -> bool,
 ) -> Result<Way, Because> {
+    // Whoever took its finalizer off never came to delete it: the Job no longer counts it, whatever becomes of it.
+    if pod.gate.as_ref().is_some_and(|gate| !gate.tracked) {
+        return Ok(Way::Delete);
+    }
     if job.finished {
         return Err(Because::JobOver);
     }
     // Where only our mark is left, that goes first.
     if job.suspended || job.suspended_by_us.is_some() {
         return Err(Because::JobSuspended);
+    }
+    // Suspending ends every active pod of the Job, and no precondition spares one that has started meanwhile: all of them have
+    // to be ones that our gate or `wait` holds and that may go, and the Job must have no other that is not seen yet.
+    let active = siblings.iter().filter(|(pod, _)| !matches!(pod.life, Life::Finished | Life::Going));
+    let held = active.clone().all(|(pod, standing)| may_end(pod, *standing))
+        && usize::try_from(job.active).is_ok_and(|count| count <= active.count());
+    if held && suspends && job.managed.is_none() {
+        return Ok(Way::Suspend);
+    }
+    if pod.gate.is_some() {
+        return Ok(Way::Untrack);
     }
     let ignored = match state {
         // Only of `wait` is it known with which code it ends.
@@ -149,15 +196,10 @@ fn way_of_job(
     if ignored && policy.evicts {
         return Ok(Way::Evict);
     }
-    // Suspending ends every active pod of the Job, and no precondition spares one that has started meanwhile: all of them have
-    // to be ones that `wait` holds, and that may go.
-    let mut active = siblings.iter().filter(|(pod, _)| !matches!(pod.life, Life::Finished | Life::Going));
-    if !active.all(|(pod, standing)| *standing == Standing::Missed(State::Held) && pod.waits && may_end(pod)) {
-        return Err(if ignored { Because::NoEviction } else { Because::JobWouldCount });
-    }
     match &job.managed {
-        Some(by) => Err(Because::JobManaged(by.clone())),
-        None => Ok(Way::Suspend),
+        Some(by) if held => Err(Because::JobManaged(by.clone())),
+        _ if ignored => Err(Because::NoEviction),
+        _ => Err(Because::JobWouldCount),
     }
 }
 
@@ -170,6 +212,8 @@ impl Because {
             Self::Reported => "mode_report",
             Self::Started => "mode_held",
             Self::BadAnnotation(_) => "bad_annotation",
+            Self::Released => "released",
+            Self::ForeignFinalizer(_) => "foreign_finalizer",
             Self::Ownerless => "ownerless",
             Self::UnknownOwner(_) => "unknown_owner",
             Self::OwnerGone(_) => "owner_gone",
@@ -194,7 +238,11 @@ impl fmt::Display for Because {
             Self::BadAnnotation(text) => {
                 write!(f, "the annotation linkerd-gate/repair says {text:?}: report, held and running are taken")
             }
-            Self::Ownerless => f.write_str("nobody would make it anew: it has no controller as its owner"),
+            Self::Released => f.write_str("it has the annotation linkerd-gate/release=true: it may run without a proxy"),
+            Self::ForeignFinalizer(finalizer) => {
+                write!(f, "it has the finalizer {finalizer}, with which it would stay there after it is deleted")
+            }
+            Self::Ownerless => f.write_str("no controller owns it, so nothing would create it again"),
             Self::UnknownOwner(kind) => write!(
                 f,
                 "its owner is of kind {kind}; it is replaced only where the pod itself is annotated \

@@ -2,6 +2,7 @@
 
 use super::view::{Kind, NamespaceView, OwnerReference, OwnerView, OwnersOfAKind, PodView};
 use crate::linkerd::{TokenProjection, WebhookView};
+use k8s_openapi::jiff::Timestamp;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -20,6 +21,19 @@ pub struct Facts<'a> {
     pub projection: TokenProjection,
     /// When the latest evidence was taken by which our own proof holds; nothing where it does not.
     pub proven: Option<Duration>,
+    /// What a person said for the whole cluster, where that is in force.
+    pub manual: Option<ManualOverride>,
+    /// The time by the wall's clock, for ages that begin at an instant of the API server's.
+    pub wall: Timestamp,
+}
+
+/// What a person said for the whole cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ManualOverride {
+    /// `open --all`: whatever waits for injection goes on without it.
+    Open,
+    /// `close --all`: nothing is replaced, retried or opened.
+    Closed,
 }
 
 /// What makes pods, of the five known kinds.

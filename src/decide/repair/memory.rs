@@ -5,7 +5,9 @@ use super::facts::Facts;
 use super::plan::{Act, Action, RepairPolicy};
 use super::standing::{Standing, State};
 use super::survey::Survey;
+use super::ungate::{ABSENT_FOR, Ungate};
 use super::view::{Kind, Life, PodView};
+use crate::decide::window::{self, Window};
 use crate::linkerd::{Started, WebhookView};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -18,6 +20,9 @@ pub const BROKEN_FOR: Duration = Duration::from_hours(1);
 
 /// How long a replacement may take to be there and to start before the next one is not held up any longer.
 pub const PATIENCE: Duration = Duration::from_mins(1);
+
+/// For so long an owner one of whose replacements came with its proxy is trusted with more than [`STRIKES`] removals.
+pub const TRUST: Duration = Duration::from_secs(5);
 
 /// How long an owner is remembered after the last act, if nothing came back missed. (If something did: as long as one is left
 /// alone, so that strikes add up however slowly they come.)
@@ -37,8 +42,17 @@ pub struct Memory {
     owners: BTreeMap<String, OwnerMemory>,
     /// Jobs that carry our mark, by uid.
     marked: BTreeMap<String, Marked>,
-    pub(super) removals: Bucket,
+    /// Jobs that were resumed because their pods had been held for too long, by uid.
+    released: BTreeSet<String>,
+    /// Our gates that are being taken off, by the pod's uid.
+    ungating: BTreeMap<String, Ungating>,
+    /// How many removals may be under way.
+    pub(super) window: Window,
     pub(super) evictions: Bucket,
+    /// Since when no injector configuration has been there, by lists that succeeded.
+    absent_since: Option<Duration>,
+    /// Whether that is long enough.
+    uninstalled: bool,
     /// When a replacement was seen last that came back missed.
     pub(super) missed_again_at: Option<Duration>,
     webhooks: Option<WebhookView>,
@@ -56,6 +70,16 @@ struct Marked {
     resuming: Option<(String, Duration)>,
 }
 
+/// A gate that is being taken off.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Ungating {
+    /// The version of the pod that was looked at.
+    resource_version: String,
+    /// Not again before, unless the pod has changed since.
+    again_at: Duration,
+    failures: u32,
+}
+
 /// What is remembered of one owner.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct OwnerMemory {
@@ -67,6 +91,8 @@ pub(super) struct OwnerMemory {
     /// When others came back missed, of which the next proof tells whether an outage explains them.
     unexplained: Vec<Duration>,
     broken_until: Option<Duration>,
+    /// When a replacement of its came with its proxy last.
+    meshed_at: Option<Duration>,
     /// When it was last acted on.
     pub(super) acted_at: Duration,
     failures: u32,
@@ -78,6 +104,7 @@ pub(super) struct OwnerMemory {
 
 /// One removal whose replacement is awaited.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is seen apart from the others")]
 struct Flight {
     pod: String,
     name: String,
@@ -88,6 +115,23 @@ struct Flight {
     successor: Option<String>,
     /// Whether its pod is gone and nothing came in time: it counts as long as the owner lacks pods.
     late: bool,
+    /// Whether its pod was seen going away: its replacement may have to wait for that.
+    going: bool,
+    /// Whether it takes a place in the window: a suspended Job makes nothing before it is resumed.
+    paced: bool,
+    /// Whether the window shrank because it showed nothing.
+    silent: bool,
+}
+
+/// What was seen of an owner's replacements.
+#[derive(Clone, Copy, Debug, Default)]
+struct Arrivals {
+    /// How many came with a proxy, or without and should have none.
+    good: usize,
+    /// When the latest removal began whose replacement came missed, of an owner that is not left alone.
+    missed: Option<Duration>,
+    /// When the latest removal began whose replacement has not come in time.
+    silent: Option<Duration>,
 }
 
 /// What became of an act.
@@ -112,12 +156,21 @@ impl Memory {
             came_before: BTreeSet::new(),
             owners: BTreeMap::new(),
             marked: BTreeMap::new(),
-            removals: Bucket::empty(policy.rate, policy.burst, now),
+            released: BTreeSet::new(),
+            ungating: BTreeMap::new(),
+            window: Window::default(),
             evictions: Bucket::empty(policy.eviction_rate, std::num::NonZeroU32::MIN, now),
+            absent_since: None,
+            uninstalled: false,
             missed_again_at: None,
             webhooks: None,
             cooldown: policy.cooldown,
         }
+    }
+
+    /// Notes that the injector's configuration cannot be seen: what is not seen says nothing of what is there.
+    pub fn note_blind(&mut self) {
+        (self.absent_since, self.uninstalled) = (None, false);
     }
 
     /// Takes in what is seen at `now`. Returns the owners that are left alone from now on, by uid.
@@ -127,20 +180,36 @@ impl Memory {
             // What came back missed came from another webhook.
             if self.webhooks.replace(facts.webhooks.clone()).is_some() {
                 self.owners.values_mut().for_each(OwnerMemory::forgive);
+                self.window.reset();
             }
         }
-        let mut missed_again = false;
+        self.absent_since = facts.webhooks.is_empty().then(|| self.absent_since.unwrap_or(now));
+        self.uninstalled = self.absent_since.is_some_and(|since| now.saturating_sub(since) >= ABSENT_FOR);
+        let mut arrivals = Arrivals::default();
         let mut broken = Vec::new();
+        let lacking: BTreeSet<&str> =
+            facts.owners.iter().filter(|owner| owner.wants).map(|owner| owner.reference.uid.as_str()).collect();
         for (uid, owner) in &mut self.owners {
-            missed_again |= owner.note_pods(survey.siblings_of(uid), now);
+            arrivals.add(owner.note_pods(survey.siblings_of(uid), lacking.contains(uid.as_str()), now));
             if owner.judge(facts.proven, now) {
                 broken.push(uid.clone());
             }
         }
-        if missed_again {
+        if arrivals.missed.is_some() {
             self.missed_again_at = Some(now);
         }
+        match arrivals.missed.max(arrivals.silent) {
+            _ if facts.proven.is_none() => self.window.reset(),
+            Some(since) => self.window.narrow(since, now),
+            None => self.window.widen(arrivals.good),
+        }
         self.owners.retain(|_, owner| owner.is_needed(self.cooldown, now));
+        let gated: BTreeSet<&str> = survey.gated.iter().map(|(pod, _)| pod.uid.as_str()).collect();
+        self.ungating.retain(|uid, _| gated.contains(uid.as_str()));
+        if !self.released.is_empty() {
+            let there: BTreeSet<&str> = facts.owners.jobs.values().map(|job| job.reference.uid.as_str()).collect();
+            self.released.retain(|uid| there.contains(uid.as_str()));
+        }
         let marks = facts.owners.jobs.values().filter_map(|job| {
             let mark = job.job()?.suspended_by_us.clone()?;
             let before = self.marked.remove(&job.reference.uid).filter(|marked| marked.mark == mark);
@@ -169,14 +238,17 @@ impl Memory {
     /// `siblings` are the pods of its owner, as in the survey that the plan was made from.
     pub fn begin(&mut self, action: &Action, siblings: &[(&PodView, Standing)], now: Duration) {
         let (targets, evicts) = action.act.removes().unwrap_or_default();
-        self.removals.take_many(targets.len(), now);
+        let paced = !matches!(action.act, Act::Suspend { .. });
         if evicts {
             self.evictions.take_many(targets.len(), now);
         }
-        if let Act::Resume { resource_version } = &action.act
-            && let Some(marked) = self.marked.get_mut(&action.owner.uid)
-        {
-            marked.resuming = Some((resource_version.clone(), now));
+        if let Act::Resume { resource_version, overdue } = &action.act {
+            if *overdue {
+                self.released.insert(action.owner.uid.clone());
+            }
+            if let Some(marked) = self.marked.get_mut(&action.owner.uid) {
+                marked.resuming = Some((resource_version.clone(), now));
+            }
         }
         let owner = self.owners.entry(action.owner.uid.clone()).or_default();
         owner.known.extend(siblings.iter().map(|(pod, _)| pod.uid.clone()));
@@ -188,7 +260,34 @@ impl Memory {
             since: now,
             successor: None,
             late: false,
+            going: false,
+            paced,
+            silent: false,
         }));
+    }
+
+    /// Notes that a gate is being taken off, at `now`.
+    pub fn begin_ungating(&mut self, ungate: &Ungate, now: Duration) {
+        let failures = self.ungating.get(&ungate.uid).map_or(0, |before| before.failures);
+        let resource_version = ungate.resource_version.clone();
+        let ungating = Ungating { resource_version, again_at: now + PATIENCE, failures };
+        self.ungating.insert(ungate.uid.clone(), ungating);
+    }
+
+    /// Notes what became of that.
+    pub fn ungated(&mut self, ungate: &Ungate, outcome: &Outcome, now: Duration) {
+        match outcome {
+            Outcome::Done => {}
+            Outcome::Overtaken => {
+                self.ungating.remove(&ungate.uid);
+            }
+            Outcome::Refused(_) | Outcome::Failed(_) => {
+                if let Some(ungating) = self.ungating.get_mut(&ungate.uid) {
+                    ungating.again_at = now + pause(ungating.failures);
+                    ungating.failures += 1;
+                }
+            }
+        }
     }
 
     /// Notes what became of it.
@@ -214,8 +313,11 @@ impl Memory {
                 let again_at = if refused { &mut owner.evict_again_at } else { &mut owner.again_at };
                 // What fails together fails for one reason, and counts once.
                 if *again_at <= now {
-                    *again_at = now + FIRST_PAUSE.saturating_mul(1 << owner.failures.min(8)).min(LONGEST_PAUSE);
+                    *again_at = now + pause(owner.failures);
                     owner.failures += 1;
+                }
+                if !refused {
+                    self.window.narrow(now, now);
                 }
                 if refused {
                     owner.land(&action.act);
@@ -248,6 +350,42 @@ impl Memory {
         self.missed_again_at
     }
 
+    /// Whether a Job was resumed because its pods had been held for too long.
+    pub fn is_released(&self, job: &str) -> bool {
+        self.released.contains(job)
+    }
+
+    /// Since when no injector configuration has been there, as far as lists that succeeded tell.
+    pub fn absent_since(&self) -> Option<Duration> {
+        self.absent_since
+    }
+
+    /// Whether no injector configuration has been there for [`ABSENT_FOR`].
+    pub fn is_uninstalled(&self) -> bool {
+        self.uninstalled
+    }
+
+    /// How many removals may be under way.
+    pub fn window(&self) -> usize {
+        self.window.size()
+    }
+
+    /// How many pods are on their way to be made again, or Jobs to make theirs.
+    pub fn under_way(&self, now: Duration) -> usize {
+        let recent = |since: Duration| now < since + window::PATIENCE;
+        let flights = self.owners.values().flat_map(|owner| &owner.flights);
+        let removals = flights.filter(|flight| flight.takes_a_place() && recent(flight.since)).count();
+        let resumptions = self.marked.values().filter_map(|marked| marked.resuming.as_ref());
+        removals + resumptions.filter(|(_, since)| recent(*since)).count()
+    }
+
+    /// Whether a gate may be taken off at `now`: it is not being, or that has taken too long, or the pod has changed since.
+    pub(super) fn may_ungate(&self, uid: &str, resource_version: &str, now: Duration) -> bool {
+        self.ungating.get(uid).is_none_or(|before| {
+            before.again_at <= now || before.failures == 0 && before.resource_version != resource_version
+        })
+    }
+
     pub(super) fn remembers(&self, owner: &str) -> bool {
         self.owners.contains_key(owner)
     }
@@ -269,7 +407,9 @@ impl Memory {
     /// When something is due only because time has passed.
     pub(super) fn wakes(&self, policy: &RepairPolicy) -> impl Iterator<Item = Duration> {
         let owners = self.owners.values().flat_map(|owner| {
-            let flights = owner.flights.iter().flat_map(|flight| [flight.since + PATIENCE, flight.since + BROKEN_FOR]);
+            let flights = owner.flights.iter().flat_map(|flight| {
+                [flight.since + window::PATIENCE, flight.since + PATIENCE, flight.since + BROKEN_FOR]
+            });
             flights.chain(owner.broken_until).chain([
                 owner.again_at,
                 owner.evict_again_at,
@@ -280,16 +420,33 @@ impl Memory {
             let resuming = marked.resuming.iter().map(|(_, since)| *since + PATIENCE);
             resuming.chain([marked.since + PATIENCE])
         });
-        owners.chain(marked)
+        let ungating = self.ungating.values().map(|ungating| ungating.again_at);
+        let absent = self.absent_since.iter().map(|since| *since + ABSENT_FOR);
+        owners.chain(marked).chain(ungating).chain(absent)
+    }
+}
+
+/// The pause after so many failures.
+fn pause(failures: u32) -> Duration {
+    FIRST_PAUSE.saturating_mul(1 << failures.min(8)).min(LONGEST_PAUSE)
+}
+
+// === impl Arrivals ===
+
+impl Arrivals {
+    fn add(&mut self, other: Self) {
+        self.good += other.good;
+        self.missed = self.missed.max(other.missed);
+        self.silent = self.silent.max(other.silent);
     }
 }
 
 // === impl OwnerMemory ===
 
 impl OwnerMemory {
-    /// Takes in its pods as they are; whether a replacement came back missed.
-    fn note_pods(&mut self, siblings: &[(&PodView, Standing)], now: Duration) -> bool {
-        let mut missed_again = false;
+    /// Takes in its pods as they are; `lacks` says whether it wants more. Returns what its replacements show.
+    fn note_pods(&mut self, siblings: &[(&PodView, Standing)], lacks: bool, now: Duration) -> Arrivals {
+        let mut arrivals = Arrivals::default();
         let mut meshed = false;
         if self.known.len() > siblings.len() {
             let there: BTreeSet<&str> = siblings.iter().map(|(pod, _)| pod.uid.as_str()).collect();
@@ -304,6 +461,7 @@ impl OwnerMemory {
             let awaited = |flight: &&mut Flight| flight.successor.is_none() && (!by_name || flight.name == pod.name);
             let flight = self.flights.iter_mut().find(awaited);
             let replaces = flight.is_some();
+            let began = flight.as_ref().map(|flight| flight.since);
             if let Some(flight) = flight {
                 flight.successor = Some(pod.uid.clone());
             }
@@ -316,10 +474,17 @@ impl OwnerMemory {
                     }
                     self.unexplained.push(now);
                     // What is left alone because it always comes back missed says nothing about anybody else.
-                    missed_again |= self.broken_until.is_none();
+                    arrivals.missed = arrivals.missed.max(began.filter(|_| self.broken_until.is_none()));
                 }
-                Standing::Meshed => meshed = true,
-                Standing::Skipped | Standing::Over | Standing::Unknown => {}
+                Standing::Meshed => {
+                    meshed = true;
+                    arrivals.good += usize::from(replaces);
+                    if replaces {
+                        self.meshed_at = Some(now);
+                    }
+                }
+                Standing::Skipped | Standing::Over => arrivals.good += usize::from(replaces),
+                Standing::Unknown => {}
             }
         }
         if meshed {
@@ -338,15 +503,21 @@ impl OwnerMemory {
             }
             // What goes is not done with, however long its grace period is; nor is a pod that ran as long as its successor does
             // not get ready.
-            if removed.is_some_and(|(pod, _)| pod.life == Life::Going) {
+            flight.going = removed.is_some_and(|(pod, _)| pod.life == Life::Going);
+            if flight.going {
                 flight.since = now;
             }
             let unready = flight.state == State::Running && successor.is_some();
             let waited = now.saturating_sub(flight.since);
             flight.late = waited >= PATIENCE && removed.is_none() && flight.successor.is_none();
+            // Where the owner wants nothing more, nothing is to come.
+            if lacks && flight.takes_a_place() && waited >= window::PATIENCE && !flight.silent {
+                flight.silent = true;
+                arrivals.silent = arrivals.silent.max(Some(flight.since));
+            }
             unready || waited < PATIENCE || flight.late && waited < BROKEN_FOR
         });
-        missed_again
+        arrivals
     }
 
     /// Counts what no outage explains. Returns whether it is left alone from now on.
@@ -384,9 +555,19 @@ impl OwnerMemory {
         self.flights.iter().filter(|flight| flight.successor.is_none() && (lacks || !flight.late)).count()
     }
 
+    /// Whether some replacement has not come in time, of an owner that `lacks` pods.
+    pub(super) fn is_late(&self, lacks: bool) -> bool {
+        lacks && self.flights.iter().any(|flight| flight.late)
+    }
+
     /// Whether replacements have come back missed lately.
     pub(super) fn is_struck(&self) -> bool {
         self.strikes > 0 || !self.unexplained.is_empty()
+    }
+
+    /// Whether it makes pods with a proxy, as far as the last few seconds tell.
+    pub(super) fn is_trusted(&self, now: Duration) -> bool {
+        !self.is_struck() && self.meshed_at.is_some_and(|at| now < at + TRUST)
     }
 
     /// Whether a pod is being removed by us.
@@ -416,6 +597,11 @@ impl OwnerMemory {
 // === impl Flight ===
 
 impl Flight {
+    /// Whether the window counts it, as long as it is recent.
+    fn takes_a_place(&self) -> bool {
+        self.paced && !self.going && self.successor.is_none()
+    }
+
     /// Whether an act was about its pod.
     fn is_of(&self, act: &Act) -> bool {
         act.removes().is_some_and(|(targets, _)| targets.iter().any(|target| target.uid == self.pod))

@@ -3,12 +3,13 @@
 use super::bucket::Rate;
 use super::disposition::{Disposition, disposition};
 use super::facts::Facts;
-use super::memory::{Memory, OwnerMemory, PATIENCE, STRIKES};
+use super::memory::{Memory, OwnerMemory, STRIKES};
+use super::resume;
 use super::standing::{Standing, State};
 use super::survey::Survey;
+use super::ungate::{self, Reason, Ungate};
 use super::view::{Detail, Kind, Life, OwnerReference, OwnerView, PodView, Repair};
 use std::collections::BTreeMap;
-use std::num::NonZeroU32;
 use std::time::Duration;
 
 /// What the operator wants.
@@ -16,16 +17,16 @@ use std::time::Duration;
 pub struct RepairPolicy {
     /// What is replaced where no annotation says otherwise.
     pub repair: Repair,
+    /// Whether this controller acts: in audit mode it does not, and nothing waits for it.
+    pub enforces: bool,
     /// Whether pods may be evicted.
     pub evicts: bool,
-    /// How many removals at most.
-    pub rate: Rate,
-    /// How many of them at once.
-    pub burst: NonZeroU32,
     /// How many evictions at most, one at a time.
     pub eviction_rate: Rate,
     /// How long an owner is left alone after an eviction, and after a replacement that came back missed.
     pub cooldown: Duration,
+    /// For how long our gate holds a pod at most, from its creation on; nothing where there is no such limit.
+    pub hold_max: Option<Duration>,
 }
 
 /// What is done with a missed pod.
@@ -33,6 +34,8 @@ pub struct RepairPolicy {
 pub enum Way {
     /// It is deleted, with its own grace period.
     Delete,
+    /// The finalizer is taken off by which its Job counts it, and it is deleted: the Job counts nothing.
+    Untrack,
     /// It is evicted, so that disruption budgets hold.
     Evict,
     /// Its Job is suspended and resumed.
@@ -55,6 +58,13 @@ pub struct Action {
 pub enum Act {
     /// Delete a pod.
     Delete([Target; 1]),
+    /// Take the finalizer off a gated pod by which its Job counts it, and delete it.
+    Untrack {
+        /// The pod.
+        target: [Target; 1],
+        /// The place of our gate among its scheduling gates.
+        gate: usize,
+    },
     /// Evict a pod.
     Evict([Target; 1]),
     /// Suspend a Job, which ends its active pods.
@@ -68,6 +78,8 @@ pub enum Act {
     Resume {
         /// The Job's version that was looked at.
         resource_version: String,
+        /// Whether that is because its pods have been held for as long as they may be.
+        overdue: bool,
     },
 }
 
@@ -87,8 +99,15 @@ pub struct Target {
 /// What is due, and what is to be told.
 #[derive(Debug)]
 pub struct Plan<'a> {
-    /// What is due now, in this order: no more than the rates allow.
+    /// What is due now, in this order: no more than the window and the rate of evictions allow.
     pub actions: Vec<Action>,
+    /// Gates that come off now.
+    pub ungates: Vec<Ungate>,
+    /// How many pods have our gate, by namespace.
+    pub held: BTreeMap<&'a str, usize>,
+    /// How many pods that no gate keeps from a node have none yet, and will be replaced: see
+    /// [`PendingRepair`](crate::decide::PendingRepair).
+    pub pending: usize,
     /// Every missed pod, and what may become of it.
     pub missed: Vec<Missed<'a>>,
     /// When to plan again at the latest, if nothing changes before; nothing where time alone changes nothing.
@@ -125,37 +144,99 @@ pub fn plan<'a>(
     now: Duration,
 ) -> Plan<'a> {
     let missed = dispositions(facts, survey, memory, policy);
-    let mut actions = resumptions(facts, survey, memory, now);
     let mut wakes: Vec<Duration> = memory.wakes(policy).filter(|wake| *wake > now).collect();
+    wakes.extend(overdue(facts, survey, policy, now));
     // Not on a proof from before a replacement came back missed.
     let proven = facts.proven.is_some_and(|proven| memory.missed_again_at.is_none_or(|missed| proven > missed));
+    let mut room = memory.window().saturating_sub(memory.under_way(now));
+    let mut actions = Vec::new();
+    for (action, makes_pods) in resume::due(facts, survey, memory, policy, now) {
+        if makes_pods && room == 0 {
+            continue;
+        }
+        room -= usize::from(makes_pods);
+        actions.push(action);
+    }
+    let due = candidates(facts, &missed)
+        .into_values()
+        .flat_map(|candidates| due(&candidates, survey, memory, policy, now).into_iter().enumerate());
+    // What a Job loses by being suspended is its clock: that waits for no proof.
+    let (suspensions, mut due): (Vec<_>, Vec<_>) =
+        due.partition(|(_, action)| matches!(action.act, Act::Suspend { .. }));
+    if facts.manual.is_none() {
+        actions.extend(suspensions.into_iter().map(|(_, action)| action));
+    }
     if proven {
-        let mut due: Vec<(usize, Action)> = candidates(facts, &missed)
-            .into_values()
-            .flat_map(|candidates| due(&candidates, survey, memory, policy, now).into_iter().enumerate())
-            .collect();
         // One of each owner before the second of any; first of the one that was not acted on for the longest time, so that those
         // that are refused again and again do not take everybody's turn.
         due.sort_by_key(|(turn, action)| (*turn, memory.owner(&action.owner.uid).map(|past| past.acted_at)));
-        let (mut removals, mut evictions) = (memory.removals.clone(), memory.evictions.clone());
+        let mut evictions = memory.evictions.clone();
         for (_, action) in due {
             let Some((targets, evicts)) = action.act.removes() else { continue };
-            if removals.available(now) < removals.needs(targets.len()) {
-                wakes.push(removals.when(targets.len(), now));
+            // Something comes, or does not come in time: either way it is planned again then.
+            if room < targets.len() {
                 break;
             }
             if evicts && evictions.available(now) == 0 {
                 wakes.push(evictions.next(now));
                 continue;
             }
-            removals.take_many(targets.len(), now);
+            room -= targets.len();
             if evicts {
                 evictions.take_many(targets.len(), now);
             }
             actions.push(action);
         }
     }
-    Plan { actions, missed, again: wakes.into_iter().min() }
+    let ungates = ungates(facts, survey, &missed, memory, policy, now);
+    let pending = if policy.enforces { missed.iter().filter(|missed| missed.is_pending()).count() } else { 0 };
+    let mut held = BTreeMap::new();
+    for (pod, _) in &survey.gated {
+        *held.entry(pod.namespace.as_str()).or_default() += 1;
+    }
+    Plan { actions, ungates, held, pending, missed, again: wakes.into_iter().min() }
+}
+
+/// Gates that come off.
+fn ungates(
+    facts: &Facts<'_>,
+    survey: &Survey<'_>,
+    missed: &[Missed<'_>],
+    memory: &Memory,
+    policy: &RepairPolicy,
+    now: Duration,
+) -> Vec<Ungate> {
+    let of_missed = missed.iter().filter_map(|missed| match missed.disposition {
+        Disposition::Ungate(reason) => Some((missed.pod, reason)),
+        Disposition::Replace(_) | Disposition::Leave(_) => None,
+    });
+    let others = survey.gated.iter().filter(|(_, standing)| !matches!(standing, Standing::Missed(_)));
+    let others =
+        others.filter_map(|(pod, standing)| Some((*pod, ungate::reason(pod, *standing, facts, memory, policy)?)));
+    let ungate = |(pod, reason): (&PodView, Reason)| {
+        let (gate, resource_version) = (pod.gate.as_ref()?, pod.resource_version.clone()?);
+        let may = memory.may_ungate(&pod.uid, &resource_version, now);
+        may.then(|| Ungate {
+            namespace: pod.namespace.clone(),
+            name: pod.name.clone(),
+            uid: pod.uid.clone(),
+            resource_version,
+            index: gate.index,
+            owner: pod.owner.clone(),
+            reason,
+        })
+    };
+    of_missed.chain(others).filter_map(ungate).collect()
+}
+
+/// When gated pods will have been held for as long as they may be.
+fn overdue(facts: &Facts<'_>, survey: &Survey<'_>, policy: &RepairPolicy, now: Duration) -> Vec<Duration> {
+    let Some(longest) = policy.hold_max else { return Vec::new() };
+    let ages = survey.gated.iter().filter_map(|(pod, _)| ungate::age(pod, facts));
+    let limits = [longest, longest.saturating_add(ungate::REPLACED_WITHIN)];
+    let left = ages.flat_map(|age| limits.map(|limit| limit.saturating_sub(age))).filter(|left| !left.is_zero());
+    // A limit of years is looked at once a day.
+    left.map(|left| now + left.min(Duration::from_hours(24))).collect()
 }
 
 fn dispositions<'a>(facts: &Facts<'a>, survey: &Survey<'a>, memory: &Memory, policy: &RepairPolicy) -> Vec<Missed<'a>> {
@@ -176,8 +257,13 @@ fn candidates<'a>(facts: &Facts<'a>, missed: &[Missed<'a>]) -> BTreeMap<&'a str,
         entry.pods.push((pod, *state, *way));
     }
     for candidates in owners.values_mut() {
-        // What never ran first; of a StatefulSet the last first, as it does itself.
-        candidates.pods.sort_by_key(|(pod, state, _)| (*state, std::cmp::Reverse(ordinal(&pod.name))));
+        // First what was begun and not ended: a Job no longer counts it. Then what has no node, and what never ran; of a
+        // StatefulSet the last first, as it does itself.
+        candidates.pods.sort_by_key(|(pod, state, _)| {
+            let tracked = pod.gate.as_ref().is_none_or(|gate| gate.tracked);
+            let untracked = pod.owner.as_ref().is_some_and(|owner| owner.kind == Kind::Job) && !tracked;
+            (!untracked, pod.node.is_some(), *state, std::cmp::Reverse(ordinal(&pod.name)))
+        });
     }
     owners
 }
@@ -206,27 +292,38 @@ fn due(
     let cooled = remembered.is_none() || past.acted_at + policy.cooldown <= now;
     let lacks = view.is_some_and(|view| view.wants);
     let idle = past.under_way(lacks) == 0;
-    // A loop costs no more than three pods before anybody has seen what comes instead of them; one at a time once it looks like one.
-    let mut room =
-        if past.is_struck() { usize::from(cooled && idle) } else { STRIKES.saturating_sub(past.unseen(lacks)) };
+    // A loop costs no more than three pods before anything is seen of what comes instead of them; one at a time once it looks
+    // like one. Whoever was just seen to make pods with a proxy is held up by the window alone.
+    let room = if past.is_struck() {
+        usize::from(cooled && idle)
+    } else if past.is_trusted(now) && !past.is_late(lacks) {
+        usize::MAX
+    } else {
+        STRIKES.saturating_sub(past.unseen(lacks))
+    };
     // What somebody else removes counts as well: another controller's act, or that of this one before it began anew.
     let going = siblings.iter().filter(|(pod, _)| pod.life == Life::Going && !past.removes(&pod.uid)).count();
-    match owner.kind {
-        Kind::StatefulSet => room = room.min(usize::from(idle && going == 0)),
-        Kind::DaemonSet => room = room.min(budget(*view).saturating_sub(past.under_way(lacks) + going)),
-        Kind::Job | Kind::ReplicaSet | Kind::ReplicationController | Kind::Other(_) => {}
-    }
+    // What has no node holds nothing up by going, and is not one that the owner could count on.
+    let mut bound_room = match owner.kind {
+        Kind::StatefulSet => usize::from(idle && going == 0),
+        Kind::DaemonSet => budget(*view).saturating_sub(past.under_way(lacks) + going),
+        Kind::Job | Kind::ReplicaSet | Kind::ReplicationController | Kind::Other(_) => usize::MAX,
+    };
     let mut actions = Vec::new();
     for (pod, state, way) in pods {
         if actions.len() >= room {
             break;
         }
-        if past.removes(&pod.uid) {
+        if past.removes(&pod.uid) || pod.node.is_some() && bound_room == 0 {
             continue;
         }
         let Some(target) = Target::of(pod, *state) else { continue };
         let act = match way {
             Way::Delete => Act::Delete([target]),
+            Way::Untrack => {
+                let Some(gate) = &pod.gate else { continue };
+                Act::Untrack { target: [target], gate: gate.index }
+            }
             Way::Evict => {
                 if past.evict_again_at > now {
                     continue;
@@ -250,6 +347,9 @@ fn due(
                 break;
             }
         };
+        if pod.node.is_some() {
+            bound_room -= 1;
+        }
         actions.push(Action { namespace: pod.namespace.clone(), owner: (*owner).clone(), act });
     }
     actions
@@ -277,39 +377,25 @@ fn budget(view: Option<&OwnerView>) -> usize {
     }
 }
 
-/// Jobs that carry our mark and have no pod left: resumed as soon as what they make will be injected, and after a moment in any
-/// case. A Job that stays suspended is worse than a pod that is held.
-fn resumptions(facts: &Facts<'_>, survey: &Survey<'_>, memory: &Memory, now: Duration) -> Vec<Action> {
-    let due = |job: &&OwnerView| {
-        let Some(detail) = job.job().filter(|job| job.suspended_by_us.is_some()) else { return false };
-        let siblings = survey.siblings_of(&job.reference.uid);
-        let gone = detail.active == 0 && siblings.iter().all(|(pod, _)| pod.is_finished());
-        let waited = memory.marked_at(&job.reference.uid).is_some_and(|since| since + PATIENCE <= now);
-        let failing = memory.owner(&job.reference.uid).is_some_and(|past| past.again_at > now);
-        let resuming =
-            job.resource_version.as_ref().is_some_and(|version| memory.resumes(&job.reference.uid, version, now));
-        !job.deleting && !failing && !resuming && (!detail.suspended || gone && facts.proven.is_some() || waited)
-    };
-    let resume = |job: &OwnerView| {
-        Some(Action {
-            namespace: job.namespace.clone(),
-            owner: job.reference.clone(),
-            act: Act::Resume { resource_version: job.resource_version.clone()? },
-        })
-    };
-    facts.owners.jobs.values().filter(due).filter_map(resume).collect()
-}
-
 // === impl Act ===
 
 impl Act {
     /// The pods that go by it, and whether by eviction; nothing where none goes.
     pub fn removes(&self) -> Option<(&[Target], bool)> {
         match self {
-            Self::Delete(target) => Some((target, false)),
+            Self::Delete(target) | Self::Untrack { target, .. } => Some((target, false)),
             Self::Evict(target) => Some((target, true)),
             Self::Suspend { pods, .. } => Some((pods, false)),
             Self::Resume { .. } => None,
+        }
+    }
+
+    /// Whether it ends a pod that is made again at once: only a proof says that the next one is injected.
+    pub const fn needs_proof(&self) -> bool {
+        match self {
+            Self::Delete(_) | Self::Untrack { .. } | Self::Evict(_) => true,
+            // What is suspended makes nothing; when a Job goes on is decided where that is planned.
+            Self::Suspend { .. } | Self::Resume { .. } => false,
         }
     }
 
@@ -317,10 +403,20 @@ impl Act {
     pub const fn key(&self) -> &'static str {
         match self {
             Self::Delete(_) => "delete",
+            Self::Untrack { .. } => "untrack",
             Self::Evict(_) => "evict",
             Self::Suspend { .. } => "suspend",
             Self::Resume { .. } => "resume",
         }
+    }
+}
+
+// === impl Missed ===
+
+impl Missed<'_> {
+    /// Whether a node that opens could let it start outside the mesh before it is replaced.
+    fn is_pending(&self) -> bool {
+        matches!(self.disposition, Disposition::Replace(_)) && self.pod.node.is_none() && self.pod.gate.is_none()
     }
 }
 

@@ -7,5 +7,6 @@ mod due;
 mod jobs;
 mod scene;
 mod stories;
+mod ungate;
 mod view;
 mod world;

@@ -1,12 +1,14 @@
 //! Pods, namespaces and owners, reduced on arrival to what decides: a controller keeps those of the whole cluster in mind.
 
-use crate::linkerd::meshing::{meshed, started};
+use crate::decide::hold;
+use crate::linkerd::meshing::{WAIT, meshed, started};
 use crate::linkerd::{NamespaceOutline, PodOutline, Started};
 use k8s_openapi::api::apps::v1::{DaemonSet, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::{Job, PodFailurePolicyOnPodConditionsPattern, PodFailurePolicyRule};
-use k8s_openapi::api::core::v1::{Namespace, Pod, ReplicationController};
+use k8s_openapi::api::core::v1::{Namespace, Pod, PodTemplateSpec, ReplicationController};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use k8s_openapi::jiff::Timestamp;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -18,6 +20,15 @@ pub const NUDGED_AT: &str = "linkerd-gate/nudged-at";
 
 /// On a Job: that we suspended it, and since when. Whoever finds it resumes the Job.
 pub const SUSPENDED: &str = "linkerd-gate/suspended-at";
+
+/// On a namespace or a pod: what admission does about it. [`EXEMPT`] is nothing.
+pub const ADMISSION: &str = "linkerd-gate/admission";
+
+/// The value of [`ADMISSION`] by which our policies leave a pod alone.
+pub const EXEMPT: &str = "exempt";
+
+/// The finalizer by which a Job counts a pod (<https://kubernetes.io/docs/concepts/workloads/controllers/job/#job-tracking-with-finalizers>).
+pub const JOB_TRACKING: &str = "batch.kubernetes.io/job-tracking";
 
 /// By this annotation a kubelet says that a pod is its own, of a file (<https://kubernetes.io/docs/reference/labels-annotations-taints/>).
 const MIRROR: &str = "kubernetes.io/config.mirror";
@@ -35,6 +46,7 @@ pub enum Repair {
 
 /// A pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is written apart from the others")]
 pub struct PodView {
     /// Its namespace.
     pub namespace: String,
@@ -58,10 +70,29 @@ pub struct PodView {
     pub repair: Option<Result<Repair, String>>,
     /// Whether `wait` is among its init containers.
     pub waits: bool,
+    /// Our scheduling gate; nothing where it has none.
+    pub gate: Option<Box<GateView>>,
+    /// Whether a person lets it run without a proxy: the annotation [`RELEASE`](hold::RELEASE).
+    pub released: bool,
     /// Its node.
     pub node: Option<String>,
     /// Whether it is an agent of ours, by its label; the reader knows the namespace.
     pub agent: bool,
+}
+
+/// What matters of a pod that our scheduling gate keeps from a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GateView {
+    /// The place of our gate among the pod's scheduling gates.
+    pub index: usize,
+    /// Whether the pod itself carries the label [`ADMISSION`] with the value [`EXEMPT`].
+    pub exempt: bool,
+    /// Whether it has the finalizer [`JOB_TRACKING`].
+    pub tracked: bool,
+    /// A finalizer of another program, which keeps a deleted pod there.
+    pub foreign_finalizer: Option<String>,
+    /// When it was created, by the API server's clock.
+    pub created: Option<Timestamp>,
 }
 
 /// Where a pod is in its life.
@@ -86,6 +117,8 @@ pub struct NamespaceView {
     pub repair: Option<Result<Repair, String>>,
     /// Whether it is going away.
     pub terminating: bool,
+    /// Whether it carries the label [`ADMISSION`] with the value [`EXEMPT`].
+    pub exempt: bool,
 }
 
 /// What makes a pod anew, as the pod names it: its controller.
@@ -178,6 +211,17 @@ pub struct JobDetail {
     pub finished: bool,
     /// `status.active`
     pub active: i32,
+    /// What its pods would be; only of a Job with our mark, which has none.
+    pub template: Option<Box<TemplateView>>,
+}
+
+/// What a Job makes its pods of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TemplateView {
+    /// What decides whether they should have a proxy.
+    pub outline: PodOutline,
+    /// The annotation [`REPAIR`], as on a pod.
+    pub repair: Option<Result<Repair, String>>,
 }
 
 // === impl Repair ===
@@ -218,12 +262,12 @@ impl PodView {
         let finished = matches!(phase, "Succeeded" | "Failed");
         let mut conditions = status.and_then(|status| status.conditions.as_deref()).unwrap_or_default().iter();
         let mut inits = spec.and_then(|spec| spec.init_containers.as_deref()).unwrap_or_default().iter();
-        let label = |key: &str| metadata.labels.as_ref().and_then(|labels| labels.get(key)).map(String::as_str);
+        let gate = GateView::of(pod).map(Box::new);
         Self {
             namespace: metadata.namespace.clone().unwrap_or_default(),
             name: metadata.name.clone().unwrap_or_default(),
             uid: metadata.uid.clone().unwrap_or_default(),
-            resource_version: metadata.resource_version.clone().filter(|_| !meshed && !finished),
+            resource_version: metadata.resource_version.clone().filter(|_| (!meshed || gate.is_some()) && !finished),
             owner: OwnerReference::of(metadata),
             bare: (!meshed).then(|| PodOutline::of(pod)),
             started: started(pod),
@@ -238,10 +282,12 @@ impl PodView {
             },
             mirror: annotation(metadata, MIRROR).is_some(),
             repair: repair(metadata),
-            waits: inits.any(|container| container.name == "linkerd-gate"),
-            node: spec.and_then(|spec| spec.node_name.clone()),
-            agent: label("app.kubernetes.io/name") == Some("linkerd-gate")
-                && label("app.kubernetes.io/component") == Some("agent"),
+            waits: inits.any(|container| container.name == WAIT),
+            gate,
+            released: hold::is_released(pod),
+            node: spec.and_then(|spec| spec.node_name.clone()).filter(|node| !node.is_empty()),
+            agent: label(metadata, "app.kubernetes.io/name") == Some("linkerd-gate")
+                && label(metadata, "app.kubernetes.io/component") == Some("agent"),
         }
     }
 
@@ -256,6 +302,32 @@ impl PodView {
     }
 }
 
+// === impl GateView ===
+
+impl GateView {
+    fn of(pod: &Pod) -> Option<Self> {
+        let metadata = &pod.metadata;
+        let mut foreign = metadata.finalizers.iter().flatten().filter(|finalizer| *finalizer != JOB_TRACKING);
+        Some(Self {
+            index: hold::gates(pod).iter().position(|gate| gate.name == hold::GATE)?,
+            exempt: label(metadata, ADMISSION) == Some(EXEMPT),
+            tracked: metadata.finalizers.iter().flatten().any(|finalizer| finalizer == JOB_TRACKING),
+            foreign_finalizer: foreign.next().cloned(),
+            created: metadata.creation_timestamp.as_ref().map(|time| time.0),
+        })
+    }
+}
+
+// === impl TemplateView ===
+
+impl TemplateView {
+    fn of(template: &PodTemplateSpec) -> Self {
+        let metadata = template.metadata.clone().unwrap_or_default();
+        let repair = repair(&metadata);
+        Self { outline: PodOutline::of(&Pod { metadata, spec: template.spec.clone(), status: None }), repair }
+    }
+}
+
 // === impl NamespaceView ===
 
 impl NamespaceView {
@@ -266,6 +338,7 @@ impl NamespaceView {
             outline: NamespaceOutline::of(namespace),
             repair: repair(&namespace.metadata),
             terminating: namespace.metadata.deletion_timestamp.is_some() || phase == Some("Terminating"),
+            exempt: label(&namespace.metadata, ADMISSION) == Some(EXEMPT),
         }
     }
 }
@@ -403,6 +476,7 @@ impl OwnerView {
             }
         };
         let wanted = spec.parallelism.unwrap_or(1).min(left);
+        let mark = annotation(&job.metadata, SUSPENDED).map(ToOwned::to_owned);
         Self {
             resource_version: job.metadata.resource_version.clone(),
             has: active + succeeded,
@@ -410,7 +484,8 @@ impl OwnerView {
             detail: Detail::Job(JobDetail {
                 ignores_eviction: Ignores::by(rules),
                 suspended,
-                suspended_by_us: annotation(&job.metadata, SUSPENDED).map(ToOwned::to_owned),
+                template: mark.is_some().then(|| Box::new(TemplateView::of(&spec.template))),
+                suspended_by_us: mark,
                 managed: managed(job, spec.managed_by.as_deref()),
                 finished,
                 active,
@@ -527,6 +602,10 @@ fn managed(job: &Job, managed_by: Option<&str>) -> Option<String> {
 
 fn annotation<'a>(metadata: &'a ObjectMeta, key: &str) -> Option<&'a str> {
     metadata.annotations.as_ref()?.get(key).map(String::as_str)
+}
+
+fn label<'a>(metadata: &'a ObjectMeta, key: &str) -> Option<&'a str> {
+    metadata.labels.as_ref()?.get(key).map(String::as_str)
 }
 
 /// What the annotation [`REPAIR`] says: its meaning, or its text. An empty one says nothing.

@@ -8,16 +8,20 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::{Context, nudger, opener, prover, repairer, scribe, wall, watches::Watches};
+use super::{Context, admission, nudger, opener, prover, repairer, scribe, wall, watches::Watches};
 use crate::cluster::lease::{self, LeaseError};
 use crate::cluster::watch::Seen;
 use crate::decide::lease::{CONTROLLER_NAME, DURATION, LEADS_FOR, RENEWED_EVERY, Record, Sightings, Stance};
-use crate::decide::{Gate, Outcome};
+use crate::decide::{Gate, Outcome, PendingRepair};
 use crate::metrics::Written;
 use crate::retry::Schedule;
 
 /// How long a write of the Lease may take. Unlike its neighbours, so that a reason tells which limit fired.
 const ANSWER: Duration = Duration::from_millis(2700);
+
+/// The least pause between two writes of the Lease of which the second only carries another number of pending pods: every agent
+/// watches it, and to an agent some are as many as none are few.
+const RECOUNTED: Duration = Duration::from_secs(1);
 
 /// One replica's part in it.
 pub(super) struct Leader {
@@ -59,7 +63,8 @@ impl Leader {
                     let record = self.lease.borrow().only().cloned();
                     // From when it was asked for: an answer may be late.
                     let started = Instant::now();
-                    match self.write(record.as_ref()).await {
+                    // Whatever was counted before was counted by another.
+                    match self.write(record.as_ref(), self.uncounted()).await {
                         Ok(()) => {
                             asking.reset();
                             Box::pin(self.lead(started)).await;
@@ -140,10 +145,15 @@ impl Leader {
         }
     }
 
-    async fn write(&mut self, record: Option<&Record>) -> Result<(), LeaseError> {
+    /// What is published before every pod was seen.
+    fn uncounted(&self) -> PendingRepair {
+        if self.context.acts() { PendingRepair::uncounted() } else { PendingRepair::new(0) }
+    }
+
+    async fn write(&mut self, record: Option<&Record>, pending: PendingRepair) -> Result<(), LeaseError> {
         let context = &self.context;
         let (client, namespace) = (context.client.clone(), &context.settings.namespace);
-        let written = lease::write(client, namespace, CONTROLLER_NAME, record, &context.me, None, wall());
+        let written = lease::write_pending(client, namespace, CONTROLLER_NAME, record, &context.me, pending, wall());
         // One that hangs must not cost the Lease: there is time for another.
         let late = || LeaseError::Failed(format!("the API server did not answer in {ANSWER:?}"));
         let written = tokio::time::timeout(ANSWER, written).await.unwrap_or_else(|_| Err(late()));
@@ -162,29 +172,45 @@ impl Leader {
         info!("this replica acts from now on");
         self.context.metrics.leader.set(1);
         let (renewed_sink, renewed) = watch::channel(started);
+        let (pending_sink, pending) = watch::channel(self.uncounted());
         let context = Arc::clone(&self.context);
         let why = tokio::select! {
             biased;
-            why = self.renew(&renewed_sink) => why,
-            never = act(context, renewed) => match never {},
+            why = self.renew(&renewed_sink, pending) => why,
+            never = act(context, renewed, pending_sink) => match never {},
         };
         self.held = None;
         let metrics = &self.context.metrics;
         metrics.leader.set(0);
         metrics.missed([]);
+        metrics.held([]);
+        metrics.hold_unbound.set(0);
+        metrics.admission_parameter_missing.set(0);
         metrics.broken_owners.set(0);
         metrics.nudges_under_way.set(0);
         warn!("no longer acts: {why}");
     }
 
-    /// Renews the Lease every 5 s; ends when it is lost, with the reason.
-    async fn renew(&mut self, renewed: &watch::Sender<Instant>) -> String {
+    /// Renews the Lease every 5 s, and at once where another number of pods is pending; ends when it is lost, with the reason.
+    async fn renew(&mut self, renewed: &watch::Sender<Instant>, mut pending: watch::Receiver<PendingRepair>) -> String {
         let mut schedule = Schedule::asking();
         let mut next = *renewed.borrow() + RENEWED_EVERY;
+        // What the Lease says; nothing once a write failed, which is repeated at its own pace.
+        let mut written = Some(*pending.borrow());
         loop {
             tokio::select! {
                 biased;
                 () = tokio::time::sleep_until(next) => {}
+                Ok(()) = pending.changed() => {
+                    let some = pending.borrow().pods() > 0;
+                    let Some(before) = written else { continue };
+                    next = if some == (before.pods() > 0) {
+                        next.min(*renewed.borrow() + RECOUNTED)
+                    } else {
+                        Instant::now()
+                    };
+                    continue;
+                }
                 () = self.changed() => {
                     if let Some(Stance::Follow { .. }) = self.look() {
                         return self.lost();
@@ -198,13 +224,16 @@ impl Leader {
                 return "this process was stopped, or the API server did not answer".to_owned();
             }
             let held = self.held.clone();
-            match self.write(held.as_ref()).await {
+            let count = *pending.borrow_and_update();
+            match self.write(held.as_ref(), count).await {
                 Ok(()) => {
                     schedule.reset();
+                    written = Some(count);
                     renewed.send_replace(started);
                     next = started + RENEWED_EVERY;
                 }
                 Err(error) => {
+                    written = None;
                     if let LeaseError::Conflict = error {
                         let caught_up = self.caught_up(held.as_ref()).await;
                         if let Some(Stance::Follow { .. }) = self.look() {
@@ -228,7 +257,11 @@ impl Leader {
 }
 
 /// Everything that the replica does which leads.
-async fn act(context: Arc<Context>, renewed: watch::Receiver<Instant>) -> Infallible {
+async fn act(
+    context: Arc<Context>,
+    renewed: watch::Receiver<Instant>,
+    pending: watch::Sender<PendingRepair>,
+) -> Infallible {
     let mut schedule = Schedule::asking();
     let watches = loop {
         match Watches::begin(&context) {
@@ -245,7 +278,8 @@ async fn act(context: Arc<Context>, renewed: watch::Receiver<Instant>) -> Infall
     tokio::select! {
         biased;
         never = prover::run(Arc::clone(&context), seen.clone(), gate_sink, doubt) => never,
-        never = repairer::run(Arc::clone(&context), seen.clone(), renewed.clone(), gate.clone(), doubt_sink.clone(), scribe.clone()) => never,
+        never = repairer::run(Arc::clone(&context), seen.clone(), renewed.clone(), gate.clone(), doubt_sink.clone(), scribe.clone(), pending) => never,
+        never = admission::run(Arc::clone(&context)) => never,
         never = nudger::run(Arc::clone(&context), seen.clone(), renewed.clone(), gate, doubt_sink) => never,
         never = opener::run(Arc::clone(&context), seen, renewed, scribe) => never,
         never = events.run(context) => never,

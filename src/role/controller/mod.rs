@@ -13,6 +13,7 @@
 //! Nobody acts but on a proof of its own, with a Lease that was renewed within [`LEADS_FOR`], and
 //! on what every watch sees without trouble.
 
+mod admission;
 mod leader;
 mod nudger;
 mod opener;
@@ -168,10 +169,7 @@ fn words(settings: &Controller) -> String {
     let mode = if settings.mode == Mode::Audit { ", in audit mode: nothing but Events is written" } else { "" };
     let nudges = if settings.nudges { "refused owners are nudged" } else { "nobody is nudged" };
     let eviction = if repair.evicts { "by eviction as well" } else { "no evictions" };
-    format!(
-        "repair {}, at most {} in bursts of {}, {eviction}; {nudges}{mode}",
-        repair.repair, repair.rate, repair.burst
-    )
+    format!("repair {}, {eviction}; {nudges}{mode}", repair.repair)
 }
 
 // === impl Context ===

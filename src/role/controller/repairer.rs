@@ -16,11 +16,15 @@ use super::watches::Watched;
 use super::{Context, LOOK_AGAIN, leads, prover, wall};
 use crate::cluster::repair;
 use crate::decide::Gate;
+use crate::decide::PendingRepair;
 use crate::decide::by_hand::ByHand;
-use crate::decide::repair::{Act, Action, Memory, Outcome, Survey, plan};
+use crate::decide::repair::{Act, Action, Memory, Outcome, Survey, Ungate, plan};
 
-/// How many removals are asked for at a time.
-const AT_A_TIME: usize = 8;
+/// How many writes are asked for at a time.
+const AT_A_TIME: usize = 16;
+
+/// How many gates come off before it is planned again: as many as may come off at once must not keep others from being replaced.
+const UNGATED_AT_ONCE: usize = 200;
 
 /// How long one of them may take. Unlike its neighbours, so that a reason tells which limit fired.
 const ANSWER: Duration = Duration::from_millis(5300);
@@ -34,12 +38,22 @@ const SHARE: u32 = 10;
 /// So many things said in audit mode are remembered.
 pub(super) const MANY: usize = 10_000;
 
+/// What is to be done.
+#[derive(Default)]
+struct Due {
+    actions: Vec<Action>,
+    ungates: Vec<Ungate>,
+    /// When to plan again at the latest.
+    again: Option<Duration>,
+}
+
 struct Repairer {
     context: Arc<Context>,
     seen: Watched,
     renewed: watch::Receiver<Instant>,
     gate: watch::Receiver<Gate>,
     doubt: watch::Sender<Duration>,
+    pending: watch::Sender<PendingRepair>,
     memory: Memory,
     teller: Teller,
     troubles: BTreeSet<String>,
@@ -57,6 +71,7 @@ pub(super) async fn run(
     gate: watch::Receiver<Gate>,
     doubt: watch::Sender<Duration>,
     scribe: Scribe,
+    pending: watch::Sender<PendingRepair>,
 ) -> Infallible {
     let memory = Memory::new(&context.settings.repair, context.now());
     let teller = Teller::new(Arc::clone(&context), scribe);
@@ -66,6 +81,7 @@ pub(super) async fn run(
         renewed,
         gate,
         doubt,
+        pending,
         memory,
         teller,
         troubles: BTreeSet::new(),
@@ -83,10 +99,11 @@ impl Repairer {
             self.tell_troubles();
             self.context.show(&self.gate.borrow(), self.seen.readiness());
             let started = Instant::now();
-            let (actions, again) = self.plan();
+            let Due { actions, ungates, again } = self.plan();
             let took = started.elapsed();
-            let acted = !actions.is_empty();
+            let acted = !actions.is_empty() || !ungates.is_empty();
             self.act(actions).await;
+            self.ungate(ungates).await;
             tokio::time::sleep((took * SHARE).max(PAUSE)).await;
             if acted {
                 // What became of it is part of the next plan.
@@ -119,49 +136,62 @@ impl Repairer {
     }
 
     /// What is to be done now, and when to plan again at the latest. What is returned has begun, as far as memory goes.
-    fn plan(&mut self) -> (Vec<Action>, Option<Duration>) {
+    fn plan(&mut self) -> Due {
         let now = self.context.now();
         let by_hand = self.seen.closed_by_hand();
         self.tell_by_hand(by_hand);
         let leads = leads(&self.renewed);
-        let free = self.troubles.is_empty() && by_hand.is_none() && leads;
+        let sees = self.troubles.is_empty();
+        let free = sees && by_hand.is_none() && leads;
         let proven = prover::proven(&self.gate.borrow_and_update(), now).filter(|_| leads);
-        let Self { context, seen, memory, teller, .. } = self;
+        if !self.seen.sees_webhooks() {
+            self.memory.note_blind();
+        }
+        let Self { context, seen, memory, teller, pending, .. } = self;
         let planned = seen.facts(context, proven, |facts| {
             let survey = Survey::of(facts, memory);
             let broken = memory.observe(facts, &survey, now);
             let plan = plan(facts, &survey, memory, &context.settings.repair, now);
             teller.tell(&plan, facts, memory, &broken, free && proven.is_some(), now);
+            let count = PendingRepair::new(plan.pending);
+            pending.send_if_modified(|before| std::mem::replace(before, count) != count);
             // A Job that is suspended is resumed whatever else may not be done: that takes back what we did.
             let resumes = |action: &Action| matches!(action.act, Act::Resume { .. });
             let actions: Vec<_> = plan.actions.into_iter().filter(|action| free || leads && resumes(action)).collect();
             for action in &actions {
                 memory.begin(action, survey.siblings_of(&action.owner.uid), now);
             }
-            (actions, plan.again)
+            // A person's `close` is about what waits for injection; the plan knows whose gate that is.
+            let ungates: Vec<_> = plan.ungates.into_iter().filter(|_| sees && leads).take(UNGATED_AT_ONCE).collect();
+            for ungate in &ungates {
+                memory.begin_ungating(ungate, now);
+            }
+            Due { actions, ungates, again: plan.again }
         });
         let soon = Some(now + LOOK_AGAIN);
-        let Some((actions, again)) = planned else { return (Vec::new(), soon) };
-        let again = if free { again } else { again.into_iter().chain(soon).min() };
+        let Some(mut due) = planned else { return Due { again: soon, ..Due::default() } };
+        if !free {
+            due.again = due.again.into_iter().chain(soon).min();
+        }
         if let Some(at) = self.memory.missed_again_at() {
             // What came back missed says that the proof may be wrong: another one tells.
             prover::doubt(&self.doubt, at);
         }
-        (actions, again)
+        due
     }
 
     async fn act(&mut self, actions: Vec<Action>) {
         let (audited, actions) = if self.context.acts() {
             (Vec::new(), actions)
         } else {
-            actions.into_iter().partition(|action| action.act.removes().is_some())
+            actions.into_iter().partition(|action| !matches!(action.act, Act::Resume { .. }))
         };
         self.audit(&audited);
         let (context, renewed, gate) = (&self.context, &self.renewed, &self.gate);
         let one = |action: Action| async move {
             // Each time anew: others may take long.
-            let resumes = matches!(action.act, Act::Resume { .. });
-            let may = leads(renewed) && (resumes || prover::proven(&gate.borrow(), context.now()).is_some());
+            let may = leads(renewed)
+                && (!action.act.needs_proof() || prover::proven(&gate.borrow(), context.now()).is_some());
             if !may {
                 return (action, None);
             }
@@ -180,6 +210,41 @@ impl Repairer {
             self.memory.acted(&action, &outcome, now);
             self.context.metrics.replaced(action.act.key(), key(&outcome));
             self.teller.acted(&action, &outcome, now);
+        }
+    }
+
+    /// Takes our gate off.
+    async fn ungate(&mut self, ungates: Vec<Ungate>) {
+        if !self.context.acts() {
+            for ungate in &ungates {
+                self.memory.ungated(ungate, &Outcome::Refused("audit".to_owned()), self.context.now());
+                if self.audited.insert(ungate.uid.clone()) {
+                    self.context.metrics.ungated(ungate.reason.key(), "audit");
+                    info!("audit: would {}", super::teller::words_of_ungate(ungate));
+                }
+            }
+            return;
+        }
+        let (context, renewed) = (&self.context, &self.renewed);
+        let one = |ungate: Ungate| async move {
+            // Each time: others may take long.
+            if !leads(renewed) {
+                return (ungate, None);
+            }
+            let outcome = tokio::time::timeout(ANSWER, repair::ungate(context.client.clone(), &ungate)).await;
+            let late = || Outcome::Failed(format!("the API server did not answer in {ANSWER:?}"));
+            (ungate, Some(outcome.unwrap_or_else(|_| late())))
+        };
+        let done: Vec<_> = futures::stream::iter(ungates).map(one).buffer_unordered(AT_A_TIME).collect().await;
+        for (ungate, outcome) in done {
+            let now = self.context.now();
+            let Some(outcome) = outcome else {
+                self.memory.ungated(&ungate, &Outcome::Overtaken, now);
+                continue;
+            };
+            self.memory.ungated(&ungate, &outcome, now);
+            self.context.metrics.ungated(ungate.reason.key(), key(&outcome));
+            self.teller.ungated(&ungate, &outcome);
         }
     }
 
@@ -221,11 +286,14 @@ async fn perform(context: &Context, action: &Action) -> Outcome {
     let (client, namespace) = (context.client.clone(), action.namespace.as_str());
     match &action.act {
         Act::Delete([target]) => repair::remove(client, namespace, target, false).await,
+        Act::Untrack { target: [target], gate } => repair::untrack(client, namespace, target, *gate).await,
         Act::Evict([target]) => repair::remove(client, namespace, target, true).await,
         Act::Suspend { resource_version, .. } => {
             repair::suspend(client, namespace, &action.owner, resource_version, wall()).await
         }
-        Act::Resume { resource_version } => repair::resume(client, namespace, &action.owner, resource_version).await,
+        Act::Resume { resource_version, .. } => {
+            repair::resume(client, namespace, &action.owner, resource_version).await
+        }
     }
 }
 

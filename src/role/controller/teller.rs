@@ -10,8 +10,10 @@ use tracing::{info, warn};
 use super::Context;
 use super::scribe::{Note, Scribe};
 use crate::cluster::event::Subject;
+use crate::decide::hold::GATE;
+use crate::decide::repair::ungate::ABSENT_FOR;
 use crate::decide::repair::{
-    Act, Action, Disposition, Facts, Kind, Memory, Missed, Outcome, OwnerReference, Plan, PodView, State, Way,
+    Act, Action, Disposition, Facts, Kind, Memory, Missed, Outcome, OwnerReference, Plan, PodView, State, Ungate, Way,
 };
 
 /// Events are kept for an hour: what still holds is noted again before they are gone.
@@ -37,6 +39,8 @@ pub(super) struct Teller {
     failed: BTreeMap<String, (&'static str, Duration)>,
     /// Whether the first report is out.
     reported: bool,
+    /// Whether it was said that no injector configuration is left.
+    absent: bool,
 }
 
 /// The missed pods of one owner.
@@ -46,6 +50,7 @@ struct Group<'a> {
     held: usize,
     running: usize,
     replaced: usize,
+    ungated: BTreeMap<String, usize>,
     left: BTreeMap<String, usize>,
 }
 
@@ -54,7 +59,7 @@ struct Group<'a> {
 impl Teller {
     pub(super) fn new(context: Arc<Context>, scribe: Scribe) -> Self {
         let (lines, noted, failed) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Self { context, scribe, lines, noted, looked_for_lost: Duration::ZERO, failed, reported: false }
+        Self { context, scribe, lines, noted, looked_for_lost: Duration::ZERO, failed, reported: false, absent: false }
     }
 
     /// Tells what has changed since it was told last.
@@ -68,6 +73,7 @@ impl Teller {
         now: Duration,
     ) {
         self.count(plan, memory);
+        self.tell_absence(plan, memory);
         if !self.reported {
             self.reported = true;
             let (pods, missed) = (facts.pods.len(), plan.missed.len());
@@ -111,6 +117,21 @@ impl Teller {
         self.failed.retain(|uid, _| owners.contains_key(uid.as_str()));
     }
 
+    /// Says that held pods will be let go because Linkerd is gone, and that they will not where it comes back.
+    fn tell_absence(&mut self, plan: &Plan<'_>, memory: &Memory) {
+        let absent = memory.absent_since().is_some() && !plan.held.is_empty();
+        if absent && !self.absent {
+            let held: usize = plan.held.values().sum();
+            warn!(
+                "no webhook configuration of Linkerd's injector is left: the {held} pods that are held for it are let go after \
+                 {ABSENT_FOR:?} of that, and run without a proxy then"
+            );
+        } else if self.absent && memory.absent_since().is_none() {
+            info!("a webhook configuration of Linkerd's injector is there: no held pod is let go for want of it");
+        }
+        self.absent = absent;
+    }
+
     fn count(&self, plan: &Plan<'_>, memory: &Memory) {
         let mut counts: BTreeMap<(&str, State), i64> = BTreeMap::new();
         for missed in &plan.missed {
@@ -119,6 +140,11 @@ impl Teller {
         let counts = counts.into_iter();
         let metrics = &self.context.metrics;
         metrics.missed(counts.map(|((namespace, state), count)| (namespace.to_owned(), state.as_str(), count)));
+        let held = plan.held.iter();
+        metrics
+            .held(held.map(|(namespace, count)| ((*namespace).to_owned(), i64::try_from(*count).unwrap_or(i64::MAX))));
+        metrics.pending_repairs.set(i64::try_from(plan.pending).unwrap_or(i64::MAX));
+        metrics.replacement_window.set(i64::try_from(memory.window()).unwrap_or(i64::MAX));
         metrics.broken_owners.set(i64::try_from(memory.broken()).unwrap_or(i64::MAX));
     }
 
@@ -128,6 +154,9 @@ impl Teller {
         let Missed { pod, state, disposition } = missed;
         let text = match disposition {
             Disposition::Replace(way) => will(*way).to_owned(),
+            Disposition::Ungate(reason) => {
+                format!("The scheduling gate {GATE} is taken off it, and it runs without a proxy: {reason}.")
+            }
             Disposition::Leave(because) => format!("It stays as it is: {because}."),
         };
         if let Some((noted, at)) = self.noted.get(&pod.uid)
@@ -145,6 +174,7 @@ impl Teller {
             message: format!(
                 "This pod asks for Linkerd and was created without its proxy; {}. {text}{audit} {}",
                 match state {
+                    State::Held if pod.gate.is_some() => "it is held: a scheduling gate keeps it from every node",
                     State::Held => "nothing in it has started yet",
                     State::Running => "it runs, or may run, outside the mesh",
                 },
@@ -181,16 +211,48 @@ impl Teller {
     fn tell_of_loop(&self, pod: &PodView) {
         let Some(owner) = &pod.owner else { return };
         let namespace = &pod.namespace;
+        let held = if pod.gate.is_some() {
+            " Its pods stay held. A webhook or policy that runs after Linkerd's may make them ask when the injector has been passed \
+             already: see which set the annotation linkerd.io/inject, kubectl get mutatingwebhookconfigurations,\
+             mutatingadmissionpolicies."
+        } else {
+            ""
+        };
         let message = format!(
             "What {owner} made instead of pods without Linkerd's proxy came back without it three times, though injection is \
-             proven. It is left alone for an hour, or until Linkerd's webhook changes. What the injector says of it: kubectl get \
-             events --namespace {namespace} --field-selector reason=InjectionSkipped; what its rules say: kubectl get pod {} \
+             proven. It is left alone for an hour, or until Linkerd's webhook changes.{held} What the injector says of it: kubectl \
+             get events --namespace {namespace} --field-selector reason=InjectionSkipped; what its rules say: kubectl get pod {} \
              --namespace {namespace} --output yaml | linkerd-gate explain -f -",
             pod.name
         );
         warn!("{namespace}/{owner}: {message}");
         let subject = subject_of(namespace, owner).unwrap_or_else(|| Subject::pod(pod));
         self.scribe.note(|| Note { subject, warning: true, reason: "ReplacementsOutsideMesh", message });
+    }
+
+    /// Tells what became of a gate that was to come off.
+    pub(super) fn ungated(&self, ungate: &Ungate, outcome: &Outcome) {
+        let words = words_of_ungate(ungate);
+        let (warning, reason, message) = match outcome {
+            Outcome::Done if ungate.reason.is_bare() => {
+                warn!("{words}: done");
+                (true, "ReleasedWithoutProxy", format!("{}: it runs without a proxy.", capital(&words)))
+            }
+            Outcome::Done => {
+                info!("{words}: done");
+                (false, "Released", format!("{}.", capital(&words)))
+            }
+            Outcome::Overtaken => {
+                info!("{words}: it has changed meanwhile, and is looked at again");
+                return;
+            }
+            Outcome::Refused(why) | Outcome::Failed(why) => {
+                warn!("{words}: failed, tried again: {why}");
+                (true, "ReleaseFailed", format!("{}: {why}. It is tried again.", capital(&words)))
+            }
+        };
+        let subject = Subject::pod_named(&ungate.namespace, &ungate.name, &ungate.uid);
+        self.scribe.note(|| Note { subject, warning, reason, message });
     }
 
     /// Tells what became of an act.
@@ -242,6 +304,7 @@ impl<'a> Group<'a> {
         }
         match &missed.disposition {
             Disposition::Replace(_) => self.replaced += 1,
+            Disposition::Ungate(reason) => *self.ungated.entry(reason.to_string()).or_default() += 1,
             Disposition::Leave(because) => *self.left.entry(because.to_string()).or_default() += 1,
         }
     }
@@ -255,6 +318,11 @@ impl<'a> Group<'a> {
         if self.replaced > 0 {
             let are = if self.replaced == 1 { "is" } else { "are" };
             let _infallible = write!(line, "{separator}{} {are} replaced", self.replaced);
+            separator = "; ";
+        }
+        for (reason, count) in &self.ungated {
+            let are = if *count == 1 { "is" } else { "are" };
+            let _infallible = write!(line, "{separator}{count} {are} let go: {reason}");
             separator = "; ";
         }
         for (because, count) in &self.left {
@@ -276,9 +344,14 @@ fn path(pod: &PodView) -> String {
 
 fn will(way: Way) -> &'static str {
     match way {
-        Way::Delete => "It is deleted, so that its owner makes it anew, as soon as injection is proven.",
-        Way::Evict => "It is evicted, so that its owner makes it anew, when injection is proven and its turn comes.",
-        Way::Suspend => "Its Job is suspended and resumed, so that it is made anew, as soon as injection is proven.",
+        Way::Delete => "It is deleted, so that its owner creates it again, as soon as injection is proven.",
+        Way::Untrack => {
+            "It is deleted in a way that its Job does not count, so that its Job creates it again, as soon as injection is proven."
+        }
+        Way::Evict => "It is evicted, so that its owner creates it again, when injection is proven and its turn comes.",
+        Way::Suspend => {
+            "Its Job is suspended now, which ends the pod and stops the Job's clock, and resumed as soon as injection is proven."
+        }
     }
 }
 
@@ -288,9 +361,19 @@ fn by_hand(missed: &Missed<'_>) -> String {
     let explain = format!(
         "Why it asks: kubectl get pod {name} --namespace {namespace} --output yaml | linkerd-gate explain -f -"
     );
+    let recreate = || {
+        format!(
+            "Nothing creates it again: once Linkerd injects, linkerd-gate recreate pod/{name} -n {namespace}; to run it without a \
+             proxy, linkerd-gate release pod/{name} -n {namespace}. {explain}"
+        )
+    };
     match (owner.as_ref().map(|owner| &owner.kind), missed.state) {
-        (None, _) => format!("Nothing makes it anew: create it again once Linkerd injects. {explain}"),
+        (None, State::Held) if missed.pod.gate.is_some() => recreate(),
+        (None, _) => format!("Nothing creates it again: create it yourself once Linkerd injects. {explain}"),
         (Some(Kind::Other(_)), _) => explain,
+        (Some(Kind::Job), State::Held) if missed.pod.gate.is_some() => {
+            format!("To run it without a proxy: linkerd-gate release pod/{name} -n {namespace}. {explain}")
+        }
         (Some(Kind::Job), _) => format!("A deletion counts against its Job's backoffLimit. {explain}"),
         (Some(_), State::Held) => {
             format!("By hand, once Linkerd injects: kubectl delete pod {name} --namespace {namespace}")
@@ -312,12 +395,27 @@ pub(super) fn words(action: &Action) -> String {
     let (namespace, owner) = (&action.namespace, &action.owner);
     match &action.act {
         Act::Delete([target]) => format!("delete pod {namespace}/{} of {owner}, which never started", target.name),
+        Act::Untrack { target: [target], .. } => {
+            format!(
+                "delete pod {namespace}/{} of {owner}, which never started, without its Job counting it",
+                target.name
+            )
+        }
         Act::Evict([target]) => format!("evict pod {namespace}/{} of {owner}, which is {}", target.name, target.state),
         Act::Suspend { pods, .. } => {
-            format!("suspend {owner} in {namespace} for a moment, for its {} pods that never started", pods.len())
+            format!(
+                "suspend {owner} in {namespace} until injection is proven, for its {} pods that never started",
+                pods.len()
+            )
         }
         Act::Resume { .. } => format!("resume {owner} in {namespace}"),
     }
+}
+
+/// The same of a gate.
+pub(super) fn words_of_ungate(ungate: &Ungate) -> String {
+    let Ungate { namespace, name, reason, .. } = ungate;
+    format!("take the scheduling gate {GATE} off pod {namespace}/{name}, because {reason}")
 }
 
 fn capital(text: &str) -> String {

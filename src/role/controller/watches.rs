@@ -15,7 +15,7 @@ use crate::decide::by_hand::ByHand;
 use crate::decide::lease::{NAME, Record};
 use crate::decide::node::NodeView;
 use crate::decide::nudge::{Refusal, Refusals};
-use crate::decide::repair::{Facts, NamespaceView, OwnerView, Owners, PodView};
+use crate::decide::repair::{Facts, ManualOverride, NamespaceView, OwnerView, Owners, PodView};
 use crate::role::proving::{self, join};
 
 /// The watches at work. None of them ends by itself, but for a fault of ours.
@@ -103,8 +103,10 @@ impl Watched {
         let (pods, namespaces) = (self.pods.borrow(), self.namespaces.borrow());
         let (pods, namespaces) = (pods.objects.as_deref()?, namespaces.objects.as_deref()?);
         self.owners.look(|owners| {
-            let projection = context.settings.projection;
-            look(&Facts { pods, namespaces, owners, webhooks: &webhooks, projection, proven })
+            let (projection, wall) = (context.settings.projection, wall());
+            let manual =
+                self.by_hand().map(|word| if word.open { ManualOverride::Open } else { ManualOverride::Closed });
+            look(&Facts { pods, namespaces, owners, webhooks: &webhooks, projection, proven, manual, wall })
         })
     }
 
@@ -153,9 +155,20 @@ impl Watched {
 
     /// A person's word that everything be closed: nothing is to be made anew then.
     pub(super) fn closed_by_hand(&self) -> Option<ByHand> {
+        self.by_hand().filter(|word| !word.open)
+    }
+
+    /// What a person said for the whole cluster, where that is in force.
+    pub(super) fn by_hand(&self) -> Option<ByHand> {
         let agents = self.agents.borrow();
         let word = agents.only().and_then(|record| record.by_hand.as_deref());
-        ByHand::in_force(word, wall()).ok().flatten().filter(|word| !word.open)
+        ByHand::in_force(word, wall()).ok().flatten()
+    }
+
+    /// Whether the injector's configurations are seen as they are now.
+    pub(super) fn sees_webhooks(&self) -> bool {
+        let webhooks = self.linkerd.webhooks.borrow();
+        webhooks.is_known() && webhooks.trouble.is_none()
     }
 
     /// The refusals; of several of one owner, the latest.

@@ -31,8 +31,9 @@ async fn a_controller_leads_in_its_own_name() -> Result<()> {
     let (one, name, untouched) = (
         "no Lease but linkerd-gate-controller",
         "in the name of its own pod",
-        "annotations, owners and finalizers as they are",
+        "labels, owners and finalizers as they are",
     );
+    let annotation = "no annotation on the Lease but linkerd-gate/pending-repair";
     let named = |field: &str, value: Value| {
         let mut lease = lease(&own);
         lease["metadata"][field] = value;
@@ -48,7 +49,7 @@ async fn a_controller_leads_in_its_own_name() -> Result<()> {
         ("a holder that begins alike", LEASES, lease(&format!("node-a/{pod}b/3f2a9c1e")), name),
         ("no holder", LEASES, nobodys.clone(), name),
         ("a label", LEASES, named("labels", json!({"a": "b"})), untouched),
-        ("a person's word", LEASES, named("annotations", json!({"linkerd-gate/override": "open"})), untouched),
+        ("a person's word", LEASES, named("annotations", json!({"linkerd-gate/override": "open"})), annotation),
     ] {
         attack.write_is_refused(what, &Write::create(path, &body), words).await?;
     }
@@ -57,10 +58,13 @@ async fn a_controller_leads_in_its_own_name() -> Result<()> {
     by_nobody.write_is_refused("a token of no pod", &Write::create(LEASES, &lease(&own)), name).await?;
     send(&controller, &Write::create(LEASES, &lease(&own))).await?;
 
-    let attacks: [(&str, &str, Change); 5] = [
+    let attacks: [(&str, &str, Change); 6] = [
+        ("a long count", "has at most 1024 characters", |lease| {
+            lease["metadata"]["annotations"] = json!({"linkerd-gate/pending-repair": "9".repeat(1025)});
+        }),
         ("another holder", name, |lease| lease["spec"]["holderIdentity"] = "another".into()),
         ("a label", untouched, |lease| lease["metadata"]["labels"] = json!({"a": "b"})),
-        ("an annotation", untouched, |lease| lease["metadata"]["annotations"] = json!({"a": "b"})),
+        ("an annotation", annotation, |lease| lease["metadata"]["annotations"] = json!({"a": "b"})),
         ("a finalizer", untouched, |lease| lease["metadata"]["finalizers"] = json!(["example.com/never"])),
         ("an owner", untouched, |lease| {
             lease["metadata"]["ownerReferences"] =
@@ -79,6 +83,16 @@ async fn a_controller_leads_in_its_own_name() -> Result<()> {
         };
         change(&controller, form, LEASE, false, renew).await?.context("every form can")??;
     }
+    for pods in [3, 0] {
+        let count = |lease: &mut Value| {
+            let pending = format!(r#"{{"version":1,"pods":{pods}}}"#);
+            lease["metadata"]["annotations"] = json!({"linkerd-gate/pending-repair": pending});
+        };
+        change(&controller, Form::MergePatch, LEASE, false, count).await?.context("a merge patch can")??;
+    }
+    let uncounted =
+        |lease: &mut Value| drop(lease["metadata"].as_object_mut().expect("metadata").remove("annotations"));
+    change(&controller, Form::MergePatch, LEASE, false, uncounted).await?.context("a merge patch can")??;
     change(&controller, Form::MergePatch, LEASE, false, give_up).await?.context("a merge patch can")??;
     let take = |lease: &mut Value| lease["spec"]["holderIdentity"] = uid.into();
     change(&controller, Form::MergePatch, LEASE, false, take).await?.context("a merge patch can")??;

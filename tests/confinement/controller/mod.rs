@@ -6,6 +6,7 @@ mod nodes;
 mod owners;
 pub mod pods;
 pub mod rights;
+mod ungate;
 
 use anyhow::{Context as _, Result};
 use linkerd_gate::decide::repair::view::REPAIR;
@@ -83,6 +84,7 @@ pub async fn first_attacks(stage: &Stage) -> Result<Vec<(&'static str, Write)>> 
     Ok(vec![
         ("linkerd-gate-controller-pods", Write::delete(&waiting)),
         ("linkerd-gate-controller-asked", deletion(stage, &skipped).await?),
+        ("linkerd-gate-controller-ungate", Write::merge(&waiting, &json!({"metadata": {"labels": {"a": "c"}}}))),
         ("linkerd-gate-controller-owners", Write::merge(&format!("{jobs}/first"), &label)),
         ("linkerd-gate-controller-nodes", Write::merge("/api/v1/nodes/node-a", &label)),
         (

@@ -114,7 +114,8 @@ async fn pods_that_ran_and_pods_that_nobody_makes_anew_are_not_deleted() -> Resu
     let stage = with_every_right().await?;
     let (admin, controller) = (stage.admin().await?, stage.controller().await?);
     let attack = Attack { anybody: &admin, attacker: &controller, policy: POLICY };
-    let (ran, owner) = ("an app container has ever started", "nobody is known to make anew");
+    let (ran, owner) =
+        ("anything but the init container linkerd-gate has ever started", "nobody is known to make anew");
     let (mirror, word) = ("no mirror pod", "says to leave");
     let status = |state: Value| {
         json!({"containerStatuses": [{
@@ -131,7 +132,18 @@ async fn pods_that_ran_and_pods_that_nobody_makes_anew_are_not_deleted() -> Resu
     probed["containerStatuses"][0]["started"] = true.into();
     let waiting = status(json!({"waiting": {"reason": "PodInitializing"}}));
     let annotate = |key: &str, value: &str| json!({"metadata": {"annotations": {key: value}}});
-    let cases: [(&str, Value, Value, Option<&str>); 13] = [
+    let of_init = |name: &str| {
+        json!({"initContainerStatuses": [{
+            "name": name, "image": "app:test", "imageID": "", "ready": false, "restartCount": 1,
+            "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}},
+        }]})
+    };
+    let inits = json!({"spec": {"initContainers": [
+        {"name": "linkerd-gate", "image": "gate:1"}, {"name": "migrate", "image": "app:test"},
+    ]}});
+    let cases: [(&str, Value, Value, Option<&str>); 15] = [
+        ("waits-in-ours", inits.clone(), of_init("linkerd-gate"), None),
+        ("migrates", inits, of_init("migrate"), Some(ran)),
         ("waits", json!({}), waiting, None),
         ("runs", json!({}), json!({"phase": "Running"}), Some(ran)),
         ("over", json!({}), json!({"phase": "Succeeded"}), Some(ran)),
@@ -216,7 +228,7 @@ async fn pods_are_not_changed_bound_resized_entered_nor_told_their_status() -> R
     let stage = with_every_right().await?;
     let (admin, controller) = (stage.admin().await?, stage.controller().await?);
     let attack = Attack { anybody: &admin, attacker: &controller, policy: POLICY };
-    let words = "neither changes pods nor binds, resizes or enters them, nor writes their status";
+    let words = "neither binds, resizes nor enters pods, nor writes their status";
     let mut target = missed("whole");
     target["spec"]["containers"][0]["resources"] = json!({"requests": {"cpu": "1"}});
     let path = owned(stage, "shop", target).await?;
@@ -227,8 +239,9 @@ async fn pods_are_not_changed_bound_resized_entered_nor_told_their_status() -> R
         ("an image", |pod| pod["spec"]["containers"][0]["image"] = "evil:1".into()),
         ("a finalizer", |pod| pod["metadata"]["finalizers"] = json!(["example.com/never"])),
     ];
+    let held = Attack { policy: "linkerd-gate-controller-ungate", ..attack };
     for (what, change) in changes {
-        attack.is_refused(what, &path, change, words).await?;
+        held.is_refused(what, &path, change, "that the scheduling gate linkerd-gate/injected holds").await?;
     }
     let binding = json!({"metadata": {"name": "whole"}, "target": {"kind": "Node", "name": "node-b"}});
     attack.write_is_refused("a node", &Write::create(&of("binding"), &binding), words).await?;

@@ -6,14 +6,15 @@ use linkerd_gate::decide::repair::view::{NUDGED_AT, SUSPENDED};
 use linkerd_gate_kit::object::pod;
 use serde_json::{Value, json};
 
+use super::ungate::held_pod;
 use super::{deletion, job, missed, owned, preconditions};
 use crate::rights::{Question, Rights};
 use crate::stage::{NAMESPACE, PATIENCE, PROBE, Stage, manifests, optional};
 use crate::write::{Write, get, send};
 
 /// What the controller needs. Eviction is not among it (`optional/70-eviction.yaml`).
-pub const RIGHTS: [Rights; 15] = [
-    (None, "pods", None, &["list", "watch", "delete"]),
+pub const RIGHTS: [Rights; 17] = [
+    (None, "pods", None, &["list", "watch", "patch", "delete"]),
     (None, "namespaces", None, &["list", "watch"]),
     (None, "replicasets.apps", None, &["list", "watch", "patch"]),
     (None, "statefulsets.apps", None, &["list", "watch", "patch"]),
@@ -23,6 +24,8 @@ pub const RIGHTS: [Rights; 15] = [
     (None, "nodes", None, &["list", "watch", "patch"]),
     (None, "events", None, &["list", "watch", "create"]),
     (None, "mutatingwebhookconfigurations.admissionregistration.k8s.io", None, &["list", "watch"]),
+    (None, "mutatingadmissionpolicybindings.admissionregistration.k8s.io", Some("linkerd-gate-hold"), &["get"]),
+    (None, "validatingadmissionpolicybindings.admissionregistration.k8s.io", Some("linkerd-gate-guard"), &["get"]),
     (None, "endpointslices.discovery.k8s.io", None, &["list", "watch"]),
     (Some(NAMESPACE), "leases.coordination.k8s.io", None, &["create"]),
     (Some(NAMESPACE), "leases.coordination.k8s.io", Some("linkerd-gate-controller"), &["list", "watch", "patch"]),
@@ -31,10 +34,9 @@ pub const RIGHTS: [Rights; 15] = [
 ];
 
 /// What an intruder would want first.
-pub const DANGEROUS: [Question; 46] = [
+pub const DANGEROUS: [Question; 45] = [
     ("shop", "pods", None, "create"),
     ("shop", "pods", None, "update"),
-    ("shop", "pods", None, "patch"),
     ("shop", "pods", None, "deletecollection"),
     (NAMESPACE, "pods", None, "create"),
     ("shop", "pods/eviction", None, "create"),
@@ -103,6 +105,21 @@ pub async fn day(stage: &Stage) -> Result<()> {
     }
     let held = owned(stage, "shop", missed("day")).await?;
     send(&controller, &deletion(stage, &held).await?).await?;
+    // What it does to pods that our gate holds: it lets one go, and lets a Job forget another.
+    let gate = held_pod(stage, "day-held").await?;
+    send(&controller, &Write::json_patch(&gate, &json!([{"op": "remove", "path": "/spec/schedulingGates/1"}]))).await?;
+    let tracked = held_pod(stage, "day-tracked").await?;
+    send(&controller, &Write::json_patch(&tracked, &json!([{"op": "remove", "path": "/metadata/finalizers/1"}])))
+        .await?;
+    for path in
+        ["mutatingadmissionpolicybindings/linkerd-gate-hold", "validatingadmissionpolicybindings/linkerd-gate-guard"]
+    {
+        // Whether or not it is bound here: it may look.
+        let path = format!("/apis/admissionregistration.k8s.io/v1/{path}");
+        if let Err(error) = get(&controller, &path).await {
+            ensure!(error.to_string().contains("not found"), "GET {path}: {error:#}");
+        }
+    }
     let proof = pod("linkerd-gate-probe").running("app:test").json();
     send(&controller, &Write::create(&format!("/api/v1/namespaces/{PROBE}/pods"), &proof).dry_run()).await?;
 

@@ -59,7 +59,13 @@ pub fn replication_controller(name: &str) -> Draft {
 
 pub fn job(name: &str) -> Draft {
     owner("Job", "batch/v1", name)
-        .and("/spec", json!({"parallelism": 1, "completions": 1, "backoffLimit": 0}))
+        .and(
+            "/spec",
+            json!({
+                "parallelism": 1, "completions": 1, "backoffLimit": 0,
+                "template": {"metadata": {}, "spec": {"containers": [{"name": "app"}]}},
+            }),
+        )
         .and("/status", json!({"active": 1}))
 }
 
@@ -108,6 +114,31 @@ impl Draft {
     pub fn anew(self) -> Self {
         let uid = format!("next {}", self.0["metadata"]["uid"].as_str().unwrap());
         self.and("/metadata/uid", uid.into())
+    }
+
+    /// Our scheduling gate keeps it from every node, since noon.
+    pub fn gated(self) -> Self {
+        let mut gated = self
+            .and("/spec/schedulingGates", json!([{"name": "example.com/quota"}, {"name": "linkerd-gate/injected"}]))
+            .and("/metadata/creationTimestamp", "2026-01-01T12:00:00Z".into())
+            .and("/status", json!({"phase": "Pending"}));
+        gated.0["spec"]
+            .as_object_mut()
+            .unwrap()
+            .retain(|key, _| !["nodeName", "initContainers"].contains(&key.as_str()));
+        gated
+    }
+
+    /// A Job counts it.
+    pub fn tracked(self) -> Self {
+        self.and("/metadata/finalizers", json!(["batch.kubernetes.io/job-tracking"]))
+    }
+
+    /// It has found no node.
+    pub fn unscheduled(self) -> Self {
+        let mut pod = self.and("/status", json!({"phase": "Pending"}));
+        pod.0["spec"].as_object_mut().unwrap().remove("nodeName");
+        pod
     }
 
     /// Its app has started.

@@ -156,6 +156,8 @@ fn every_reason_has_a_word_of_its_own_and_a_sentence() {
         Because::Started,
         Because::BadAnnotation("x".to_owned()),
         Because::Ownerless,
+        Because::Released,
+        Because::ForeignFinalizer("x".to_owned()),
         Because::UnknownOwner("x".to_owned()),
         Because::OwnerGone(owner),
         Because::Mirror,

@@ -1,10 +1,10 @@
-//! Jobs: evicted where nothing counts, else suspended and resumed, else left.
+//! Jobs: suspended and resumed where all pods are held, else gated pods are untracked and others evicted where nothing counts, or left.
 
-use super::super::{Act, Because, Outcome, Repair, Way};
+use super::super::{Act, Because, ManualOverride, Outcome, Repair, Way};
 use super::cast::{Draft, job, pod, rollout};
-use super::scene::{Scene, seconds};
+use super::scene::{Scene, namespace, seconds};
+use crate::linkerd::WebhookView;
 use serde_json::json;
-use std::num::NonZeroU32;
 
 /// A Job of three pods.
 fn report() -> Draft {
@@ -35,11 +35,11 @@ fn scene(job: Draft) -> Scene {
 }
 
 #[test]
-fn a_job_that_ignores_disruptions_has_its_pods_evicted() {
+fn a_job_that_ignores_disruptions_has_its_pods_evicted_where_one_has_started() {
     let mut scene = scene(ignoring_all());
-    assert_eq!(scene.fate("a"), Ok(Way::Evict));
+    assert_eq!(scene.fate("a"), Ok(Way::Suspend));
     scene.pods([pod("b").running().of(&report())]);
-    assert_eq!(scene.fate("b"), Ok(Way::Evict));
+    assert_eq!((scene.fate("a"), scene.fate("b")), (Ok(Way::Evict), Ok(Way::Evict)));
     assert_eq!(scene.told(), ["evict a"], "evictions have their rate");
 }
 
@@ -56,14 +56,53 @@ fn a_job_that_may_count_an_apps_exit_code_has_only_those_evicted_that_wait_holds
 }
 
 #[test]
-fn a_job_that_counts_is_suspended_as_a_whole_where_all_its_active_pods_are_held() {
+fn a_job_is_suspended_as_a_whole_where_all_its_active_pods_are_held() {
     let mut scene = scene(report());
     let others = [pod("done").finished().of(&report()), pod("goes").ready().going().of(&report())];
     let due = scene.pods(others).due();
     let [Act::Suspend { resource_version, pods }] = [due[0].act.clone()] else { panic!("{due:?}") };
     assert_eq!((due.len(), resource_version.as_str(), pods.len()), (1, "1", 3));
-    assert_eq!(scene.done(), ["suspend report a b c"]);
+    scene.without_proof();
+    assert_eq!(scene.done(), ["suspend report a b c"], "that stops its clock, and waits for no proof");
     assert!(scene.after(59).told().is_empty());
+}
+
+#[test]
+fn a_job_is_not_suspended_before_all_its_active_pods_are_seen_nor_against_a_persons_word() {
+    let mut scene = scene(report().and("/status/active", 4.into()));
+    assert!(scene.told().is_empty());
+    scene.owner(&report());
+    for manual in [ManualOverride::Open, ManualOverride::Closed] {
+        scene.cluster.manual = Some(manual);
+        assert!(scene.told().is_empty(), "{manual:?}");
+    }
+}
+
+#[test]
+fn gated_pods_of_a_job_that_has_others_are_deleted_without_being_counted() {
+    for other in [pod("c").running(), pod("c").meshed().ready(), pod("c").gated().tracked().repaired("report")] {
+        let mut scene = Scene::with(Repair::Held, [report()]);
+        scene.pods([other, pod("b").gated().tracked(), pod("a").gated()].map(|pod| pod.of(&report())));
+        // What was begun before and not ended comes first.
+        assert_eq!((scene.fate("a"), scene.fate("b")), (Ok(Way::Delete), Ok(Way::Untrack)));
+        assert!(scene.without_proof().told().is_empty());
+        let due = scene.after(1).due();
+        assert!(matches!(due[1].act, Act::Untrack { gate: 1, .. }), "{due:?}");
+        assert_eq!(scene.told(), ["delete a", "untrack b"]);
+    }
+    // Another program's suspension, and the whole Job held.
+    let mut scene = Scene::with(Repair::Held, [report().labelled("kueue.x-k8s.io/queue-name", "night")]);
+    scene.pods(["a", "b", "c"].map(|name| pod(name).gated().tracked().of(&report())));
+    assert_eq!(scene.told(), ["untrack a", "untrack b", "untrack c"]);
+}
+
+#[test]
+fn a_gated_pod_that_its_job_does_not_count_any_more_is_deleted_whatever_the_job_does() {
+    for job in [suspended(), report().and("/status/conditions", json!([{"type": "Complete", "status": "True"}]))] {
+        let mut scene = Scene::with(Repair::Held, [job]);
+        scene.pods([pod("a").gated().of(&report())]);
+        assert_eq!(scene.fate("a"), Ok(Way::Delete));
+    }
 }
 
 #[test]
@@ -113,23 +152,6 @@ fn a_job_that_somebody_else_manages_or_that_is_suspended_or_over_is_left() {
 }
 
 #[test]
-fn a_job_waits_for_as_many_tokens_as_it_needs_and_nothing_overtakes_it() {
-    let mut scene = scene(report());
-    scene.memory = super::super::Memory::new(&scene.policy, scene.now);
-    assert!(scene.after(2).told().is_empty());
-    assert_eq!(scene.again, Some(scene.now + seconds(1)));
-    assert_eq!(scene.after(1).told(), ["suspend report a b c"]);
-    // One with more pods than there can be tokens takes them in advance.
-    scene.policy.burst = NonZeroU32::new(2).unwrap();
-    scene.memory = super::super::Memory::new(&scene.policy, scene.now);
-    assert_eq!(scene.after(2).done(), ["suspend report a b c"]);
-    let other = super::cast::replica_set("web");
-    scene.owner(&other).pods([pod("d").of(&other)]);
-    assert!(scene.after(1).told().is_empty());
-    assert_eq!(scene.after(1).told(), ["delete d"]);
-}
-
-#[test]
 fn a_job_that_we_suspended_is_resumed_once_its_pods_are_gone_and_injection_is_proven() {
     let mut scene = scene(suspended().and("/status/active", 3.into()));
     assert!(scene.told().is_empty());
@@ -141,12 +163,11 @@ fn a_job_that_we_suspended_is_resumed_once_its_pods_are_gone_and_injection_is_pr
 }
 
 #[test]
-fn a_job_that_we_suspended_is_resumed_after_a_minute_whatever_happens() {
+fn a_job_that_we_suspended_waits_for_proof_however_long_and_not_for_a_pod_that_does_not_go() {
     let mut scene = scene(suspended().and("/status/active", 3.into()));
     assert!(scene.told().is_empty());
-    assert!(scene.after(59).without_proof().told().is_empty());
-    assert_eq!(scene.again, Some(scene.now + seconds(1)));
-    assert_eq!(scene.after(1).without_proof().told(), ["resume report"]);
+    assert!(scene.after(3600).without_proof().told().is_empty());
+    assert_eq!(scene.after(0).told(), ["resume report"]);
 }
 
 #[test]
@@ -155,7 +176,51 @@ fn another_mark_is_of_another_suspension_and_has_its_own_minute() {
     assert!(scene.told().is_empty());
     scene.owner(&suspended().and("/status/active", 3.into()).annotated("linkerd-gate/suspended-at", "now"));
     assert!(scene.after(60).told().is_empty());
+    assert_eq!(scene.again, Some(scene.now + seconds(60)));
     assert_eq!(scene.after(60).told(), ["resume report"]);
+}
+
+#[test]
+fn where_nothing_holds_its_pods_any_more_a_job_goes_on_without_proof() {
+    let story = |change: &dyn Fn(&mut Scene)| {
+        let mut scene = Scene::with(Repair::Held, [suspended()]);
+        assert!(scene.without_proof().told().is_empty());
+        change(&mut scene);
+        scene.told() == ["resume report"]
+    };
+    assert!(story(&|scene| scene.policy.enforces = false), "audit");
+    assert!(story(&|scene| scene.policy.repair = Repair::Report), "report");
+    assert!(story(&|scene| scene.cluster.manual = Some(ManualOverride::Open)), "open --all");
+    assert!(!story(&|scene| scene.cluster.manual = Some(ManualOverride::Closed)), "close --all");
+    let silent = |scene: &mut Scene| {
+        scene.namespace(&namespace("shop"));
+    };
+    assert!(story(&silent), "its namespace asks no more");
+    let reporting = |scene: &mut Scene| {
+        scene.namespace(&namespace("shop").annotated("linkerd.io/inject", "enabled").repaired("report"));
+    };
+    assert!(story(&reporting), "its namespace says report");
+    assert!(!story(&|scene| scene.cluster.webhooks = WebhookView::default()), "Linkerd is gone, for how long?");
+    let gone = |scene: &mut Scene| {
+        scene.cluster.webhooks = WebhookView::default();
+        assert!(scene.told().is_empty());
+        scene.after(600).without_proof();
+    };
+    assert!(story(&gone), "Linkerd is gone for ten minutes");
+}
+
+#[test]
+fn a_job_that_was_suspended_for_as_long_as_it_may_goes_on_and_is_not_suspended_again() {
+    let suspended = suspended().annotated("linkerd-gate/suspended-at", "2026-01-01T12:00:00Z");
+    let mut scene = Scene::with(Repair::Held, [suspended]);
+    scene.policy.hold_max = Some(seconds(60));
+    assert!(scene.without_proof().told().is_empty());
+    assert_eq!(scene.after(60).without_proof().done(), ["resume report"]);
+    scene.owner(&report()).pods(["a", "b", "c"].map(|name| pod(name).gated().tracked().of(&report())));
+    let later = "2026-01-01T12:01:00Z";
+    scene.pods([pod("a").gated().tracked().of(&report()).and("/metadata/creationTimestamp", later.into())]);
+    assert_eq!(scene.after(1).without_proof().ungated().len(), 3);
+    assert!(scene.told().is_empty());
 }
 
 #[test]

@@ -1,14 +1,14 @@
 //! A cluster as a controller sees it, and the controller's memory of it.
 
 use super::super::{
-    Act, Action, Because, Disposition, Facts, Kind, Memory, NamespaceView, Outcome, OwnerView, Owners, PodView, Repair,
-    RepairPolicy, Survey, plan, view::OwnersOfAKind,
+    Act, Action, Because, Disposition, Facts, Kind, ManualOverride, Memory, NamespaceView, Outcome, OwnerView, Owners,
+    PodView, Repair, RepairPolicy, Survey, plan, ungate, view::OwnersOfAKind,
 };
 use super::cast::{Draft, SHOP};
 use crate::linkerd::{TokenProjection, WebhookView};
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 use std::collections::BTreeMap;
-use std::num::NonZeroU32;
 use std::time::Duration;
 
 /// What is there.
@@ -20,6 +20,8 @@ pub struct Cluster {
     pub owners: [OwnersOfAKind; 5],
     pub webhooks: WebhookView,
     pub proven: Option<Duration>,
+    pub manual: Option<ManualOverride>,
+    pub wall: Timestamp,
 }
 
 /// What is there, what is remembered, and the time.
@@ -30,6 +32,13 @@ pub struct Scene {
     pub memory: Memory,
     pub now: Duration,
     pub again: Option<Duration>,
+    /// What was published last.
+    pub pending: usize,
+}
+
+/// When gated pods were created.
+pub fn noon() -> Timestamp {
+    "2026-01-01T12:00:00Z".parse().unwrap()
 }
 
 pub fn seconds(seconds: u64) -> Duration {
@@ -40,13 +49,13 @@ pub fn namespace(name: &str) -> Draft {
     Draft(json!({"metadata": {"name": name}}))
 }
 
-/// 1 a second, 10 at once; 1 eviction every 10 seconds; an owner rests for 30.
+/// 1 eviction every 10 seconds; an owner rests for 30.
 pub fn policy(repair: Repair) -> RepairPolicy {
     RepairPolicy {
         repair,
+        enforces: true,
         evicts: true,
-        rate: "1/s".parse().unwrap(),
-        burst: NonZeroU32::new(10).unwrap(),
+        hold_max: None,
         eviction_rate: "6/m".parse().unwrap(),
         cooldown: seconds(30),
     }
@@ -55,7 +64,7 @@ pub fn policy(repair: Repair) -> RepairPolicy {
 /// An act in words.
 pub fn words(action: &Action) -> String {
     let names = action.act.removes().unwrap_or_default().0.iter().map(|target| target.name.as_str());
-    let names: Vec<&str> = if matches!(action.act, Act::Delete(_) | Act::Evict(_)) {
+    let names: Vec<&str> = if matches!(action.act, Act::Delete(_) | Act::Untrack { .. } | Act::Evict(_)) {
         names.collect()
     } else {
         std::iter::once(action.owner.name.as_str()).chain(names).collect()
@@ -72,6 +81,8 @@ impl Cluster {
             owners: Default::default(),
             webhooks: WebhookView::chart_default(),
             proven: None,
+            manual: None,
+            wall: noon(),
         }
     }
 
@@ -84,6 +95,8 @@ impl Cluster {
             webhooks: &self.webhooks,
             projection: TokenProjection::Enabled,
             proven: self.proven,
+            manual: self.manual,
+            wall: self.wall,
         }
     }
 
@@ -109,7 +122,7 @@ impl Scene {
         owners.into_iter().for_each(|owner| cluster.put_owner(owner.owner_view()));
         let now = Duration::from_hours(1);
         cluster.proven = Some(now);
-        Self { cluster, policy, memory, now, again: None }
+        Self { cluster, policy, memory, now, again: None, pending: 0 }
     }
 
     /// The namespace is another than it was.
@@ -137,6 +150,7 @@ impl Scene {
     /// Time passes, and the proof is as old as the present.
     pub fn after(&mut self, passed: u64) -> &mut Self {
         self.now += seconds(passed);
+        self.cluster.wall += SignedDuration::from_secs(i64::try_from(passed).unwrap());
         self.cluster.proven = Some(self.now);
         self
     }
@@ -154,7 +168,22 @@ impl Scene {
         let plan = plan(&facts, &survey, &self.memory, &self.policy, self.now);
         assert!(plan.again.is_none_or(|again| again > self.now), "a busy loop: {:?} at {:?}", plan.again, self.now);
         self.again = plan.again;
+        self.pending = plan.pending;
         plan.actions
+    }
+
+    /// Whose gate comes off, and why; what begins has begun.
+    pub fn ungated(&mut self) -> Vec<(String, ungate::Reason)> {
+        let facts = self.cluster.facts();
+        let survey = Survey::of(&facts, &self.memory);
+        self.memory.observe(&facts, &survey, self.now);
+        let plan = plan(&facts, &survey, &self.memory, &self.policy, self.now);
+        assert!(plan.again.is_none_or(|again| again > self.now), "a busy loop: {:?} at {:?}", plan.again, self.now);
+        self.again = plan.again;
+        for ungate in &plan.ungates {
+            self.memory.begin_ungating(ungate, self.now);
+        }
+        plan.ungates.into_iter().map(|ungate| (ungate.name, ungate.reason)).collect()
     }
 
     /// What is due, in words.
@@ -193,6 +222,7 @@ impl Scene {
         match &missed.disposition {
             Disposition::Replace(way) => Ok(*way),
             Disposition::Leave(because) => Err(because.clone()),
+            Disposition::Ungate(reason) => panic!("{name} is let go: {reason}"),
         }
     }
 }

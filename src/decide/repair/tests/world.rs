@@ -1,5 +1,6 @@
 //! A small cluster that lives: owners make pods, an injector is there or not, pods start and go.
 
+use super::super::view::GateView;
 use super::super::{Act, Action, Kind, Life, Outcome, OwnerReference, OwnerView, PodView, State, view::Detail};
 use super::cast::{Draft, daemon_set, job, pod, replica_set, replication_controller, rollout, stateful_set};
 use super::scene::{Cluster, seconds};
@@ -26,6 +27,8 @@ pub struct Team {
     pub wants: usize,
     /// Whether its pods have the entry of `wait`: a bare one is held then, else it runs.
     pub waits: bool,
+    /// Whether a bare pod of its is created with our gate.
+    pub gates: bool,
     /// Whether its pods decline injection.
     pub declines: bool,
     /// Whether somebody refuses what it makes, whatever the injector says.
@@ -75,6 +78,7 @@ impl Team {
             reference,
             wants,
             waits: true,
+            gates: false,
             declines: false,
             refused: false,
             protected: false,
@@ -89,8 +93,8 @@ impl Team {
 }
 
 impl World {
-    /// One of each kind and then some; `waits` says by its bits whose pods wait.
-    pub fn new(injector: Injector, waits: u16) -> Self {
+    /// One of each kind and then some; `waits` says by its bits whose pods wait, and `gates` whose are held at creation.
+    pub fn new(injector: Injector, waits: u16, gates: u16) -> Self {
         let ignore = json!([{"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}]);
         let budget = "/spec/updateStrategy/rollingUpdate/maxUnavailable";
         let mut teams: Vec<Team> = [
@@ -112,6 +116,7 @@ impl World {
         teams[9].declines = true;
         for (place, team) in teams.iter_mut().enumerate() {
             team.waits = (waits >> place) & 1 == 1;
+            team.gates = (gates >> place) & 1 == 1;
         }
         let loose = |view| Body { view, team: None, slot: 0, born: 0, goes: None };
         let mut world = Self {
@@ -145,7 +150,8 @@ impl World {
         self.bodies.retain(|body| body.goes.is_none_or(|goes| goes > now));
         for body in &mut self.bodies {
             let Some(team) = body.team.map(|team| &self.teams[team]) else { continue };
-            let starts = body.view.bare.is_none() || !team.waits || team.declines;
+            let held = team.waits || body.view.gate.is_some();
+            let starts = body.view.bare.is_none() || !held || team.declines;
             if starts && body.view.life == Life::Unready && now >= body.born + 2 {
                 body.view.life = Life::Ready;
                 body.view.started = Started::Ever;
@@ -195,7 +201,7 @@ impl World {
     fn create(&mut self, team: usize, slot: usize) {
         self.serial += 1;
         self.teams[team].version += 1;
-        let Team { reference, declines, waits, .. } = &self.teams[team];
+        let Team { reference, declines, waits, gates, .. } = &self.teams[team];
         let name = match reference.kind {
             Kind::StatefulSet => format!("{}-{slot}", reference.name),
             _ => format!("{}-x{}", reference.name, self.serial),
@@ -209,6 +215,11 @@ impl World {
         view.uid = format!("{name}/{}", self.serial);
         view.name = name;
         view.waits = *waits;
+        if *gates && !*declines && view.bare.is_some() {
+            let tracked = reference.kind == Kind::Job;
+            view.gate = Some(Box::new(GateView { tracked, ..GateView::default() }));
+            view.node = None;
+        }
         self.bodies.push(Body { view, team: Some(team), slot, born: self.now, goes: None });
     }
 
@@ -220,7 +231,7 @@ impl World {
     pub fn apply(&mut self, action: &Action) -> Outcome {
         let team = self.teams.iter().position(|team| team.reference == action.owner).expect("an owner of ours");
         match &action.act {
-            Act::Delete([target]) | Act::Evict([target]) => {
+            Act::Delete([target]) | Act::Untrack { target: [target], .. } | Act::Evict([target]) => {
                 let evicts = matches!(action.act, Act::Evict(_));
                 let Some(body) = self.bodies.iter_mut().find(|body| body.view.uid == target.uid) else {
                     return Outcome::Overtaken;
@@ -232,10 +243,13 @@ impl World {
                 if evicts && team.protected {
                     return Outcome::Refused("a budget".to_owned());
                 }
-                if action.owner.kind == Kind::Job && (team.counts || !evicts) {
+                let counts = !matches!(action.act, Act::Untrack { .. }) || body.view.gate.is_none();
+                if action.owner.kind == Kind::Job && counts && (team.counts || !evicts) {
                     team.failures += 1;
                 }
-                body.go(self.now + team.grace);
+                // What no kubelet has goes at once.
+                let grace = if body.view.node.is_none() { 0 } else { team.grace };
+                body.go(self.now + grace);
                 Outcome::Done
             }
             Act::Suspend { resource_version, .. } => {
@@ -253,7 +267,7 @@ impl World {
                 self.bodies.iter_mut().filter(|body| body.team == Some(team)).for_each(|body| body.go(goes));
                 Outcome::Done
             }
-            Act::Resume { resource_version } => {
+            Act::Resume { resource_version, .. } => {
                 let its = &mut self.teams[team];
                 if its.version.to_string() != *resource_version {
                     return Outcome::Overtaken;

@@ -1,0 +1,91 @@
+//! How many pods may be asked for at a time, by what becomes of those that were.
+//!
+//! A thousand creates at once would be a thousand calls of an injector that has just come back. So a window of them is under
+//! way at a time: it grows by one with each that succeeds, which doubles it from one round to the next, and shrinks to half
+//! when one fails. What an outage explains says nothing: once injection is proven again, it begins from its first size.
+
+use std::time::Duration;
+
+/// How many are under way at first.
+const FIRST: usize = 10;
+
+/// And at most.
+const WIDEST: usize = 500;
+
+/// How long one counts as under way that shows nothing.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The window.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Window {
+    size: usize,
+    /// When it shrank last: what began before is no reason to shrink it once more.
+    narrowed: Option<Duration>,
+}
+
+// === impl Window ===
+
+impl Default for Window {
+    fn default() -> Self {
+        Self { size: FIRST, narrowed: None }
+    }
+}
+
+impl Window {
+    /// How many may be under way.
+    pub const fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Begins from the first size.
+    pub fn reset(&mut self) {
+        self.size = FIRST;
+    }
+
+    /// So many succeeded.
+    pub fn widen(&mut self, succeeded: usize) {
+        self.size = self.size.saturating_add(succeeded).min(WIDEST);
+    }
+
+    /// One failed at `now` that began at `since`. Those that began together fail for one reason, and count once.
+    pub fn narrow(&mut self, since: Duration, now: Duration) {
+        if self.narrowed.is_none_or(|narrowed| since >= narrowed) {
+            self.size = (self.size / 2).max(1);
+            self.narrowed = Some(now);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn second(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn it_doubles_with_each_round_that_succeeds_up_to_its_widest() {
+        let mut window = Window::default();
+        let mut sizes = Vec::new();
+        for _ in 0..7 {
+            sizes.push(window.size());
+            window.widen(window.size());
+        }
+        assert_eq!(sizes, [10, 20, 40, 80, 160, 320, 500]);
+    }
+
+    #[test]
+    fn what_began_together_narrows_it_once_and_never_to_nothing() {
+        let mut window = Window::default();
+        window.narrow(second(1), second(2));
+        window.narrow(second(1), second(3));
+        assert_eq!(window.size(), 5);
+        for later in 2..9 {
+            window.narrow(second(later), second(later));
+        }
+        assert_eq!(window.size(), 1);
+        window.reset();
+        assert_eq!(window.size(), 10);
+    }
+}

@@ -1,0 +1,61 @@
+//! Tells people where admission could hold or refuse what would be bare, and does not: nothing here decides anything.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+use super::Context;
+use crate::cluster::admission::{self, Admission};
+
+/// How often it is looked.
+const RECHECK: Duration = Duration::from_mins(1);
+
+/// How long one look may take. Unlike its neighbours, so that a reason tells which limit fired.
+const ANSWER: Duration = Duration::from_millis(6100);
+
+/// Looks for ever.
+pub(super) async fn run(context: Arc<Context>) -> Infallible {
+    let mut reported: Option<Admission> = None;
+    let mut failed: Option<String> = None;
+    loop {
+        let looked = tokio::time::timeout(ANSWER, admission::look(&context.client)).await;
+        match looked.unwrap_or_else(|_| Err(format!("the API server did not answer in {ANSWER:?}"))) {
+            Ok(found) => {
+                context.metrics.hold_unbound.set(i64::from(found.hold_unbound));
+                context.metrics.admission_parameter_missing.set(i64::from(found.parameter_missing));
+                report(reported, found);
+                (reported, failed) = (Some(found), None);
+            }
+            // What could not be looked at stays as it was seen last.
+            Err(why) if failed.as_ref() != Some(&why) => {
+                warn!("cannot look at the admission policies: {why}");
+                failed = Some(why);
+            }
+            Err(_) => {}
+        }
+        tokio::time::sleep(RECHECK).await;
+    }
+}
+
+/// Says what is another than it was.
+fn report(before: Option<Admission>, now: Admission) {
+    let was = |of: fn(&Admission) -> bool| before.as_ref().is_some_and(of);
+    match (was(|before| before.hold_unbound), now.hold_unbound) {
+        (false, true) => warn!(
+            "this API server offers MutatingAdmissionPolicy, and linkerd-gate-hold is not bound: pods that ask for Linkerd are not \
+             held at creation; install with admission=auto, or ignore this where that is wanted"
+        ),
+        (true, false) => info!("linkerd-gate-hold is bound, or is not offered any more"),
+        _ => {}
+    }
+    match (was(|before| before.parameter_missing), now.parameter_missing) {
+        (false, true) => warn!(
+            "linkerd-gate-hold or linkerd-gate-guard is bound and finds no webhook configuration as its parameter, and so does nothing: \
+             is Linkerd installed, and does its configuration carry the label linkerd.io/control-plane-component=proxy-injector?"
+        ),
+        (true, false) => info!("the admission policies find a webhook configuration again"),
+        _ => {}
+    }
+}

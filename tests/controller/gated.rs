@@ -1,0 +1,409 @@
+//! Pods that the hold policy keeps from every node: made again once injection is proven, whatever owns them, or let go where the rules
+//! say so.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use k8s_openapi::api::apps::v1::{DaemonSet, ReplicaSet, StatefulSet};
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{Namespace, Pod, ReplicationController};
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use kube::api::{Api, DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
+use linkerd_gate::decide::hold;
+use linkerd_gate_kit::cluster;
+use linkerd_gate_kit::object::pod as pod_named;
+use serde_json::{Value, json};
+
+use super::rights::apply;
+use super::shop::{
+    Pods, SHOP, all_meshed, are_meshed, is_running, job, merge, of, opened, pod, pods, recover, removals, set,
+    stateful, succeeded, uids, until_event, until_pods,
+};
+use super::stage::{GATE, PATIENCE, Stage, controller, object};
+
+/// A cluster with nodes, the hold policy of the manifests, and an injector that is absent.
+pub async fn holding() -> Result<Stage> {
+    let stage = opened().await?;
+    stage.cluster.start_kwok().await?;
+    stage.cluster.fake_nodes(4).await?;
+    apply(&stage, "60-hold.yaml").await?;
+    // Policies count a moment after they were written.
+    let asked: Pod = object(pod_named("asked").json())?;
+    let dry_run = PostParams { dry_run: true, ..PostParams::default() };
+    let shop = pods(&stage).await?;
+    let held = async { while !shop.create(&dry_run, &asked).await.is_ok_and(|pod| hold::is_gated(&pod)) {} };
+    tokio::time::timeout(PATIENCE, held).await.context("the policy holds nothing")?;
+    Ok(stage)
+}
+
+pub fn all_gated(pods: &[&Pod], count: usize) -> bool {
+    pods.len() == count && pods.iter().all(|pod| hold::is_gated(pod) && pod.metadata.deletion_timestamp.is_none())
+}
+
+fn all(pods: &Pods) -> Vec<&Pod> {
+    pods.values().collect()
+}
+
+async fn jobs(stage: &Stage) -> Result<Api<Job>> {
+    Ok(Api::namespaced(stage.cluster.client().await?, SHOP))
+}
+
+/// No Job has counted a failure, and none has failed.
+async fn ensure_no_failures(stage: &Stage) -> Result<()> {
+    for job in jobs(stage).await?.list(&ListParams::default()).await? {
+        let status = job.status.unwrap_or_default();
+        let failed = status.conditions.iter().flatten().any(|condition| condition.type_ == "Failed");
+        ensure!(status.failed.unwrap_or(0) == 0 && !failed, "{:?} counts failures: {status:?}", job.metadata.name);
+    }
+    Ok(())
+}
+
+fn is_suspended(job: &Job) -> bool {
+    job.spec.as_ref().and_then(|spec| spec.suspend) == Some(true)
+}
+
+#[tokio::test]
+async fn held_pods_of_every_owner_are_made_again_and_run() -> Result<()> {
+    let stage = holding().await?;
+    stage.create::<ReplicaSet>(SHOP, set("web", 5)).await?;
+    stage.create::<StatefulSet>(SHOP, stateful("db", 3)).await?;
+    let mut daemon = set("log", 0);
+    daemon["spec"].as_object_mut().context("a spec")?.remove("replicas");
+    stage.create::<DaemonSet>(SHOP, daemon).await?;
+    let mut controlled = set("old", 2);
+    controlled["spec"]["selector"] = controlled["spec"]["selector"]["matchLabels"].clone();
+    stage.create::<ReplicationController>(SHOP, controlled).await?;
+    stage.create::<Job>(SHOP, job("once", 2)).await?;
+    stage.create::<Pod>(SHOP, pod("lonely")).await?;
+    let held = until_pods(&stage, "held", |pods| all_gated(&all(pods), 17)).await?;
+
+    let replica = stage.start_apart(controller("one"), "controller").await?;
+    let done = async {
+        replica.until_said("looked at 17 pods: 17 are outside the mesh").await?;
+        // Before anything is proven: its clock stands.
+        cluster::until(&jobs(&stage).await?, "once", "suspended", PATIENCE, is_suspended).await?;
+        until_pods(&stage, "without the Job's", |pods| pods.len() == 15).await?;
+        replica.until_said("shop/Job once: no pod is outside the mesh any more").await?;
+        ensure!(replica.metric("linkerd_gate_held_pods", "namespace=\"shop\"").await? == 15);
+        let event = until_event(&stage, "Pod", "lonely", "OutsideMesh").await?.message.unwrap_or_default();
+        ensure!(event.contains("linkerd-gate recreate pod/lonely -n shop"), "{event}");
+
+        recover(&stage).await?;
+        let after = until_pods(&stage, "meshed and running, but for the one without an owner", |pods| {
+            let (lonely, others): (Vec<_>, Vec<_>) =
+                pods.values().partition(|pod| pod.metadata.name.as_deref() == Some("lonely"));
+            all_gated(&lonely, 1) && are_meshed(&others, 16) && others.iter().all(|pod| is_running(pod))
+        })
+        .await?;
+        let made_again = after.values().filter(|pod| !hold::is_gated(pod));
+        ensure!(uids(held.values()).is_disjoint(&uids(made_again)));
+        replica.until_said("resume Job once in shop: done").await?;
+        ensure_no_failures(&stage).await?;
+        let once = jobs(&stage).await?.get("once").await?;
+        ensure!(!is_suspended(&once) && once.metadata.annotations.as_ref().is_none_or(BTreeMap::is_empty), "{once:?}");
+        anyhow::Ok(())
+    };
+    done.await.with_context(|| replica.said())
+}
+
+/// A Job of which one pod runs in the mesh, and two more are held.
+async fn partly_held(stage: &Stage, mut job: Value) -> Result<()> {
+    merge(&mut job, &json!({"spec": {"parallelism": 1, "completions": 3}}));
+    stage.create::<Job>(SHOP, job).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn held_pods_beside_running_ones_of_a_job_are_made_again_and_none_is_counted() -> Result<()> {
+    let stage = holding().await?;
+    recover(&stage).await?;
+    let injected = |answer: &kube::Result<Pod>| answer.as_ref().is_ok_and(linkerd_gate::linkerd::meshed);
+    stage.until_dry_run("injected", injected).await?;
+    let mut indexed = job("indexed", 1);
+    merge(
+        &mut indexed,
+        &json!({"spec": {"completionMode": "Indexed", "backoffLimitPerIndex": 0, "backoffLimit": null}}),
+    );
+    let rule = json!({"action": "FailJob", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]});
+    let mut fails = job("fails", 1);
+    merge(&mut fails, &json!({"spec": {"podFailurePolicy": {"rules": [rule]}}}));
+    let mut queued = job("queued", 1);
+    merge(&mut queued, &json!({"metadata": {"labels": {"kueue.x-k8s.io/queue-name": "night"}}}));
+    let names = ["strict", "indexed", "fails"];
+    for job in [job("strict", 1), indexed, fails] {
+        partly_held(&stage, job).await?;
+    }
+    let running = until_pods(&stage, "running", |pods| all_meshed(pods, 3) && pods.values().all(is_running)).await?;
+
+    stage.injector.suffer(linkerd_gate_kit::standin::Fault::Absent).await?;
+    // Wholly held, and its `suspend` is another program's.
+    stage.create::<Job>(SHOP, queued).await?;
+    let wider = json!({"spec": {"parallelism": 3}});
+    for name in names {
+        jobs(&stage).await?.patch(name, &PatchParams::default(), &Patch::Merge(&wider)).await?;
+    }
+    let held = until_pods(&stage, "held", |pods| {
+        pods.len() == 10 && pods.values().filter(|pod| hold::is_gated(pod)).count() == 7
+    })
+    .await?;
+    // As a controller leaves it that is killed between the patch and the deletion.
+    let untracked = of(&held, "strict").into_iter().find(|pod| hold::is_gated(pod)).context("a held pod")?;
+    let untracked = untracked.metadata.name.clone().context("a name")?;
+    let none = json!({"metadata": {"finalizers": null}});
+    pods(&stage).await?.patch(&untracked, &PatchParams::default(), &Patch::Merge(none)).await?;
+
+    let replica = stage.start_apart(controller("one"), "controller").await?;
+    let done = async {
+        replica.until_said("looked at").await?;
+        recover(&stage).await?;
+        let after = until_pods(&stage, "meshed and running", |pods| {
+            let alive: Vec<_> = pods.values().filter(|pod| pod.metadata.deletion_timestamp.is_none()).collect();
+            are_meshed(&alive, 10) && alive.into_iter().all(is_running)
+        })
+        .await?;
+        ensure!(uids(running.values()).is_subset(&uids(after.values())), "a pod that ran was touched");
+        ensure_no_failures(&stage).await?;
+        let requests = stage.requests_of("controller")?;
+        ensure!(
+            requests.iter().all(|request| request.resource != "jobs" || request.verb != "patch"),
+            "a Job was changed"
+        );
+        let done = removals(&requests);
+        let mut names: Vec<_> = succeeded(&done).into_iter().map(|request| request.name.clone()).collect();
+        ensure!(names.first() == Some(&untracked), "{untracked} was begun, and is not the first of {names:?}");
+        names.sort();
+        names.dedup();
+        ensure!(names.len() >= 7, "{names:?}");
+        anyhow::Ok(())
+    };
+    done.await.with_context(|| replica.said())
+}
+
+/// How long a client takes to create so many pods at once with the injector up, in a namespace of its own.
+async fn floor(stage: &Stage, count: usize) -> Result<Duration> {
+    let namespace = linkerd_gate_kit::object::namespace("floor").asking().json();
+    stage.namespaces.annotate("floor", "linkerd.io/inject", "enabled");
+    stage.cluster.create_namespace(&object(namespace)?).await?;
+    let pods: Api<Pod> = Api::namespaced(stage.cluster.client().await?, "floor");
+    let began = Instant::now();
+    let one = |index: usize| {
+        let (pods, pod) = (pods.clone(), pod(&format!("floor-{index}")));
+        async move { anyhow::Ok(pods.create(&PostParams::default(), &object(pod)?).await?) }
+    };
+    let all = futures::stream::iter((0..count).map(one));
+    let created: Vec<Result<Pod>> = futures::StreamExt::collect(futures::StreamExt::buffer_unordered(all, count)).await;
+    let took = began.elapsed();
+    for pod in created {
+        ensure!(linkerd_gate::linkerd::meshed(&pod?), "a pod of the floor is not meshed");
+    }
+    Ok(took)
+}
+
+#[tokio::test]
+async fn five_hundred_held_pods_are_made_again_about_as_fast_as_the_injector_makes_them() -> Result<()> {
+    const SETS: usize = 10;
+    const EACH: usize = 40;
+    const BESIDE: usize = 50;
+    let count = SETS * EACH + 2 * BESIDE;
+    let stage = holding().await?;
+    for index in 0..SETS {
+        stage.create::<ReplicaSet>(SHOP, set(&format!("web-{index}"), u32::try_from(EACH)?)).await?;
+    }
+    stage.create::<StatefulSet>(SHOP, stateful("db", u32::try_from(BESIDE)?)).await?;
+    let mut controlled = set("old", u32::try_from(BESIDE)?);
+    controlled["spec"]["selector"] = controlled["spec"]["selector"]["matchLabels"].clone();
+    stage.create::<ReplicationController>(SHOP, controlled).await?;
+    let held = until_pods(&stage, "held", |pods| all_gated(&all(pods), count)).await?;
+    let replica = stage.start_apart(controller("one"), "controller").await?;
+    let done = async {
+        replica.until_said(&format!("looked at {count} pods")).await?;
+        recover(&stage).await?;
+        replica.until_said("proof: open").await?;
+        let began = Instant::now();
+        let after = until_pods(&stage, "meshed", |pods| all_meshed(pods, count)).await?;
+        let took = began.elapsed();
+        ensure!(uids(held.values()).is_disjoint(&uids(after.values())));
+        let removed = succeeded(&removals(&stage.requests_of("controller")?)).len();
+        ensure!(removed == count, "{removed} removals of {count} pods");
+        let floor = floor(&stage, count).await?;
+        println!("{count} held pods made again in {took:?}; created at once by a client: {floor:?}");
+        // On a machine that does other things meanwhile: benches say how close it is at rest.
+        ensure!(took < floor * 6 + Duration::from_secs(10), "{took:?} for {count} pods, and {floor:?} at best");
+        anyhow::Ok(())
+    };
+    done.await.with_context(|| replica.said())
+}
+
+/// Waits until our gate is off a pod, which is there as it was.
+async fn until_let_go(stage: &Stage, name: &str) -> Result<()> {
+    let free = |pod: &Pod| !hold::is_gated(pod);
+    cluster::until(&pods(stage).await?, name, "without our gate", PATIENCE, free).await?;
+    Ok(())
+}
+
+async fn annotate_shop(stage: &Stage, metadata: Value) -> Result<()> {
+    let namespaces: Api<Namespace> = Api::all(stage.cluster.client().await?);
+    namespaces.patch(SHOP, &PatchParams::default(), &Patch::Merge(json!({"metadata": metadata}))).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn our_gate_comes_off_where_the_rules_say_so_and_others_stay() -> Result<()> {
+    let stage = holding().await?;
+    let mut other = pod("with-another-gate");
+    other["spec"]["schedulingGates"] = json!([{"name": "example.com/quota"}]);
+    stage.create::<Pod>(SHOP, other).await?;
+    for name in ["exempt", "released", "stays"] {
+        stage.create::<Pod>(SHOP, pod(name)).await?;
+    }
+    until_pods(&stage, "held", |pods| all_gated(&all(pods), 4)).await?;
+    let replica = stage.start_apart(controller("one"), "controller").await?;
+    let done = async {
+        replica.until_said("looked at 4 pods").await?;
+        let shop = pods(&stage).await?;
+        for (name, metadata) in [
+            ("exempt", json!({"labels": {"linkerd-gate/admission": "exempt"}})),
+            ("released", json!({"annotations": {"linkerd-gate/release": "true"}})),
+            ("with-another-gate", json!({"annotations": {"linkerd.io/inject": "disabled"}})),
+        ] {
+            shop.patch(name, &PatchParams::default(), &Patch::Merge(json!({"metadata": metadata}))).await?;
+            until_let_go(&stage, name).await?;
+        }
+        let gates = hold::gates(&shop.get("with-another-gate").await?).to_vec();
+        ensure!(gates.len() == 1 && gates[0].name == "example.com/quota", "{gates:?}");
+        let event = until_event(&stage, "Pod", "released", "ReleasedWithoutProxy").await?;
+        ensure!(event.type_.as_deref() == Some("Warning"), "{event:?}");
+        ensure!(hold::is_gated(&shop.get("stays").await?), "one that none of it is about");
+
+        // A person's word for everything.
+        let until = Timestamp::now() + SignedDuration::from_hours(1);
+        let lease =
+            json!({"metadata": {"name": GATE, "annotations": {"linkerd-gate/override": format!("open {until}")}}});
+        stage.create::<k8s_openapi::api::coordination::v1::Lease>(GATE, lease).await?;
+        until_let_go(&stage, "stays").await?;
+        replica.until_said("off pod shop/stays, because `linkerd-gate open --all` is in force: done").await?;
+        anyhow::Ok(())
+    };
+    done.await.with_context(|| replica.said())
+}
+
+#[tokio::test]
+async fn a_pod_is_let_go_after_the_longest_time_and_not_in_audit_mode() -> Result<()> {
+    let stage = holding().await?;
+    stage.create::<ReplicaSet>(SHOP, set("web", 1)).await?;
+    stage.create::<Job>(SHOP, job("once", 1)).await?;
+    let held = until_pods(&stage, "held", |pods| all_gated(&all(pods), 2)).await?;
+    let name = of(&held, "web")[0].metadata.name.clone().context("a name")?;
+    let mut audited = stage.start(controller("one").with("MODE", "audit").with("HOLD_MAX", "1s"))?;
+    audited.until_said("audit: would take the scheduling gate linkerd-gate/injected off pod shop/web-").await?;
+    audited.until_said("audit: would suspend Job once in shop").await?;
+    ensure!(audited.terminate().await? == 0, "{}", audited.said());
+    let same = until_pods(&stage, "as they were", |pods| all_gated(&all(pods), 2)).await?;
+    ensure!(uids(same.values()) == uids(held.values()));
+
+    let mut replica = stage.start(controller("one").with("HOLD_MAX", "1s"))?;
+    let done = async {
+        until_let_go(&stage, &name).await?;
+        replica.until_said("because it has been held for LINKERD_GATE_HOLD_MAX: done").await?;
+        // The Job's pods are not held again and again: that would never end.
+        let running = |pods: &Pods| pods.len() == 2 && pods.values().all(is_running);
+        until_pods(&stage, "running without a proxy", running).await?;
+        ensure_no_failures(&stage).await
+    };
+    done.await.with_context(|| replica.said())?;
+    ensure!(replica.terminate().await? == 0, "{}", replica.said());
+    Ok(())
+}
+
+#[tokio::test]
+async fn held_pods_outlive_a_time_in_audit_mode_and_a_suspended_job_does_not_wait_for_it() -> Result<()> {
+    let stage = holding().await?;
+    stage.create::<ReplicaSet>(SHOP, set("web", 2)).await?;
+    stage.create::<Job>(SHOP, job("once", 1)).await?;
+    until_pods(&stage, "held", |pods| all_gated(&all(pods), 3)).await?;
+    let mut enforcing = stage.start(controller("one"))?;
+    cluster::until(&jobs(&stage).await?, "once", "suspended", PATIENCE, is_suspended).await?;
+    ensure!(enforcing.terminate().await? == 0, "{}", enforcing.said());
+
+    let mut audited = stage.start(controller("one").with("MODE", "audit"))?;
+    let resumed = |job: &Job| !is_suspended(job);
+    let story = async {
+        cluster::until(&jobs(&stage).await?, "once", "resumed", PATIENCE, resumed).await?;
+        until_pods(&stage, "held again", |pods| all_gated(&all(pods), 3)).await
+    };
+    story.await.with_context(|| audited.said())?;
+    ensure!(audited.terminate().await? == 0, "{}", audited.said());
+
+    let replica = stage.start(controller("one"))?;
+    let done = async {
+        cluster::until(&jobs(&stage).await?, "once", "suspended", PATIENCE, is_suspended).await?;
+        recover(&stage).await?;
+        until_pods(&stage, "meshed and running", |pods| all_meshed(pods, 3) && pods.values().all(is_running)).await?;
+        ensure_no_failures(&stage).await
+    };
+    done.await.with_context(|| replica.said())
+}
+
+#[tokio::test]
+async fn a_webhook_configuration_that_is_deleted_and_created_again_releases_nothing() -> Result<()> {
+    let stage = holding().await?;
+    stage.create::<ReplicaSet>(SHOP, set("web", 2)).await?;
+    stage.create::<Pod>(SHOP, pod("lonely")).await?;
+    let held = until_pods(&stage, "held", |pods| all_gated(&all(pods), 3)).await?;
+    let replica = stage.start_apart(controller("one"), "controller").await?;
+    let done = async {
+        replica.until_said("looked at 3 pods").await?;
+        let webhooks = stage.webhooks().await?;
+        let metadata = |list: kube::core::ObjectList<_>| -> Option<ObjectMeta> {
+            list.items
+                .into_iter()
+                .next()
+                .map(|one: k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration| one.metadata)
+        };
+        let there = metadata(webhooks.list(&ListParams::default()).await?).context("no webhook configuration")?;
+        webhooks.delete(&there.name.context("a name")?, &DeleteParams::default()).await?;
+        replica.until_said("no webhook configuration of Linkerd's injector is left: the 3 pods that are held").await?;
+        stage.create_webhook().await?;
+        replica.until_said("a webhook configuration of Linkerd's injector is there").await?;
+        let same = until_pods(&stage, "held", |pods| all_gated(&all(pods), 3)).await?;
+        ensure!(uids(same.values()) == uids(held.values()));
+        let requests = stage.requests_of("controller")?;
+        ensure!(
+            requests.iter().all(|request| request.resource != "pods" || request.verb != "patch"),
+            "a pod was changed"
+        );
+        recover(&stage).await?;
+        until_pods(&stage, "meshed, but for the one without an owner", |pods| are_meshed(&of(pods, "web"), 2)).await?;
+        annotate_shop(&stage, json!({"labels": {"linkerd-gate/admission": "exempt"}})).await?;
+        until_let_go(&stage, "lonely").await
+    };
+    done.await.with_context(|| replica.said())
+}
+
+#[tokio::test]
+async fn the_lease_says_how_many_pods_a_node_would_let_start_too_early() -> Result<()> {
+    const PODS: usize = 100;
+    // Admission is off, and no node takes anything: they are Pending, and not gated.
+    let stage = opened().await?;
+    stage.create::<ReplicaSet>(SHOP, set("web", u32::try_from(PODS)?)).await?;
+    until_pods(&stage, "bare", |pods| super::shop::all_bare(pods, PODS)).await?;
+    let replica = stage.start_apart(controller("one"), "controller").await?;
+    let published = |lease: &k8s_openapi::api::coordination::v1::Lease| {
+        let annotations = lease.metadata.annotations.as_ref();
+        annotations.and_then(|all| all.get("linkerd-gate/pending-repair")).cloned().unwrap_or_default()
+    };
+    let done = async {
+        let leases = stage.leases().await?;
+        let says = async |text: &'static str| {
+            let same = |lease: &k8s_openapi::api::coordination::v1::Lease| published(lease) == text;
+            cluster::until(&leases, "linkerd-gate-controller", text, PATIENCE, same).await.map(drop)
+        };
+        says(r#"{"version":1,"pods":100}"#).await?;
+        ensure!(replica.metric("linkerd_gate_pending_repairs", "").await? == 100);
+        recover(&stage).await?;
+        until_pods(&stage, "meshed", |pods| all_meshed(pods, PODS)).await?;
+        says(r#"{"version":1,"pods":0}"#).await
+    };
+    done.await.with_context(|| replica.said())
+}
