@@ -7,7 +7,7 @@
 {{- define "linkerd-gate.needMutatingPolicies" -}}
 {{- $context := index . 0 -}}
 {{- if ne (include "linkerd-gate.mutatingPolicies" $context) "true" -}}
-{{- fail (printf "%s needs a MutatingAdmissionPolicy of admissionregistration.k8s.io/v1, which Kubernetes offers from 1.36 on; what this is rendered for (%s) does not. %s. Whoever renders without a cluster says what it offers: --api-versions admissionregistration.k8s.io/v1/MutatingAdmissionPolicy" (index . 1) $context.Capabilities.KubeVersion.Version (index . 2)) -}}
+{{- fail (printf "%s needs a MutatingAdmissionPolicy of admissionregistration.k8s.io/v1, which Kubernetes offers from 1.36 on; what this is rendered for (%s) does not. %s. Without a cluster, say what it offers: --api-versions admissionregistration.k8s.io/v1/MutatingAdmissionPolicy" (index . 1) $context.Capabilities.KubeVersion.Version (index . 2)) -}}
 {{- end -}}
 {{- end }}
 
