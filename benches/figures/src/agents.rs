@@ -120,8 +120,7 @@ impl Stage {
     /// The files of agent and controller in `deploy/manifests`.
     async fn install(&self) -> Result<()> {
         let manifests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/manifests");
-        let mut files: Vec<_> =
-            std::fs::read_dir(manifests)?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+        let mut files: Vec<_> = fs::read_dir(manifests)?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
         files.retain(|path| path.is_file() && path.file_name().is_some_and(|name| *name < *"60"));
         files.sort();
         let mut command = Command::new(self.cluster.kubectl());

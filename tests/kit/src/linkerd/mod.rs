@@ -207,10 +207,10 @@ mod tests {
         let directory = complete()?;
         let path = directory.path().join("linkerd.yaml");
         let text = std::fs::read_to_string(&path)?;
-        let good = packed::issuer_secret(packed::issuer(2100)?);
+        let good = packed::issuer_secret(&packed::issuer(2100)?);
         assert!(text.contains("linkerd-identity-issuer"));
         let without: Vec<&str> = text.split("---\n").filter(|part| !part.contains("identity-issuer")).collect();
-        for (secret, accepted) in [(good, true), (packed::issuer_secret(packed::issuer(2021)?), false)] {
+        for (secret, accepted) in [(good, true), (packed::issuer_secret(&packed::issuer(2021)?), false)] {
             std::fs::write(&path, format!("{}---\n{secret}\n", without.join("---\n")))?;
             let said = refusal(directory.path());
             assert_eq!(said == "taken", accepted, "{said}");

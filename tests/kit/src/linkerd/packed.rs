@@ -23,7 +23,7 @@ pub fn pack(directory: &Path, plane: &ControlPlane, archives: &[PathBuf]) -> Res
     }
     std::fs::write(directory.join("crds.yaml"), documents(&[definition()]))?;
     let mut objects = plane.objects()?;
-    objects.push(issuer_secret(issuer(2100)?));
+    objects.push(issuer_secret(&issuer(2100)?));
     objects.push(json!({
         "apiVersion": "linkerd-gate.test/v1",
         "kind": KIND,
@@ -43,7 +43,7 @@ pub(super) fn issuer(until_year: i32) -> Result<String> {
 }
 
 /// The Secret that holds it, as the chart names it.
-pub(super) fn issuer_secret(pem: String) -> Value {
+pub(super) fn issuer_secret(pem: &str) -> Value {
     json!({
         "apiVersion": "v1",
         "kind": "Secret",
