@@ -143,7 +143,7 @@ fn another_namespace_and_another_taint_are_named_everywhere() {
             document.template == template && selector["values"] == json!(["kube-system", "mesh-gate", "gate-proofs"])
         }));
     }
-    for (account, count) in [("agent", 5), ("controller", 7)] {
+    for (account, count) in [("agent", 5), ("controller", 8)] {
         let user = format!("'system:serviceaccount:mesh-gate:linkerd-gate-{account}'");
         assert_eq!(documents.iter().filter(|document| document.text.contains(&user)).count(), count, "{user}");
     }
