@@ -5,7 +5,7 @@
 //! failure policy `Ignore` the pod is admitted bare, each time (*measured*, edge-26.8.3). Another value makes the injector
 //! refuse, which no failure policy covers.
 
-use super::annotation::{CONFIG, effective, is_inherited, own};
+use super::annotation::{CONFIG, effective, is_inherited};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::de::IgnoredAny;
 use std::{collections::BTreeSet, fmt};
@@ -79,11 +79,6 @@ impl PatchProblem {
             PatchOutcome::NoJson => "patch_is_no_json",
             PatchOutcome::Refused => "injector_refuses",
         }
-    }
-
-    /// Whether removing it from the namespace would leave the pod with the same value.
-    pub fn is_of_both(&self, pod: &ObjectMeta) -> bool {
-        self.of_namespace && own(pod, &self.key).is_some()
     }
 
     /// What in the value does it.

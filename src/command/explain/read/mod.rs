@@ -185,17 +185,13 @@ impl<'a> Root<'a> {
 
 /// Puts a field into a map. The last of one name counts, as to kubectl; one that was there is told.
 fn put(fields: &mut Vec<(String, Node)>, key: String, node: Node) -> Option<Repeated> {
-    match fields.iter_mut().find(|(name, _)| *name == key) {
-        Some((_, earlier)) => {
-            let repeated = Repeated { line: node.line, key };
-            *earlier = node;
-            Some(repeated)
-        }
-        None => {
-            fields.push((key, node));
-            None
-        }
+    if let Some((_, earlier)) = fields.iter_mut().find(|(name, _)| *name == key) {
+        let repeated = Repeated { line: node.line, key };
+        *earlier = node;
+        return Some(repeated);
     }
+    fields.push((key, node));
+    None
 }
 
 // === impl Place ===

@@ -255,14 +255,13 @@ impl<'a> Text<'a> {
 
     fn skip_line(&mut self) {
         loop {
-            match self.available().find('\n') {
-                Some(end) => return self.skip(end + 1),
-                None => {
-                    self.skip(self.available().len());
-                    if !self.ensure(1) {
-                        return;
-                    }
-                }
+            if let Some(end) = self.available().find('\n') {
+                self.skip(end + 1);
+                return;
+            }
+            self.skip(self.available().len());
+            if !self.ensure(1) {
+                return;
             }
         }
     }
