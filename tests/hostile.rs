@@ -130,9 +130,9 @@ async fn converse(stream: TcpStream, mut word: watch::Receiver<&'static str>, as
             return;
         }
         let (status, body) = match (method, path) {
-            ("GET", "/api/v1/nodes") => (200, list(vec![node()])),
-            ("GET", _) if is_lease => (200, list(vec![lease(*word.borrow_and_update())])),
-            ("GET", _) => (200, list(Vec::new())),
+            ("GET", "/api/v1/nodes") => (200, list(&[node()])),
+            ("GET", _) if is_lease => (200, list(&[lease(*word.borrow_and_update())])),
+            ("GET", _) => (200, list(&[])),
             _ => (409, json!({"kind": "Status", "status": "Failure", "reason": "Conflict", "code": 409})),
         };
         let body = body.to_string();
@@ -144,7 +144,7 @@ async fn converse(stream: TcpStream, mut word: watch::Receiver<&'static str>, as
     }
 }
 
-fn list(items: Vec<Value>) -> Value {
+fn list(items: &[Value]) -> Value {
     json!({"metadata": {"resourceVersion": "1"}, "items": items})
 }
 

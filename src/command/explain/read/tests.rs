@@ -175,7 +175,8 @@ fn what_is_too_much_is_refused_in_words() {
         let mut text = "a: &a [x,x,x,x,x,x,x,x,x]\n".to_owned();
         for level in b'b'..b'b' + levels {
             let (this, before) = (char::from(level), char::from(level - 1));
-            text.push_str(&format!("{this}: &{this} [{}]\n", vec![format!("*{before}"); 9].join(",")));
+            let aliases = vec![format!("*{before}"); 9].join(",");
+            text += &[&*this.to_string(), ": &", &*this.to_string(), " [", &*aliases, "]\n"].concat();
         }
         text
     };

@@ -352,7 +352,7 @@ impl<'a> Text<'a> {
         }
         self.rest.drain(..units.len() * 2);
         match String::from_utf16(&units) {
-            Ok(text) if !text.contains('\0') && !(self.ended && !self.rest.is_empty()) => self.buffer.push_str(&text),
+            Ok(text) if !text.contains('\0') && (!self.ended || self.rest.is_empty()) => self.buffer.push_str(&text),
             _ => {
                 self.trouble = Some(Trouble::NotText(
                     "it begins as UTF-16 and does not go on so: save it as UTF-8 (iconv -f UTF-16 -t UTF-8 FILE)",

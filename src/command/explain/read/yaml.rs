@@ -103,7 +103,9 @@ impl<I: Iterator<Item = char>> Builder<I> {
                 for (key, node) in fields {
                     match node.value {
                         Value::List(items) if key == "items" => {
-                            items.into_iter().for_each(|item| root.item(item, Vec::new()))
+                            for item in items {
+                                root.item(item, Vec::new());
+                            }
                         }
                         _ => root.field(key, node),
                     }

@@ -81,7 +81,7 @@ fn names(archive: &Path) -> Result<Vec<String>> {
         let entry = entry.context("not an image's archive")?;
         if entry.path()?.as_os_str() == "manifest.json" {
             let manifest: Value = serde_json::from_reader(entry).context("manifest.json")?;
-            let tags = manifest.as_array().into_iter().flatten().flat_map(|image| image["RepoTags"].as_array());
+            let tags = manifest.as_array().into_iter().flatten().filter_map(|image| image["RepoTags"].as_array());
             return Ok(tags.flatten().filter_map(Value::as_str).map(whole_name).collect());
         }
     }

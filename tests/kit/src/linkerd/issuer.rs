@@ -45,6 +45,7 @@ fn certificate(secret: &Value) -> Option<Vec<u8>> {
 }
 
 /// The first and the last moment of an X.509 certificate in DER (RFC 5280, 4.1).
+#[allow(clippy::redundant_closure_for_method_calls, reason = "the methods are not general enough over their lifetimes")]
 fn validity(der: &[u8]) -> ASN1Result<(Moment, Moment)> {
     yasna::parse_der(der, |reader| {
         reader.read_sequence(|certificate| {

@@ -73,5 +73,6 @@ fn definition() -> Value {
 
 /// JSON is YAML.
 fn documents(objects: &[Value]) -> String {
-    objects.iter().map(|object| format!("---\n{object}\n")).collect()
+    let documents: Vec<String> = objects.iter().map(|object| format!("---\n{object}\n")).collect();
+    documents.concat()
 }
