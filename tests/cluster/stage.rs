@@ -81,6 +81,8 @@ pub mod images {
             Image::new(name, Architecture::host()?)
                 .with_program(STANDIN_PROGRAM, &program)?
                 .with_entrypoint(&[STANDIN_PROGRAM])
+                // Containerd takes images of the same content for one, and calls it by either name.
+                .with_label("kit.test/name", name)
                 .write(&archive)?;
         }
         Ok(())

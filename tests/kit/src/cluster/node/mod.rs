@@ -242,7 +242,8 @@ impl Node {
     }
 
     /// What containerd has told of containers since this node was first switched on, in order: also of those that are
-    /// gone. A test that gives its app an image name of its own sees here whether it was ever started.
+    /// gone. A test that gives its app an image of its own sees here whether it was ever started: another name alone is
+    /// not enough, since containerd takes images of the same content for one (a label makes the difference).
     pub fn container_events(&self) -> Result<Vec<ContainerEvent>> {
         let path = self.log(EVENTS);
         let log = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
