@@ -1,10 +1,16 @@
 //! The agent's DaemonSet on genuine nodes, through the cuts of power that it is for. Linkerd is played by pods of the cluster,
 //! in the chart's form; everything else is genuine, and the manifests are the agent's of `deploy/manifests`.
 
+mod admission;
+mod history;
 mod one_node;
+mod power_cut;
+mod release;
 mod stage;
 mod timeline;
 mod two_nodes;
+mod variants;
+mod workloads;
 
 use std::process::ExitCode;
 
@@ -37,5 +43,6 @@ fn trials() -> Vec<Trial> {
     vec![
         trial!(two_nodes::a_cut_of_all_power_with_and_without_the_gate),
         trial!(one_node::nothing_that_the_gate_waits_for_waits_for_the_gate),
+        trial!(admission::no_app_starts_outside_the_mesh_whatever_boots_first),
     ]
 }

@@ -46,6 +46,8 @@ pub mod images {
     pub const STANDIN: &str = "kit.test/linkerd-standin:1";
     pub const STANDIN_PROGRAM: &str = "/linkerd-standin";
     pub const PAUSE: &str = "kit.test/pause:1";
+    /// The stand-ins' program under another name, for the workloads' apps alone: containerd's history tells what was made of it.
+    pub const APP: &str = "kit.test/workload:1";
 
     /// Outside the sandbox, where cargo can build: the image that users get, and the stand-ins'.
     pub fn make() -> Result<()> {
@@ -58,11 +60,13 @@ pub mod images {
             .status()
             .context("cannot start make")?;
         ensure!(made.success(), "make image failed");
-        for (name, program) in [(STANDIN, "linkerd-standin"), (PAUSE, "pause")] {
+        for (name, program) in [(STANDIN, "linkerd-standin"), (APP, "linkerd-standin"), (PAUSE, "pause")] {
             let inside = format!("/{program}");
             Image::new(name, Architecture::host()?)
                 .with_program(&inside, &kit_binary(program)?)?
                 .with_entrypoint(&[&inside])
+                // Containerd takes images of the same content for one, and calls it by either name.
+                .with_label("kit.test/name", name)
                 .write(&archive(name))?;
         }
         Ok(())
@@ -84,7 +88,7 @@ impl Stage {
     /// A cluster, with Linkerd in it and a shop whose pods ask for it. No gate yet.
     pub async fn set(options: ClusterOptions, linkerd: impl FnOnce(ControlPlane) -> ControlPlane) -> Result<Self> {
         let cluster = Cluster::start_with(options).await?;
-        for image in [images::GATE, images::STANDIN, images::PAUSE] {
+        for image in [images::GATE, images::STANDIN, images::APP, images::PAUSE] {
             cluster.load_image(&images::archive(image)).await?;
         }
         let stage = Self { cluster };
