@@ -42,8 +42,18 @@ impl Stage {
         // The gate stays where a person only patches it away, as another program would.
         let cleared = json!([{"op": "remove", "path": "/spec/schedulingGates"}]);
         let cleared = Patch::<()>::Json(serde_json::from_value(cleared)?);
-        let kept = pods.patch("released", &PatchParams::default(), &cleared).await;
-        ensure!(kept.is_err_and(|error| error.to_string().contains("linkerd-gate-release")), "our gate was cleared");
+        // Policies count a moment after they were written: tried until this one refuses.
+        let dry_run = PatchParams { dry_run: true, ..PatchParams::default() };
+        let kept = async {
+            while !pods
+                .patch("released", &dry_run, &cleared)
+                .await
+                .is_err_and(|error| error.to_string().contains("linkerd-gate-release"))
+            {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, kept).await.context("our gate can be cleared")?;
         let said = self.gate(&["release", "pod/released", "-n", "first"]).await?;
         ensure!(said.ok && said.out.contains("Warning: it starts outside the mesh"), "{said:?}");
         let released = pods.get("released").await?;
