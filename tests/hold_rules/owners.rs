@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, ensure};
-use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::Pod;
 use kube::Resource;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
@@ -21,13 +21,20 @@ const NODES: usize = 3;
 type Pods = BTreeMap<String, Pod>;
 
 #[tokio::test]
-async fn rollouts_stop_while_held_and_go_on_afterwards() -> Result<()> {
+async fn rollouts_of_every_kind_stop_while_held_and_go_on_afterwards() -> Result<()> {
     let stage = Stage::with_admission(ApiOptions::default()).await?;
     let exercise = async {
         stage.cluster.start_kwok().await?;
         stage.cluster.fake_nodes(NODES).await?;
         a_deployment_stops_at_max_unavailable_and_can_be_undone(&stage).await?;
-        a_daemon_set_stops_at_max_unavailable(&stage).await
+        a_daemon_set_stops_at_max_unavailable(&stage).await?;
+        for policy in ["OrderedReady", "Parallel"] {
+            a_stateful_set_stops_at_its_last_pod(&stage, policy).await?;
+        }
+        for (version, kind) in [("apps/v1", "ReplicaSet"), ("v1", "ReplicationController")] {
+            scaling_down_takes_held_pods_first(&stage, version, kind).await?;
+        }
+        Ok(())
     };
     stage.cluster.reported(&[SHOP], exercise).await
 }
@@ -85,6 +92,57 @@ async fn a_daemon_set_stops_at_max_unavailable(stage: &Stage) -> Result<()> {
         })
         .await?;
     remove(&daemon_sets, "daemons").await
+}
+
+async fn a_stateful_set_stops_at_its_last_pod(stage: &Stage, policy: &str) -> Result<()> {
+    stage.injector_is_up().await?;
+    let name = format!("store-{}", policy.to_lowercase());
+    let mut store = owner("apps/v1", "StatefulSet", &name);
+    store["spec"]["replicas"] = 3.into();
+    store["spec"]["serviceName"] = name.as_str().into();
+    store["spec"]["podManagementPolicy"] = policy.into();
+    let sets: Api<StatefulSet> = make(stage, store).await?;
+    let all = |pods: &Pods| count(pods) == (3, 0) && all_ready(pods, 3);
+    stage.until_pods(&name, "all meshed and ready", all).await?;
+    stage.injector_is_down().await?;
+    change_template(&sets, &name, "second").await?;
+    let last = format!("{name}-2");
+    let stopped = |pods: &Pods| {
+        let is_last = |pod: &Pod| pod.metadata.name.as_ref() == Some(&last);
+        let held = pods.values().find(|pod| Outcome::of(pod) == Outcome::Held);
+        count(pods) == (2, 1) && all_ready(pods, 2) && held.is_some_and(is_last)
+    };
+    stage.until_pods(&name, "its last pod is held, and the others run on", stopped).await?;
+    stage.stays_so(&name, stopped).await?;
+    stage.injector_is_up().await?;
+    stage.replace_held(&name).await?;
+    stage
+        .until_pods(&name, "rolled out", |pods| all(pods) && pods.values().all(|pod| version(pod) == Some("second")))
+        .await?;
+    remove(&sets, &name).await
+}
+
+async fn scaling_down_takes_held_pods_first(stage: &Stage, api_version: &str, kind: &str) -> Result<()> {
+    stage.injector_is_up().await?;
+    let name = kind.to_lowercase();
+    let mut set = owner(api_version, kind, &name);
+    set["spec"]["replicas"] = 2.into();
+    if kind == "ReplicationController" {
+        set["spec"]["selector"] = json!({"app": name});
+    }
+    let resource = format!("{name}/{name}");
+    let file = tempfile::Builder::new().suffix(".json").tempfile()?;
+    std::fs::write(file.path(), set.to_string())?;
+    stage.apply(file.path()).await?;
+    let two = |pods: &Pods| count(pods) == (2, 0) && all_ready(pods, 2);
+    let before = stage.until_pods(&name, "both meshed and ready", two).await?;
+    stage.injector_is_down().await?;
+    stage.kubectl(&["scale", &resource, "--replicas=4", "--namespace", SHOP]).await?;
+    stage.until_pods(&name, "two more are held", |pods| count(pods) == (2, 2)).await?;
+    stage.kubectl(&["scale", &resource, "--replicas=2", "--namespace", SHOP]).await?;
+    let after = stage.until_pods(&name, "the held ones are gone", two).await?;
+    ensure!(after.keys().eq(before.keys()), "{:?} went to {:?}", before.keys(), after.keys());
+    stage.kubectl(&["delete", &resource, "--namespace", SHOP]).await.map(drop)
 }
 
 // === impl Stage ===
