@@ -26,6 +26,10 @@ pub fn used(rights: &BTreeSet<Right>, requests: &[AuditedRequest]) -> Result<()>
     let mut idle = rights.clone();
     for request in requests {
         ensure!(!matches!(request.code, Some(401 | 403)), "refused: {request:?}");
+        // Which kinds there are is for every account to read, and no Role of ours says so.
+        if request.resource.is_empty() && request.uri.starts_with("/apis/") && request.verb == "get" {
+            continue;
+        }
         let by = rights.iter().find(|right| {
             let here = right.namespace.as_ref().is_none_or(|namespace| *namespace == request.namespace);
             let resource = match request.subresource.as_str() {
