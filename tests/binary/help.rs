@@ -57,9 +57,8 @@ fn the_version_is_told_without_a_cluster_and_what_is_missing_is_named() {
 fn four_shells_complete_every_command() {
     for shell in ["bash", "zsh", "fish", "powershell"] {
         let script = stdout(&["completion", shell]);
-        for command in ["explain", "uninstall", "--fail-on", "missing-entry"] {
-            let named = script.contains(command) || script.contains(command.trim_start_matches("--"));
-            assert!(named, "{shell} does not complete {command}");
+        for word in ["explain", "uninstall", "fail-on"] {
+            assert!(script.contains(word), "{shell} does not complete {word}");
         }
     }
 }
