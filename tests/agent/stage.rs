@@ -235,7 +235,17 @@ impl Stage {
     /// Sends a dry-run pod to the probe namespace as the administrator, again and again until what comes of it is like
     /// that: policies and quotas count for an API server a moment after they were written.
     pub async fn until_dry_run(&self, what: &str, condition: impl Fn(&kube::Result<Pod>) -> bool) -> Result<()> {
-        let pods: Api<Pod> = Api::namespaced(self.cluster.client().await?, PROBE);
+        self.until_dry_run_in(PROBE, what, condition).await
+    }
+
+    /// The same in another namespace, which the policies for pods do not leave out.
+    pub async fn until_dry_run_in(
+        &self,
+        namespace: &str,
+        what: &str,
+        condition: impl Fn(&kube::Result<Pod>) -> bool,
+    ) -> Result<()> {
+        let pods: Api<Pod> = Api::namespaced(self.cluster.client().await?, namespace);
         let pod: Pod = object(linkerd_gate_kit::object::pod("is-it-so").json())?;
         let dry_run = PostParams { dry_run: true, ..PostParams::default() };
         let asking = async { while !condition(&pods.create(&dry_run, &pod).await) {} };

@@ -297,7 +297,7 @@ async fn a_pod_is_let_go_after_the_longest_time_and_not_in_audit_mode() -> Resul
     let name = of(&held, "web")[0].metadata.name.clone().context("a name")?;
     let mut audited = stage.start(controller("one").with("MODE", "audit").with("HOLD_MAX", "1s"))?;
     audited.until_said("audit: would take the scheduling gate linkerd-gate/injected off pod shop/web-").await?;
-    audited.until_said("audit: would suspend Job once in shop").await?;
+    audited.until_said("audit: would take the scheduling gate linkerd-gate/injected off pod shop/once-").await?;
     ensure!(audited.terminate().await? == 0, "{}", audited.said());
     let same = until_pods(&stage, "as they were", |pods| all_gated(&all(pods), 2)).await?;
     ensure!(uids(same.values()) == uids(held.values()));

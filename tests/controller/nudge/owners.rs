@@ -78,7 +78,7 @@ pub async fn refuse(stage: &Stage) -> Result<()> {
         apply(stage, document).await?;
     }
     let by_the_guard = |answer: &kube::Result<_>| refused_by(answer, "ValidatingAdmissionPolicy 'linkerd-gate-guard'");
-    stage.until_dry_run("refused by the guard", by_the_guard).await
+    stage.until_dry_run_in(SHOP, "refused by the guard", by_the_guard).await
 }
 
 pub fn refused_by<T>(answer: &kube::Result<T>, who: &str) -> bool {
