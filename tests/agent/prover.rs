@@ -250,7 +250,8 @@ async fn two_agents_on_one_node_do_not_fight_over_it() -> Result<()> {
     }
     println!("{lost} lost races");
     ensure!(written.len() == 2, "closed once and opened once: {written:?}");
-    ensure!(lost <= 2, "each that was not first loses once at most: {lost}");
+    // Of three agents one wins each of the two writes.
+    ensure!(lost <= 4, "each that was not first loses a write once at most: {lost}");
     for agent in [&old, &new, &beside] {
         ensure!(agent.times_said("ERROR") == 0, "a lost race is nobody's trouble: {}", agent.said());
     }
