@@ -59,8 +59,8 @@ struct Repairer {
     troubles: BTreeSet<String>,
     /// A person's word, as it was told last.
     by_hand: Option<ByHand>,
-    /// Pods and Jobs of which audit mode has said what would be done.
-    audited: BTreeSet<String>,
+    /// What audit mode has said: the uid of the pod or Job, and the word of what would be done to it.
+    audited: BTreeSet<(String, &'static str)>,
 }
 
 /// Repairs for ever.
@@ -218,7 +218,7 @@ impl Repairer {
         if !self.context.acts() {
             for ungate in &ungates {
                 self.memory.ungated(ungate, &Outcome::Refused("audit".to_owned()), self.context.now());
-                if self.audited.insert(ungate.uid.clone()) {
+                if self.is_news(ungate.uid.clone(), "ungate") {
                     self.context.metrics.ungated(ungate.reason.key(), "audit");
                     info!("audit: would {}", super::teller::words_of_ungate(ungate));
                 }
@@ -261,12 +261,17 @@ impl Repairer {
         self.by_hand = word;
     }
 
-    /// Says what would be done, once.
-    fn audit(&mut self, actions: &[Action]) {
+    /// Whether audit mode has not said yet that `act` would be done to the object of `uid`.
+    fn is_news(&mut self, uid: String, act: &'static str) -> bool {
         if self.audited.len() > MANY {
             // Said once more rather than remembered for ever.
             self.audited.clear();
         }
+        self.audited.insert((uid, act))
+    }
+
+    /// Says what would be done, once.
+    fn audit(&mut self, actions: &[Action]) {
         for action in actions {
             let subject = match action.act.removes() {
                 Some((targets, _)) => targets.first().map_or_else(String::new, |target| target.uid.clone()),
@@ -274,7 +279,7 @@ impl Repairer {
             };
             // Looked at again later, and later still: nothing will have become of it.
             self.memory.acted(action, &Outcome::Refused("audit".to_owned()), self.context.now());
-            if self.audited.insert(subject) {
+            if self.is_news(subject, action.act.key()) {
                 self.context.metrics.replaced(action.act.key(), "audit");
                 info!("audit: would {}", super::teller::words(action));
             }
