@@ -10,9 +10,9 @@ use http::Request;
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
-use kube::api::{Api, PostParams};
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use linkerd_gate::linkerd::meshed;
-use linkerd_gate_kit::cluster::{Api as Cluster, ApiOptions, LoopbackAddress};
+use linkerd_gate_kit::cluster::{Api as Cluster, ApiOptions, LoopbackAddress, until_gone};
 use linkerd_gate_kit::object::{namespace, pod, webhook_configuration};
 use linkerd_gate_kit::standin::{Certificates, Fault, Injector, Namespaces, Sidecar, Standin, other_webhook};
 use serde_json::{Value, json};
@@ -137,7 +137,29 @@ impl Stage {
         }
         stage.injector_is_down().await?;
         stage.until("pods are held", &asking("is-it-so"), |outcome| *outcome == Outcome::Held).await?;
+        stage.until_the_others_are_in_force().await?;
         Ok(stage)
+    }
+
+    /// The API server reads validating policies apart from mutating ones, and a moment later as may be.
+    async fn until_the_others_are_in_force(&self) -> Result<()> {
+        let mut bound = asking("is-it-so");
+        bound["spec"]["nodeName"] = "node-0".into();
+        self.until("the guard refuses", &bound, |outcome| *outcome == Outcome::Missed).await?;
+
+        let pods = self.pods(SHOP);
+        let held = self.create(&asking("is-it-so")).await?;
+        let dry = PatchParams { dry_run: true, ..PatchParams::default() };
+        let ungate = json!([{"op": "remove", "path": "/spec/schedulingGates"}]);
+        let ungate = Patch::Json::<()>(serde_json::from_value(ungate)?);
+        let refused = async {
+            while pods.patch("is-it-so", &dry, &ungate).await.is_ok() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, refused).await.context("the release policy refuses nothing")?;
+        pods.delete("is-it-so", &DeleteParams::default().grace_period(0)).await?;
+        until_gone(&pods, "is-it-so", &held.metadata.uid.unwrap_or_default(), PATIENCE).await
     }
 
     pub async fn injector_is_up(&self) -> Result<()> {
