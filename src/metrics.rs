@@ -56,7 +56,7 @@ pub const TABLE: &[Row] = &[
     gauge(
         Roles::Agent,
         "yielding",
-        "Essential DaemonSets that do not tolerate the taint: while there is one, no node is tainted",
+        "Essential DaemonSets that do not tolerate the taint and lack a pod on a node because of it: those nodes are not tainted meanwhile. The prover counts them",
     ),
     gauge(Roles::Controller, "leader", "1 where this controller acts; of two replicas one does"),
     Row {

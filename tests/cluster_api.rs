@@ -262,7 +262,7 @@ fn set(value: &str) -> Edit {
 }
 
 fn change(taint: Edit, opened_boot: Edit) -> Change {
-    Change { taint, opened_boot }
+    Change { taint, opened_boot, ..Change::NOTHING }
 }
 
 async fn patch_node(
@@ -388,7 +388,7 @@ fn publication() -> Publication {
     Publication::new(&Gate::closed(), vec!["kube-system/cni".to_owned()], Vec::new())
 }
 
-const VERDICT: &str = r#"{"version":1,"gate":"closed","obstacles":[],"yieldTo":["kube-system/cni"]}"#;
+const VERDICT: &str = r#"{"version":1,"gate":"closed","obstacles":[],"yieldOn":{"kube-system/cni":["node-0"]}}"#;
 
 fn record(holder: Option<&str>) -> Record {
     Record {

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 
 use k8s_openapi::api::apps::v1::DaemonSet;
-use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use kube::api::{Api, Patch, PatchParams};
 use kube::runtime::watcher;
 use kube::{Client, Error};
@@ -11,8 +11,9 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use super::failure::describe;
-use super::watch::{Seen, follow};
-use crate::decide::essential::{DaemonSetView, NamespaceView, PodView, Tolerate, toleration};
+use super::watch::{Seen, follow, follow_some};
+use crate::decide::essential::{DaemonPodView, DaemonSetView, NamespaceView, PodView, Tolerate, toleration};
+use crate::decide::placement::NodePlace;
 
 /// What became of a toleration.
 #[derive(Debug, PartialEq, Eq)]
@@ -28,10 +29,28 @@ pub async fn follow_namespaces(client: Client, sink: watch::Sender<Seen<Namespac
     follow("namespaces", Api::<Namespace>::all(client), watcher::Config::default(), NamespaceView::of, sink).await
 }
 
-/// Follows the pods of one namespace that have no node, for ever.
-pub async fn follow_pods(client: Client, namespace: &str, sink: watch::Sender<Seen<PodView>>) -> Infallible {
+/// Follows the pods that the scheduler has refused and that do not tolerate our taint, in all namespaces, for ever. One watch: what is
+/// not essential among them is sorted out later, since which namespaces are essential may change.
+pub async fn follow_pods(client: Client, key: &str, sink: watch::Sender<Seen<PodView>>) -> Infallible {
     let config = watcher::Config::default().fields("spec.nodeName=");
-    follow(&format!("pods in {namespace}"), Api::<Pod>::namespaced(client, namespace), config, PodView::of, sink).await
+    let view = |pod: Pod| Some(PodView::of(&pod)).filter(|pod| pod.wants(key));
+    follow_some("pods without a node", Api::<Pod>::all(client), config, view, sink).await
+}
+
+/// Follows the pods of DaemonSets in one namespace, for ever. The label stands on every pod that a DaemonSet makes.
+pub async fn follow_daemon_pods(
+    client: Client,
+    namespace: &str,
+    sink: watch::Sender<Seen<DaemonPodView>>,
+) -> Infallible {
+    let config = watcher::Config::default().labels("controller-revision-hash");
+    let what = format!("pods of DaemonSets in {namespace}");
+    follow_some(&what, Api::<Pod>::namespaced(client, namespace), config, |pod| DaemonPodView::of(&pod), sink).await
+}
+
+/// Follows what DaemonSets can ask of nodes, for ever.
+pub async fn follow_places(client: Client, sink: watch::Sender<Seen<NodePlace>>) -> Infallible {
+    follow("nodes", Api::<Node>::all(client), watcher::Config::default(), NodePlace::of, sink).await
 }
 
 /// Follows all DaemonSets, for ever.

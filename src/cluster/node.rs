@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use super::failure::describe;
 use super::watch::{Seen, follow};
-use crate::decide::node::{Change, Edit, NodeView, OPENED_BOOT};
+use crate::decide::node::{Change, Edit, LEFT_OPEN_BOOT, NodeView, OPENED_BOOT};
 use crate::decide::repair::Outcome;
 
 /// What an API server says of a patch whose `test` fails, and of it alone (k8s.io/apimachinery, `NewGenericServerResponse`).
@@ -73,7 +73,7 @@ pub async fn open_node(client: Client, key: &str, node: &NodeView) -> Outcome {
     if node.taint(key).is_none() {
         return Outcome::Done;
     }
-    match send(client, key, node, &Change { taint: Edit::Remove, opened_boot: Edit::Keep }).await {
+    match send(client, key, node, &Change { taint: Edit::Remove, ..Change::NOTHING }).await {
         Ok(_) => Outcome::Done,
         Err(error) if is_overtaken(&error) || matches!(&error, Error::Api(status) if status.code == 404) => {
             Outcome::Overtaken
@@ -113,17 +113,18 @@ fn document(key: &str, node: &NodeView, change: &Change) -> Value {
             operations.push(json!({"op": "remove", "path": "/spec/taints"}));
         }
     }
-    // A slash within a name is `~1` in a path (RFC 6901).
-    let path = format!("/metadata/annotations/{}", OPENED_BOOT.replace('/', "~1"));
-    match &change.opened_boot {
-        Edit::Set(boot) => {
-            if !node.has_annotations {
-                operations.push(json!({"op": "add", "path": "/metadata/annotations", "value": {}}));
-            }
-            operations.push(json!({"op": "add", "path": path, "value": boot}));
+    let notes = [(OPENED_BOOT, &change.opened_boot), (LEFT_OPEN_BOOT, &change.left_open_boot)];
+    if !node.has_annotations && notes.iter().any(|(_, edit)| matches!(edit, Edit::Set(_))) {
+        operations.push(json!({"op": "add", "path": "/metadata/annotations", "value": {}}));
+    }
+    for (annotation, edit) in notes {
+        // A slash within a name is `~1` in a path (RFC 6901).
+        let path = format!("/metadata/annotations/{}", annotation.replace('/', "~1"));
+        match edit {
+            Edit::Set(boot) => operations.push(json!({"op": "add", "path": path, "value": boot})),
+            Edit::Remove => operations.push(json!({"op": "remove", "path": path})),
+            Edit::Keep => {}
         }
-        Edit::Remove => operations.push(json!({"op": "remove", "path": path})),
-        Edit::Keep => {}
     }
     operations.into()
 }
@@ -137,7 +138,7 @@ mod tests {
     fn the_first_taint_of_a_node_without_any_is_tested_against_null() {
         let node = NodeView { resource_version: "7".to_owned(), ..NodeView::default() };
         assert_eq!(
-            document(TAINT_KEY, &node, &Change { taint: Edit::Set("b-1".to_owned()), opened_boot: Edit::Keep }),
+            document(TAINT_KEY, &node, &Change { taint: Edit::Set("b-1".to_owned()), ..Change::NOTHING }),
             json!([
                 {"op": "replace", "path": "/metadata/resourceVersion", "value": "7"},
                 {"op": "test", "path": "/spec/taints", "value": null},
@@ -151,7 +152,11 @@ mod tests {
         let node = NodeView { resource_version: "8".to_owned(), ..NodeView::default() };
         let tainted = NodeView { taints: Some(node.with_taint(TAINT_KEY, Some("b-1"))), ..node };
         assert_eq!(
-            document(TAINT_KEY, &tainted, &Change { taint: Edit::Remove, opened_boot: Edit::Set("b".to_owned()) }),
+            document(
+                TAINT_KEY,
+                &tainted,
+                &Change { taint: Edit::Remove, opened_boot: Edit::Set("b".to_owned()), ..Change::NOTHING }
+            ),
             json!([
                 {"op": "replace", "path": "/metadata/resourceVersion", "value": "8"},
                 {"op": "test", "path": "/spec/taints", "value": [{"key": "linkerd-gate/closed", "value": "b-1", "effect": "NoSchedule"}]},

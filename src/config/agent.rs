@@ -11,7 +11,7 @@ use super::proving::{Proving, ProvingRaw};
 use super::table::Role;
 use super::value::{LogFormat, LogLevel, Mode, Taint};
 use super::{Problems, Reader, duration, given, namespace, word};
-use crate::decide::node::{NodePolicy, TAINT_KEY};
+use crate::decide::node::{NodePolicy, TAINT_KEY, Tainting};
 
 /// What `agent` was told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +28,8 @@ pub struct Agent {
     pub node_policy: NodePolicy,
     /// Namespaces that the operator calls essential.
     pub essential: BTreeSet<String>,
+    /// DaemonSets that no node yields to, as `namespace/name`, of which each may end in `*`.
+    pub ignored_daemon_sets: Vec<String>,
     /// How it proves injection, where it is the one that does.
     pub proving: Proving,
     /// Where the id of the boot is read.
@@ -59,6 +61,7 @@ struct Raw {
     node_max_closed: Option<String>,
     repair_grace: Option<String>,
     essential_namespaces: Option<String>,
+    ignored_daemon_sets: Option<String>,
     require: Option<String>,
     identity: Option<String>,
     probe_namespace: Option<String>,
@@ -95,11 +98,16 @@ impl Reader {
     /// Goes on with a default after each problem: only the problems are used then.
     fn agent(&mut self, raw: Raw) -> Agent {
         let taint = self.optional("LINKERD_GATE_TAINT", raw.taint, word).unwrap_or(Taint::Auto);
+        let mode = self.optional("LINKERD_GATE_MODE", raw.mode, word).unwrap_or(Mode::Enforce);
         let node_policy = NodePolicy {
             taint_key: self
                 .optional("LINKERD_GATE_TAINT_KEY", raw.taint_key, taint_key)
                 .unwrap_or_else(|| TAINT_KEY.to_owned()),
-            taints: taint == Taint::Auto,
+            tainting: match (taint, mode) {
+                (Taint::Never, _) => Tainting::Never,
+                (Taint::Auto, Mode::Audit) => Tainting::Audit,
+                (Taint::Auto, Mode::Enforce) => Tainting::Enforce,
+            },
             max_closed: self
                 .optional("LINKERD_GATE_NODE_MAX_CLOSED", raw.node_max_closed, duration)
                 .unwrap_or(Duration::from_mins(10)),
@@ -111,10 +119,13 @@ impl Reader {
             node: self.needed("LINKERD_GATE_NODE_NAME", raw.node_name, NEEDED),
             pod: self.needed("LINKERD_GATE_POD_NAME", raw.pod_name, NEEDED),
             namespace: self.needed("LINKERD_GATE_POD_NAMESPACE", raw.pod_namespace, NEEDED),
-            mode: self.optional("LINKERD_GATE_MODE", raw.mode, word).unwrap_or(Mode::Enforce),
+            mode,
             node_policy,
             essential: self
                 .optional("LINKERD_GATE_ESSENTIAL_NAMESPACES", raw.essential_namespaces, namespaces)
+                .unwrap_or_default(),
+            ignored_daemon_sets: self
+                .optional("LINKERD_GATE_IGNORED_DAEMON_SETS", raw.ignored_daemon_sets, daemon_sets)
                 .unwrap_or_default(),
             proving: self.proving(ProvingRaw {
                 require: raw.require,
@@ -158,6 +169,25 @@ fn namespaces(text: &str) -> Result<BTreeSet<String>, String> {
         namespace(name)
             .map(|name| name.to_string())
             .map_err(|_| format!("names {name:?}, which is no namespace's name"))
+    };
+    text.split(',').map(str::trim).map(one).collect()
+}
+
+fn daemon_sets(text: &str) -> Result<Vec<String>, String> {
+    let is_name = |name: &str| {
+        !name.is_empty()
+            && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte))
+    };
+    let one = |listed: &str| {
+        let good = listed.split_once('/').is_some_and(|(of, name)| {
+            let beginning = name.strip_suffix('*');
+            namespace(of).is_ok() && beginning.map_or(is_name(name), |name| name.is_empty() || is_name(name))
+        });
+        if good {
+            Ok(listed.to_owned())
+        } else {
+            Err(format!("names {listed:?}, which is not NAMESPACE/NAME or NAMESPACE/BEGINNING*"))
+        }
     };
     text.split(',').map(str::trim).map(one).collect()
 }
@@ -232,6 +262,7 @@ mod tests {
             ("LINKERD_GATE_NODE_MAX_CLOSED", "0s"),
             ("LINKERD_GATE_REPAIR_GRACE", "long"),
             ("LINKERD_GATE_ESSENTIAL_NAMESPACES", "storage,Not A Name"),
+            ("LINKERD_GATE_IGNORED_DAEMON_SETS", "kube-system/svclb-*,svclb"),
             ("LINKERD_GATE_REQUIRE", "webhook"),
             ("LINKERD_GATE_IDENTITY", "no"),
             ("LINKERD_GATE_PROBE_NAMESPACE", "a.b"),

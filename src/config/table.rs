@@ -272,7 +272,8 @@ pub const AGENT: &[Variable] = &[
         default: "enforce",
         accepted: "enforce, audit",
         example: "audit",
-        purpose: "audit decides, logs, counts and emits events, and writes nothing to nodes and pods.",
+        purpose: "audit decides, logs, counts and emits events. It writes nothing to pods, and to its own node only that a taint of ours \
+                  is lifted and that this boot ran unclosed.",
     },
     Variable {
         name: "LINKERD_GATE_TAINT",
@@ -305,6 +306,14 @@ pub const AGENT: &[Variable] = &[
         purpose: "Namespaces whose pods must be able to start on a closed node, beside Linkerd's own and those that its webhook \
                   does not select. Each needs the label linkerd-gate/essential=true as well, for the policy that confines the \
                   agent; the label alone is enough.",
+    },
+    Variable {
+        name: "LINKERD_GATE_IGNORED_DAEMON_SETS",
+        default: "empty",
+        accepted: "a comma-separated list of NAMESPACE/NAME, of which each may end in *",
+        example: "kube-system/svclb-*",
+        purpose: "Essential DaemonSets that do not tolerate the taint and that no node waits for: a node stays closed although it lacks \
+                  their pod. The label linkerd-gate/essential=false on a DaemonSet says the same.",
     },
     PROVING_REQUIRE,
     PROVING_IDENTITY,

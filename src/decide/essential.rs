@@ -4,10 +4,11 @@
 //! our own, …: their pods are never injected, so holding them proves nothing), and what the operator adds by a label or a variable.
 
 use super::node::TAINT_EFFECT;
+use super::placement::{NodePlace, Placement};
 use crate::linkerd::{WebhookView, names::label, webhook::Endpoint};
 use k8s_openapi::api::{
     apps::v1::DaemonSet,
-    core::v1::{Namespace, Pod, Toleration},
+    core::v1::{Namespace, Pod, PodSpec, Toleration},
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -46,9 +47,25 @@ pub struct DaemonSetView {
     pub namespace: String,
     /// Its name.
     pub name: String,
-    /// The tolerations of its pods.
-    pub tolerations: Vec<Toleration>,
+    /// Its uid: its pods name it as their owner.
+    pub uid: String,
+    /// Where it wants pods.
+    pub placement: Placement,
+    /// Whether an operator says, by the label [`LABEL`] with the value `false`, that no node need wait for it; or it is going away.
+    pub optional: bool,
 }
+
+/// A pod of a DaemonSet, reduced to where it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DaemonPodView {
+    /// The uid of its DaemonSet.
+    pub owner: String,
+    /// The name of its node.
+    pub node: String,
+}
+
+/// On which nodes which DaemonSets (`namespace/name`) lack their pod because of our taint.
+pub type Yields = BTreeMap<String, BTreeSet<String>>;
 
 /// One toleration to add to one pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,9 +114,21 @@ impl PodView {
     }
 }
 
+impl PodView {
+    /// Whether it would want a toleration of our taint, if its namespace is essential.
+    pub fn wants(&self, taint_key: &str) -> bool {
+        !self.settled && !self.tolerations.iter().flatten().any(|toleration| tolerates(toleration, taint_key))
+    }
+}
+
 // === impl DaemonSetView ===
 
 impl DaemonSetView {
+    /// `namespace/name`.
+    pub fn full_name(&self) -> String {
+        format!("{}/{}", self.namespace, self.name)
+    }
+
     /// What decisions need of a DaemonSet.
     pub fn of(daemon_set: &DaemonSet) -> Self {
         let metadata = &daemon_set.metadata;
@@ -107,9 +136,38 @@ impl DaemonSetView {
         Self {
             namespace: metadata.namespace.clone().unwrap_or_default(),
             name: metadata.name.clone().unwrap_or_default(),
-            tolerations: template.and_then(|spec| spec.tolerations.clone()).unwrap_or_default(),
+            uid: metadata.uid.clone().unwrap_or_default(),
+            placement: template.map(Placement::of).unwrap_or_default(),
+            optional: metadata.deletion_timestamp.is_some()
+                || metadata.labels.as_ref().and_then(|labels| labels.get(LABEL)).is_some_and(|value| value == "false"),
         }
     }
+}
+
+// === impl DaemonPodView ===
+
+impl DaemonPodView {
+    /// A pod of a DaemonSet that is there or comes: nothing of any other, of one that is going away, and of one that has ended.
+    pub fn of(pod: &Pod) -> Option<Self> {
+        let metadata = &pod.metadata;
+        let ended = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+        if metadata.deletion_timestamp.is_some() || matches!(ended, Some("Failed" | "Succeeded")) {
+            return None;
+        }
+        let mut owners = metadata.owner_references.iter().flatten();
+        let owner = owners.find(|owner| owner.controller == Some(true) && owner.kind == "DaemonSet")?.uid.clone();
+        let spec = pod.spec.as_ref()?;
+        let node = spec.node_name.clone().or_else(|| wanted_node(spec))?;
+        Some(Self { owner, node })
+    }
+}
+
+/// Where the DaemonSet's controller wants a pod that the scheduler has not bound yet (`ReplaceDaemonSetPodNodeNameNodeAffinity`).
+fn wanted_node(spec: &PodSpec) -> Option<String> {
+    let affinity = spec.affinity.as_ref()?.node_affinity.as_ref()?;
+    let terms = &affinity.required_during_scheduling_ignored_during_execution.as_ref()?.node_selector_terms;
+    let mut fields = terms.iter().flat_map(|term| term.match_fields.iter().flatten());
+    fields.find(|field| field.key == "metadata.name" && field.operator == "In")?.values.as_ref()?.first().cloned()
 }
 
 /// The names of the essential namespaces among these. Where Linkerd is not installed nothing is gated, and nothing is
@@ -152,8 +210,7 @@ pub fn tolerate<'a>(
     pods: impl IntoIterator<Item = &'a PodView>,
 ) -> Vec<Tolerate> {
     pods.into_iter()
-        .filter(|pod| essential.contains(&pod.namespace) && !pod.settled)
-        .filter(|pod| !pod.tolerations.iter().flatten().any(|toleration| tolerates(toleration, taint_key)))
+        .filter(|pod| essential.contains(&pod.namespace) && pod.wants(taint_key))
         .map(|pod| Tolerate {
             namespace: pod.namespace.clone(),
             name: pod.name.clone(),
@@ -163,22 +220,59 @@ pub fn tolerate<'a>(
         .collect()
 }
 
-/// The essential DaemonSets (`namespace/name`, sorted) whose pods do not tolerate our taint. A DaemonSet's controller makes
-/// no pod at all for a node with such a taint, so there is no pod to add a toleration to.
-pub fn yield_to<'a>(
+/// The essential DaemonSets whose pods do not tolerate our taint. A DaemonSet's controller makes no pod for a node with such a taint, so
+/// there is no pod to add a toleration to. `ignored` are names of DaemonSets that no node waits for, as [`is_ignored`] reads them.
+pub fn intolerant<'a>(
     taint_key: &str,
     essential: &BTreeSet<String>,
+    ignored: &[String],
     daemon_sets: impl IntoIterator<Item = &'a DaemonSetView>,
-) -> Vec<String> {
-    let mut names: Vec<String> = daemon_sets
+) -> Vec<&'a DaemonSetView> {
+    daemon_sets
         .into_iter()
-        .filter(|set| essential.contains(&set.namespace))
-        .filter(|set| !set.tolerations.iter().any(|toleration| tolerates(toleration, taint_key)))
-        .map(|set| format!("{}/{}", set.namespace, set.name))
-        .collect();
-    names.sort_unstable();
-    names
+        .filter(|set| essential.contains(&set.namespace) && !set.optional && !is_ignored(set, ignored))
+        .filter(|set| !set.placement.tolerations.iter().any(|toleration| tolerates(toleration, taint_key)))
+        .collect()
 }
+
+/// Whether a DaemonSet is in a list of `namespace/name`, of which each may end in `*`.
+fn is_ignored(set: &DaemonSetView, ignored: &[String]) -> bool {
+    let name = set.full_name();
+    ignored.iter().any(|listed| match listed.strip_suffix('*') {
+        Some(beginning) => name.starts_with(beginning),
+        None => *listed == name,
+    })
+}
+
+/// The nodes that lack a pod of one of these DaemonSets because of our taint.
+///
+/// The controller of a DaemonSet ends no pod for a `NoSchedule` taint, so a node that has its pod stays closed. A node that yields has no
+/// taint of ours any more: it is remembered from `before` until it has its pod.
+pub fn yields<'a>(
+    taint_key: &str,
+    daemon_sets: &[&DaemonSetView],
+    nodes: impl IntoIterator<Item = &'a NodePlace> + Clone,
+    pods: impl IntoIterator<Item = &'a DaemonPodView>,
+    before: &Yields,
+) -> Yields {
+    let there: BTreeSet<(&str, &str)> = pods.into_iter().map(|pod| (pod.owner.as_str(), pod.node.as_str())).collect();
+    let lacking = |set: &DaemonSetView| {
+        let yielded = before.get(&set.full_name());
+        let concerned = |node: &NodePlace| {
+            node.is_closed(taint_key)
+                || yielded.is_some_and(|nodes| nodes.contains(&node.name) || nodes.contains(EVERYWHERE))
+        };
+        let lacks = |node: &NodePlace| {
+            !there.contains(&(set.uid.as_str(), node.name.as_str())) && set.placement.fits(node, taint_key)
+        };
+        nodes.clone().into_iter().filter(|node| concerned(node) && lacks(node)).map(|node| node.name.clone()).collect()
+    };
+    let found = daemon_sets.iter().map(|set| (set.full_name(), lacking(set)));
+    found.filter(|(_, nodes): &(String, BTreeSet<String>)| !nodes.is_empty()).collect()
+}
+
+/// In the place of a node's name: too many to name them, so that every node yields.
+pub const EVERYWHERE: &str = "*";
 
 /// The toleration that an essential pod gets.
 pub fn toleration(taint_key: &str) -> Toleration {
@@ -205,6 +299,7 @@ mod tests {
     use super::*;
     use crate::decide::node::TAINT_KEY;
     use crate::linkerd::names::inject;
+    use k8s_openapi::api::core::v1::Taint;
 
     fn namespace(name: &str, labels: &[(&str, &str)]) -> NamespaceView {
         let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
@@ -307,19 +402,97 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_daemon_set_that_could_not_run_on_a_closed_node_is_named() {
-        let daemon_set = |namespace: &str, name: &str, tolerations| DaemonSetView {
+    fn daemon_set(namespace: &str, name: &str, tolerations: Vec<Toleration>) -> DaemonSetView {
+        DaemonSetView {
             namespace: namespace.to_owned(),
             name: name.to_owned(),
-            tolerations,
-        };
+            uid: format!("uid-of-{name}"),
+            placement: Placement::anywhere(tolerations),
+            optional: false,
+        }
+    }
+
+    fn place(name: &str, closed: bool) -> NodePlace {
+        let taint = Taint { key: TAINT_KEY.to_owned(), effect: TAINT_EFFECT.to_owned(), ..Taint::default() };
+        let taints = if closed { vec![taint] } else { Vec::new() };
+        NodePlace { name: name.to_owned(), taints, ..NodePlace::default() }
+    }
+
+    fn pod_of(set: &str, node: &str) -> DaemonPodView {
+        DaemonPodView { owner: format!("uid-of-{set}"), node: node.to_owned() }
+    }
+
+    #[test]
+    fn a_daemon_set_that_could_not_run_on_a_closed_node_is_found() {
+        let optional = DaemonSetView { optional: true, ..daemon_set("kube-system", "optional", vec![]) };
         let sets = [
             daemon_set("kube-system", "kube-proxy", vec![exists(None, None)]),
             daemon_set("kube-system", "cni", vec![exists(Some("node.kubernetes.io/not-ready"), None)]),
-            daemon_set("kube-system", "a", vec![]),
+            daemon_set("kube-system", "svclb-web-1a2b", vec![]),
+            optional,
             daemon_set("shop", "logs", vec![]),
         ];
-        assert_eq!(yield_to(TAINT_KEY, &set(&["kube-system"]), &sets), ["kube-system/a", "kube-system/cni"]);
+        let found = |ignored: &[&str]| -> Vec<String> {
+            let ignored: Vec<String> = ignored.iter().map(|name| (*name).to_owned()).collect();
+            let essential = set(&["kube-system"]);
+            intolerant(TAINT_KEY, &essential, &ignored, &sets).into_iter().map(|set| set.name.clone()).collect()
+        };
+        assert_eq!(found(&[]), ["cni", "svclb-web-1a2b"]);
+        assert_eq!(found(&["kube-system/svclb-*"]), ["cni"]);
+        assert_eq!(found(&["kube-system/cni", "other/svclb-*"]), ["svclb-web-1a2b"]);
+    }
+
+    #[test]
+    fn a_node_yields_only_while_it_lacks_a_pod_that_it_should_have() {
+        let cni = daemon_set("kube-system", "cni", vec![]);
+        let sets = [&cni];
+        let nodes = [place("a", true), place("b", true), place("open", false)];
+        let yields = |pods: &[DaemonPodView], before: &Yields| yields(TAINT_KEY, &sets, &nodes, pods, before);
+        let on = |nodes: &[&str]| Yields::from([("kube-system/cni".to_owned(), set(nodes))]);
+
+        assert_eq!(yields(&[pod_of("cni", "a")], &Yields::new()), on(&["b"]), "a pod that is there is not ended");
+        assert_eq!(yields(&[pod_of("cni", "a"), pod_of("cni", "b")], &on(&["b"])), Yields::new());
+        assert_eq!(yields(&[pod_of("another", "a")], &Yields::new()), on(&["a", "b"]));
+        // It has no taint while it yields, and yields until it has its pod.
+        assert_eq!(yields(&[pod_of("cni", "a"), pod_of("cni", "b")], &on(&["open"])), on(&["open"]));
+        assert_eq!(yields(&[pod_of("cni", "a"), pod_of("cni", "b")], &on(&[EVERYWHERE])), on(&["open"]));
+    }
+
+    #[test]
+    fn a_daemon_set_that_does_not_want_the_node_opens_nothing() {
+        let nowhere: PodSpec =
+            serde_json::from_value(serde_json::json!({"containers": [], "nodeSelector": {"no": "where"}})).unwrap();
+        let leftover = DaemonSetView { placement: Placement::of(&nowhere), ..daemon_set("kube-system", "old", vec![]) };
+        let closed = [place("a", true)];
+        assert_eq!(yields(TAINT_KEY, &[&leftover], &closed, &[], &Yields::new()), Yields::new());
+        let taint = Taint { key: "gpu".to_owned(), effect: "NoSchedule".to_owned(), ..Taint::default() };
+        let mut kept_away = place("a", true);
+        kept_away.taints.push(taint);
+        let cni = daemon_set("kube-system", "cni", vec![]);
+        assert_eq!(yields(TAINT_KEY, &[&cni], &[kept_away], &[], &Yields::new()), Yields::new());
+    }
+
+    #[test]
+    fn a_daemon_sets_pod_counts_where_it_is_or_is_to_be() {
+        let pod = |node: Option<&str>, more: serde_json::Value| {
+            let affinity = serde_json::json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {
+                "nodeSelectorTerms": [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["wanted"]}]}],
+            }}});
+            let owner = serde_json::json!({
+                "apiVersion": "apps/v1", "kind": "DaemonSet", "name": "cni", "uid": "u", "controller": true,
+            });
+            let mut pod = serde_json::json!({
+                "metadata": {"name": "p", "ownerReferences": [owner]},
+                "spec": {"containers": [], "nodeName": node, "affinity": affinity},
+            });
+            for (key, value) in more.as_object().unwrap() {
+                pod[key] = value.clone();
+            }
+            DaemonPodView::of(&serde_json::from_value(pod).unwrap()).map(|pod| pod.node)
+        };
+        assert_eq!(pod(Some("bound"), serde_json::json!({})).as_deref(), Some("bound"));
+        assert_eq!(pod(None, serde_json::json!({})).as_deref(), Some("wanted"));
+        assert_eq!(pod(Some("bound"), serde_json::json!({"status": {"phase": "Failed"}})), None);
+        assert_eq!(pod(Some("bound"), serde_json::json!({"metadata": {"name": "p"}})), None);
     }
 }

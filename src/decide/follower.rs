@@ -198,7 +198,8 @@ mod tests {
     }
 
     fn word(word: Word) -> String {
-        Publication { version: VERSION, word, yield_to: Vec::new(), identity: Vec::new() }.write()
+        Publication { version: VERSION, word, yield_on: crate::decide::essential::Yields::new(), identity: Vec::new() }
+            .write()
     }
 
     fn open(proof: u64) -> String {
@@ -268,7 +269,7 @@ mod tests {
         let open = after(&[Some(record(1, open(1))), Some(record(2, open(2)))]);
         let begun = open.prover_gate(second(2));
         assert!(begun.is_open(), "what is open stays open");
-        let said = Publication::new(&begun, Vec::new(), Vec::new()).write();
+        let said = Publication::new(&begun, crate::decide::essential::Yields::new(), Vec::new()).write();
         // Somebody else holds the Lease than when this one looked first.
         let other = Record { holder: Some(Holder::read("node-2/agent/boot")), ..record(3, Some(said)) };
         let started = after(&[Some(record(1, open_by_another())), Some(other)]);

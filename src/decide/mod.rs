@@ -18,6 +18,7 @@
 //! - [`follower`]: an agent's gate, driven by what is published and by what it sees of identity itself.
 //! - [`node`]: what becomes of a node's taint and annotation.
 //! - [`essential`]: what must be able to run on a closed node, so that nothing waits for itself.
+//! - [`placement`]: on which nodes a DaemonSet wants pods.
 //! - [`by_hand`]: the broken glass: a person's word, with an end.
 //! - [`hold`]: the scheduling gate of a held pod, and how it comes off.
 //! - [`repair_wait`]: whether a node that could open waits until the controller has replaced what is Pending.
@@ -44,6 +45,7 @@ pub mod orphan;
 pub mod outcome;
 pub mod parts;
 pub mod pending_repair;
+pub mod placement;
 pub mod policy;
 pub mod proof;
 pub mod publication;

@@ -3,12 +3,16 @@
 //! Level-triggered: what should be is worked out anew from facts each time, and a change is what differs from it. So a taint
 //! that somebody removed comes back, one that somebody left is lifted, and where nothing differs nothing is written.
 
-use super::{by_hand::ByHand, gate::Gate, repair_wait::RepairWait};
+use super::{by_hand::ByHand, gate::Gate, repair_wait::RepairWait, verdict::Basis};
 use k8s_openapi::api::core::v1::{Node, Taint};
 use std::{fmt, time::Duration};
 
 /// The annotation on a Node that says which boot of it was opened.
 pub const OPENED_BOOT: &str = "linkerd-gate/opened-boot";
+
+/// The annotation on a Node that says which boot of it ran without being closed: in audit mode, or where nodes are not tainted. Its pods
+/// run; when nodes are closed again, this one is not while that boot lasts.
+pub const LEFT_OPEN_BOOT: &str = "linkerd-gate/left-open-boot";
 
 /// The key of our taint, unless it is configured otherwise.
 pub const TAINT_KEY: &str = "linkerd-gate/closed";
@@ -22,11 +26,22 @@ pub struct NodePolicy {
     /// The key of the taint.
     pub taint_key: String,
     /// Whether nodes are tainted at all.
-    pub taints: bool,
+    pub tainting: Tainting,
     /// How long a node may be closed before it opens unproven.
     pub max_closed: Duration,
     /// How long a node that could open waits for the controller at most.
     pub repair_grace: Duration,
+}
+
+/// Whether nodes are tainted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tainting {
+    /// They are.
+    Enforce,
+    /// They are not; what would be done is said.
+    Audit,
+    /// They are not.
+    Never,
 }
 
 /// A node as the API server has it, reduced to what decisions need.
@@ -44,6 +59,8 @@ pub struct NodeView {
     pub has_annotations: bool,
     /// The annotation [`OPENED_BOOT`].
     pub opened_boot: Option<String>,
+    /// The annotation [`LEFT_OPEN_BOOT`].
+    pub left_open_boot: Option<String>,
     /// The annotation [`super::by_hand::ANNOTATION`].
     pub by_hand: Option<String>,
     /// When it joined the cluster, by the API server's clock, in seconds since the Unix epoch.
@@ -117,6 +134,10 @@ pub enum Opened {
     Proven,
     /// The gate is open, and the controller still replaces so many pods: the node has waited for as long as it may.
     BeforeRepair(usize),
+    /// Linkerd is not installed. It may be in a moment, so that this is not remembered.
+    NotInstalled,
+    /// It ran unclosed in this boot before nodes were tainted, so it is not closed now.
+    LeftOpen,
     /// It was closed for as long as a node may be: pods start whatever Linkerd does. `wait` and guard still hold them.
     TooLongClosed,
     /// A person said so.
@@ -141,8 +162,10 @@ pub enum Closed {
 pub struct Change {
     /// Our taint, by its value.
     pub taint: Edit,
-    /// The annotation.
+    /// The annotation [`OPENED_BOOT`].
     pub opened_boot: Edit,
+    /// The annotation [`LEFT_OPEN_BOOT`].
+    pub left_open_boot: Edit,
 }
 
 /// What becomes of one thing on a Node.
@@ -161,8 +184,10 @@ pub enum Edit {
 pub struct Plan {
     /// What it should be.
     pub state: NodeState,
-    /// What differs.
+    /// What differs and is to be written.
     pub change: Option<Change>,
+    /// In audit mode, what would be written instead.
+    pub would: Option<Change>,
 }
 
 // === impl NodeView ===
@@ -181,6 +206,7 @@ impl NodeView {
             taints: node.spec.as_ref().and_then(|spec| spec.taints.clone()),
             has_annotations: metadata.annotations.is_some(),
             opened_boot: annotation(OPENED_BOOT),
+            left_open_boot: annotation(LEFT_OPEN_BOOT),
             by_hand: annotation(super::by_hand::ANNOTATION),
             created: metadata.creation_timestamp.as_ref().map(|time| time.0.as_second()),
             ready: ready.is_some_and(|condition| condition.status == "True"),
@@ -190,6 +216,11 @@ impl NodeView {
                     && condition.message.as_deref().is_some_and(|message| message.contains("node is shutting down"))
             }),
         }
+    }
+
+    /// A taint with our key that ends pods. Linkerd-gate never sets it, and may not lift it.
+    pub fn ending_taint(&self, key: &str) -> Option<&Taint> {
+        self.taints.iter().flatten().find(|taint| taint.key == key && taint.effect == "NoExecute")
     }
 
     /// Our taint, where it is there.
@@ -235,8 +266,11 @@ impl Age {
 // === impl Change ===
 
 impl Change {
+    /// Nothing is written.
+    pub const NOTHING: Self = Self { taint: Edit::Keep, opened_boot: Edit::Keep, left_open_boot: Edit::Keep };
+
     fn unless_nothing(self) -> Option<Self> {
-        (self != Self { taint: Edit::Keep, opened_boot: Edit::Keep }).then_some(self)
+        (self != Self::NOTHING).then_some(self)
     }
 }
 
@@ -249,15 +283,39 @@ impl Plan {
     /// then the ways out of a deadlock.
     pub fn of(policy: &NodePolicy, facts: &NodeFacts<'_>) -> Self {
         let state = state(policy, facts);
-        let change = change(policy, facts, &state);
-        Self { state, change }
+        let enforced = change(policy, facts, &state);
+        match policy.tainting {
+            Tainting::Enforce => Self { state, change: enforced, would: None },
+            Tainting::Audit => Self { state, change: leave_open(policy, facts), would: enforced },
+            Tainting::Never => Self { state, change: leave_open(policy, facts), would: None },
+        }
+    }
+
+    /// Since when, by its uptime, the process knows the node as closed after this plan, if it was `before` it. Time that a person or the
+    /// lack of Linkerd decided about does not count: the longest time that a node may be closed begins after it.
+    pub fn closed_since(&self, before: Option<Duration>) -> Option<Duration> {
+        match &self.state {
+            NodeState::Closed { why: Closed::ByHand(_), .. }
+            | NodeState::Open(
+                Opened::ByHand(_) | Opened::NotInstalled | Opened::ThisBoot | Opened::LeftOpen | Opened::Adopted,
+            ) => None,
+            NodeState::Closed { since, .. } => Some(*since),
+            // Until it is written, the node is what it was.
+            NodeState::Open(Opened::Proven | Opened::BeforeRepair(_) | Opened::TooLongClosed)
+            | NodeState::Yielding(_)
+            | NodeState::Undecided => before,
+        }
     }
 
     /// The node after we are gone for good: as if we had never been there.
     pub fn for_removal(policy: &NodePolicy, node: &NodeView) -> Option<Change> {
         let gone = |is_there| if is_there { Edit::Remove } else { Edit::Keep };
-        let (taint, opened_boot) = (node.taint(&policy.taint_key).is_some(), node.opened_boot.is_some());
-        Change { taint: gone(taint), opened_boot: gone(opened_boot) }.unless_nothing()
+        let change = Change {
+            taint: gone(node.taint(&policy.taint_key).is_some()),
+            opened_boot: gone(node.opened_boot.is_some()),
+            left_open_boot: gone(node.left_open_boot.is_some()),
+        };
+        change.unless_nothing()
     }
 }
 
@@ -268,13 +326,18 @@ fn state(policy: &NodePolicy, facts: &NodeFacts<'_>) -> NodeState {
         return NodeState::Closed { since, why: Closed::ShuttingDown };
     }
     match facts.by_hand {
-        Some(word) if !word.open => return NodeState::Closed { since, why: Closed::ByHand(word) },
+        Some(word) if !word.open => {
+            return NodeState::Closed { since: facts.uptime, why: Closed::ByHand(word) };
+        }
         // Where there is proof as well, the proof is what lasts.
         Some(word) if !opened_this_boot && !facts.gate.is_open() => return NodeState::Open(Opened::ByHand(word)),
         Some(_) | None => {}
     }
     if opened_this_boot {
         return NodeState::Open(Opened::ThisBoot);
+    }
+    if policy.tainting == Tainting::Enforce && facts.node.left_open_boot.as_deref() == Some(facts.boot) {
+        return NodeState::Open(Opened::LeftOpen);
     }
     // A taint on a node that has never been opened is somebody's wish that it be closed: a registration taint, say.
     if facts.node.opened_boot.is_none() && facts.node.taint(&policy.taint_key).is_none() && facts.closed_since.is_none()
@@ -284,6 +347,9 @@ fn state(policy: &NodePolicy, facts: &NodeFacts<'_>) -> NodeState {
             Age::Unknown => return NodeState::Undecided,
             Age::AfterUs => {}
         }
+    }
+    if facts.gate.basis() == Some(Basis::NotInstalled) {
+        return NodeState::Open(Opened::NotInstalled);
     }
     let too_long = facts.uptime.saturating_sub(since) >= policy.max_closed;
     if facts.gate.is_open() && (too_long || !facts.repair.holds()) {
@@ -302,31 +368,50 @@ fn state(policy: &NodePolicy, facts: &NodeFacts<'_>) -> NodeState {
     NodeState::Closed { since, why }
 }
 
+/// What is written where nodes are tainted.
 fn change(policy: &NodePolicy, facts: &NodeFacts<'_>, state: &NodeState) -> Option<Change> {
     let present = facts.node.taint(&policy.taint_key);
-    let wanted = match state {
+    let taint = match state {
         NodeState::Undecided => return None,
-        NodeState::Closed { since, .. } if policy.taints => Some(stamp(facts.boot, *since)),
-        NodeState::Closed { .. } | NodeState::Open(_) | NodeState::Yielding(_) => None,
+        NodeState::Closed { why: Closed::ByHand(_), .. } => {
+            let wanted = stamp_by_hand(facts.boot);
+            match present {
+                Some(taint) if taint.value.as_ref() == Some(&wanted) => Edit::Keep,
+                Some(_) | None => Edit::Set(wanted),
+            }
+        }
+        NodeState::Closed { since, .. } => match present {
+            // A taint of this boot is right whatever uptime it names: it is the older knowledge.
+            Some(taint) if read_stamp(taint, facts.boot).is_some() => Edit::Keep,
+            Some(_) | None => Edit::Set(stamp(facts.boot, *since)),
+        },
+        NodeState::Open(_) | NodeState::Yielding(_) if present.is_some() => Edit::Remove,
+        NodeState::Open(_) | NodeState::Yielding(_) => Edit::Keep,
     };
-    let taint = match (wanted, present) {
-        (None, None) => Edit::Keep,
-        (None, Some(_)) => Edit::Remove,
-        // A taint of this boot is right whatever uptime it names: it is the older knowledge.
-        (Some(_), Some(taint)) if read_stamp(taint, facts.boot).is_some() => Edit::Keep,
-        (Some(stamp), Some(_) | None) => Edit::Set(stamp),
-    };
-    let opened = match state {
-        NodeState::Open(Opened::Adopted | Opened::Proven | Opened::BeforeRepair(_) | Opened::TooLongClosed) => true,
-        NodeState::Open(Opened::ThisBoot | Opened::ByHand(_))
-        | NodeState::Closed { .. }
-        | NodeState::Yielding(_)
-        | NodeState::Undecided => false,
-    };
-    // Where nodes are not tainted there is nothing to remember either.
-    let opened = opened && policy.taints;
+    let opened = matches!(
+        state,
+        NodeState::Open(
+            Opened::Adopted | Opened::Proven | Opened::BeforeRepair(_) | Opened::TooLongClosed | Opened::LeftOpen
+        )
+    );
     let opened_boot = if opened { Edit::Set(facts.boot.to_owned()) } else { Edit::Keep };
-    Change { taint, opened_boot }.unless_nothing()
+    // Once the boot counts as opened, the other note has done its work.
+    let left_open_boot = if opened && facts.node.left_open_boot.is_some() { Edit::Remove } else { Edit::Keep };
+    Change { taint, opened_boot, left_open_boot }.unless_nothing()
+}
+
+/// What is written where nodes are not tainted: nothing stays closed, and it is noted that this boot ran unclosed, so that it is not
+/// closed under its pods when nodes are tainted again.
+fn leave_open(policy: &NodePolicy, facts: &NodeFacts<'_>) -> Option<Change> {
+    let node = facts.node;
+    let this_boot = |note: &Option<String>| note.as_deref() == Some(facts.boot);
+    let noted = this_boot(&node.left_open_boot) || this_boot(&node.opened_boot);
+    let change = Change {
+        taint: if node.taint(&policy.taint_key).is_some() { Edit::Remove } else { Edit::Keep },
+        opened_boot: Edit::Keep,
+        left_open_boot: if noted { Edit::Keep } else { Edit::Set(facts.boot.to_owned()) },
+    };
+    change.unless_nothing()
 }
 
 /// Since when the node has been closed in this boot, by its uptime: the earliest that anybody knows. A taint from an earlier
@@ -341,6 +426,11 @@ fn closed_since(policy: &NodePolicy, facts: &NodeFacts<'_>) -> Duration {
 /// clock may be years off.
 fn stamp(boot: &str, since: Duration) -> String {
     format!("{}-{}", short(boot), since.as_secs())
+}
+
+/// The taint's value where a person closed the node: without a second, since that time does not count.
+fn stamp_by_hand(boot: &str) -> String {
+    format!("{}-hand", short(boot))
 }
 
 fn read_stamp(taint: &Taint, boot: &str) -> Option<Duration> {
@@ -377,7 +467,9 @@ impl NodeState {
         // How it was opened is known; that it was is no news.
         let noted = matches!(
             self,
-            Self::Open(Opened::Adopted | Opened::Proven | Opened::BeforeRepair(_) | Opened::TooLongClosed)
+            Self::Open(
+                Opened::Adopted | Opened::Proven | Opened::BeforeRepair(_) | Opened::LeftOpen | Opened::TooLongClosed
+            )
         );
         let opened = noted && *newer == Self::Open(Opened::ThisBoot);
         let same = waits(self) && waits(newer) || opened || self.to_string() == newer.to_string();
@@ -391,6 +483,12 @@ impl fmt::Display for NodeState {
             Self::Open(Opened::ThisBoot) => f.write_str("open: it was opened earlier in this boot"),
             Self::Open(Opened::Adopted) => f.write_str("open: it was there before linkerd-gate was installed"),
             Self::Open(Opened::Proven) => f.write_str("open: the gate is open"),
+            Self::Open(Opened::NotInstalled) => f.write_str(
+                "open while Linkerd is not installed: it is closed when Linkerd is, until injection is proven",
+            ),
+            Self::Open(Opened::LeftOpen) => {
+                f.write_str("open: it ran unclosed in this boot before nodes were closed (audit mode, or taint=never)")
+            }
             Self::Open(Opened::BeforeRepair(pods)) => write!(
                 f,
                 "open: the gate is open; {}, and the node has waited for as long as it may (LINKERD_GATE_REPAIR_GRACE): they \

@@ -10,7 +10,13 @@ use std::time::Duration;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Orphans {
     since: BTreeMap<String, Duration>,
+    /// Not tried again before then: an opening that did not succeed.
+    not_before: BTreeMap<String, Duration>,
 }
+
+/// After how long an opening is tried again that lost a race, or failed: kubelets change their nodes all the time, and a node that has waited
+/// for ten minutes must not wait for ten more.
+pub const RETRY: Duration = Duration::from_secs(5);
 
 // === impl Orphans ===
 
@@ -35,14 +41,19 @@ impl Orphans {
             .collect();
         let since = |node: &&NodeView| self.since.get(&node.name).copied().unwrap_or(now);
         self.since = orphaned.iter().map(|node| (node.name.clone(), since(node))).collect();
-        let due = |node: &&NodeView| self.since.get(&node.name).is_some_and(|since| *since + longest <= now);
-        let next = self.since.values().map(|since| *since + longest).filter(|at| *at > now).min();
+        self.not_before.retain(|node, at| *at > now && self.since.contains_key(node));
+        let at = |(node, since): (&String, &Duration)| {
+            let due = *since + longest;
+            self.not_before.get(node).map_or(due, |not_before| due.max(*not_before))
+        };
+        let due = |node: &&NodeView| self.since.get_key_value(&node.name).is_some_and(|entry| at(entry) <= now);
+        let next = self.since.iter().map(at).filter(|at| *at > now).min();
         (orphaned.into_iter().filter(due).collect(), next)
     }
 
-    /// Tries that node again only after a while: it could not be opened.
+    /// Tries that node again after [`RETRY`], unless it is open by then.
     pub fn put_off(&mut self, node: &str, now: Duration) {
-        self.since.insert(node.to_owned(), now);
+        self.not_before.insert(node.to_owned(), now + RETRY);
     }
 }
 
@@ -96,12 +107,34 @@ mod tests {
     }
 
     #[test]
-    fn what_could_not_be_opened_is_put_off() {
+    fn an_opening_that_lost_a_race_is_tried_again_in_seconds() {
         let mut orphans = Orphans::default();
         let nodes = [closed("a")];
-        due(&mut orphans, &nodes, &[], 0);
-        assert_eq!(due(&mut orphans, &nodes, &[], 10), ["a"]);
-        orphans.put_off("a", Duration::from_mins(10));
-        assert!(due(&mut orphans, &nodes, &[], 11).is_empty());
+        let mut at = |now: Duration, lost: bool| {
+            let (due, next) = orphans.step(nodes.iter(), |_| false, TAINT_KEY, LONGEST, now, Timestamp::UNIX_EPOCH);
+            let due = due.len();
+            if lost {
+                orphans.put_off("a", now);
+            }
+            (due, next)
+        };
+        assert_eq!(at(Duration::ZERO, false), (0, Some(LONGEST)));
+        assert_eq!(at(LONGEST, true), (1, None));
+        let soon = LONGEST + Duration::from_secs(1);
+        assert_eq!(at(soon, false), (0, Some(LONGEST + RETRY)), "not in a circle");
+        assert_eq!(at(LONGEST + RETRY, false).0, 1);
+    }
+
+    #[test]
+    fn a_node_that_was_born_closed_and_has_no_agent_is_an_orphan() {
+        let mut orphans = Orphans::default();
+        let taint = k8s_openapi::api::core::v1::Taint {
+            key: TAINT_KEY.to_owned(),
+            effect: "NoSchedule".to_owned(),
+            ..Default::default()
+        };
+        let nodes = [NodeView { taints: Some(vec![taint]), opened_boot: None, ..closed("new") }];
+        assert!(due(&mut orphans, &nodes, &[], 0).is_empty());
+        assert_eq!(due(&mut orphans, &nodes, &[], 10), ["new"]);
     }
 }

@@ -5,6 +5,7 @@
 //! *unknown*, which opens nothing and closes nothing.
 
 use super::{
+    essential::{EVERYWHERE, Yields},
     evidence::{Evidence, Installation, Probe},
     gate::{Closure, Gate},
     outcome::Outcome,
@@ -12,6 +13,7 @@ use super::{
     verdict::{Basis, Obstacle},
 };
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 /// The format that this program writes.
@@ -22,6 +24,9 @@ pub const OLDEST_READ: u32 = 1;
 
 /// At most this many names or addresses are published: an annotation is no place for a thousand.
 const AT_MOST: usize = 16;
+
+/// At most this many names of nodes in all.
+const NODES_AT_MOST: usize = 80;
 
 /// What the prover knows, for everybody.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,10 +39,10 @@ pub struct Publication {
     #[serde(flatten)]
     pub word: Word,
 
-    /// DaemonSets (`namespace/name`) that must run on every node and do not tolerate our taint: while there is one, no node
-    /// is tainted. At most 16 of them.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub yield_to: Vec<String>,
+    /// Essential DaemonSets (`namespace/name`) that do not tolerate our taint, and the nodes that lack a pod of theirs: those are not
+    /// tainted meanwhile. At most 16 DaemonSets; where more than 80 nodes would be named, it is `*`, which is every node.
+    #[serde(default, skip_serializing_if = "Yields::is_empty")]
+    pub yield_on: Yields,
 
     /// Where identity can be asked, so that a thousand agents need not watch its endpoints. At most 16 addresses.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -85,10 +90,15 @@ pub enum Unreadable {
 
 impl Publication {
     /// What a prover with this gate publishes.
-    pub fn new(gate: &Gate, mut yield_to: Vec<String>, mut identity: Vec<SocketAddr>) -> Self {
-        yield_to.truncate(AT_MOST);
+    pub fn new(gate: &Gate, yield_on: Yields, mut identity: Vec<SocketAddr>) -> Self {
         identity.truncate(AT_MOST);
-        Self { version: VERSION, word: Word::of(gate), yield_to, identity }
+        Self { version: VERSION, word: Word::of(gate), yield_on: cut(yield_on), identity }
+    }
+
+    /// The DaemonSets that a node yields to.
+    pub fn yields(&self, node: &str) -> Vec<String> {
+        let concerned = |nodes: &BTreeSet<String>| nodes.contains(node) || nodes.contains(EVERYWHERE);
+        self.yield_on.iter().filter(|(_, nodes)| concerned(nodes)).map(|(set, _)| set.clone()).collect()
     }
 
     /// Reads the annotation.
@@ -142,6 +152,26 @@ impl Publication {
     }
 }
 
+/// As much as an annotation has room for. What is left out errs on the side of yielding: nothing must wait for itself.
+fn cut(all: Yields) -> Yields {
+    let mut left = NODES_AT_MOST;
+    let everywhere = || BTreeSet::from([EVERYWHERE.to_owned()]);
+    let mut cut: Yields = Yields::new();
+    for (place, (set, nodes)) in all.into_iter().enumerate() {
+        if place == AT_MOST {
+            // The last that has room speaks for all the others.
+            if let Some(mut last) = cut.last_entry() {
+                last.insert(everywhere());
+            }
+            break;
+        }
+        let nodes = if nodes.len() > left { everywhere() } else { nodes };
+        left -= nodes.len().min(left);
+        cut.insert(set, nodes);
+    }
+    cut
+}
+
 /// Evidence that is not known to be in the way of anything, for what is known to be to be noted in it.
 fn all_ready(policy: &Policy, evidence: Evidence) -> Evidence {
     policy.required().iter().fold(evidence, |evidence, probe| evidence.with(*probe, Outcome::Ready))
@@ -193,7 +223,7 @@ mod tests {
 
     /// What a follower's evidence says of a gate that was published.
     fn followed(gate: &Gate) -> Evidence {
-        let published = Publication::new(gate, Vec::new(), Vec::new());
+        let published = Publication::new(gate, Yields::new(), Vec::new());
         let read = Publication::read(&published.write()).unwrap();
         assert_eq!(read, published);
         read.evidence(&Policy::proven(), Evidence::at(Duration::ZERO))
@@ -252,14 +282,14 @@ mod tests {
     fn the_format_is_what_it_is_documented_to_be() {
         let refused = gate([proven(0).with(Probe::Identity, Outcome::not_ready("refused"))]);
         let published =
-            Publication::new(&refused, vec!["kube-system/cni".to_owned()], vec!["10.1.0.7:8080".parse().unwrap()]);
+            Publication::new(&refused, lacking("kube-system/cni", 1), vec!["10.1.0.7:8080".parse().unwrap()]);
         assert_eq!(
             published.write(),
-            r#"{"version":1,"gate":"closed","obstacles":[{"probe":"identity","outcome":"not-ready","reason":"refused"}],"yieldTo":["kube-system/cni"],"identity":["10.1.0.7:8080"]}"#
+            r#"{"version":1,"gate":"closed","obstacles":[{"probe":"identity","outcome":"not-ready","reason":"refused"}],"yieldOn":{"kube-system/cni":["node-0"]},"identity":["10.1.0.7:8080"]}"#
         );
         let open = gate([proven(0), proven(600), proven(1200)]);
         assert_eq!(
-            Publication::new(&open, Vec::new(), Vec::new()).write(),
+            Publication::new(&open, Yields::new(), Vec::new()).write(),
             r#"{"version":1,"gate":"open","basis":"proven","proof":1200000}"#
         );
     }
@@ -275,9 +305,30 @@ mod tests {
         }
     }
 
+    fn lacking(set: &str, nodes: usize) -> Yields {
+        Yields::from([(set.to_owned(), (0..nodes).map(|node| format!("node-{node}")).collect())])
+    }
+
     #[test]
-    fn a_thousand_names_are_cut() {
-        let many = (0..1000).map(|number| format!("kube-system/{number}")).collect();
-        assert_eq!(Publication::new(&Gate::closed(), many, Vec::new()).yield_to.len(), AT_MOST);
+    fn a_node_yields_to_what_it_lacks_itself() {
+        let published = Publication::new(&Gate::closed(), lacking("kube-system/cni", 2), Vec::new());
+        assert_eq!(published.yields("node-1"), ["kube-system/cni"]);
+        assert!(published.yields("node-2").is_empty());
+    }
+
+    #[test]
+    fn what_has_no_room_yields_everywhere() {
+        let many = Publication::new(&Gate::closed(), lacking("kube-system/cni", 1000), Vec::new());
+        assert_eq!(many.yields("node-999"), ["kube-system/cni"]);
+        assert!(many.write().len() < 200, "{}", many.write());
+        let sets = (0..100).flat_map(|set| lacking(&format!("kube-system/{set:03}"), 1)).collect();
+        let sets = Publication::new(&Gate::closed(), sets, Vec::new());
+        assert_eq!(sets.yield_on.len(), AT_MOST);
+        assert_eq!(sets.yields("node-of-the-last"), ["kube-system/015"], "those that are left out are somewhere");
+        // A name of a node or a DaemonSet has 253 characters at most, and the annotation 32 KiB (20-confinement.yaml).
+        let longest = |set: u32| format!("kube-system/{set:0253}");
+        let nodes = |set: u32| (0..5).map(|node| format!("{:0253}", set * 5 + node)).collect();
+        let wide = (0..16).map(|set| (longest(set), nodes(set))).collect();
+        assert!(Publication::new(&Gate::closed(), wide, Vec::new()).write().len() < 28 * 1024);
     }
 }

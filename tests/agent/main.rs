@@ -1,6 +1,7 @@
 //! `agent` as a process against a genuine API server: what it writes, when, and what it leaves alone.
 
 mod api_server;
+mod born_closed;
 mod cost;
 mod faults;
 mod node;
@@ -9,3 +10,4 @@ mod repair_wait;
 mod rights;
 #[allow(dead_code, reason = "the controller's tests use it too")]
 mod stage;
+mod yields;

@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{Event, Node};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use linkerd_gate::decide::by_hand::ANNOTATION as OVERRIDE;
-use linkerd_gate::decide::node::{OPENED_BOOT, TAINT_KEY};
+use linkerd_gate::decide::node::{LEFT_OPEN_BOOT, OPENED_BOOT, TAINT_KEY};
 use serde_json::json;
 use tokio::process::Command;
 
@@ -181,27 +181,32 @@ async fn misspelt(stage: &Stage, agent: &Agent) -> Result<()> {
 }
 
 #[tokio::test]
-async fn an_agent_that_may_not_taint_or_only_watches_leaves_its_node_alone() -> Result<()> {
+async fn modes_that_close_no_node_lift_our_taint_and_note_the_boot() -> Result<()> {
     let stage = Stage::set().await?;
     for node in ["node-audit", "node-never"] {
         stage.node_of_an_earlier_boot(node).await?;
     }
+    // Closed by enforce, in this boot, when somebody switches to audit.
+    let taint = json!({"key": TAINT_KEY, "value": "boot1-1", "effect": "NoSchedule"});
+    let closed = Patch::Merge(json!({"spec": {"taints": [taint]}}));
+    stage.nodes().await?.patch("node-audit", &PatchParams::default(), &closed).await?;
     let audit = stage.start_apart(agent_of("node-audit", "boot-1").with("MODE", "audit"), "audit").await?;
     let never = stage.start_apart(agent_of("node-never", "boot-1").with("TAINT", "never"), "never").await?;
+    let left_open = |node: &Node| {
+        node.metadata.annotations.as_ref().and_then(|all| all.get(LEFT_OPEN_BOOT)).is_some_and(|boot| boot == "boot-1")
+    };
     let story = async {
+        for node in ["node-audit", "node-never"] {
+            let node = stage.until_node(node, "noted", left_open).await?;
+            ensure!(!is_closed(&node) && opened(&node).as_deref() == Some("an-earlier-boot"), "{node:?}");
+        }
+        stage.until_event("node-audit", "GateLeftOpen").await?;
         let line = audit.until_says("node node-audit: audit: would be tainted: closed: ").await?;
         let event = stage.until_event("node-audit", "GateClosed").await?;
         let message = event.message.unwrap_or_default();
         ensure!(line.ends_with(&message) && message.starts_with("audit: would be tainted"), "{message}");
         never.until_says("gate: waiting: injection not ready").await?;
         ensure!(never.answers(503).await?["node"]["state"] == "closed");
-        stage.injector.recover().await?;
-        audit.until_says("node node-audit: audit: would be noted as opened: open: the gate is open").await?;
-        stage.until_event("node-audit", "GateOpened").await?;
-        for agent in [&audit, &never] {
-            agent.until_said("gate: open: proven").await?;
-            ensure!(agent.answers(200).await?["node"]["state"] == "open");
-        }
         anyhow::Ok(())
     };
     story.await.with_context(|| told([&audit, &never]))?;
@@ -210,9 +215,63 @@ async fn an_agent_that_may_not_taint_or_only_watches_leaves_its_node_alone() -> 
         ensure!(agent.terminate().await? == 0);
     }
     for account in ["audit", "never"] {
-        ensure!(patches(&stage, account)? == 0, "{account} wrote to its node");
+        ensure!(patches(&stage, account)? == 1, "{account} wrote more to its node than that");
+    }
+
+    // Enforced from now on, with nothing proven: what runs since then is not closed, and the next boot is.
+    for node in ["node-audit", "node-never"] {
+        let account = format!("enforce-{node}");
+        let mut agent = stage.start_apart(agent_of(node, "boot-1"), &account).await?;
+        let noted = stage.until_node(node, "open", |node| opened(node).as_deref() == Some("boot-1")).await;
+        let noted = noted.with_context(|| agent.said())?;
+        ensure!(!is_closed(&noted) && !left_open(&noted), "{noted:?}");
+        agent.until_said("open: it ran unclosed in this boot before nodes were closed").await?;
+        ensure!(agent.terminate().await? == 0);
+        ensure!(agent.times_said("closed: nothing has been proven") == 0 && patches(&stage, &account)? == 1);
+        let agent = stage.start_apart(agent_of(node, "boot-2"), &format!("rebooted-{node}")).await?;
+        stage.until_node(node, "closed", is_closed).await.with_context(|| agent.said())?;
     }
     Ok(())
+}
+
+#[tokio::test]
+async fn time_closed_by_hand_does_not_count_and_a_foreign_taint_is_told() -> Result<()> {
+    let stage = Stage::set().await?;
+    stage.node_of_an_earlier_boot("node-0").await?;
+    stage.annotate_node("node-0", OVERRIDE, Some(&word("closed", 3600))).await?;
+    let ending = json!({"key": TAINT_KEY, "effect": "NoExecute"});
+    let tainted = Patch::Merge(json!({"spec": {"taints": [ending]}}));
+    stage.nodes().await?.patch("node-0", &PatchParams::default(), &tainted).await?;
+    let started = Timestamp::now();
+    let agent = stage.start(agent_of("node-0", "boot-1").with("NODE_MAX_CLOSED", "4s"))?;
+    let story = async {
+        let value = |node: &Node| {
+            let taints = node.spec.iter().flat_map(|spec| spec.taints.iter().flatten());
+            let mut ours = taints.filter(|taint| taint.key == TAINT_KEY && taint.effect == "NoSchedule");
+            ours.next().and_then(|taint| taint.value.clone()).unwrap_or_default()
+        };
+        stage.until_node("node-0", "closed by hand", |node| value(node) == "boot1-hand").await?;
+        let event = stage.until_event("node-0", "GateForeignTaint").await?;
+        ensure!(
+            event.message.is_some_and(|told| told.contains("kubectl taint node node-0 linkerd-gate/closed:NoExecute-"))
+        );
+        // Longer by hand than a node may be closed: what an open proof elsewhere would tell by events, only a clock tells here.
+        let longer = started + SignedDuration::from_secs(6);
+        let lasts = longer.duration_since(Timestamp::now()).unsigned_abs();
+        tokio::time::sleep(lasts).await;
+        stage.annotate_node("node-0", OVERRIDE, None).await?;
+        let node = stage.until_node("node-0", "closed since now", |node| value(node) != "boot1-hand").await?;
+        ensure!(value(&node).starts_with("boot1-") && opened(&node).as_deref() == Some("an-earlier-boot"), "{node:?}");
+        agent.until_says("node node-0: closed: nothing has been proven in this boot").await?;
+        // And then for as long as any.
+        stage.until_event("node-0", "GateOpenedUnproven").await?;
+        let node = stage.until_node("node-0", "open", |node| !is_closed(node)).await?;
+        let taints = node.spec.and_then(|spec| spec.taints).unwrap_or_default();
+        let ours: Vec<_> = taints.iter().filter(|taint| taint.key == TAINT_KEY).collect();
+        ensure!(ours.len() == 1 && ours[0].effect == "NoExecute", "{taints:?}");
+        anyhow::Ok(())
+    };
+    story.await.with_context(|| agent.said())
 }
 
 #[tokio::test]

@@ -151,7 +151,7 @@ async fn a_word_in_another_format_is_told_and_changes_nothing() -> Result<()> {
             .until_says("gate: waiting: injection unknown: waiting for a sign of life of the prover on node elsewhere")
             .await?;
         // Fields that this release does not know do no harm.
-        let more = json!({"version": 1, "gate": "open", "basis": "proven", "since": "noon", "yieldTo": [], "more": {"a": [1]}});
+        let more = json!({"version": 1, "gate": "open", "basis": "proven", "since": "noon", "yieldOn": {}, "more": {"a": [1]}});
         publish(&stage, more).await?;
         agent.until_says("gate: open: proven").await?;
         stage.until_node("node-0", "open", |node| opened(node).as_deref() == Some("boot-1")).await?;

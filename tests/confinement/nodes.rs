@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 use linkerd_gate::decide::by_hand;
-use linkerd_gate::decide::node::{OPENED_BOOT, TAINT_EFFECT, TAINT_KEY};
+use linkerd_gate::decide::node::{LEFT_OPEN_BOOT, OPENED_BOOT, TAINT_EFFECT, TAINT_KEY};
 use serde_json::{Value, json};
 
 use crate::stage::{PATIENCE, with_every_right};
@@ -129,6 +129,7 @@ async fn an_agent_sets_and_lifts_its_taint_and_its_annotation_on_its_own_node() 
         let close = |node: &mut Value| {
             taint(node, closed());
             node["metadata"]["annotations"][OPENED_BOOT] = "3f2a9c1e-5b1d-4c7e-9a39-0d3f4a1c2b3d".into();
+            node["metadata"]["annotations"][LEFT_OPEN_BOOT] = "3f2a9c1e-5b1d-4c7e-9a39-0d3f4a1c2b3d".into();
         };
         change(&agent, form, NODE, false, close).await?.context("every form can add")??;
         let again = |node: &mut Value| {
@@ -138,6 +139,7 @@ async fn an_agent_sets_and_lifts_its_taint_and_its_annotation_on_its_own_node() 
         let lift = |node: &mut Value| {
             list(&mut node["spec"]["taints"]).pop();
             fields(&mut node["metadata"]["annotations"]).remove(OPENED_BOOT);
+            fields(&mut node["metadata"]["annotations"]).remove(LEFT_OPEN_BOOT);
         };
         let form = if form == Form::Apply { Form::JsonPatch } else { form };
         change(&agent, form, NODE, false, lift).await?.context("this form can take away")??;

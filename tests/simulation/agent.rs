@@ -9,10 +9,11 @@ use k8s_openapi::jiff::Timestamp;
 use linkerd_gate::{
     decide::{
         ByHand, Evidence, Follower, Gate, Installation, Outcome, Policy, Probe, Publication,
-        essential::{self, DaemonSetView, NamespaceView, PodView},
+        essential::{self, DaemonPodView, DaemonSetView, NamespaceView, PodView, Yields},
         gate::Closure,
         lease::{Holder, LEADS_FOR, RENEWED_EVERY, Record, Stance},
-        node::{Age, Closed, NodeFacts, NodePolicy, NodeState, NodeView, Opened, Plan, TAINT_KEY},
+        node::{Age, Closed, NodeFacts, NodePolicy, NodeState, NodeView, Plan, TAINT_KEY},
+        placement::NodePlace,
         repair_wait::ControllerLease,
     },
     linkerd::WebhookView,
@@ -54,6 +55,8 @@ pub struct Cluster {
     pub namespaces: Vec<NamespaceView>,
     pub pods: Vec<PodView>,
     pub daemon_sets: Vec<DaemonSetView>,
+    pub daemon_pods: Vec<DaemonPodView>,
+    pub places: Vec<NodePlace>,
 }
 
 /// What came of a look: what each probe found, without an instant.
@@ -161,7 +164,7 @@ struct Prover {
     evidence: Option<Duration>,
     proven_again: Duration,
     /// What must run everywhere and does not tolerate our taint; until its own watches know, what its predecessor said.
-    yield_to: Vec<String>,
+    yield_on: Yields,
     listed: bool,
     tolerating: BTreeSet<String>,
 }
@@ -374,7 +377,7 @@ impl Agent {
         let Some(view) = self.node_view.clone() else { return };
         let by_hand = self.by_hand(around.wall);
         let local = self.local(now);
-        let yield_to = self.follower.publication(local).map(|word| word.yield_to.clone()).unwrap_or_default();
+        let yield_to = self.follower.publication(local).map(|word| word.yields(&self.me.node)).unwrap_or_default();
         let policy = &around.policies.node;
         let facts = NodeFacts {
             node: &view,
@@ -401,17 +404,9 @@ impl Agent {
         }
         // A machine that goes down is closed, and stays so: the next boot decides anew.
         let change = plan.change;
-        match &plan.state {
-            NodeState::Closed { since, .. } => {
-                self.closed_since.get_or_insert(*since);
-                self.wake_at(self.booted + *since + policy.max_closed, now);
-            }
-            NodeState::Yielding(_) => {
-                self.closed_since.get_or_insert(now.saturating_sub(self.booted));
-            }
-            NodeState::Open(Opened::ThisBoot | Opened::Adopted) => self.closed_since = None,
-            NodeState::Open(Opened::Proven | Opened::BeforeRepair(_) | Opened::TooLongClosed | Opened::ByHand(_))
-            | NodeState::Undecided => {}
+        self.closed_since = plan.closed_since(self.closed_since);
+        if let NodeState::Closed { since, .. } = &plan.state {
+            self.wake_at(self.booted + *since + policy.max_closed, now);
         }
         if let Some(word) = by_hand {
             let left = word.until.duration_since(around.wall).unsigned_abs();
@@ -469,7 +464,7 @@ impl Agent {
         }
         let stored = lease.as_ref().map(|word| &word.record);
         let Some(prover) = &mut self.prover else { return };
-        let verdict = Publication::new(&prover.gate, prover.yield_to.clone(), Vec::new()).write();
+        let verdict = Publication::new(&prover.gate, prover.yield_on.clone(), Vec::new()).write();
         let due = prover.renewed.map_or(now, |renewed| renewed + RENEWED_EVERY);
         if (now >= due || prover.written.as_ref() != Some(&verdict)) && prover.write.may(now) {
             prover.write.sent = Some(now);
@@ -505,7 +500,7 @@ impl Agent {
         // there for a moment too long does less harm than one that is not.
         let said = self.lease.as_ref().and_then(|word| word.record.verdict.as_deref());
         let said = said.filter(|_| self.follower.sightings().stale_at().is_some());
-        let yield_to = said.and_then(|said| Publication::read(said).ok()).map(|word| word.yield_to).unwrap_or_default();
+        let yield_on = said.and_then(|said| Publication::read(said).ok()).map(|word| word.yield_on).unwrap_or_default();
         Prover {
             gate: self.follower.prover_gate(self.local(now)),
             write: Writing::default(),
@@ -518,7 +513,7 @@ impl Agent {
             pause: Duration::from_millis(100),
             evidence: self.truth.evidence,
             proven_again: self.proven_again,
-            yield_to,
+            yield_on,
             listed: false,
             tolerating: BTreeSet::new(),
         }
@@ -551,7 +546,9 @@ impl Agent {
         if prover.listed {
             let essential =
                 essential::namespaces(&around.cluster.webhooks, &around.cluster.namespaces, &BTreeSet::new());
-            prover.yield_to = essential::yield_to(TAINT_KEY, &essential, &around.cluster.daemon_sets);
+            let Cluster { daemon_sets, daemon_pods, places, .. } = around.cluster;
+            let sets = essential::intolerant(TAINT_KEY, &essential, &[], daemon_sets);
+            prover.yield_on = essential::yields(TAINT_KEY, &sets, places, daemon_pods, &prover.yield_on);
             for tolerate in essential::tolerate(TAINT_KEY, &essential, &around.cluster.pods) {
                 if prover.tolerating.insert(tolerate.uid.clone()) {
                     requests.push(Request::Tolerate(tolerate.uid));

@@ -109,6 +109,11 @@ impl ApiServer {
                 Edit::Set(boot) => view.opened_boot = Some(boot.clone()),
                 Edit::Remove => view.opened_boot = None,
             }
+            match &change.left_open_boot {
+                Edit::Keep => {}
+                Edit::Set(boot) => view.left_open_boot = Some(boot.clone()),
+                Edit::Remove => view.left_open_boot = None,
+            }
         });
         Ok(Rc::clone(&self.nodes[node]))
     }

@@ -180,6 +180,12 @@ impl Happening {
                 }
             }
             Self::DaemonSetComes => {
+                // Its pods are made again, on every node that it may have one on.
+                for node in 0..world.machines.len() {
+                    if world.random.chance(50) {
+                        world.machines[node].cni_since = None;
+                    }
+                }
                 set(world, |world| world.daemon_set_lacks = true);
                 ends(world, (10_000, 60_000), Self::DaemonSetTolerates);
             }

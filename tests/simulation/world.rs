@@ -11,9 +11,10 @@ use linkerd_gate::{
     decide::{
         ByHand, Gate, Installation, Outcome, PendingRepair, Policy, Publication,
         by_hand::ANNOTATION,
-        essential::{self, DaemonSetView, NamespaceView, PodView},
+        essential::{self, DaemonPodView, DaemonSetView, NamespaceView, PodView, Yields},
         lease::{DURATION, Holder, Record},
-        node::{Change, Edit, NodePolicy, NodeState, NodeView, Opened, TAINT_EFFECT, TAINT_KEY},
+        node::{Change, Edit, NodePolicy, NodeState, NodeView, Opened, TAINT_EFFECT, TAINT_KEY, Tainting},
+        placement::{NodePlace, Placement},
     },
     linkerd::WebhookView,
 };
@@ -119,6 +120,12 @@ pub struct Machine {
     /// When the first agent of this boot started.
     pub first_agent: Option<Duration>,
     tainted_since: Option<Duration>,
+    /// Since when it has its pod of the network plug-in's DaemonSet.
+    pub cni_since: Option<Duration>,
+    /// When it lacked that because of our taint.
+    cni_lacked: Option<Duration>,
+    /// Since when a fresh verdict names it among those that yield.
+    yields_since: Option<Duration>,
 }
 
 /// Which of the things that Linkerd needs a pod is.
@@ -166,12 +173,12 @@ pub struct World {
     pub agents: Vec<Agent>,
     pub pods: Vec<Pod>,
     pub webhook_present: bool,
+    webhook_absent: Option<Duration>,
     pub webhook_placeholder: bool,
     pub injector_down: bool,
     pub identity_down: bool,
+    /// Whether the network plug-in's DaemonSet does not tolerate our taint.
     pub daemon_set_lacks: bool,
-    daemon_set_lacked: Option<Duration>,
-    yield_published: Option<Duration>,
     pub lease_deleted: Option<Duration>,
     pub closed_by_hand_until: Option<Duration>,
     pub controllers: Controllers,
@@ -226,7 +233,7 @@ impl World {
             proven: Policy::proven(),
             node: NodePolicy {
                 taint_key: TAINT_KEY.to_owned(),
-                taints: setting.taints,
+                tainting: if setting.taints { Tainting::Enforce } else { Tainting::Never },
                 max_closed: setting.max_closed,
                 repair_grace: setting.repair_grace,
             },
@@ -249,12 +256,11 @@ impl World {
             agents: Vec::new(),
             pods: Vec::new(),
             webhook_present: true,
+            webhook_absent: None,
             webhook_placeholder: false,
             injector_down: false,
             identity_down: false,
             daemon_set_lacks: false,
-            daemon_set_lacked: None,
-            yield_published: None,
             lease_deleted: None,
             closed_by_hand_until: None,
             controllers: Controllers::default(),
@@ -287,7 +293,7 @@ impl World {
                 holder: Some(Holder { node: node_name(0), pod: "agent-before".to_owned(), boot: boot_id(0, 0) }),
                 renewed: Some("before".to_owned()),
                 transitions: 4,
-                verdict: Some(Publication::new(&open, Vec::new(), Vec::new()).write()),
+                verdict: Some(Publication::new(&open, Yields::new(), Vec::new()).write()),
                 by_hand: None,
                 pending_repair: None,
             };
@@ -315,6 +321,9 @@ impl World {
             power_lost: self.now.saturating_sub(Duration::from_secs(18)),
             first_agent: None,
             tainted_since: None,
+            cni_since: None,
+            cni_lacked: None,
+            yields_since: None,
         });
         self.api.add_node(NodeView {
             name: node_name(node),
@@ -323,6 +332,7 @@ impl World {
             created: Some(created),
             ..NodeView::default()
         });
+        self.refresh_cluster();
         let after = self.random.between(500, 12_000);
         self.start_agent_in(after, node, format!("agent-{node}"));
     }
@@ -387,6 +397,7 @@ impl World {
             Event::Tick => {
                 self.schedule(self.now + SECOND, Event::Tick);
                 self.schedule_pods();
+                self.run_daemon_sets();
                 self.create_app_pod();
                 self.run_controllers();
                 self.notice_linkerd();
@@ -837,6 +848,22 @@ impl World {
         }
     }
 
+    /// What the DaemonSet controller does once a second: it makes no pod for a node whose taint is not tolerated, and ends none.
+    fn run_daemon_sets(&mut self) {
+        for node in 0..self.machines.len() {
+            if !self.api_up || self.machines[node].cni_since.is_some() {
+                continue;
+            }
+            if self.daemon_set_lacks && self.webhook_present {
+                self.machines[node].cni_lacked = Some(self.now);
+            }
+            if !(self.daemon_set_lacks && self.api.is_tainted(node)) && self.random.chance(40) {
+                self.machines[node].cni_since = Some(self.now);
+                self.refresh_cluster();
+            }
+        }
+    }
+
     fn create_app_pod(&mut self) {
         if !self.api_up || !self.webhook_present || self.injects() {
             return;
@@ -851,22 +878,31 @@ impl World {
 
     /// What the watches of a prover show follows the world.
     pub fn refresh_cluster(&mut self) {
-        if self.daemon_set_lacks {
-            self.daemon_set_lacked = Some(self.now);
-        }
         self.cluster.webhooks = if self.webhook_present { CHART.clone() } else { WebhookView::default() };
         self.cluster.pods = self.pods.iter().map(|pod| pod.view.clone()).collect();
         let exists = essential::toleration(TAINT_KEY);
-        let set = |name: &str, tolerations| DaemonSetView {
+        let set = |name: &str, tolerations: Vec<Toleration>| DaemonSetView {
             namespace: "kube-system".to_owned(),
             name: name.to_owned(),
-            tolerations,
+            uid: name.to_owned(),
+            placement: Placement::anywhere(tolerations),
+            optional: false,
         };
+        let nodes = 0..self.machines.len();
+        let has_cni = nodes.clone().filter(|node| self.machines[*node].cni_since.is_some());
+        self.cluster.daemon_pods =
+            has_cni.map(|node| DaemonPodView { owner: "cni".to_owned(), node: node_name(node) }).collect();
+        self.cluster.places = nodes.map(|node| self.place(node)).collect();
         self.cluster.daemon_sets = vec![
             set("proxy", vec![exists.clone()]),
             set("cni", if self.daemon_set_lacks { Vec::new() } else { vec![exists] }),
         ];
         self.notify_provers();
+    }
+
+    fn place(&self, node: usize) -> NodePlace {
+        let taints = self.api.nodes.get(node).and_then(|view| view.taints.clone()).unwrap_or_default();
+        NodePlace { name: node_name(node), taints, ..NodePlace::default() }
     }
 
     fn notify_provers(&mut self) {
@@ -894,6 +930,12 @@ impl World {
 
     pub fn note_taint(&mut self, node: usize) {
         let tainted = self.api.is_tainted(node);
+        if self.cluster.places.len() == self.machines.len() {
+            self.cluster.places[node] = self.place(node);
+        }
+        if self.daemon_set_lacks {
+            self.notify_provers();
+        }
         let machine = &mut self.machines[node];
         machine.tainted_since = tainted.then(|| machine.tainted_since.unwrap_or(self.now));
     }
@@ -959,12 +1001,16 @@ impl World {
                 self.counts.too_long_closed += 1;
                 machine.first_agent.is_some_and(|since| self.now + SECOND >= since + self.setting.max_closed)
             }
+            NodeState::Open(Opened::NotInstalled) => {
+                self.webhook_absent.is_some_and(|at| self.now < at + Duration::from_secs(40))
+            }
+            NodeState::Open(Opened::LeftOpen) => false,
             NodeState::Open(Opened::ByHand(word)) => {
                 word.open && word.until.duration_since(self.wall()).as_secs() > -20
             }
             NodeState::Open(Opened::ThisBoot) => before.opened_boot.as_ref() == Some(&me.boot),
             NodeState::Open(Opened::Adopted) => before.opened_boot.is_none() && before.created <= Some(EPOCH),
-            NodeState::Yielding(_) => self.daemon_set_lacked.is_some_and(|at| self.now < at + Duration::from_secs(40)),
+            NodeState::Yielding(_) => machine.cni_lacked.is_some_and(|at| self.now < at + Duration::from_secs(40)),
             NodeState::Closed { .. } | NodeState::Undecided => false,
         };
         if allowed {
@@ -1011,14 +1057,17 @@ impl World {
 
     /// No node stays closed for longer than it may, and none is tainted while that keeps an essential DaemonSet away.
     fn check_closed(&mut self) -> Result<(), String> {
-        if self.daemon_set_lacks && self.webhook_present {
-            self.daemon_set_lacked = Some(self.now);
+        if !self.webhook_present {
+            self.webhook_absent = Some(self.now);
         }
-        let yields = self.api.lease.as_ref().is_some_and(|word| {
-            let fresh = self.now < word.truth.renewed + Duration::from_secs(8);
-            fresh && word.record.verdict.as_ref().is_some_and(|verdict| verdict.contains("yieldTo"))
-        });
-        self.yield_published = yields.then(|| self.yield_published.unwrap_or(self.now));
+        let fresh = self.api.lease.as_ref().filter(|word| self.now < word.truth.renewed + Duration::from_secs(8));
+        let published = fresh.and_then(|word| Publication::read(word.record.verdict.as_deref()?).ok());
+        for node in 0..self.machines.len() {
+            let named = published.as_ref().is_some_and(|published| !published.yields(&node_name(node)).is_empty());
+            let machine = &mut self.machines[node];
+            machine.yields_since = named.then(|| machine.yields_since.unwrap_or(self.now));
+        }
+        self.check_yields()?;
         if self.is_closed_by_hand() {
             return Ok(());
         }
@@ -1026,17 +1075,37 @@ impl World {
         for agent in self.agents.iter().filter(|agent| self.is_undisturbed(agent, patience)) {
             let node = &self.api.nodes[agent.node];
             let Some(since) = self.machines[agent.node].tainted_since else { continue };
+            // Time that was closed by hand does not count.
+            let since = self.closed_by_hand_until.map_or(since, |until| since.max(until));
             if node.shutting_down {
                 continue;
             }
             if self.now >= since + self.setting.max_closed + patience {
                 return Err(format!("{} has been closed since {since:?}, as {:?}", node.name, agent.state));
             }
-            if self.yield_published.is_some_and(|at| self.now >= at + patience) && self.now >= since + patience {
+            let yields_since = self.machines[agent.node].yields_since;
+            if yields_since.is_some_and(|at| self.now >= at + patience) && self.now >= since + patience {
                 return Err(format!(
                     "{} is tainted as {:?} though kube-system/cni must run there",
                     node.name, agent.state
                 ));
+            }
+        }
+        Ok(())
+    }
+
+    /// A node that has its pod does not yield: no taint ends that.
+    fn check_yields(&self) -> Result<(), String> {
+        let patience = Duration::from_secs(40);
+        let holder = self.api.lease.as_ref().and_then(|word| word.record.holder.as_ref());
+        let Some(prover) = self.agents.iter().find(|agent| Some(&agent.me) == holder) else { return Ok(()) };
+        if !self.is_undisturbed(prover, patience) || !self.webhook_present {
+            return Ok(());
+        }
+        for (node, machine) in self.machines.iter().enumerate() {
+            let for_long = |since: Option<Duration>| since.is_some_and(|since| self.now >= since + patience);
+            if for_long(machine.cni_since) && for_long(machine.yields_since) {
+                return Err(format!("{} yields to what it has since {:?}", node_name(node), machine.cni_since));
             }
         }
         Ok(())

@@ -9,7 +9,7 @@ const EARLIER: &str = "aaaaaaaa-5b1d-4c7e-9a39-0d3f4a1c2b3d";
 fn policy() -> NodePolicy {
     NodePolicy {
         taint_key: TAINT_KEY.to_owned(),
-        taints: true,
+        tainting: Tainting::Enforce,
         max_closed: Duration::from_mins(10),
         repair_grace: Duration::from_secs(30),
     }
@@ -40,7 +40,11 @@ fn facts<'a>(node: &'a NodeView, gate: &'a Gate) -> NodeFacts<'a> {
 
 fn taint(value: Option<&str>) -> Change {
     let taint = value.map_or(Edit::Remove, |value| Edit::Set(value.to_owned()));
-    Change { taint, opened_boot: Edit::Keep }
+    Change { taint, ..Change::NOTHING }
+}
+
+fn opened_boot(taint: Edit) -> Change {
+    Change { taint, opened_boot: Edit::Set(BOOT.to_owned()), ..Change::NOTHING }
 }
 
 fn by_hand(open: bool) -> ByHand {
@@ -58,7 +62,7 @@ fn a_node_is_closed_after_every_reboot_and_opened_by_proof_in_one_write() {
     assert_eq!(Plan::of(&policy(), &facts(&closed, &Gate::closed())).change, None, "nothing to write twice");
     let plan = Plan::of(&policy(), &facts(&closed, &open()));
     assert_eq!(plan.state, NodeState::Open(Opened::Proven));
-    assert_eq!(plan.change, Some(Change { taint: Edit::Remove, opened_boot: Edit::Set(BOOT.to_owned()) }));
+    assert_eq!(plan.change, Some(opened_boot(Edit::Remove)));
 }
 
 #[test]
@@ -66,7 +70,7 @@ fn an_opened_node_stays_open_for_its_boot_whatever_the_gate_says_later() {
     let node = NodeView { opened_boot: Some(BOOT.to_owned()), ..NodeView::default() };
     for gate in [Gate::closed(), open()] {
         let plan = Plan::of(&policy(), &facts(&node, &gate));
-        assert_eq!(plan, Plan { state: NodeState::Open(Opened::ThisBoot), change: None });
+        assert_eq!(plan, Plan { state: NodeState::Open(Opened::ThisBoot), change: None, would: None });
     }
     let left = NodeView { opened_boot: Some(BOOT.to_owned()), ..tainted("x") };
     assert_eq!(Plan::of(&policy(), &facts(&left, &Gate::closed())).change, Some(taint(None)), "a taint left is lifted");
@@ -82,9 +86,9 @@ fn installing_closes_nothing_that_runs_and_a_node_that_joins_later_is_closed() {
     };
     let adopted = of(Some(200));
     assert_eq!(adopted.state, NodeState::Open(Opened::Adopted));
-    assert_eq!(adopted.change, Some(Change { taint: Edit::Keep, opened_boot: Edit::Set(BOOT.to_owned()) }));
+    assert_eq!(adopted.change, Some(opened_boot(Edit::Keep)));
     assert!(matches!(of(Some(99)).state, NodeState::Closed { .. }));
-    assert_eq!(of(None), Plan { state: NodeState::Undecided, change: None });
+    assert_eq!(of(None), Plan { state: NodeState::Undecided, change: None, would: None });
     // A registration taint says that it is to be closed, whenever it joined.
     let registered = NodeView { opened_boot: None, ..tainted("") };
     let age = Age::BeforeUs;
@@ -103,7 +107,7 @@ fn no_node_is_closed_for_longer_than_it_may_be_however_often_its_agent_is_starte
     };
     assert!(matches!(at(639).state, NodeState::Closed { .. }));
     assert_eq!(at(640).state, NodeState::Open(Opened::TooLongClosed));
-    assert_eq!(at(640).change, Some(Change { taint: Edit::Remove, opened_boot: Edit::Set(BOOT.to_owned()) }));
+    assert_eq!(at(640).change, Some(opened_boot(Edit::Remove)));
     // And where somebody removes the taint, the process still knows.
     let removed = NodeView { taints: None, ..node.clone() };
     let facts = NodeFacts {
@@ -148,7 +152,7 @@ fn a_persons_word_comes_before_everything() {
     let opened = NodeView { opened_boot: Some(BOOT.to_owned()), ..NodeView::default() };
     let gate = open();
     let closed = Plan::of(&policy(), &NodeFacts { by_hand: Some(by_hand(false)), ..facts(&opened, &gate) });
-    assert_eq!(closed.change, Some(taint(Some("3f2a9c1e5b1d-40"))));
+    assert_eq!(closed.change, Some(taint(Some("3f2a9c1e5b1d-hand"))));
     let late = NodeFacts { uptime: Duration::from_hours(9), by_hand: Some(by_hand(false)), ..facts(&opened, &gate) };
     assert!(matches!(Plan::of(&policy(), &late).state, NodeState::Closed { .. }), "it has an end of its own");
 
@@ -159,13 +163,106 @@ fn a_persons_word_comes_before_everything() {
 }
 
 #[test]
-fn where_nodes_are_not_to_be_tainted_a_taint_that_is_left_is_lifted_and_nothing_else_is_written() {
-    let never = NodePolicy { taints: false, ..policy() };
+fn where_nodes_are_not_tainted_a_taint_is_lifted_and_the_boot_noted() {
     let gate = Gate::closed();
     let rebooted = NodeView { opened_boot: Some(EARLIER.to_owned()), ..NodeView::default() };
-    assert_eq!(Plan::of(&never, &facts(&rebooted, &gate)).change, None);
-    assert_eq!(Plan::of(&never, &facts(&tainted("x"), &gate)).change, Some(taint(None)));
-    assert_eq!(Plan::of(&never, &facts(&rebooted, &open())).change, None);
+    let noted = NodeView { left_open_boot: Some(BOOT.to_owned()), ..rebooted.clone() };
+    let note = |taint| Change { taint, left_open_boot: Edit::Set(BOOT.to_owned()), ..Change::NOTHING };
+    for tainting in [Tainting::Audit, Tainting::Never] {
+        let policy = NodePolicy { tainting, ..policy() };
+        let of = |node: &NodeView, gate: &Gate| Plan::of(&policy, &facts(node, gate)).change;
+        assert_eq!(of(&rebooted, &gate), Some(note(Edit::Keep)));
+        assert_eq!(of(&tainted("3f2a9c1e5b1d-40"), &gate), Some(note(Edit::Remove)), "closed for ever otherwise");
+        assert_eq!((of(&noted, &gate), of(&noted, &open())), (None, None), "nothing to write twice");
+        let opened = NodeView { opened_boot: Some(BOOT.to_owned()), ..NodeView::default() };
+        assert_eq!(of(&opened, &gate), None);
+        // By a person's word likewise.
+        let by_hand = NodeFacts { by_hand: Some(by_hand(false)), ..facts(&noted, &gate) };
+        assert_eq!(Plan::of(&policy, &by_hand).change, None);
+    }
+}
+
+#[test]
+fn audit_says_what_it_would_write() {
+    let audit = NodePolicy { tainting: Tainting::Audit, ..policy() };
+    let noted = NodeView {
+        opened_boot: Some(EARLIER.to_owned()),
+        left_open_boot: Some(BOOT.to_owned()),
+        ..NodeView::default()
+    };
+    let would = |gate: &Gate| Plan::of(&audit, &facts(&noted, gate)).would;
+    assert_eq!(would(&Gate::closed()), Some(taint(Some("3f2a9c1e5b1d-40"))));
+    assert!(would(&open()).is_some_and(|change| change.opened_boot == Edit::Set(BOOT.to_owned())));
+}
+
+#[test]
+fn a_boot_that_ran_unclosed_is_not_closed_when_nodes_are() {
+    let gate = Gate::closed();
+    for opened_boot in [None, Some(EARLIER.to_owned())] {
+        let ran = NodeView { opened_boot, left_open_boot: Some(BOOT.to_owned()), ..NodeView::default() };
+        let plan = Plan::of(&policy(), &facts(&ran, &gate));
+        assert_eq!(plan.state, NodeState::Open(Opened::LeftOpen));
+        let noted = Change { taint: Edit::Keep, opened_boot: Edit::Set(BOOT.to_owned()), left_open_boot: Edit::Remove };
+        assert_eq!(plan.change, Some(noted));
+    }
+    // Of another boot that says nothing.
+    let ran = NodeView {
+        opened_boot: Some(EARLIER.to_owned()),
+        left_open_boot: Some(EARLIER.to_owned()),
+        ..NodeView::default()
+    };
+    assert_eq!(Plan::of(&policy(), &facts(&ran, &gate)).change, Some(taint(Some("3f2a9c1e5b1d-40"))));
+}
+
+#[test]
+fn time_that_was_closed_by_hand_does_not_count() {
+    let gate = Gate::closed();
+    let at = |node: &NodeView, seconds, by_hand, closed_since| {
+        let uptime = Duration::from_secs(seconds);
+        Plan::of(&policy(), &NodeFacts { uptime, by_hand, closed_since, ..facts(node, &gate) })
+    };
+    let unproven = tainted("3f2a9c1e5b1d-40");
+    let closed = at(&unproven, 100, Some(by_hand(false)), Some(Duration::from_secs(40)));
+    assert_eq!(closed.change, Some(taint(Some("3f2a9c1e5b1d-hand"))));
+    assert_eq!(closed.closed_since(Some(Duration::from_secs(40))), None);
+
+    // Hours later the person takes the word back: closed since then, whatever the process remembers or forgot.
+    let by_hand = tainted("3f2a9c1e5b1d-hand");
+    let cleared = at(&by_hand, 9000, None, None);
+    assert_eq!(cleared.state, NodeState::Closed { since: Duration::from_secs(9000), why: Closed::Unproven });
+    assert_eq!(cleared.change, Some(taint(Some("3f2a9c1e5b1d-9000"))));
+    let stamped = tainted("3f2a9c1e5b1d-9000");
+    assert!(matches!(at(&stamped, 9599, None, None).state, NodeState::Closed { .. }));
+    assert_eq!(at(&stamped, 9600, None, None).state, NodeState::Open(Opened::TooLongClosed));
+}
+
+#[test]
+fn time_that_was_open_by_hand_does_not_count_either() {
+    let gate = Gate::closed();
+    let node = NodeView { taints: None, ..tainted("x") };
+    let opened = Plan::of(&policy(), &NodeFacts { by_hand: Some(by_hand(true)), ..facts(&node, &gate) });
+    assert_eq!(opened.closed_since(Some(Duration::from_secs(40))), None);
+    let uptime = Duration::from_hours(2);
+    let over = Plan::of(&policy(), &NodeFacts { uptime, closed_since: None, ..facts(&node, &gate) });
+    assert_eq!(over.state, NodeState::Closed { since: uptime, why: Closed::Unproven });
+}
+
+#[test]
+fn without_linkerd_a_node_is_open_and_that_is_not_remembered() {
+    let absent = Gate::Open { basis: Basis::NotInstalled, since: Duration::ZERO, latest: Duration::ZERO, doubt: None };
+    let plan = Plan::of(&policy(), &facts(&tainted("3f2a9c1e5b1d-40"), &absent));
+    assert_eq!((plan.state, plan.change), (NodeState::Open(Opened::NotInstalled), Some(taint(None))));
+    // A GitOps bootstrap: Linkerd comes, and nothing is proven yet.
+    let open = NodeView { taints: None, ..tainted("x") };
+    assert_eq!(Plan::of(&policy(), &facts(&open, &Gate::closed())).change, Some(taint(Some("3f2a9c1e5b1d-40"))));
+}
+
+#[test]
+fn a_taint_of_our_key_that_ends_pods_is_not_ours() {
+    let ending = Taint { key: TAINT_KEY.to_owned(), effect: "NoExecute".to_owned(), ..Taint::default() };
+    let node = NodeView { taints: Some(vec![ending.clone()]), ..NodeView::default() };
+    assert_eq!((node.ending_taint(TAINT_KEY), node.taint(TAINT_KEY)), (Some(&ending), None));
+    assert_eq!(tainted("x").ending_taint(TAINT_KEY), None);
 }
 
 #[test]
@@ -175,7 +272,7 @@ fn a_machine_that_goes_down_is_closed_and_one_that_we_leave_is_as_if_we_had_neve
     assert_eq!(Plan::of(&policy(), &facts(&node, &gate)).change, Some(taint(Some("3f2a9c1e5b1d-40"))));
     let up_again = NodeView { shutting_down: false, taints: Some(node.with_taint(TAINT_KEY, Some("x"))), ..node };
     assert_eq!(Plan::of(&policy(), &facts(&up_again, &gate)).change, Some(taint(None)), "it was called off");
-    let gone = Some(Change { taint: Edit::Remove, opened_boot: Edit::Remove });
+    let gone = Some(Change { taint: Edit::Remove, opened_boot: Edit::Remove, ..Change::NOTHING });
     assert_eq!(Plan::for_removal(&policy(), &tainted("x")), gone);
     assert_eq!(Plan::for_removal(&policy(), &NodeView::default()), None);
 }
@@ -226,8 +323,11 @@ fn a_node_that_could_open_waits_until_the_controller_is_done() {
     assert!(!waits.state.is_news(&at(61, RepairWait::Pods(2)).state), "one line, not one a pod");
     assert_eq!(at(60, RepairWait::Unseen).change, None, "what could not be looked at opens nothing");
 
-    let opened = Some(Change { taint: Edit::Remove, opened_boot: Edit::Set(BOOT.to_owned()) });
-    assert_eq!(at(62, RepairWait::Nothing), Plan { state: NodeState::Open(Opened::Proven), change: opened.clone() });
+    let opened = Some(opened_boot(Edit::Remove));
+    assert_eq!(
+        at(62, RepairWait::Nothing),
+        Plan { state: NodeState::Open(Opened::Proven), change: opened.clone(), would: None }
+    );
     let over = at(90, RepairWait::Over(2));
     assert_eq!((&over.change, over.state.is_warning()), (&opened, true));
     // The way out of a deadlock comes before every wait.
@@ -260,6 +360,6 @@ fn a_node_that_joined_with_our_taint_is_taken_over_and_opened_when_proven() {
         assert_eq!(plan.change, Some(taint(Some("3f2a9c1e5b1d-40"))), "closed since now, {age:?}");
         let proven = open();
         let plan = Plan::of(&policy(), &NodeFacts { age, ..facts(&born, &proven) });
-        assert_eq!(plan.change, Some(Change { taint: Edit::Remove, opened_boot: Edit::Set(BOOT.to_owned()) }));
+        assert_eq!(plan.change, Some(opened_boot(Edit::Remove)));
     }
 }

@@ -182,8 +182,8 @@ impl Election {
         let seen_alive = self.sightings.stale_at().is_some();
         let before = record.as_ref().filter(|_| seen_alive);
         let before = before.and_then(|record| Publication::read(record.verdict.as_deref()?).ok());
-        let (yield_to, identity) = before.map(|before| (before.yield_to, before.identity)).unwrap_or_default();
-        let publication = Publication::new(&self.seed(), yield_to, identity);
+        let (yield_on, identity) = before.map(|before| (before.yield_on, before.identity)).unwrap_or_default();
+        let publication = Publication::new(&self.seed(), yield_on, identity);
         self.write(record.as_ref(), &publication).await?;
         Ok(publication)
     }

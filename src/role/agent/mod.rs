@@ -19,6 +19,7 @@ mod prover;
 mod steward;
 mod tender;
 mod watches;
+mod yielder;
 
 use std::io;
 use std::path::PathBuf;

@@ -13,7 +13,8 @@ use tracing::{info, warn};
 use super::Context;
 use super::tender::Tender;
 use super::watches::{Watched, Watches};
-use crate::decide::essential;
+use super::yielder::Yielder;
+use crate::decide::essential::Yields;
 use crate::decide::{Change, Evidence, Gate, Policy, Publication};
 use crate::linkerd::endpoints;
 use crate::linkerd::names::service;
@@ -26,12 +27,13 @@ const FIRST_LISTS: Duration = Duration::from_secs(3);
 
 /// A prover at work.
 struct Prover {
-    context: Arc<Context>,
     policy: Policy,
     looker: Looker,
     gate: Gate,
     published: watch::Sender<Publication>,
     seen: Watched,
+    /// Which nodes yield to what.
+    yields: watch::Receiver<Yields>,
     /// What keeps the watches from seeing, as it was said last.
     troubles: BTreeSet<String>,
 }
@@ -44,18 +46,22 @@ pub(super) async fn run(
     renewed: watch::Receiver<Instant>,
 ) -> Infallible {
     let mut schedule = Schedule::asking();
-    let (parts, watches) = loop {
+    let (parts, client) = loop {
         // Both only make clients; what can fail is reading the service account's files.
-        match (Parts::new(), Watches::begin(&context)) {
-            (Ok(parts), Ok(watches)) => break (parts, watches),
+        match (Parts::new(), context.access.watching()) {
+            (Ok(parts), Ok(client)) => break (parts, client),
             (Err(error), _) => warn!("cannot prove: {error}"),
             (_, Err(error)) => warn!("cannot prove: {error}"),
         }
         tokio::time::sleep(schedule.next_pause()).await;
     };
     let policy = context.settings.proving.policy();
+    // One client for all watches: a client has connections of its own.
+    let watches = Watches::begin(client.clone());
     let seen = watches.seen.clone();
-    let tender = Tender::new(Arc::clone(&context), seen.clone(), renewed);
+    let tender = Tender::new(Arc::clone(&context), client.clone(), seen.clone(), renewed);
+    let (yields_sink, yields) = watch::channel(published.borrow().yield_on.clone());
+    let yielder = Yielder::new(Arc::clone(&context), client, seen.clone(), yields_sink);
     let looker = Looker {
         access: context.access.clone(),
         epoch: context.epoch,
@@ -64,10 +70,11 @@ pub(super) async fn run(
         metrics: Arc::clone(&context.metrics),
         seen: seen.linkerd.clone(),
     };
-    let prover = Prover { context, policy, looker, gate, published, seen, troubles: BTreeSet::new() };
+    let prover = Prover { policy, looker, gate, published, seen, yields, troubles: BTreeSet::new() };
     tokio::select! {
         biased;
         never = tender.run() => never,
+        never = yielder.run() => never,
         never = prover.run() => never,
         never = watches.last() => never,
     }
@@ -101,6 +108,7 @@ impl Prover {
                         next = next.min(Instant::now() + pauses.at_once());
                     }
                 }
+                Ok(()) = self.yields.changed() => {}
                 () = tokio::time::sleep_until(next) => {}
             }
         }
@@ -108,13 +116,14 @@ impl Prover {
 
     /// A look may take as long as an API server waits for an injector: what is to be yielded to is published meanwhile.
     async fn look_and_publish(&self) -> Evidence {
-        let mut seen = self.seen.clone();
+        let (mut seen, mut yields) = (self.seen.clone(), self.yields.clone());
         let mut look = pin!(self.looker.look());
         loop {
             tokio::select! {
                 biased;
                 evidence = &mut look => return evidence,
                 () = seen.changed() => self.publish(),
+                Ok(()) = yields.changed() => self.publish(),
             }
         }
     }
@@ -148,20 +157,11 @@ impl Prover {
             // What the last prover knew is better than nothing.
             before.identity.clone()
         };
-        let yield_to = self.yield_to().unwrap_or_else(|| before.yield_to.clone());
-        self.context.metrics.yielding.set(i64::try_from(yield_to.len()).unwrap_or(i64::MAX));
-        let publication = Publication::new(&self.gate, yield_to, identity);
+        let publication = Publication::new(&self.gate, self.yields.borrow().clone(), identity);
         self.published.send_if_modified(|current| {
             let news = *current != publication;
             *current = publication;
             news
         });
-    }
-
-    fn yield_to(&self) -> Option<Vec<String>> {
-        let essential = self.seen.essential(&self.context.settings.essential)?;
-        let daemon_sets = self.seen.daemon_sets.borrow();
-        let all = daemon_sets.objects.as_ref()?;
-        Some(essential::yield_to(&self.context.settings.node_policy.taint_key, &essential, all.values()))
     }
 }

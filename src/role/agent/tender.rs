@@ -3,24 +3,26 @@
 //! It goes on by itself beside the proofs, which may each wait for as long as an API server waits for an injector: what Linkerd
 //! needs to come up must not wait for that.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
 use tokio::sync::watch;
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::Context;
 use super::watches::Watched;
+use crate::cluster::Client;
 use crate::cluster::essential::{self as pods, Tolerated};
 use crate::cluster::watch::Seen;
 use crate::config::Mode;
 use crate::decide::essential::{self, PodView, Tolerate};
 use crate::decide::lease::LEADS_FOR;
+use crate::decide::node::Tainting;
 use crate::metrics::Written;
 use crate::retry::Schedule;
 use crate::role::proving::join;
@@ -34,10 +36,10 @@ pub(super) struct Tender {
     seen: Watched,
     /// When the Lease was renewed last: who has not renewed in time does not act.
     renewed: watch::Receiver<Instant>,
-    /// The pods without a node of each essential namespace.
-    followed: BTreeMap<String, (watch::Receiver<Seen<PodView>>, AbortHandle)>,
-    /// Woken by every change of `followed`, whose number changes.
-    changed: (watch::Sender<()>, watch::Receiver<()>),
+    /// The pods that the scheduler has refused, of all namespaces.
+    pods: watch::Receiver<Seen<PodView>>,
+    /// What keeps them from being seen, as it was said last.
+    trouble: Option<String>,
     tasks: JoinSet<Infallible>,
     /// Pods that were asked for and do not show the toleration yet, by uid.
     asked: BTreeMap<String, Asked>,
@@ -55,16 +57,14 @@ struct Asked {
 // === impl Tender ===
 
 impl Tender {
-    pub(super) fn new(context: Arc<Context>, seen: Watched, renewed: watch::Receiver<Instant>) -> Self {
-        Self {
-            context,
-            seen,
-            renewed,
-            followed: BTreeMap::new(),
-            changed: watch::channel(()),
-            tasks: JoinSet::new(),
-            asked: BTreeMap::new(),
+    pub(super) fn new(context: Arc<Context>, client: Client, seen: Watched, renewed: watch::Receiver<Instant>) -> Self {
+        let (sink, pods) = watch::channel(Seen::default());
+        let mut tasks = JoinSet::new();
+        if context.settings.node_policy.tainting != Tainting::Never {
+            let key = context.settings.node_policy.taint_key.clone();
+            tasks.spawn(async move { pods::follow_pods(client, &key, sink).await });
         }
+        Self { context, seen, renewed, pods, trouble: None, tasks, asked: BTreeMap::new() }
     }
 
     /// Tends for ever.
@@ -90,7 +90,7 @@ impl Tender {
             tokio::select! {
                 biased;
                 () = self.seen.changed() => {}
-                Ok(()) = self.changed.1.changed() => {}
+                Ok(()) = self.pods.changed() => {}
                 () = tokio::time::sleep_until(next) => {}
                 never = join(&mut self.tasks) => match never {},
             }
@@ -101,56 +101,16 @@ impl Tender {
     fn wanting(&mut self) -> Vec<Tolerate> {
         let settings = &self.context.settings;
         let Some(essential) = self.seen.essential(&settings.essential) else { return Vec::new() };
-        if !settings.node_policy.taints {
-            return Vec::new();
+        let seen = self.pods.borrow_and_update().clone();
+        if self.trouble != seen.trouble {
+            if let Some(trouble) = &seen.trouble {
+                warn!("{trouble}: essential pods get no toleration meanwhile");
+            }
+            self.trouble.clone_from(&seen.trouble);
         }
-        let key = settings.node_policy.taint_key.clone();
-        self.follow(&essential);
-        let pods: Vec<PodView> =
-            self.followed.values().flat_map(|(pods, _)| pods.borrow().iter().cloned().collect::<Vec<_>>()).collect();
-        let wanting = essential::tolerate(&key, &essential, &pods);
+        let wanting = essential::tolerate(&settings.node_policy.taint_key, &essential, seen.iter());
         self.asked.retain(|uid, _| wanting.iter().any(|pod| pod.uid == *uid));
         wanting
-    }
-
-    /// Follows the pods of exactly these namespaces.
-    fn follow(&mut self, essential: &BTreeSet<String>) {
-        self.followed.retain(|namespace, (_, task)| {
-            let stays = essential.contains(namespace);
-            if !stays {
-                task.abort();
-            }
-            stays
-        });
-        for namespace in essential {
-            if self.followed.contains_key(namespace) {
-                continue;
-            }
-            let Ok(client) = self.context.access.watching() else { return };
-            let (sink, mut seen) = watch::channel(Seen::default());
-            let kept = seen.clone();
-            let changed = self.changed.0.clone();
-            let name = namespace.clone();
-            let task = self.tasks.spawn(async move {
-                let following = pods::follow_pods(client, &name, sink);
-                let telling = async {
-                    let mut told = None;
-                    while seen.changed().await.is_ok() {
-                        let trouble = seen.borrow_and_update().trouble.clone();
-                        if trouble != told {
-                            if let Some(trouble) = &trouble {
-                                warn!("{trouble}: essential pods there get no toleration meanwhile");
-                            }
-                            told = trouble;
-                        }
-                        let _tender_listens = changed.send(());
-                    }
-                    std::future::pending::<Infallible>().await
-                };
-                tokio::select! { never = following => never, never = telling => never }
-            });
-            self.followed.insert(namespace.clone(), (kept, task));
-        }
     }
 
     /// Writes, or in audit mode does not; nothing is returned then.

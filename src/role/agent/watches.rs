@@ -6,8 +6,7 @@ use std::convert::Infallible;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::Context;
-use crate::cluster::ClientError;
+use crate::cluster::Client;
 use crate::cluster::essential::{follow_daemon_sets, follow_namespaces};
 use crate::cluster::watch::Seen;
 use crate::decide::essential::{self, DaemonSetView, NamespaceView};
@@ -30,15 +29,14 @@ pub(super) struct Watched {
 // === impl Watches ===
 
 impl Watches {
-    pub(super) fn begin(context: &Context) -> Result<Self, ClientError> {
-        let client = context.access.watching()?;
+    pub(super) fn begin(client: Client) -> Self {
         let mut tasks = JoinSet::new();
         let linkerd = proving::Watched::begin(&client, &mut tasks);
         let (sink, namespaces) = watch::channel(Seen::default());
         tasks.spawn(follow_namespaces(client.clone(), sink));
         let (sink, daemon_sets) = watch::channel(Seen::default());
         tasks.spawn(follow_daemon_sets(client, sink));
-        Ok(Self { seen: Watched { linkerd, namespaces, daemon_sets }, tasks })
+        Self { seen: Watched { linkerd, namespaces, daemon_sets }, tasks }
     }
 
     /// Goes on for ever: a watch that panics takes the process with it.

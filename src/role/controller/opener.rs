@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::scribe::{Note, Scribe};
 use super::watches::Watched;
@@ -15,7 +15,7 @@ use super::{Context, LOOK_AGAIN, leads, repairer, wall};
 use crate::cluster::event::Subject;
 use crate::cluster::node;
 use crate::decide::node::NodeView;
-use crate::decide::orphan::Orphans;
+use crate::decide::orphan::{Orphans, RETRY};
 use crate::decide::repair::{Life, Outcome};
 
 /// The least pause between two looks: nodes report every few seconds.
@@ -30,9 +30,11 @@ pub(super) async fn run(
 ) -> Infallible {
     let mut orphans = Orphans::default();
     loop {
-        let (due, again) = look(&context, &seen, &renewed, &mut orphans);
+        let (due, mut again) = look(&context, &seen, &renewed, &mut orphans);
         for node in due {
-            orphans.put_off(&node.name, context.now());
+            let now = context.now();
+            orphans.put_off(&node.name, now);
+            again = Some(again.map_or(now + RETRY, |again| again.min(now + RETRY)));
             open(&context, &node, &scribe).await;
         }
         tokio::time::sleep(PAUSE).await;
@@ -74,11 +76,7 @@ fn look(
 
 async fn open(context: &Context, node: &NodeView, scribe: &Scribe) {
     let (name, key) = (&node.name, &context.settings.taint_key);
-    if !context.acts() {
-        context.metrics.node_opened("audit");
-        info!("audit: would open node {name}, whose agent is gone");
-        return;
-    }
+    // In audit mode as well: nothing is closed there, so that a taint of ours was left from before.
     let outcome = node::open_node(context.client.clone(), key, node).await;
     context.metrics.node_opened(repairer::key(&outcome));
     match outcome {

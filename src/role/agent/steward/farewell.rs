@@ -7,21 +7,19 @@ use tracing::{info, warn};
 use super::Steward;
 use crate::cluster::installation::{Installation, installation};
 use crate::cluster::node::{self as cluster_node, PatchError};
-use crate::config::Mode;
-use crate::decide::node::{Change, Edit, NodeView, Plan};
+use crate::decide::node::{Change, Edit, NodeView, Plan, Tainting};
 
 impl Steward {
     /// The last writes: closes the node where its machine goes down, and leaves nothing where linkerd-gate is removed.
     pub(in super::super) async fn leave(&mut self) {
         self.acting = None;
-        if self.context.settings.mode == Mode::Audit {
-            return;
-        }
         let circumstances = self.look();
         let Some(node) = self.node() else { return };
         let policy = &self.context.settings.node_policy;
         if node.shutting_down {
-            if let Some(change) = self.plan(&node, &circumstances).change {
+            if policy.tainting == Tainting::Enforce
+                && let Some(change) = self.plan(&node, &circumstances).change
+            {
                 self.write_last("the machine shuts down: closed, so that it comes back closed", &node, &change).await;
             }
             return;

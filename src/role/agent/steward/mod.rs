@@ -18,12 +18,11 @@ use super::{Context, wall};
 use crate::cluster::installation::{DAEMON_SET, Installation, installation};
 use crate::cluster::node::{self as cluster_node, PatchError};
 use crate::cluster::watch::Seen;
-use crate::config::Mode;
 use crate::decide::answer::NodeAnswer;
 use crate::decide::lease::Record;
-use crate::decide::node::{Age, Closed, NodeFacts, NodeState, NodeView, Opened, Plan};
+use crate::decide::node::{Age, Change, Closed, Edit, NodeFacts, NodeState, NodeView, Plan, Tainting};
 use crate::decide::repair_wait::{ControllerLease, RepairWait};
-use crate::decide::{Answer, ByHand, Change, Follower, Gate, Outcome};
+use crate::decide::{self, Answer, ByHand, Follower, Gate, Outcome};
 use crate::metrics::Written;
 use crate::retry::Schedule;
 use crate::serve::Face;
@@ -69,6 +68,8 @@ pub(super) struct Steward {
     age: Age,
     /// What was said last, so that it is said once.
     told: Told,
+    /// The node whose taint of our key, which ends pods, is still to be told by an Event.
+    foreign: Option<NodeView>,
     /// The write under way: at most one.
     acting: Option<BoxFuture<'static, Acted>>,
     /// Nothing is written before then.
@@ -93,6 +94,8 @@ struct Told {
     by_hand: Option<String>,
     misspelt: Option<String>,
     refusal: Option<String>,
+    would: Option<String>,
+    ending_taint: bool,
 }
 
 /// What became of an act.
@@ -128,6 +131,7 @@ impl Steward {
             controller: ControllerLease::default(),
             age: Age::Unknown,
             told: Told::default(),
+            foreign: None,
             acting: None,
             not_before: None,
             conflict: None,
@@ -181,8 +185,8 @@ impl Steward {
         };
         let plan = self.plan(&node, &circumstances);
         self.want_controller(&plan.state);
+        self.closed_since = plan.closed_since(self.closed_since);
         if let NodeState::Closed { since, .. } = &plan.state {
-            self.closed_since = Some(*since);
             let bound = *since + self.context.settings.node_policy.max_closed;
             by_then(Some(circumstances.now + bound.saturating_sub(circumstances.uptime)));
         }
@@ -190,6 +194,7 @@ impl Steward {
             wake = wake.min(not_before.max(Instant::now() + Duration::from_millis(10)));
         }
         self.tell(&plan, &node);
+        self.tell_ending_taint(&node);
         let tainted = node.taint(&self.context.settings.node_policy.taint_key).is_some();
         self.act(plan.clone(), node);
         self.show(&circumstances, Some((&plan.state, tainted)));
@@ -219,7 +224,7 @@ impl Steward {
         }
         let identity = self.ends.identity.borrow_and_update().clone();
         let before = self.follower.step(&identity, now);
-        match Change::between(&before, self.follower.gate()) {
+        match decide::Change::between(&before, self.follower.gate()) {
             None => {}
             Some(change) if change.is_setback() => warn!("gate: {change}"),
             Some(change) => info!("gate: {change}"),
@@ -233,7 +238,7 @@ impl Steward {
 
         if let Some(word) = self.follower.publication(now) {
             // What was said last holds while nobody says anything: a silent prover taints no node.
-            self.yield_to.clone_from(&word.yield_to);
+            self.yield_to = word.yields(&self.context.me.node);
             self.ends.addresses.send_if_modified(|addresses| {
                 let news = *addresses != word.identity;
                 addresses.clone_from(&word.identity);
@@ -249,7 +254,7 @@ impl Steward {
     /// What the controller has to do before the node opens.
     fn repair(&mut self, now: Duration) -> RepairWait {
         let policy = &self.context.settings.node_policy;
-        if !policy.taints {
+        if policy.tainting == Tainting::Never {
             return RepairWait::Nothing;
         }
         let seen = self.ends.controller.borrow_and_update();
@@ -261,7 +266,7 @@ impl Steward {
 
     /// Follows the controllers' Lease while the node is closed, or should be: a thousand open nodes need not.
     fn want_controller(&mut self, state: &NodeState) {
-        let wanted = self.context.settings.node_policy.taints
+        let wanted = self.context.settings.node_policy.tainting != Tainting::Never
             && matches!(
                 state,
                 NodeState::Closed { why: Closed::Unproven | Closed::AwaitsRepair(_), .. } | NodeState::Yielding(_)
@@ -352,11 +357,18 @@ impl Steward {
         } else {
             info!("node {}: {}", node.name, plan.state);
         }
-        // Not where it was closed for too long: until that is written, the node is what it was.
-        if matches!(plan.state, NodeState::Open(Opened::ThisBoot | Opened::Adopted)) {
-            self.closed_since = None;
-        }
         self.told.state = Some(plan.state.clone());
+    }
+
+    /// Says once that the node has a taint with our key that ends pods: somebody else set it, and only they can lift it.
+    fn tell_ending_taint(&mut self, node: &NodeView) {
+        let key = &self.context.settings.node_policy.taint_key;
+        let found = node.ending_taint(key).is_some();
+        if found && !self.told.ending_taint {
+            warn!("node {}: {}", node.name, words::ending_taint(key, &node.name));
+            self.foreign = Some(node.clone());
+        }
+        self.told.ending_taint = found;
     }
 
     /// Begins the write that the plan asks for, unless one is under way.
@@ -367,6 +379,15 @@ impl Steward {
             return;
         }
         (self.not_before, self.conflict) = (None, None);
+        if let Some(node) = self.foreign.take() {
+            let context = Arc::clone(&self.context);
+            let told = async move {
+                words::announce_ending_taint(&context, &node).await;
+                Acted::Announced
+            };
+            self.acting = Some(told.boxed());
+            return;
+        }
         if plan.state == NodeState::Undecided {
             let (client, namespace) = (self.context.client.clone(), self.context.settings.namespace.clone());
             self.acting = Some(async move { Acted::Installed(installation(client, &namespace).await) }.boxed());
@@ -374,26 +395,12 @@ impl Steward {
         }
         let context = Arc::clone(&self.context);
         let Some(change) = plan.change else {
-            self.announce_alone(context, plan.state, node);
-            return;
-        };
-        if context.settings.mode == Mode::Audit {
-            // Said once; the plan stays the same until something changes.
-            let would = format!("audit: would be {}: {}", words::change(&change), plan.state);
-            if self.told.refusal.as_ref() != Some(&would) {
-                info!("node {}: {would}", node.name);
-                context.metrics.node_patched(Written::Audit);
-                self.told.refusal = Some(would.clone());
-                self.acting = Some(
-                    async move {
-                        words::announce(&context, &node, &plan.state, &change, &would).await;
-                        Acted::Announced
-                    }
-                    .boxed(),
-                );
+            match plan.would {
+                Some(would) => self.announce_would(context, plan.state, &would, node),
+                None => self.announce_alone(context, plan.state, node),
             }
             return;
-        }
+        };
         // The write brings an Event with it.
         self.told.announced = Some(plan.state.clone());
         let acted = async move {
@@ -405,12 +412,31 @@ impl Steward {
                 Err(PatchError::Denied(_)) => Written::Refused,
                 Err(PatchError::Failed(_)) => Written::Failed,
             });
-            if result.is_ok() {
+            if result.is_ok() && context.settings.node_policy.tainting == Tainting::Enforce {
                 words::announce(&context, &node, &plan.state, &change, &plan.state.to_string()).await;
+            } else if result.is_ok() && change.taint == Edit::Remove {
+                words::announce_lifted(&context, &node).await;
             }
             Acted::Patched { from: node.resource_version, result }
         };
         self.acting = Some(acted.boxed());
+    }
+
+    /// In audit mode: says what would be written, once; the plan stays the same until something changes.
+    fn announce_would(&mut self, context: Arc<Context>, state: NodeState, change: &Change, node: NodeView) {
+        let would = format!("audit: would be {}: {state}", words::change(change));
+        if self.told.would.as_ref() == Some(&would) {
+            return;
+        }
+        info!("node {}: {would}", node.name);
+        context.metrics.node_patched(Written::Audit);
+        self.told.would = Some(would.clone());
+        let change = change.clone();
+        let announced = async move {
+            words::announce(&context, &node, &state, &change, &would).await;
+            Acted::Announced
+        };
+        self.acting = Some(announced.boxed());
     }
 
     /// An Event for a state that a person would ask about though nothing is written for it.

@@ -26,6 +26,26 @@ pub(super) async fn announce_alone(context: &Context, node: &NodeView, state: &N
     note(context, node, state, &state.to_string()).await;
 }
 
+/// An Event where a taint was lifted because nodes are not closed in this mode.
+pub(super) async fn announce_lifted(context: &Context, node: &NodeView) {
+    let message = "taint lifted: no node is closed in audit mode, nor with LINKERD_GATE_TAINT=never";
+    send(context, node, false, "GateLeftOpen", message).await;
+}
+
+/// What to say of a taint of our key that ends pods.
+pub(super) fn ending_taint(key: &str, node: &str) -> String {
+    format!(
+        "it has the taint {key}:NoExecute, which ends pods. linkerd-gate sets only {key}:NoSchedule and may not lift this one: \
+         kubectl taint node {node} {key}:NoExecute-"
+    )
+}
+
+/// The Event of it.
+pub(super) async fn announce_ending_taint(context: &Context, node: &NodeView) {
+    let message = ending_taint(&context.settings.node_policy.taint_key, &node.name);
+    send(context, node, true, "GateForeignTaint", &message).await;
+}
+
 async fn note(context: &Context, node: &NodeView, state: &NodeState, message: &str) {
     let reason = match state {
         NodeState::Open(Opened::TooLongClosed) => "GateOpenedUnproven",
@@ -37,9 +57,13 @@ async fn note(context: &Context, node: &NodeView, state: &NodeState, message: &s
         NodeState::Yielding(_) => "GateYields",
         NodeState::Undecided => return,
     };
+    send(context, node, state.is_warning(), reason, message).await;
+}
+
+async fn send(context: &Context, node: &NodeView, warning: bool, reason: &str, message: &str) {
     let (client, subject) = (context.client.clone(), Subject::node(node));
     let reporter = Reporter { instance: &node.name, node: Some(&node.name) };
-    if let Err(why) = event::note(client, reporter, &subject, state.is_warning(), reason, message, wall()).await {
+    if let Err(why) = event::note(client, reporter, &subject, warning, reason, message, wall()).await {
         warn!("{why}");
     }
 }
