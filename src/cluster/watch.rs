@@ -20,13 +20,41 @@ use crate::retry::Schedule;
 pub struct Seen<V> {
     /// The objects by `namespace/name`, or by name where they have no namespace; nothing before the first whole list.
     pub objects: Option<Arc<BTreeMap<String, V>>>,
+    /// How many objects there are besides, of which nothing has to be seen.
+    pub hidden: usize,
     /// Why what is known may be old: the watch does not work at the moment.
     pub trouble: Option<String>,
 }
 
+/// What is kept of what a watch tells.
+pub(super) trait Keep<K, V> {
+    /// Takes in an object as it is now, and shows what is to be seen from now on, by its key. Returns whether the object itself is.
+    fn take(&mut self, object: K, show: &mut dyn FnMut(String, V)) -> bool;
+
+    /// An object is gone.
+    fn forget(&mut self, _object: &K) {}
+
+    /// A whole list begins.
+    fn begin(&mut self) {}
+
+    /// It is complete: what it lacked is gone.
+    fn end(&mut self) {}
+
+    /// Everything is taken in, and this is what is seen.
+    fn settle(&mut self, _seen: &Seen<V>) {}
+
+    /// How many objects there are that are not to be seen.
+    fn hidden(&self) -> usize {
+        0
+    }
+}
+
+/// Keeps a view of those objects that have one.
+struct Views<F>(F);
+
 /// A list that is being read.
 #[derive(Debug)]
-struct Listing<V> {
+pub(super) struct Listing<V> {
     /// What it had so far, where it is the first one.
     first: BTreeMap<String, V>,
     /// Of the keys that it had so far, the hashes, where it is a later one: eight bytes each instead of a second copy.
@@ -62,7 +90,22 @@ pub async fn follow_some<K, V>(
     what: &str,
     api: Api<K>,
     config: watcher::Config,
-    mut view: impl FnMut(K) -> Option<V>,
+    view: impl FnMut(K) -> Option<V>,
+    sink: watch::Sender<Seen<V>>,
+) -> Infallible
+where
+    K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
+    V: Clone + PartialEq,
+{
+    follow_kept(what, api, config, Views(view), sink).await
+}
+
+/// The same, of what `keep` shows.
+pub(super) async fn follow_kept<K, V>(
+    what: &str,
+    api: Api<K>,
+    config: watcher::Config,
+    mut keep: impl Keep<K, V>,
     sink: watch::Sender<Seen<V>>,
 ) -> Infallible
 where
@@ -78,7 +121,7 @@ where
         };
         match event {
             Ok(event) => {
-                let settled = apply(event, &mut view, &mut listing, &sink);
+                let settled = apply(event, &mut keep, &mut listing, &sink);
                 if settled {
                     schedule.reset();
                 }
@@ -114,9 +157,9 @@ where
 }
 
 /// Whether the watch works as far as this event tells.
-fn apply<K, V>(
+pub(super) fn apply<K, V>(
     event: Event<K>,
-    view: &mut impl FnMut(K) -> Option<V>,
+    keep: &mut impl Keep<K, V>,
     listing: &mut Listing<V>,
     sink: &watch::Sender<Seen<V>>,
 ) -> bool
@@ -128,35 +171,51 @@ where
         Event::Init => {
             // Of a list that was not read to its end, what was new in it is known already, and its readers are not awake yet.
             *listing = Listing { news: listing.news, ..Listing::default() };
+            keep.begin();
             return false;
         }
         Event::InitApply(object) => {
             let key = key(&object);
-            if let Some(value) = view(object) {
-                listing.take(key, value, sink);
-            }
+            // Nobody is woken in the middle of a list.
+            sink.send_if_modified(|seen| {
+                listing.note(&key, seen);
+                let shown = keep.take(object, &mut |key, value| listing.put(key, value, seen));
+                if !shown {
+                    listing.news |= seen.remove(&key);
+                }
+                false
+            });
             return false;
         }
         Event::InitDone => {
+            keep.end();
             let listing = std::mem::take(listing);
             sink.send_if_modified(|seen| {
-                let news = listing.end(seen);
-                seen.trouble.take().is_some() | news
+                let news = listing.end(seen) | seen.trouble.take().is_some();
+                seen.settle(keep);
+                news
             });
         }
         Event::Apply(object) => {
-            let (key, value) = (key(&object), view(object));
+            let key = key(&object);
             sink.send_if_modified(|seen| {
-                let trouble = seen.trouble.take().is_some();
-                match value {
-                    Some(value) => seen.put(key, value) | trouble,
-                    // It had a view before, perhaps.
-                    None => seen.remove(&key) | trouble,
+                let mut news = seen.trouble.take().is_some();
+                let shown = keep.take(object, &mut |key, value| news |= seen.put(key, value));
+                if !shown {
+                    // It was seen before, perhaps.
+                    news |= seen.remove(&key);
                 }
+                seen.settle(keep);
+                news
             });
         }
         Event::Delete(object) => {
-            sink.send_if_modified(|seen| seen.remove(&key(&object)) | seen.trouble.take().is_some());
+            keep.forget(&object);
+            sink.send_if_modified(|seen| {
+                let news = seen.remove(&key(&object)) | seen.trouble.take().is_some();
+                seen.settle(keep);
+                news
+            });
         }
     }
     true
@@ -169,6 +228,16 @@ fn key<K: Resource>(object: &K) -> String {
     }
 }
 
+// === impl Views ===
+
+impl<K: Resource, V, F: FnMut(K) -> Option<V>> Keep<K, V> for Views<F> {
+    fn take(&mut self, object: K, show: &mut dyn FnMut(String, V)) -> bool {
+        let key = key(&object);
+        let view = (self.0)(object);
+        view.map(|view| show(key, view)).is_some()
+    }
+}
+
 // === impl Listing ===
 
 impl<V> Default for Listing<V> {
@@ -178,20 +247,19 @@ impl<V> Default for Listing<V> {
 }
 
 impl<V: Clone + PartialEq> Listing<V> {
-    fn take(&mut self, key: String, value: V, sink: &watch::Sender<Seen<V>>) {
-        let hash = self.hasher.hash_one(&key);
-        let mut rest = Some((key, value));
-        // Nobody is woken in the middle of a list.
-        sink.send_if_modified(|seen| {
-            if seen.is_known()
-                && let Some((key, value)) = rest.take()
-            {
-                self.listed.push(hash);
-                self.news |= seen.put(key, value);
-            }
-            false
-        });
-        self.first.extend(rest);
+    /// The list has this one.
+    fn note(&mut self, key: &String, seen: &Seen<V>) {
+        if seen.is_known() {
+            self.listed.push(self.hasher.hash_one(key));
+        }
+    }
+
+    fn put(&mut self, key: String, value: V, seen: &mut Seen<V>) {
+        if seen.is_known() {
+            self.news |= seen.put(key, value);
+        } else {
+            self.first.insert(key, value);
+        }
     }
 
     /// The list is complete: what it lacks is gone. Whether that, or something before it, is news.
@@ -214,7 +282,7 @@ impl<V: Clone + PartialEq> Listing<V> {
 
 impl<V> Default for Seen<V> {
     fn default() -> Self {
-        Self { objects: None, trouble: None }
+        Self { objects: None, hidden: 0, trouble: None }
     }
 }
 
@@ -243,6 +311,11 @@ impl<V> Seen<V> {
         V: Clone,
     {
         self.objects.as_mut().is_some_and(|objects| Arc::make_mut(objects).remove(key).is_some())
+    }
+
+    fn settle<K>(&mut self, keep: &mut impl Keep<K, V>) {
+        keep.settle(self);
+        self.hidden = keep.hidden();
     }
 
     /// Whether there was a whole list.
@@ -275,7 +348,7 @@ mod tests {
         let mut woken = 0;
         for event in events {
             let view = |node: Node| Some(node.name_any()).filter(|name| !name.starts_with("without-view"));
-            apply(event, &mut { view }, &mut listing, &sink);
+            apply(event, &mut Views(view), &mut listing, &sink);
             if reader.has_changed().unwrap() {
                 reader.mark_unchanged();
                 woken += 1;
@@ -309,7 +382,8 @@ mod tests {
     fn a_later_list_is_read_into_what_is_known() {
         let (sink, mut reader) = watch::channel(Seen::default());
         let mut listing = Listing::default();
-        let mut take = |event| apply(event, &mut |node: Node| node.metadata.resource_version, &mut listing, &sink);
+        let mut take =
+            |event| apply(event, &mut Views(|node: Node| node.metadata.resource_version), &mut listing, &sink);
         for event in [Event::Init, Event::InitApply(node("a", "1")), Event::InitApply(node("b", "1"))] {
             take(event);
             assert!(!reader.borrow().is_known(), "half of the first list is nothing that may be acted on");

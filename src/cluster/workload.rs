@@ -4,22 +4,26 @@ use std::convert::Infallible;
 
 use k8s_openapi::api::apps::v1::{DaemonSet, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{Event, Namespace, Pod, ReplicationController};
+use k8s_openapi::api::core::v1::{Event, Namespace, ReplicationController};
 use kube::Client;
 use kube::api::Api;
 use kube::runtime::watcher;
 use tokio::sync::watch;
 
-use super::watch::{Seen, follow, follow_some};
+use super::pods::Sieve;
+use super::reduced::Reduced;
+use super::watch::{Seen, follow, follow_kept, follow_some};
 use crate::decide::nudge::{Refusal, is_ours};
 use crate::decide::repair::{Kind, NamespaceView, OwnerReference, OwnerView, PodView};
 
-/// How many whole objects are in memory at a time while a list is read, beside the views of those before.
-const PAGE: u32 = 500;
+/// How many objects are asked for at a time while a list is read. Of real pods that is 2 to 5 MB of text, twice for a moment, beside
+/// what is kept of those before.
+const PAGE: u32 = 250;
 
-/// Follows all pods, for ever.
+/// Follows all pods, for ever. Seen are those outside the mesh, and what else their owners have; of the others there is only a
+/// number, [`Seen::hidden`].
 pub async fn follow_pods(client: Client, sink: watch::Sender<Seen<PodView>>) -> Infallible {
-    follow("pods", Api::<Pod>::all(client), config(), PodView::of, sink).await
+    follow_kept("pods", Api::<Reduced<PodView>>::all(client), config(), Sieve::default(), sink).await
 }
 
 /// Follows all namespaces, for ever.
@@ -27,9 +31,13 @@ pub async fn follow_namespaces(client: Client, sink: watch::Sender<Seen<Namespac
     follow("namespaces", Api::<Namespace>::all(client), config(), NamespaceView::of, sink).await
 }
 
-/// Follows all ReplicaSets, for ever.
+/// Follows all ReplicaSets, for ever; but those that have nothing and want nothing, as a Deployment keeps ten of by default.
 pub async fn follow_replica_sets(client: Client, sink: watch::Sender<Seen<OwnerView>>) -> Infallible {
-    follow("replicasets", Api::<ReplicaSet>::all(client), config(), OwnerView::of_replica_set, sink).await
+    let view = |set: ReplicaSet| {
+        let view = OwnerView::of_replica_set(&set);
+        (view.has > 0 || view.wants || view.failure.is_some()).then_some(view)
+    };
+    follow_some("replicasets", Api::<ReplicaSet>::all(client), config(), view, sink).await
 }
 
 /// Follows all StatefulSets, for ever.

@@ -13,6 +13,7 @@ mod gate;
 mod guard;
 mod holding;
 mod linkerd;
+mod memory;
 mod peers;
 mod process;
 mod release;
@@ -68,6 +69,8 @@ enum What {
     Fleet,
     /// What the guard costs a pod's creation, beside the injector's own call.
     Guard,
+    /// A controller's memory in clusters of up to 150,000 pods.
+    Memory,
     /// How soon refused owners go on, and what a controller costs a cluster of ten thousand pods.
     Repair,
 }
@@ -123,6 +126,9 @@ async fn main() -> Result<ExitCode> {
             Ok(stage) => guard::measure(&stage, &mut table).await?,
             Err(why) => table.without("the guard", &why),
         }
+    }
+    if wanted(What::Memory) {
+        memory::measure(&gate, &mut table).await?;
     }
     if wanted(What::Repair) {
         match repair::measure(&gate, &mut table).await {

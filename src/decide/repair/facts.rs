@@ -9,8 +9,10 @@ use std::time::Duration;
 /// What is seen now. All of it was listed at least once.
 #[derive(Clone, Copy, Debug)]
 pub struct Facts<'a> {
-    /// All pods, by `namespace/name`.
+    /// All pods outside the mesh and whatever else their owners have, by `namespace/name`.
     pub pods: &'a BTreeMap<String, PodView>,
+    /// How many other pods there are.
+    pub others: usize,
     /// All namespaces, by name.
     pub namespaces: &'a BTreeMap<String, NamespaceView>,
     /// What makes pods.

@@ -76,7 +76,7 @@ impl Teller {
         self.tell_absence(plan, memory);
         if !self.reported {
             self.reported = true;
-            let (pods, missed) = (facts.pods.len(), plan.missed.len());
+            let (pods, missed) = (facts.pods.len() + facts.others, plan.missed.len());
             info!("looked at {pods} pods: {missed} are outside the mesh that ask for it");
         }
         let lost = self.lost(now);

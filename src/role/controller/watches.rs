@@ -101,12 +101,13 @@ impl Watched {
     ) -> Option<T> {
         let webhooks = self.linkerd.webhooks()?.ok()?;
         let (pods, namespaces) = (self.pods.borrow(), self.namespaces.borrow());
+        let others = pods.hidden;
         let (pods, namespaces) = (pods.objects.as_deref()?, namespaces.objects.as_deref()?);
         self.owners.look(|owners| {
             let (projection, wall) = (context.settings.projection, wall());
             let manual =
                 self.by_hand().map(|word| if word.open { ManualOverride::Open } else { ManualOverride::Closed });
-            look(&Facts { pods, namespaces, owners, webhooks: &webhooks, projection, proven, manual, wall })
+            look(&Facts { pods, others, namespaces, owners, webhooks: &webhooks, projection, proven, manual, wall })
         })
     }
 

@@ -90,6 +90,7 @@ impl Cluster {
         let [replica_sets, stateful_sets, daemon_sets, replication_controllers, jobs] = &self.owners;
         Facts {
             pods: &self.pods,
+            others: 0,
             namespaces: &self.namespaces,
             owners: Owners { replica_sets, stateful_sets, daemon_sets, replication_controllers, jobs },
             webhooks: &self.webhooks,
