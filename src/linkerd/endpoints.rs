@@ -80,6 +80,24 @@ pub fn addresses<'a>(
     addresses
 }
 
+/// Whether a pod with a network of its own can have that address: no loopback, link-local, multicast, broadcast or unspecified one,
+/// whichever way it is written. The API server refuses such addresses in an EndpointSlice (k8s.io/kubernetes,
+/// `ValidateEndpointIP`), so whoever names one has not read it there.
+pub fn is_of_a_pod(ip: IpAddr) -> bool {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => {
+            // All of 0.0.0.0/8 means "this network", and a connection to it reaches the host itself.
+            let this_network = ip.octets()[0] == 0;
+            !(this_network || ip.is_loopback() || ip.is_link_local() || ip.is_multicast() || ip.is_broadcast())
+        }
+        IpAddr::V6(ip) => {
+            // `::a.b.c.d`, which is deprecated (RFC 4291), `::` and `::1` with it.
+            let compatible = ip.segments()[..6] == [0; 6];
+            !(compatible || ip.is_unicast_link_local() || ip.is_multicast())
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -121,5 +139,39 @@ mod tests {
         let slice = slice("linkerd-identity", &json!([]), &json!([]));
         assert_eq!(ready([&slice], "linkerd", "linkerd-identity"), 0);
         assert!(addresses([&slice], "linkerd", "linkerd-identity", None).is_empty());
+    }
+
+    #[test]
+    fn addresses_that_no_pod_has_are_told_apart_however_they_are_written() {
+        for no in [
+            "127.0.0.1",
+            "127.8.0.1",
+            "0.0.0.0",
+            "0.1.2.3",
+            "169.254.169.254",
+            "224.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "::127.0.0.1",
+            "::ffff:127.0.0.1",
+            "::ffff:169.254.169.254",
+            "fe80::1",
+            "febf::1",
+            "ff02::1",
+        ] {
+            assert!(!is_of_a_pod(no.parse().unwrap()), "{no}");
+        }
+        for yes in [
+            "10.244.0.7",
+            "192.168.1.2",
+            "172.16.0.1",
+            "100.64.0.9",
+            "::ffff:10.244.0.7",
+            "fd00:10:244::7",
+            "2001:db8::7",
+        ] {
+            assert!(is_of_a_pod(yes.parse().unwrap()), "{yes}");
+        }
     }
 }
