@@ -13,12 +13,13 @@ use linkerd_gate::cluster::lease::LeaseError;
 use linkerd_gate::cluster::node::PatchError;
 use linkerd_gate::cluster::probe::{self, Proof};
 use linkerd_gate::cluster::{self, Deletion, NotReplaced, Replacing, RequestError, event, lease, node};
-use linkerd_gate::decide::essential::Tolerate;
+use linkerd_gate::decide::essential::{Tolerate, Yields};
 use linkerd_gate::decide::lease::{Holder, NAME, Record};
 use linkerd_gate::decide::node::{Change, Edit, NodeView, TAINT_KEY};
 use linkerd_gate::decide::{Gate, Outcome, Publication};
 use scripted::{Step, scripted, status};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 
 fn own() -> Pod {
     serde_json::from_value(json!({
@@ -385,7 +386,8 @@ fn now() -> Timestamp {
 }
 
 fn publication() -> Publication {
-    Publication::new(&Gate::closed(), vec!["kube-system/cni".to_owned()], Vec::new())
+    let lacking = ("kube-system/cni".to_owned(), BTreeSet::from(["node-0".to_owned()]));
+    Publication::new(&Gate::closed(), Yields::from([lacking]), Vec::new())
 }
 
 const VERDICT: &str = r#"{"version":1,"gate":"closed","obstacles":[],"yieldOn":{"kube-system/cni":["node-0"]}}"#;

@@ -13,7 +13,7 @@ use super::reduced::{Reduce, Reduced};
 use super::watch::{Keep, Seen};
 use crate::decide::repair::{OwnerReference, PodView};
 
-/// So many kinds of rest are told apart: pods can have annotations of their own, and then are not worth it.
+/// So many kinds of rest are told apart: more than pods have, since what a person may write freely is not hidden.
 const RESTS: usize = 256;
 
 /// Decides which pods are shown to those who decide, and keeps the others.
@@ -80,7 +80,9 @@ impl Keep<Reduced<PodView>, PodView> for Sieve {
             hidden: Vec::new(),
         });
         let same = *owner.namespace == *view.namespace && owner.reference == *reference;
-        let hides = view.bare.is_none() && view.resource_version.is_none() && same && !owner.shown;
+        // An annotation that means nothing can have any text: such pods have nothing in common, and their author pays for them.
+        let alike = !view.agent && !matches!(view.repair, Some(Err(_)));
+        let hides = view.bare.is_none() && view.resource_version.is_none() && alike && same && !owner.shown;
         if let Some((uid, rest)) = read_uid(&view.uid).filter(|_| hides).zip(rest_of(&mut self.rests, &view, hides)) {
             let node = view.node.as_deref().map(|node| shared(&mut self.nodes, node));
             let hidden = Hidden { name: view.name.into(), uid, node, rest, list: self.list };
@@ -260,7 +262,8 @@ mod tests {
 
     impl Scene {
         fn new() -> Self {
-            Self { sieve: Sieve::default(), seen: Default::default(), listing: Default::default() }
+            let (seen, _) = tokio::sync::watch::channel(Seen::default());
+            Self { sieve: Sieve::default(), seen, listing: crate::cluster::watch::Listing::default() }
         }
 
         fn after(&mut self, events: impl IntoIterator<Item = Event<Reduced<PodView>>>) -> (Vec<String>, usize) {
@@ -340,10 +343,25 @@ mod tests {
         scene.list([]);
         for owner in 0..5000 {
             scene.after([Event::Apply(pod("a", owner, false)), Event::Delete(pod("a", owner, false))]);
-            scene.after([Event::Apply(pod("b", owner, true)), Event::Delete(pod("b", owner, true))]);
+            let meshed = 10_000 + owner;
+            scene.after([Event::Apply(pod("b", meshed, true)), Event::Delete(pod("b", meshed, true))]);
         }
         assert!(scene.sieve.owners.len() <= 1001, "{}", scene.sieve.owners.len());
         assert_eq!((scene.sieve.rests.len(), scene.sieve.hidden), (1, 0));
+    }
+
+    #[test]
+    fn annotations_that_mean_nothing_take_no_place_among_what_pods_have_in_common() {
+        let mut scene = Scene::new();
+        let odd = |owner: u128| {
+            let mut pod = pod("a", owner, true);
+            pod.view.repair = Some(Err(format!("nonsense-{owner}")));
+            pod
+        };
+        scene.list((0..1000).map(odd));
+        assert_eq!((scene.sieve.rests.len(), scene.sieve.hidden), (0, 0));
+        scene.after([Event::Apply(pod("b", 5000, true))]);
+        assert_eq!((scene.sieve.rests.len(), scene.sieve.hidden), (1, 1), "others are hidden as before");
     }
 
     #[test]

@@ -251,10 +251,11 @@ fn is_ignored(set: &DaemonSetView, ignored: &[String]) -> bool {
 pub fn yields<'a>(
     taint_key: &str,
     daemon_sets: &[&DaemonSetView],
-    nodes: impl IntoIterator<Item = &'a NodePlace> + Clone,
+    nodes: impl IntoIterator<Item = &'a NodePlace>,
     pods: impl IntoIterator<Item = &'a DaemonPodView>,
     before: &Yields,
 ) -> Yields {
+    let nodes: Vec<&NodePlace> = nodes.into_iter().collect();
     let there: BTreeSet<(&str, &str)> = pods.into_iter().map(|pod| (pod.owner.as_str(), pod.node.as_str())).collect();
     let lacking = |set: &DaemonSetView| {
         let yielded = before.get(&set.full_name());
@@ -265,7 +266,8 @@ pub fn yields<'a>(
         let lacks = |node: &NodePlace| {
             !there.contains(&(set.uid.as_str(), node.name.as_str())) && set.placement.fits(node, taint_key)
         };
-        nodes.clone().into_iter().filter(|node| concerned(node) && lacks(node)).map(|node| node.name.clone()).collect()
+        let lacking = nodes.iter().filter(|node| concerned(node) && lacks(node));
+        lacking.map(|node| node.name.clone()).collect()
     };
     let found = daemon_sets.iter().map(|set| (set.full_name(), lacking(set)));
     found.filter(|(_, nodes): &(String, BTreeSet<String>)| !nodes.is_empty()).collect()

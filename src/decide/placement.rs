@@ -150,6 +150,7 @@ fn meets(wanted: &NodeSelectorRequirement, value: Option<&str>) -> bool {
 }
 
 #[cfg(test)]
+#[expect(clippy::needless_pass_by_value, reason = "what `json!` makes is given away")]
 mod tests {
     use super::*;
     use crate::decide::node::TAINT_KEY;

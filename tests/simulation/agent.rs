@@ -402,9 +402,9 @@ impl Agent {
         if let Some(next) = self.controller.next(self.follower.gate(), policy.repair_grace, local) {
             self.wake_at(self.booted + next, now);
         }
+        self.closed_since = plan.closed_since(self.closed_since);
         // A machine that goes down is closed, and stays so: the next boot decides anew.
         let change = plan.change;
-        self.closed_since = plan.closed_since(self.closed_since);
         if let NodeState::Closed { since, .. } = &plan.state {
             self.wake_at(self.booted + *since + policy.max_closed, now);
         }

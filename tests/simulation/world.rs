@@ -878,6 +878,14 @@ impl World {
 
     /// What the watches of a prover show follows the world.
     pub fn refresh_cluster(&mut self) {
+        if !self.webhook_present {
+            self.webhook_absent = Some(self.now);
+        }
+        if self.daemon_set_lacks {
+            for machine in self.machines.iter_mut().filter(|machine| machine.cni_since.is_none()) {
+                machine.cni_lacked = Some(self.now);
+            }
+        }
         self.cluster.webhooks = if self.webhook_present { CHART.clone() } else { WebhookView::default() };
         self.cluster.pods = self.pods.iter().map(|pod| pod.view.clone()).collect();
         let exists = essential::toleration(TAINT_KEY);
@@ -1004,14 +1012,13 @@ impl World {
             NodeState::Open(Opened::NotInstalled) => {
                 self.webhook_absent.is_some_and(|at| self.now < at + Duration::from_secs(40))
             }
-            NodeState::Open(Opened::LeftOpen) => false,
             NodeState::Open(Opened::ByHand(word)) => {
                 word.open && word.until.duration_since(self.wall()).as_secs() > -20
             }
             NodeState::Open(Opened::ThisBoot) => before.opened_boot.as_ref() == Some(&me.boot),
             NodeState::Open(Opened::Adopted) => before.opened_boot.is_none() && before.created <= Some(EPOCH),
             NodeState::Yielding(_) => machine.cni_lacked.is_some_and(|at| self.now < at + Duration::from_secs(40)),
-            NodeState::Closed { .. } | NodeState::Undecided => false,
+            NodeState::Open(Opened::LeftOpen) | NodeState::Closed { .. } | NodeState::Undecided => false,
         };
         if allowed {
             return Ok(());
@@ -1075,8 +1082,12 @@ impl World {
         for agent in self.agents.iter().filter(|agent| self.is_undisturbed(agent, patience)) {
             let node = &self.api.nodes[agent.node];
             let Some(since) = self.machines[agent.node].tainted_since else { continue };
-            // Time that was closed by hand does not count.
-            let since = self.closed_by_hand_until.map_or(since, |until| since.max(until));
+            // Time that was closed by hand does not count, and an agent counts from when it could see its node.
+            let since = self
+                .closed_by_hand_until
+                .map_or(since, |until| since.max(until))
+                .max(agent.undisturbed)
+                .max(self.api_undisturbed);
             if node.shutting_down {
                 continue;
             }

@@ -219,7 +219,7 @@ fn time_that_was_closed_by_hand_does_not_count() {
     let gate = Gate::closed();
     let at = |node: &NodeView, seconds, by_hand, closed_since| {
         let uptime = Duration::from_secs(seconds);
-        Plan::of(&policy(), &NodeFacts { uptime, by_hand, closed_since, ..facts(node, &gate) })
+        Plan::of(&policy(), &NodeFacts { uptime, closed_since, by_hand, ..facts(node, &gate) })
     };
     let unproven = tainted("3f2a9c1e5b1d-40");
     let closed = at(&unproven, 100, Some(by_hand(false)), Some(Duration::from_secs(40)));
@@ -229,7 +229,7 @@ fn time_that_was_closed_by_hand_does_not_count() {
     // Hours later the person takes the word back: closed since then, whatever the process remembers or forgot.
     let by_hand = tainted("3f2a9c1e5b1d-hand");
     let cleared = at(&by_hand, 9000, None, None);
-    assert_eq!(cleared.state, NodeState::Closed { since: Duration::from_secs(9000), why: Closed::Unproven });
+    assert_eq!(cleared.state, NodeState::Closed { since: Duration::from_mins(150), why: Closed::Unproven });
     assert_eq!(cleared.change, Some(taint(Some("3f2a9c1e5b1d-9000"))));
     let stamped = tainted("3f2a9c1e5b1d-9000");
     assert!(matches!(at(&stamped, 9599, None, None).state, NodeState::Closed { .. }));

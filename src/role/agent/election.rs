@@ -71,7 +71,7 @@ impl Election {
                     match self.take().await {
                         Ok(publication) => {
                             asking.reset();
-                            self.lead(publication, why).await;
+                            Box::pin(self.lead(publication, why)).await;
                         }
                         // Somebody was faster; the watch tells who.
                         Err(LeaseError::Conflict) => {
@@ -94,7 +94,7 @@ impl Election {
                 Stance::Lead => match self.take().await {
                     Ok(publication) => {
                         asking.reset();
-                        self.lead(publication, Vacancy::GivenUp).await;
+                        Box::pin(self.lead(publication, Vacancy::GivenUp)).await;
                     }
                     Err(why) => {
                         let why = why.to_string();

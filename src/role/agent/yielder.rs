@@ -17,6 +17,7 @@ use crate::cluster::Client;
 use crate::cluster::essential::{follow_daemon_pods, follow_places};
 use crate::cluster::watch::Seen;
 use crate::decide::essential::{self, DaemonPodView, Yields};
+use crate::decide::node::Tainting;
 use crate::decide::placement::NodePlace;
 use crate::role::proving::join;
 
@@ -90,6 +91,9 @@ impl Yielder {
     /// Which nodes yield to what; nothing while that cannot be known.
     fn look(&mut self) -> Option<Yields> {
         let settings = &self.context.settings;
+        if settings.node_policy.tainting == Tainting::Never {
+            return Some(Yields::new());
+        }
         let key = settings.node_policy.taint_key.clone();
         let essential = self.seen.essential(&settings.essential)?;
         let daemon_sets = self.seen.daemon_sets.borrow().objects.clone()?;
