@@ -1,7 +1,8 @@
 //! Hold and guard on a genuine API server, rule by rule: what other programs' webhooks and policies do to a pod that is held,
-//! what can be done to it, and what owners make of it.
+//! what owners make of held pods, and the same on the oldest and the newest API server that linkerd-gate is for.
 
 mod owners;
 mod pods;
 mod stage;
+mod versions;
 mod webhooks;
