@@ -86,7 +86,8 @@ pub const TABLE: &[Row] = &[
     gauge(
         Roles::Controller,
         "hold_unbound",
-        "1 where the API server offers MutatingAdmissionPolicy and the binding linkerd-gate-hold is absent",
+        "1 where the API server offers MutatingAdmissionPolicy, LINKERD_GATE_ADMISSION is auto or hold, and the binding linkerd-gate-hold is \
+         absent; 0 in audit mode",
     ),
     gauge(
         Roles::Controller,

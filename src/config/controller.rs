@@ -10,7 +10,7 @@ use serde::Deserialize;
 use super::agent::{port, taint_key};
 use super::proving::{Proving, ProvingRaw};
 use super::table::Role;
-use super::value::{LogFormat, LogLevel, Mode, Switch};
+use super::value::{AdmissionChoice, LogFormat, LogLevel, Mode, Switch};
 use super::{Problems, Reader, duration, given, word};
 use crate::decide::node::TAINT_KEY;
 use crate::decide::repair::{Rate, Repair, RepairPolicy};
@@ -29,6 +29,8 @@ pub struct Controller {
     pub namespace: String,
     /// Whether it acts.
     pub mode: Mode,
+    /// What was chosen for pods that are created without a proxy. The API server goes by the policies, not by this.
+    pub admission: AdmissionChoice,
     /// What is wanted of missed pods.
     pub repair: RepairPolicy,
     /// Whether refused owners are nudged.
@@ -65,6 +67,7 @@ struct Raw {
     pod_namespace: Option<String>,
     pod_uid: Option<String>,
     mode: Option<String>,
+    admission: Option<String>,
     repair: Option<String>,
     hold_max: Option<String>,
     repair_cooldown: Option<String>,
@@ -101,6 +104,11 @@ impl Controller {
             Some(problems) => Err(problems),
         }
     }
+
+    /// Whether pods are to be held wherever the API server can hold them.
+    pub fn wants_hold(&self) -> bool {
+        self.mode == Mode::Enforce && matches!(self.admission, AdmissionChoice::Auto | AdmissionChoice::Hold)
+    }
 }
 
 // === impl Reader ===
@@ -130,6 +138,7 @@ impl Reader {
             uid: self.needed("LINKERD_GATE_POD_UID", raw.pod_uid, NEEDED),
             namespace: self.needed("LINKERD_GATE_POD_NAMESPACE", raw.pod_namespace, NEEDED),
             mode,
+            admission: self.optional("LINKERD_GATE_ADMISSION", raw.admission, word).unwrap_or(AdmissionChoice::Auto),
             repair,
             nudges: self.optional("LINKERD_GATE_NUDGE", raw.nudge, word) != Some(Switch::Off),
             orphan_after: self
@@ -199,6 +208,23 @@ mod tests {
     }
 
     #[test]
+    fn hold_is_wanted_unless_another_admission_or_audit_was_chosen() {
+        for (mode, admission, expected) in [
+            ("", "", true),
+            ("enforce", "auto", true),
+            ("", "hold", true),
+            ("", "refuse", false),
+            ("", "warn", false),
+            ("", "off", false),
+            ("audit", "auto", false),
+            ("audit", "hold", false),
+        ] {
+            let variables = [("LINKERD_GATE_MODE", mode), ("LINKERD_GATE_ADMISSION", admission)];
+            assert_eq!(with(&variables).unwrap().wants_hold(), expected, "{variables:?}");
+        }
+    }
+
+    #[test]
     fn eviction_goes_with_running_unless_it_is_said_otherwise() {
         let evicts = |variables: &[(&str, &str)]| with(variables).unwrap().repair.evicts;
         assert!(evicts(&[("LINKERD_GATE_REPAIR", "running")]));
@@ -226,6 +252,7 @@ mod tests {
     fn every_bad_value_is_reported_all_at_once() {
         let bad = [
             ("LINKERD_GATE_MODE", "dry"),
+            ("LINKERD_GATE_ADMISSION", "enforce"),
             ("LINKERD_GATE_REPAIR", "all"),
             ("LINKERD_GATE_HOLD_MAX", "0s"),
             ("LINKERD_GATE_REPAIR_COOLDOWN", "0s"),

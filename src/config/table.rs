@@ -384,6 +384,15 @@ pub const CONTROLLER: &[Variable] = &[
         purpose: "audit decides, logs, counts and emits events, and writes nothing else.",
     },
     Variable {
+        name: "LINKERD_GATE_ADMISSION",
+        default: "auto",
+        accepted: "auto, hold, refuse, warn, off",
+        example: "refuse",
+        purpose: "What the policies of admission were installed as: the chart's value `admission`. It changes no policy. With auto and \
+                  hold, and not in audit mode, the controller warns where the API server can hold pods and linkerd-gate-hold is not \
+                  bound.",
+    },
+    Variable {
         name: "LINKERD_GATE_REPAIR",
         default: "held",
         accepted: "report, held, running",

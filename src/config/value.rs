@@ -95,6 +95,22 @@ words! {
 }
 
 words! {
+    /// What was chosen at the installation for pods that are created without a proxy.
+    AdmissionChoice {
+        /// Hold where the API server can, else refuse.
+        Auto = "auto",
+        /// Hold them.
+        Hold = "hold",
+        /// Refuse their creation.
+        Refuse = "refuse",
+        /// Warn their creators.
+        Warn = "warn",
+        /// Nothing.
+        Off = "off",
+    }
+}
+
+words! {
     /// Whether nodes are tainted.
     Taint {
         /// As the plan says.

@@ -34,6 +34,7 @@ const CONTROLLER: Program = Program {
     shared: &[
         "probeNamespace",
         "mode",
+        "admission",
         "linkerd.tokenProjection",
         "agent.taintKey",
         "agent.require",

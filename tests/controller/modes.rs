@@ -46,6 +46,9 @@ async fn the_mode_decides_and_whoever_is_annotated_otherwise_decides_for_itself(
     replaces_what_never_ran(&stage, &bare).await
 }
 
+/// What is said where the API server could hold pods, and does not.
+const UNBOUND: &str = "linkerd-gate-hold is not bound: pods that ask for Linkerd are not held";
+
 /// `audit`: nothing is written but Events and the Lease.
 async fn says_what_it_would_do(stage: &Stage, bare: &Pods) -> Result<()> {
     let settings = controller("audited").with("MODE", "audit").with("REPAIR", "running");
@@ -59,7 +62,12 @@ async fn says_what_it_would_do(stage: &Stage, bare: &Pods) -> Result<()> {
     };
     done.await.with_context(|| replica.said())?;
     ensure!(replica.terminate().await? == 0, "{}", replica.said());
-    let written: BTreeSet<_> = written(&stage.requests_of("audited")?).into_iter().collect();
+    // It looked at admission, and missed nothing that audit mode does not have.
+    let requests = stage.requests_of("audited")?;
+    let looked = |request: &AuditedRequest| request.resource == "mutatingadmissionpolicybindings";
+    ensure!(requests.iter().any(looked), "it did not look at hold's binding");
+    ensure!(replica.times_said(UNBOUND) == 0, "{}", replica.said());
+    let written: BTreeSet<_> = written(&requests).into_iter().collect();
     ensure!(written.iter().all(|what| matches!(what.as_str(), "events" | "leases")), "it wrote {written:?}");
     ensure!(written.len() == 2, "neither Events nor a Lease, but {written:?}");
     untouched(stage, bare).await
@@ -69,6 +77,8 @@ async fn says_what_it_would_do(stage: &Stage, bare: &Pods) -> Result<()> {
 async fn reports(stage: &Stage) -> Result<()> {
     let mut replica = stage.start_apart(controller("reporter").with("REPAIR", "report"), "reporter").await?;
     let done = async {
+        replica.until_said(UNBOUND).await?;
+        ensure!(replica.metric("linkerd_gate_hold_unbound", "").await? == 1);
         replica.until_said("proof: open").await?;
         replica.until_said("delete pod shop/foreign-but-may-go of example.com/v1 Rollout foreign").await?;
         let line = replica.until_said("shop/ReplicaSet held: ").await?;
@@ -92,7 +102,7 @@ async fn reports(stage: &Stage) -> Result<()> {
 
 /// `held`, the default, with the right to evict those that ask for it.
 async fn replaces_what_never_ran(stage: &Stage, bare: &Pods) -> Result<()> {
-    let settings = controller("one").with("EVICTION", "on").with("REPAIR_COOLDOWN", "1s");
+    let settings = controller("one").with("EVICTION", "on").with("REPAIR_COOLDOWN", "1s").with("ADMISSION", "refuse");
     let replica = stage.start_apart(settings, "controller").await?;
     let done = async {
         let after = until_pods(stage, "those meshed that may go", |pods| {
@@ -115,6 +125,11 @@ async fn replaces_what_never_ran(stage: &Stage, bare: &Pods) -> Result<()> {
             let event = until_event(stage, "Pod", super::shop::name(pod)?, "OutsideMesh").await?;
             ensure!(event.message.is_some(), "{event:?}");
         }
+        // Hold was not wanted, and so is not missed.
+        let looked = |request: &AuditedRequest| request.resource == "mutatingadmissionpolicybindings";
+        ensure!(stage.requests_of("controller")?.iter().any(looked), "it did not look at hold's binding");
+        ensure!(replica.metric("linkerd_gate_hold_unbound", "").await? == 0);
+        ensure!(replica.times_said(UNBOUND) == 0, "{}", replica.said());
         // Its namespace's word is for those that have none of their own.
         annotate_namespace(stage, Some("running")).await?;
         let after = until_pods(stage, "all meshed that may go now", |pods| are_meshed(&of(pods, "runs"), 2)).await?;

@@ -23,6 +23,9 @@ pub(super) async fn run(context: Arc<Context>) -> Infallible {
         let looked = tokio::time::timeout(ANSWER, admission::look(&context.client)).await;
         match looked.unwrap_or_else(|_| Err(format!("the API server did not answer in {ANSWER:?}"))) {
             Ok(found) => {
+                // What was not wanted is not missing.
+                let hold_unbound = found.hold_unbound && context.settings.wants_hold();
+                let found = Admission { hold_unbound, ..found };
                 context.metrics.hold_unbound.set(i64::from(found.hold_unbound));
                 context.metrics.admission_parameter_missing.set(i64::from(found.parameter_missing));
                 report(reported, found);
@@ -45,7 +48,7 @@ fn report(before: Option<Admission>, now: Admission) {
     match (was(|before| before.hold_unbound), now.hold_unbound) {
         (false, true) => warn!(
             "this API server offers MutatingAdmissionPolicy, and linkerd-gate-hold is not bound: pods that ask for Linkerd are not \
-             held at creation; install with admission=auto, or ignore this where that is wanted"
+             held at creation; install with admission=auto, or say in LINKERD_GATE_ADMISSION what is wanted instead"
         ),
         (true, false) => info!("linkerd-gate-hold is bound, or is not offered any more"),
         _ => {}
