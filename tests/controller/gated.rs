@@ -50,7 +50,7 @@ async fn jobs(stage: &Stage) -> Result<Api<Job>> {
 }
 
 /// No Job has counted a failure, and none has failed.
-async fn ensure_no_failures(stage: &Stage) -> Result<()> {
+pub async fn ensure_no_failures(stage: &Stage) -> Result<()> {
     for job in jobs(stage).await?.list(&ListParams::default()).await? {
         let status = job.status.unwrap_or_default();
         let failed = status.conditions.iter().flatten().any(|condition| condition.type_ == "Failed");
@@ -295,6 +295,11 @@ async fn a_pod_is_let_go_after_the_longest_time_and_not_in_audit_mode() -> Resul
     stage.create::<Job>(SHOP, job("once", 1)).await?;
     let held = until_pods(&stage, "held", |pods| all_gated(&all(pods), 2)).await?;
     let name = of(&held, "web")[0].metadata.name.clone().context("a name")?;
+    // Before that time a Job that is held as a whole would be suspended, after it no more.
+    let mut audited = stage.start(controller("one").with("MODE", "audit"))?;
+    audited.until_said("audit: would suspend Job once in shop").await?;
+    ensure!(audited.terminate().await? == 0, "{}", audited.said());
+    ensure!(audited.times_said("would take the scheduling gate") == 0, "{}", audited.said());
     let mut audited = stage.start(controller("one").with("MODE", "audit").with("HOLD_MAX", "1s"))?;
     audited.until_said("audit: would take the scheduling gate linkerd-gate/injected off pod shop/web-").await?;
     audited.until_said("audit: would take the scheduling gate linkerd-gate/injected off pod shop/once-").await?;

@@ -13,6 +13,7 @@ mod cost;
 mod gated;
 mod held;
 mod jobs;
+mod killed;
 mod loops;
 mod modes;
 mod nodes;
