@@ -4,7 +4,8 @@ SHELL := /usr/bin/env bash
 .DEFAULT_GOAL := help
 
 VERSION := $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' Cargo.toml | head -1)
-IMAGE ?= ghcr.io/linkerd-gate/linkerd-gate:$(VERSION)
+# An example, as in deploy/manifests/kustomization.yaml: no image is published yet, and example.com is reserved for examples.
+IMAGE ?= registry.example.com/linkerd-gate:$(VERSION)
 IMAGE_FILE ?= target/image/linkerd-gate.tar
 CACHE := $(HOME)/.cache/linkerd-gate
 CARGO_DENY_VERSION := 0.20.2
@@ -29,7 +30,7 @@ bench: ## Measure size, memory, CPU and latencies of waits and agents beside kub
 	@cargo run --locked --quiet --package figures -- $(BENCH)
 
 .PHONY: image
-image: ## Build the container image without a container engine, for `docker load` or `ctr images import`
+image: ## Build the container image without a container engine, for `docker load` or `ctr images import` (IMAGE=NAME:TAG)
 	@mkdir -p $(dir $(IMAGE_FILE))
 	cargo run --locked --quiet --package linkerd-gate-kit --bin kit -- image \
 	  --binary "$$(cargo run --locked --quiet --package linkerd-gate-kit --bin kit -- static linkerd-gate)" \

@@ -16,8 +16,9 @@ use serde_json::{Value, json};
 use super::held_pod::{self, Purpose, until_gone};
 use super::refused::Refused;
 use super::repair;
+use crate::decide::repair::view::JOB_TRACKING;
 use crate::decide::repair::{Kind, Outcome, OwnerReference};
-use crate::decide::uninstall::{self, JOB_TRACKING, OnNode, is_suspended_by_us};
+use crate::decide::uninstall::{self, OnNode, is_suspended_by_us};
 use crate::decide::{hold, recreate};
 
 /// How many objects of a kind are in memory at a time while all of them are looked through.

@@ -10,10 +10,6 @@ use k8s_openapi::api::{
     core::v1::{Node, Pod, Taint},
 };
 
-/// The finalizer by which a Job counts its pods (<https://kubernetes.io/docs/concepts/workloads/controllers/job/>). A gated pod
-/// that is deleted without it counts as nothing: neither a failure nor a retry (seen, in every variant of Job that was tried).
-pub const JOB_TRACKING: &str = "batch.kubernetes.io/job-tracking";
-
 /// The beginning of the keys of all our annotations.
 const PREFIX: &str = "linkerd-gate/";
 

@@ -42,7 +42,8 @@ pub mod images {
     use linkerd_gate_kit::image::{Architecture, Image, kit_binary};
     use linkerd_gate_kit::linkerd::LinkerdDirectory;
 
-    pub const GATE: &str = concat!("ghcr.io/linkerd-gate/linkerd-gate:", env!("CARGO_PKG_VERSION"));
+    /// As `make image` calls it where it is not told otherwise.
+    pub const GATE: &str = concat!("registry.example.com/linkerd-gate:", env!("CARGO_PKG_VERSION"));
     pub const STANDIN: &str = "kit.test/linkerd-standin:1";
     pub const STANDIN_PROGRAM: &str = "/linkerd-standin";
     pub const PAUSE: &str = "kit.test/pause:1";

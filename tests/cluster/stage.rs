@@ -56,7 +56,8 @@ pub mod images {
     use anyhow::Result;
     use linkerd_gate_kit::image::{Architecture, Image, kit_binary};
 
-    pub const GATE: &str = concat!("ghcr.io/linkerd-gate/linkerd-gate:", env!("CARGO_PKG_VERSION"));
+    /// As `make image` calls it where it is not told otherwise.
+    pub const GATE: &str = concat!("registry.example.com/linkerd-gate:", env!("CARGO_PKG_VERSION"));
     pub const STANDIN: &str = "kit.test/linkerd-standin:1";
     /// The same under another name, for apps that no test lets start: containerd's history has it once at most by mistake.
     pub const NEVER: &str = "kit.test/never-started:1";

@@ -28,6 +28,8 @@ pub const ADMISSION: &str = "linkerd-gate/admission";
 pub const EXEMPT: &str = "exempt";
 
 /// The finalizer by which a Job counts a pod (<https://kubernetes.io/docs/concepts/workloads/controllers/job/#job-tracking-with-finalizers>).
+/// A gated pod that is deleted without it counts as nothing: neither a failure nor a retry (seen, in every variant of Job that was
+/// tried).
 pub const JOB_TRACKING: &str = "batch.kubernetes.io/job-tracking";
 
 /// By this annotation a kubelet says that a pod is its own, of a file (<https://kubernetes.io/docs/reference/labels-annotations-taints/>).
