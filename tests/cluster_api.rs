@@ -411,7 +411,16 @@ fn lease_json(version: &str) -> Value {
 
 async fn write_lease(record: Option<&Record>, step: Step) -> Result<Record, LeaseError> {
     scripted(vec![step], async |client| {
-        lease::write(client, "linkerd-gate", NAME, record, &me(), Some(&publication()), now()).await
+        lease::write(
+            client,
+            "linkerd-gate",
+            NAME,
+            record,
+            &me(),
+            Some(("linkerd-gate/verdict", publication().write())),
+            now(),
+        )
+        .await
     })
     .await
 }

@@ -456,7 +456,8 @@ async fn a_controllers_lease_says_how_many_pods_are_pending() {
         });
         let step = Step { method: Method::PATCH, path_and_query: LEASE, body, answer: (StatusCode::OK, lease) };
         let written = scripted(vec![step], async |client| {
-            lease::write_pending(client, "linkerd-gate", CONTROLLER_NAME, Some(&ours), &me, pending, now()).await
+            let annotation = Some(("linkerd-gate/pending-repair", pending.write()));
+            lease::write(client, "linkerd-gate", CONTROLLER_NAME, Some(&ours), &me, annotation, now()).await
         });
         assert_eq!(written.await.unwrap().pending_repair, Some(pending.write()));
     }

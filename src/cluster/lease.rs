@@ -13,9 +13,7 @@ use tokio::sync::watch;
 
 use super::failure::describe;
 use super::watch::{Seen, follow};
-use crate::decide::Publication;
-use crate::decide::lease::{DURATION, Holder, Record, VERDICT};
-use crate::decide::pending_repair::{self, PendingRepair};
+use crate::decide::lease::{DURATION, Holder, Record};
 
 /// Why the Lease was not written.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -39,39 +37,21 @@ pub async fn follow_lease(
     follow("leases", Api::<Lease>::namespaced(client, namespace), config, Record::of, sink).await
 }
 
-/// Takes or renews the Lease of that name for `holder`, with its verdict where it has one, if it still is as `record` says
-/// (`None`: there is none). Returns it as it is then. What others wrote to it, a person's word say, stays.
+/// The present, as precisely as a Lease can have it: a [`Record`] shows it as it was written.
+pub fn renew_time() -> Timestamp {
+    let now = Timestamp::now();
+    Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now)
+}
+
+/// An annotation of a Lease, and its value.
+pub type Annotation = (&'static str, String);
+
+/// Takes or renews the Lease of that name for `holder`, with an annotation where it publishes something, if it still is as
+/// `record` says (`None`: there is none). Returns it as it is then. What others wrote to it, a manual override say, stays.
+///
+/// # Errors
+/// [`LeaseError`].
 pub async fn write(
-    client: Client,
-    namespace: &str,
-    name: &str,
-    record: Option<&Record>,
-    holder: &Holder,
-    publication: Option<&Publication>,
-    now: Timestamp,
-) -> Result<Record, LeaseError> {
-    let verdict = publication.map(|publication| (VERDICT, publication.write()));
-    write_with(client, namespace, name, record, holder, verdict, now).await
-}
-
-/// The same of a controller's Lease, with how many pods it will replace.
-pub async fn write_pending(
-    client: Client,
-    namespace: &str,
-    name: &str,
-    record: Option<&Record>,
-    holder: &Holder,
-    pending: PendingRepair,
-    now: Timestamp,
-) -> Result<Record, LeaseError> {
-    let annotation = Some((pending_repair::ANNOTATION, pending.write()));
-    write_with(client, namespace, name, record, holder, annotation, now).await
-}
-
-/// An annotation, and its value.
-type Annotation = (&'static str, String);
-
-async fn write_with(
     client: Client,
     namespace: &str,
     name: &str,

@@ -14,6 +14,7 @@
 //! - [`change`]: the difference between two gates that is worth a line.
 //! - [`publication`]: the verdict as the prover publishes it for everybody, and what a reader may take from it.
 //! - [`lease`]: the Lease that carries it: who proves, whether the word is fresh, who may take over.
+//! - [`elector`]: what one candidate for it does next.
 //! - [`pending_repair`]: how many pods the leading controller will still replace, as it publishes it.
 //! - [`follower`]: an agent's gate, driven by what is published and by what it sees of identity itself.
 //! - [`node`]: what becomes of a node's taint and annotation.
@@ -33,6 +34,7 @@
 pub mod answer;
 pub mod by_hand;
 pub mod change;
+pub mod elector;
 pub mod essential;
 pub mod evidence;
 pub mod follower;

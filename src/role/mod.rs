@@ -2,5 +2,6 @@
 
 pub mod agent;
 pub mod controller;
+mod elector;
 mod proving;
 pub mod wait;

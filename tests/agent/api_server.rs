@@ -76,7 +76,7 @@ async fn a_bad_way_to_the_api_server_changes_nothing_and_is_told() -> Result<()>
     let story = async {
         far.until_says("this agent proves injection for the cluster from now on (the Lease was free)").await?;
         way.suffer(Fault::Hang).await?;
-        far.until_says("no longer proves: the Lease could not be renewed for 10s").await?;
+        far.until_says("no longer proves: the Lease could not be renewed for ").await?;
         far.answers(200).await?;
         way.recover().await?;
         far.until_says("this agent proves injection for the cluster from now on").await?;

@@ -62,7 +62,7 @@ async fn dies(stage: &Stage, agents: &mut Agents, first: &str) -> Result<()> {
             let line = agent.until_says("gate: still open, but nobody could look: injection unknown: ").await?;
             ensure!(line.contains(&format!("the prover on node {first} fell silent")), "{line}");
             agent
-                .until_says("this agent proves injection for the cluster from now on (the prover fell silent)")
+                .until_says("this agent proves injection for the cluster from now on (its holder stopped renewing it)")
                 .await?;
         }
         ensure!(agent.times_said("gate: closed") == 0);

@@ -9,9 +9,10 @@ use k8s_openapi::jiff::Timestamp;
 use linkerd_gate::{
     decide::{
         ByHand, Evidence, Follower, Gate, Installation, Outcome, Policy, Probe, Publication,
+        elector::{Elector, Pause, Step, WriteError},
         essential::{self, DaemonPodView, DaemonSetView, NamespaceView, PodView, Yields},
         gate::Closure,
-        lease::{Holder, LEADS_FOR, RENEWED_EVERY, Record, Stance},
+        lease::{Holder, Record},
         node::{Age, Closed, NodeFacts, NodePolicy, NodeState, NodeView, Plan, TAINT_KEY},
         placement::NodePlace,
         repair_wait::ControllerLease,
@@ -20,7 +21,7 @@ use linkerd_gate::{
 };
 use std::{collections::BTreeSet, rc::Rc, time::Duration};
 
-/// How long an agent waits for the answer to a write, or to a look.
+/// How long an agent waits for the answer to a patch of its node, or to a look.
 pub const REQUEST_LIMIT: Duration = Duration::from_secs(7);
 
 /// The longest time that an agent that finds the Lease vacant leaves it to others.
@@ -73,14 +74,15 @@ pub struct Found {
 #[derive(Clone, Debug)]
 pub enum Answer {
     Node(Result<Rc<NodeView>, Refused>),
-    /// With the verdict that was written, and the version of the Lease with it.
-    Lease(Result<String, Refused>),
+    /// The Lease as the write of that number left it.
+    Lease(u64, Result<Record, Refused>),
     Look(Found),
     Tolerate(String),
 }
 
 /// What reaches a process from outside.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "few are under way at a time")]
 pub enum Message {
     Lease(Option<Rc<Word>>),
     Node(Rc<NodeView>),
@@ -99,10 +101,6 @@ pub enum Process {
 }
 
 /// A process.
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "what an agent sees and what it does not are independent of each other"
-)]
 pub struct Agent {
     pub node: usize,
     pub me: Holder,
@@ -126,8 +124,6 @@ pub struct Agent {
     truth: Truth,
     node_view: Option<Rc<NodeView>>,
     lease: Option<Rc<Word>>,
-    /// Whether it has looked at the Lease at all: one that is not there looks the same before.
-    looked: bool,
     identity: Outcome,
     identity_due: Duration,
     closed_since: Option<Duration>,
@@ -135,7 +131,11 @@ pub struct Agent {
     /// Whether it follows the controllers' Lease.
     pub wants_controller: bool,
     patch: Writing,
-    take_at: Option<Duration>,
+    elector: Elector,
+    /// The verdict that is on its way.
+    writing: Option<(u64, String)>,
+    /// The one that the Lease carries, as far as is known.
+    written: Option<String>,
     prover: Option<Prover>,
     wake: Duration,
 }
@@ -147,17 +147,9 @@ struct Writing {
     not_before: Duration,
 }
 
-/// What an agent is while the Lease is its own, or about to be.
+/// What an agent is while it leads.
 struct Prover {
     gate: Gate,
-    write: Writing,
-    /// The verdict that is on its way.
-    writing: Option<String>,
-    written: Option<String>,
-    /// The version of the Lease that its own last write made.
-    version: Option<String>,
-    /// When the last write was sent that the API server took. Before there is one it does not act.
-    renewed: Option<Duration>,
     looking: Option<Duration>,
     look_at: Duration,
     pause: Duration,
@@ -196,6 +188,7 @@ impl Agent {
     pub fn new(node: usize, me: Holder, booted: Duration, now: Duration, policies: &Policies) -> Self {
         Self {
             node,
+            elector: Elector::new(me.clone()),
             me,
             proven_again: policies.proven_again,
             booted,
@@ -212,14 +205,14 @@ impl Agent {
             truth: Truth::default(),
             node_view: None,
             lease: None,
-            looked: false,
             identity: Outcome::unknown("not asked yet"),
             identity_due: Duration::ZERO,
             closed_since: None,
             controller: ControllerLease::default(),
             wants_controller: false,
             patch: Writing::default(),
-            take_at: None,
+            writing: None,
+            written: None,
             prover: None,
             wake: now,
         }
@@ -232,7 +225,7 @@ impl Agent {
 
     /// Whether it acts as the prover: it holds the Lease by its own knowledge, and renewed it lately.
     pub fn acts(&self, now: Duration) -> bool {
-        self.prover.as_ref().is_some_and(|prover| prover.acts(now))
+        self.elector.leads(self.local(now))
     }
 
     /// When it wants to be woken.
@@ -245,11 +238,11 @@ impl Agent {
             Message::Lease(word) => {
                 let local = self.local(now);
                 self.follower.note(word.as_ref().map(|word| &word.record), local);
+                self.elector.observe(word.as_ref().map(|word| &word.record), local);
                 if let Some(word) = &word {
                     self.truth = word.truth;
                 }
                 self.lease = word;
-                self.looked = true;
             }
             Message::Node(view) => self.node_view = Some(view),
             Message::Controller(record) if self.wants_controller => {
@@ -272,26 +265,12 @@ impl Agent {
                     Err(Refused::Lost) => self.patch.not_before = now + random.between(500, 3000),
                 }
             }
-            Answer::Lease(result) => {
-                // Of an earlier incarnation, or given up meanwhile.
-                let Some(prover) = self.prover.as_mut().filter(|prover| prover.write.sent == Some(sent)) else {
-                    return;
-                };
-                prover.write.sent = None;
-                match result {
-                    Ok(version) => {
-                        prover.renewed = Some(sent);
-                        prover.version = Some(version);
-                        prover.written = prover.writing.take();
-                    }
-                    // What came in between comes by the watch. One that was only about to take the Lease steps back.
-                    Err(_) if prover.renewed.is_none() => self.prover = None,
-                    Err(refused) => {
-                        prover.version = None;
-                        let pause = if refused == Refused::Conflict { (50, 250) } else { (500, 1500) };
-                        prover.write.not_before = now + random.between(pause.0, pause.1);
-                    }
-                }
+            Answer::Lease(number, result) => {
+                let result = result.map_err(|refused| match refused {
+                    Refused::Conflict => WriteError::Conflict,
+                    Refused::Lost => WriteError::Failed("lost".to_owned()),
+                });
+                self.elector.answered(number, result, local, &mut |pause| length(pause, random));
             }
             Answer::Look(found) => {
                 let Some(prover) = self.prover.as_mut().filter(|prover| prover.looking == Some(sent)) else { return };
@@ -426,71 +405,43 @@ impl Agent {
     }
 
     fn tend_lease(&mut self, around: &mut Surroundings<'_>, requests: &mut Vec<Request>) {
-        let now = around.now;
-        // Before the first look nobody knows anything.
-        if !self.looked {
-            return;
-        }
-        let lease = self.lease.clone();
-        if self.prover.as_ref().is_some_and(|prover| prover.is_over(now)) {
-            self.prover = None;
-        }
-        match self.follower.sightings().stance(&self.me, self.local(now)) {
-            Stance::Follow { until } => {
-                self.take_at = None;
-                // Its own write may not have come back by the watch yet.
-                if self.prover.as_ref().is_some_and(|prover| prover.version.is_none() && prover.write.sent.is_none()) {
-                    self.prover = None;
-                }
-                self.wake_at(self.booted + until, now);
+        let (now, local) = (around.now, self.local(around.now));
+        loop {
+            if let Some((_, verdict)) = self.writing.take_if(|(number, _)| *number == self.elector.accepted()) {
+                self.written = Some(verdict);
             }
-            Stance::Lead => {
-                self.take_at = None;
-                if self.prover.is_none() {
-                    self.prover = Some(self.begin(now));
+            let verdict = self.prover.as_ref().map(Prover::verdict);
+            let news =
+                verdict.as_ref().filter(|verdict| self.written.as_ref() != Some(verdict)).map(|_| Duration::ZERO);
+            match self.elector.step(local, news, &mut |pause| length(pause, around.random)) {
+                Step::Wait { until } => {
+                    if let Some(until) = until {
+                        self.wake_at(self.booted + until, now);
+                    }
+                    return;
                 }
-            }
-            Stance::Vacant(_) if self.prover.is_some() => {}
-            Stance::Vacant(_) => {
-                let delay = around.random.between(0, TAKEN_WITHIN_MILLIS);
-                let take_at = *self.take_at.get_or_insert(now + delay);
-                if now >= take_at {
-                    self.take_at = None;
-                    self.prover = Some(self.begin(now));
-                } else {
-                    self.wake_at(take_at, now);
+                Step::Write(write) => {
+                    let evidence = self.prover.as_ref().map_or(self.truth.evidence, |prover| prover.evidence);
+                    let verdict = verdict.unwrap_or_else(|| self.begin(now).verdict());
+                    self.writing = Some((write.number, verdict.clone()));
+                    let renewed = now.as_micros().to_string();
+                    self.elector.sent(write.number, renewed.clone());
+                    let record = write.record.as_ref();
+                    let ours = record.is_some_and(|record| record.holder.as_ref() == Some(&self.me));
+                    let transitions = record.map_or(0, |record| record.transitions);
+                    requests.push(Request::WriteLease(LeaseWrite {
+                        number: write.number,
+                        resource_version: record.map(|record| record.resource_version.clone()),
+                        holder: self.me.clone(),
+                        renewed,
+                        transitions: if ours { transitions } else { transitions + 1 },
+                        verdict,
+                        evidence,
+                    }));
                 }
+                Step::Lead(_) => self.prover = Some(self.begin(now)),
+                Step::StepDown(_) => self.prover = None,
             }
-        }
-        let stored = lease.as_ref().map(|word| &word.record);
-        let Some(prover) = &mut self.prover else { return };
-        let verdict = Publication::new(&prover.gate, prover.yield_on.clone(), Vec::new()).write();
-        let due = prover.renewed.map_or(now, |renewed| renewed + RENEWED_EVERY);
-        if (now >= due || prover.written.as_ref() != Some(&verdict)) && prover.write.may(now) {
-            prover.write.sent = Some(now);
-            prover.writing = Some(verdict.clone());
-            let ours =
-                stored.is_some_and(|record| record.holder.as_ref() == Some(&self.me)) || prover.version.is_some();
-            let transitions = stored.map_or(0, |record| record.transitions);
-            requests.push(Request::WriteLease(LeaseWrite {
-                resource_version: prover
-                    .version
-                    .clone()
-                    .or_else(|| stored.map(|record| record.resource_version.clone())),
-                holder: self.me.clone(),
-                renewed: now.as_micros().to_string(),
-                transitions: if ours { transitions } else { transitions + 1 },
-                verdict,
-                evidence: prover.evidence,
-            }));
-        }
-        let next = prover.write.next().max(due);
-        let end = prover.renewed.map(|renewed| renewed + LEADS_FOR);
-        let (retry, next) = (prover.write.next(), next);
-        self.wake_at(retry, now);
-        self.wake_at(next, now);
-        if let Some(end) = end {
-            self.wake_at(end, now);
         }
     }
 
@@ -503,11 +454,6 @@ impl Agent {
         let yield_on = said.and_then(|said| Publication::read(said).ok()).map(|word| word.yield_on).unwrap_or_default();
         Prover {
             gate: self.follower.prover_gate(self.local(now)),
-            write: Writing::default(),
-            writing: None,
-            written: None,
-            version: None,
-            renewed: None,
             looking: None,
             look_at: now,
             pause: Duration::from_millis(100),
@@ -522,10 +468,10 @@ impl Agent {
     fn prove(&mut self, around: &mut Surroundings<'_>, requests: &mut Vec<Request>) {
         let now = around.now;
         let local = self.local(now);
-        let Some(prover) = &mut self.prover else { return };
-        if !prover.acts(now) {
+        if !self.acts(now) {
             return;
         }
+        let Some(prover) = &mut self.prover else { return };
         if prover.looking.is_some_and(|sent| now >= sent + REQUEST_LIMIT) {
             prover.looking = None;
             let lost = || Outcome::unknown("the API server did not answer in time");
@@ -560,19 +506,19 @@ impl Agent {
     }
 }
 
+fn length(pause: Pause, random: &mut Random) -> Duration {
+    match pause {
+        Pause::Acquire => random.between(0, TAKEN_WITHIN_MILLIS),
+        Pause::Retry => random.between(500, 1500),
+    }
+}
+
 // === impl Prover ===
 
 impl Prover {
-    fn acts(&self, now: Duration) -> bool {
-        self.renewed.is_some_and(|renewed| now < renewed + LEADS_FOR)
-    }
-
-    /// Whether others may soon take over.
-    fn is_over(&self, now: Duration) -> bool {
-        match self.renewed {
-            Some(renewed) => now >= renewed + LEADS_FOR,
-            None => self.write.sent.is_some_and(|sent| now >= sent + REQUEST_LIMIT),
-        }
+    /// What it publishes.
+    fn verdict(&self) -> String {
+        Publication::new(&self.gate, self.yield_on.clone(), Vec::new()).write()
     }
 
     fn found(&mut self, found: &Found, sent: Duration, (now, local): (Duration, Duration), random: &mut Random) {

@@ -55,6 +55,8 @@ pub enum Request {
 
 #[derive(Clone, Debug)]
 pub struct LeaseWrite {
+    /// The elector's: the answer carries it.
+    pub number: u64,
     /// Nothing where there is no Lease: then this creates it.
     pub resource_version: Option<String>,
     pub holder: Holder,

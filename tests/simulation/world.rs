@@ -714,7 +714,7 @@ impl World {
                     self.notify_lease();
                 }
                 self.counts.conflicts += usize::from(matches!(result, Err(Refused::Conflict)));
-                Answer::Lease(result.map(|word| word.record.resource_version.clone()))
+                Answer::Lease(write.number, result.map(|word| word.record.clone()))
             }
             Request::Look => Answer::Look(if reached { self.look() } else { nothing_found() }),
             Request::Tolerate(uid) => {
@@ -1163,7 +1163,7 @@ impl World {
 fn lost(answer: Answer) -> Answer {
     match answer {
         Answer::Node(_) => Answer::Node(Err(Refused::Lost)),
-        Answer::Lease(_) => Answer::Lease(Err(Refused::Lost)),
+        Answer::Lease(number, _) => Answer::Lease(number, Err(Refused::Lost)),
         Answer::Look(_) => Answer::Look(nothing_found()),
         Answer::Tolerate(uid) => Answer::Tolerate(uid),
     }

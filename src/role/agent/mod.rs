@@ -163,7 +163,7 @@ pub async fn run(settings: Agent, shutdown: impl Future<Output = &'static str>) 
     let farewell = async {
         // The node first: the Lease expires by itself.
         steward.leave().await;
-        election.leave().await;
+        election.step_down().await;
     };
     tokio::select! {
         biased;

@@ -116,7 +116,7 @@ pub async fn run(settings: Controller, shutdown: impl Future<Output = &'static s
     info!("{signal}: ending");
     tokio::select! {
         biased;
-        () = leader.leave() => {}
+        () = leader.step_down() => {}
         never = &mut follow => match never {},
         () = tokio::time::sleep(FAREWELL) => warn!("the API server did not answer in time: the Lease expires by itself"),
     }
