@@ -851,13 +851,14 @@ impl World {
     /// What the DaemonSet controller does once a second: it makes no pod for a node whose taint is not tolerated, and ends none.
     fn run_daemon_sets(&mut self) {
         for node in 0..self.machines.len() {
-            if !self.api_up || self.machines[node].cni_since.is_some() {
+            if self.machines[node].cni_since.is_some() {
                 continue;
             }
+            // Whether or not anybody can see it: the prover does as soon as the API server is back.
             if self.daemon_set_lacks && self.webhook_present {
                 self.machines[node].cni_lacked = Some(self.now);
             }
-            if !(self.daemon_set_lacks && self.api.is_tainted(node)) && self.random.chance(40) {
+            if self.api_up && !(self.daemon_set_lacks && self.api.is_tainted(node)) && self.random.chance(40) {
                 self.machines[node].cni_since = Some(self.now);
                 self.refresh_cluster();
             }
