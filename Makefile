@@ -24,6 +24,15 @@ demo: ## Play a cluster boot without and with the gate: real processes, no clust
 test: lint ## Run every check and every test, on genuine Kubernetes parts that it fetches and builds (first time: ~32 min)
 	cargo test --locked --workspace
 
+# Whatever needs neither root nor a part of Kubernetes.
+CHECKED := layers corpus cluster_api cluster_api_repair cluster_by_hand cluster_held_pod cluster_uninstall manifests serve
+
+.PHONY: check
+check: ## The everyday loop: format, lints, unit tests, scripted API server; no root, no Kubernetes (under 3 min, once built)
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets --quiet -- -D warnings
+	cargo test --locked --quiet --package linkerd-gate --lib $(CHECKED:%=--test %)
+
 # BENCH="--json", "--alone", "--only holding", …
 .PHONY: bench
 bench: ## Measure size, memory, CPU and latencies of waits and agents beside kubectl wait and initium, in one table (about 20 min)

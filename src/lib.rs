@@ -1,6 +1,6 @@
 //! linkerd-gate keeps Kubernetes workloads from starting outside the Linkerd mesh after a cluster or node boot.
 //!
-//! The map of the crate:
+//! The map of the crate (`docs/architecture.md` follows a pod event and an outage through it):
 //!
 //! - [`linkerd`]: what Linkerd is: names, its webhook, its injection rules. Pure.
 //! - [`decide`]: evidence becomes a verdict, a verdict drives a gate. Pure.

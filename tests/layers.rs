@@ -1,0 +1,161 @@
+//! Which module may use which: the table of `docs/architecture.md`, and that its paths exist.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Every file of `src`, by its path below it, without its tests and comments.
+fn sources() -> BTreeMap<String, String> {
+    fn visit(directory: &Path, root: &Path, found: &mut BTreeMap<String, String>) {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                visit(&path, root, found);
+            } else if is_rust(&path) && !is_test(&path) {
+                let text = fs::read_to_string(&path).unwrap();
+                let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+                let code: Vec<&str> = code.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+                let name = path.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
+                found.insert(name, code.join("\n"));
+            }
+        }
+    }
+    let root = repository("src");
+    let mut found = BTreeMap::new();
+    visit(&root, &root, &mut found);
+    assert!(found.len() > 80, "{} files", found.len());
+    found
+}
+
+fn is_rust(path: impl AsRef<Path>) -> bool {
+    path.as_ref().extension().is_some_and(|extension| extension == "rs")
+}
+
+fn is_test(path: &Path) -> bool {
+    let name = path.file_stem().and_then(|name| name.to_str()).unwrap_or_default();
+    name.ends_with("tests") || name == "properties" || path.components().any(|part| part.as_os_str() == "tests")
+}
+
+fn repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+fn is_part(char: char) -> bool {
+    char.is_alphanumeric() || char == '_'
+}
+
+/// Whether `code` has `word`, and not as a part of another one.
+fn has(code: &str, word: &str) -> bool {
+    let joins = |one: Option<char>, other: Option<char>| one.is_some_and(is_part) && other.is_some_and(is_part);
+    code.match_indices(word).any(|(at, _)| {
+        let (before, after) = (code[..at].chars().next_back(), code[at + word.len()..].chars().next());
+        !joins(before, word.chars().next()) && !joins(word.chars().next_back(), after)
+    })
+}
+
+/// The modules of this crate that `code` names.
+fn used(code: &str) -> BTreeSet<String> {
+    let mut used = BTreeSet::new();
+    for rest in code.split("crate::").skip(1) {
+        let (mut depth, mut word) = (0, String::new());
+        // In braces, what follows each comma of the outermost ones; else what stands there.
+        for char in rest.chars() {
+            match char {
+                '{' => depth += 1,
+                '}' => depth -= 1,
+                ',' if depth == 1 => {
+                    used.insert(std::mem::take(&mut word));
+                    continue;
+                }
+                _ if depth <= 1 && is_part(char) && !word.ends_with(':') => word.push(char),
+                ':' if !word.is_empty() && !word.ends_with(':') => word.push(':'),
+                _ => {}
+            }
+            if depth <= 0 && !is_part(char) && char != '{' {
+                break;
+            }
+        }
+        used.insert(word);
+    }
+    used.into_iter().map(|word| word.trim_end_matches(':').to_owned()).filter(|word| !word.is_empty()).collect()
+}
+
+/// The files outside `room` that have one of these words.
+fn outside(room: &str, words: &[&str]) -> Vec<String> {
+    let uses = |(name, code): (String, String)| {
+        let word = words.iter().find(|word| has(&code, word))?;
+        (!name.starts_with(room)).then(|| format!("{name}: {word}"))
+    };
+    sources().into_iter().filter_map(uses).collect()
+}
+
+#[test]
+fn only_cluster_uses_kube_and_only_observe_reqwest() {
+    assert_eq!(outside("cluster", &["kube::"]), [] as [String; 0]);
+    assert_eq!(outside("observe", &["reqwest::"]), [] as [String; 0]);
+}
+
+#[test]
+fn what_decides_has_no_clock_no_async_and_no_environment() {
+    let impure = ["async", ".await", "tokio", "Instant", "SystemTime", "now()", "std::env", "tracing"];
+    let pure = |name: &str| name.starts_with("decide/") || name.starts_with("linkerd/");
+    let found: Vec<String> = sources()
+        .into_iter()
+        .filter(|(name, _)| pure(name))
+        .filter_map(|(name, code)| impure.iter().find(|word| has(&code, word)).map(|word| format!("{name}: {word}")))
+        .collect();
+    assert_eq!(found, [] as [String; 0]);
+}
+
+/// `main` and `cli` join everything; nothing else is above `role` and `command`.
+#[test]
+fn no_module_uses_one_that_is_above_it() {
+    let layers: [&[&str]; 6] = [
+        &["linkerd", "exit", "shutdown"],
+        &["decide"],
+        &["config", "metrics", "retry"],
+        &["cluster", "observe", "serve", "telemetry"],
+        &["role"],
+        &["command"],
+    ];
+    let layer_of = |module: &str| layers.iter().position(|layer| layer.contains(&module));
+    assert_eq!(
+        used("use crate::{a::{b, c}, d};\ncrate::e::f(crate::g)"),
+        ["a", "d", "e", "g"].map(str::to_owned).into()
+    );
+    let mut unknown = BTreeSet::new();
+    let mut wrong = BTreeSet::new();
+    for (name, code) in sources() {
+        let module = name.split('/').next().unwrap_or_default().trim_end_matches(".rs").to_owned();
+        if ["main", "cli", "lib"].contains(&module.as_str()) {
+            continue;
+        }
+        let Some(own) = layer_of(&module) else {
+            unknown.insert(module);
+            continue;
+        };
+        for used in used(&code) {
+            if used != module && layer_of(&used).is_none_or(|layer| layer >= own) {
+                wrong.insert(format!("{name} uses {used}"));
+            }
+        }
+    }
+    assert!(unknown.is_empty(), "in no layer: {unknown:?}");
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn every_path_that_the_map_names_exists() {
+    for page in ["docs/architecture.md", "CONTRIBUTING.md"] {
+        let text = fs::read_to_string(repository(page)).unwrap();
+        let is_path = |char: char| char.is_alphanumeric() || "_-./".contains(char);
+        for word in text.split(|char| !is_path(char)).filter(|word| word.contains('/') || is_rust(word)) {
+            // In the diagrams and the tables a path is given from `src`, or from the path before it.
+            let within = ["", "src", "docs", "src/decide", "src/decide/repair"];
+            let first = word.split('/').next().unwrap_or_default();
+            let is_one = within.iter().any(|base| repository(base).join(first).exists()) || is_rust(word);
+            let found = within.iter().any(|base| repository(base).join(word).exists());
+            assert!(found || !is_one || first.is_empty(), "{page} names {word}, which does not exist");
+        }
+    }
+}
