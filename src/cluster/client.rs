@@ -28,6 +28,10 @@ const LEASE_WATCH_LIMIT: Duration = Duration::from_secs(25);
 /// (<https://kubernetes.io/docs/setup/best-practices/certificates/>).
 const API_SERVER_NAME: &str = "kubernetes.default.svc";
 
+/// What kubelet sets in every pod, by which the API server is found
+/// (<https://kubernetes.io/docs/tasks/run-application/access-api-from-pod/>).
+const IN_POD: [&str; 2] = ["KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT"];
+
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
@@ -37,6 +41,14 @@ pub enum ClientError {
          (automountServiceAccountToken)"
     )]
     InCluster(#[from] kube::config::InClusterError),
+    /// This is no pod, or one whose variables were taken away.
+    #[error(
+        "no access to the API server: {} {} not set, which kubelet sets in every pod; outside of a pod, \
+         `agent` and `controller` take LINKERD_GATE_KUBECONFIG=PATH, the path of a kubeconfig",
+        .0.join(" and "),
+        if .0.len() == 1 { "is" } else { "are" },
+    )]
+    NoPod(Vec<&'static str>),
     /// The kubeconfig cannot be used.
     #[error("no access to the API server by {path}: {source}")]
     KubeconfigFile {
@@ -122,6 +134,11 @@ pub async fn access_of_person(person: &Person) -> Result<Access, ClientError> {
 impl Access {
     /// By the pod's service account.
     pub fn in_cluster() -> Result<Self, ClientError> {
+        let missing: Vec<_> =
+            IN_POD.into_iter().filter(|name| std::env::var_os(name).is_none_or(|value| value.is_empty())).collect();
+        if !missing.is_empty() {
+            return Err(ClientError::NoPod(missing));
+        }
         Ok(Self::with(Config::incluster()?))
     }
 

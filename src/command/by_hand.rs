@@ -9,6 +9,7 @@ use std::{
 
 use crate::{
     cluster::{Annotated, Client, Person, Subject, annotate, of_person},
+    config::fix,
     decide::{ByHand, by_hand::LONGEST},
 };
 
@@ -80,13 +81,19 @@ pub async fn run_with(
 /// # Errors
 /// What is no duration, or too short, or longer than anything that was forgotten may last.
 pub fn lasts(text: &str) -> Result<Duration, String> {
-    let accepted = "give a time from 1m to 168h (7 days), such as 90s, 30m or 1h30m";
-    let lasts = humantime::parse_duration(text).map_err(|error| format!("{error}; {accepted}"))?;
+    let accepted = "a time from 1m to 168h (7 days) is accepted, for example";
+    let Ok(lasts) = humantime::parse_duration(text) else {
+        let meant = fix::duration(text).filter(|meant| {
+            let meant = humantime::parse_duration(meant);
+            meant.is_ok_and(|meant| (SHORTEST..=LONGEST.unsigned_abs()).contains(&meant))
+        });
+        return Err(format!("it is no time with a unit; {accepted} --for {}", meant.as_deref().unwrap_or("30m")));
+    };
     if lasts < SHORTEST {
-        return Err(format!("that is too short for every agent to hear of it; {accepted}"));
+        return Err(format!("that is too short for every agent to read it; {accepted} --for 1m"));
     }
     if lasts > LONGEST.unsigned_abs() {
-        return Err(format!("what was forgotten must end; {accepted}"));
+        return Err(format!("an override must end; {accepted} --for 168h"));
     }
     Ok(lasts)
 }

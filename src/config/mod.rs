@@ -2,6 +2,7 @@
 
 mod agent;
 mod controller;
+pub mod fix;
 mod problem;
 mod proving;
 pub mod table;
@@ -368,7 +369,11 @@ fn duration(text: &str) -> Result<Duration, String> {
     {
         return Err("is not a duration in s, m and h".to_owned());
     }
-    let duration = humantime::parse_duration(text).map_err(|error| format!("is not a duration ({error})"))?;
+    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err("has no unit".to_owned());
+    }
+    // humantime's own words give examples that are not taken here.
+    let duration = humantime::parse_duration(text).map_err(|_| "is not a duration in s, m and h".to_owned())?;
     if duration < Duration::from_secs(1) {
         return Err("is not at least 1s; leave the variable out to wait for ever".to_owned());
     }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::fix;
 use super::table::{self, PREFIX, Role};
 
 /// One variable that cannot be taken as it is.
@@ -60,7 +61,11 @@ impl fmt::Display for Problem {
         }
         match self.role.and_then(|role| role.find(&self.variable)).or_else(|| table::find(&self.variable)) {
             Some(known) => {
-                write!(out, "; accepted: {} (for example {}={})", known.accepted, known.name, known.example)
+                let fix = match &self.value {
+                    Some(value) => fix::of(value, known.accepted, known.example),
+                    None => known.example.to_owned(),
+                };
+                write!(out, "; accepted: {} (for example {}={fix})", known.accepted, known.name)
             }
             None => Ok(()),
         }

@@ -203,3 +203,37 @@ fn a_value_that_is_not_text_is_reported() {
     ];
     assert_eq!(complaints(Wait::from_variables(variables)), ["LINKERD_GATE_TIMEOUT"]);
 }
+
+#[test]
+fn each_refusal_gives_one_value_that_is_taken() {
+    let refusals = |role: Role, variables: &[(&str, &str)]| {
+        let variables = variables.iter().map(|(name, value)| ((*name).into(), (*value).into()));
+        let problems = match role {
+            Role::Wait => Wait::from_variables(variables).err(),
+            Role::Agent => Agent::read(variables).err(),
+            Role::Controller => Controller::read(variables).err(),
+        };
+        problems.iter().flat_map(Problems::iter).map(|it| (it.variable.clone(), it.to_string())).collect::<Vec<_>>()
+    };
+    let wrong = ["10", "0", "5min", "2d", "Hold", "TRUE", "no such thing!", "a.b", "host:0", "running,", "-1s", "1/0"];
+    let mut refused = 0;
+    for role in Role::ALL {
+        for variable in role.variables() {
+            for value in wrong {
+                let mut all: Vec<_> = role.variables().iter().map(|other| (other.name, other.example)).collect();
+                all.retain(|(name, _)| *name != variable.name);
+                let given = [all.as_slice(), &[(variable.name, value)]].concat();
+                for (name, text) in refusals(*role, &given).into_iter().filter(|(name, _)| name == variable.name) {
+                    refused += 1;
+                    let start = format!("(for example {name}=");
+                    assert_eq!(text.matches("for example").count(), 1, "{text}");
+                    let (_, fix) = text.split_once(&start).unwrap_or_else(|| panic!("{text}"));
+                    let fix = fix.strip_suffix(')').unwrap_or_else(|| panic!("{text}"));
+                    let mended = [all.as_slice(), &[(variable.name, fix)]].concat();
+                    assert_eq!(refusals(*role, &mended), [], "{text}");
+                }
+            }
+        }
+    }
+    assert!(refused > 300, "{refused}");
+}

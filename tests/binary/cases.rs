@@ -86,16 +86,27 @@ async fn a_missed_pod_told_to_open_starts_only_once_linkerd_is_ready() {
 #[tokio::test]
 async fn replace_without_a_service_account_says_so_and_goes_on_holding() {
     let linkerd = Linkerd::start().await;
-    let mut run = missed()
+    let run = missed()
         .asking(&linkerd)
         .with("ON_MISSED", "replace")
         .with("POD_NAME", "web-0")
         .with("POD_NAMESPACE", "shop")
-        .with("POD_UID", "0b5e6d9c")
-        .start();
-    let line = run.until("cannot replace itself").await;
-    assert!(line.contains("automountServiceAccountToken"), "{line}");
-    assert!(run.is_running());
+        .with("POD_UID", "0b5e6d9c");
+    for (host, told) in [
+        (None, "KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT are not set"),
+        (Some("127.0.0.1"), "automountServiceAccountToken"),
+    ] {
+        let run = match host {
+            Some(host) => {
+                run.clone().with_variable("KUBERNETES_SERVICE_HOST", host).with_variable("KUBERNETES_SERVICE_PORT", "9")
+            }
+            None => run.clone(),
+        };
+        let mut run = run.start();
+        let line = run.until("cannot replace itself").await;
+        assert!(line.contains(told), "{line}");
+        assert!(run.is_running());
+    }
 }
 
 #[tokio::test]

@@ -71,3 +71,41 @@ async fn the_last_error_is_in_the_termination_log() {
     let ended = missed().with("CA_FILE", "/nonexistent/ca.crt").end().await;
     assert!(ended.termination_log.contains("/nonexistent/ca.crt"), "{}", ended.termination_log);
 }
+
+#[tokio::test]
+async fn the_value_that_a_refusal_gives_is_taken() {
+    let linkerd = Linkerd::start().await;
+    for (name, wrong, right) in [
+        ("TIMEOUT", "10", "LINKERD_GATE_TIMEOUT=10s"),
+        ("TIMEOUT", "1M", "LINKERD_GATE_TIMEOUT=1m"),
+        ("ON_TIMEOUT", "Open", "LINKERD_GATE_ON_TIMEOUT=open"),
+        ("LOG_LEVEL", "trace", "LINKERD_GATE_LOG_LEVEL=debug"),
+    ] {
+        let run = missed().asking(&linkerd).with("ON_MISSED", "exit").with("TIMEOUT", "1m");
+        let refused = run.clone().with(name, wrong).end().await;
+        assert!(refused.code == 2 && refused.said.contains(right), "{}", refused.said);
+        assert_eq!(refused.said.matches("for example").count(), 1, "{}", refused.said);
+        let (name, value) = right.split_once('=').unwrap();
+        let taken = run.with_variable(name, value).end().await;
+        assert_eq!(taken.code, 75, "{right}: {}", taken.said);
+    }
+}
+
+#[test]
+fn outside_a_pod_both_variables_that_are_missing_are_named() {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_linkerd-gate"))
+        .arg("agent")
+        .env_clear()
+        .envs([
+            ("LINKERD_GATE_NODE_NAME", "node-0"),
+            ("LINKERD_GATE_POD_NAME", "linkerd-gate-x2x9z"),
+            ("LINKERD_GATE_POD_NAMESPACE", "linkerd-gate"),
+            ("LINKERD_GATE_TERMINATION_LOG", "/dev/null"),
+        ])
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT are not set"), "{said}");
+    assert!(said.contains("LINKERD_GATE_KUBECONFIG=PATH"), "{said}");
+}

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use linkerd_gate_kit::standin::{Certificates, Identity, Injector, Namespaces, Sidecar, Standin};
@@ -15,9 +16,10 @@ use tokio::sync::mpsc;
 const PATIENCE: Duration = Duration::from_mins(1);
 
 /// What `wait` is told, before it starts.
+#[derive(Clone)]
 pub struct Wait {
     variables: BTreeMap<String, String>,
-    termination_log: tempfile::NamedTempFile,
+    termination_log: Arc<tempfile::NamedTempFile>,
 }
 
 /// A process, and what it said so far.
@@ -25,7 +27,7 @@ pub struct Running {
     child: Child,
     lines: mpsc::UnboundedReceiver<String>,
     said: Vec<String>,
-    termination_log: tempfile::NamedTempFile,
+    termination_log: Arc<tempfile::NamedTempFile>,
 }
 
 /// How a process ended.
@@ -45,7 +47,7 @@ pub struct Linkerd {
 
 /// A `wait` in a pod that nothing injected.
 pub fn missed() -> Wait {
-    let wait = Wait { variables: BTreeMap::new(), termination_log: tempfile::NamedTempFile::new().unwrap() };
+    let wait = Wait { variables: BTreeMap::new(), termination_log: Arc::new(tempfile::NamedTempFile::new().unwrap()) };
     let log = wait.termination_log.path().to_str().unwrap().to_owned();
     wait.with("INJECTED_BY", "").with("TERMINATION_LOG", log)
 }
@@ -71,6 +73,12 @@ impl Wait {
     /// Sets `LINKERD_GATE_{name}`.
     pub fn with(mut self, name: &str, value: impl Into<String>) -> Self {
         self.variables.insert(format!("LINKERD_GATE_{name}"), value.into());
+        self
+    }
+
+    /// Sets a variable by its whole name.
+    pub fn with_variable(mut self, name: &str, value: &str) -> Self {
+        self.variables.insert(name.to_owned(), value.to_owned());
         self
     }
 
