@@ -171,7 +171,7 @@ impl Objects {
                         removed: None,
                         repeated,
                         limits: Limits::default(),
-                        pod: Kept::new(Pod::default()),
+                        pod: Kept::default(),
                     };
                     self.take(subject, pod);
                 }
@@ -274,7 +274,7 @@ impl Objects {
             removed,
             repeated,
             limits,
-            pod: Kept::new(Pod::default()),
+            pod: Kept::default(),
         };
         self.take(subject, Pod { metadata: pod_metadata, spec: read.spec, status: None });
     }

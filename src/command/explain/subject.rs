@@ -37,7 +37,7 @@ pub(super) struct Subject {
 }
 
 /// A pod in few bytes: as JSON.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Kept(Box<[u8]>);
 
 /// What ends a pod that is held, or what a held pod holds up.

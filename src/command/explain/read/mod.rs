@@ -3,6 +3,7 @@
 //! What is taken is what kubectl takes (k8s.io/apimachinery `util/yaml`, sigs.k8s.io/yaml): YAML 1.1 documents between lines
 //! of `---`, streams of JSON objects, UTF-8 or UTF-16. What is wrong with one document leaves the others readable.
 
+mod chars;
 mod json;
 mod node;
 mod scalar;

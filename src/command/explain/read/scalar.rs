@@ -2,20 +2,27 @@
 
 use super::Value;
 
-/// The meaning of a scalar without quotes and without a tag.
-pub(super) fn resolve(text: &str) -> Value {
+/// The meaning of a scalar without quotes and without a tag; nothing where it is text.
+pub(super) fn resolve(text: &str) -> Option<Value> {
+    // Most scalars are words, and end here.
+    let begins = |byte: &u8| matches!(byte, b'~' | b'.' | b'+' | b'-' | b'0'..=b'9') || b"nNyYtToOfF".contains(byte);
+    if text.as_bytes().first().is_some_and(|first| !begins(first)) {
+        return None;
+    }
     match text {
-        "" | "~" | "null" | "Null" | "NULL" => return Value::Null,
-        "y" | "Y" | "yes" | "Yes" | "YES" | "true" | "True" | "TRUE" | "on" | "On" | "ON" => return Value::Bool(true),
-        "n" | "N" | "no" | "No" | "NO" | "false" | "False" | "FALSE" | "off" | "Off" | "OFF" => {
-            return Value::Bool(false);
+        "" | "~" | "null" | "Null" | "NULL" => return Some(Value::Null),
+        "y" | "Y" | "yes" | "Yes" | "YES" | "true" | "True" | "TRUE" | "on" | "On" | "ON" => {
+            return Some(Value::Bool(true));
         }
-        ".nan" | ".NaN" | ".NAN" => return Value::Float(f64::NAN),
-        ".inf" | ".Inf" | ".INF" | "+.inf" | "+.Inf" | "+.INF" => return Value::Float(f64::INFINITY),
-        "-.inf" | "-.Inf" | "-.INF" => return Value::Float(f64::NEG_INFINITY),
+        "n" | "N" | "no" | "No" | "NO" | "false" | "False" | "FALSE" | "off" | "Off" | "OFF" => {
+            return Some(Value::Bool(false));
+        }
+        ".nan" | ".NaN" | ".NAN" => return Some(Value::Float(f64::NAN)),
+        ".inf" | ".Inf" | ".INF" | "+.inf" | "+.Inf" | "+.INF" => return Some(Value::Float(f64::INFINITY)),
+        "-.inf" | "-.Inf" | "-.INF" => return Some(Value::Float(f64::NEG_INFINITY)),
         _ => {}
     }
-    let number = match text.as_bytes()[0] {
+    match text.as_bytes()[0] {
         b'.' => text.bytes().all(|byte| byte != b'_').then(|| float(text)).flatten(),
         b'+' | b'-' | b'0'..=b'9' => {
             let plain: std::borrow::Cow<'_, str> =
@@ -23,8 +30,7 @@ pub(super) fn resolve(text: &str) -> Value {
             integer(&plain).or_else(|| float(&plain))
         }
         _ => None,
-    };
-    number.unwrap_or_else(|| Value::String(text.to_owned()))
+    }
 }
 
 /// Go's `strconv.ParseInt(text, 0, 64)`: a leading 0 makes it octal.
@@ -111,12 +117,12 @@ mod tests {
             ("NO", Value::Bool(false)),
             ("~", Value::Null),
         ] {
-            assert_eq!(resolve(text), value, "{text}");
+            assert_eq!(resolve(text), Some(value), "{text}");
         }
         for text in
             ["nO", "oN", "tRUE", "nUll", "1.2.3", "1m", "0x", "-", "+", ".", "1e", "12:30:45", "2026-01-01", "_1"]
         {
-            assert_eq!(resolve(text), Value::String(text.to_owned()), "{text}");
+            assert_eq!(resolve(text), None, "{text}");
         }
     }
 }

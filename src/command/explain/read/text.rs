@@ -56,9 +56,6 @@ pub(super) enum Trouble {
     ObjectTooLong,
 }
 
-/// The characters of one document.
-pub(super) struct Chars<'t, 'a>(&'t mut Text<'a>);
-
 /// The bytes of one JSON value.
 pub(super) struct Bytes<'t, 'a>(&'t mut Text<'a>);
 
@@ -104,10 +101,6 @@ impl<'a> Text<'a> {
     /// How much of the current object was taken: whoever has an object done sets it back.
     pub(super) fn taken_cell(&self) -> Rc<Cell<usize>> {
         Rc::clone(&self.taken)
-    }
-
-    pub(super) fn chars(&mut self) -> Chars<'_, 'a> {
-        Chars(self)
     }
 
     pub(super) fn bytes(&mut self) -> Bytes<'_, 'a> {
@@ -225,7 +218,78 @@ impl<'a> Text<'a> {
         true
     }
 
-    fn available(&self) -> &str {
+    /// How many of the bytes at hand belong to the current document, of which `known` are known to, and whether it ends behind
+    /// them. Reads on until there are more, or it ends.
+    pub(super) fn reach(&mut self, known: usize) -> (usize, bool) {
+        loop {
+            let (reach, ends) = self.document(known);
+            if ends || reach > known {
+                return (reach, ends);
+            }
+            self.fill();
+        }
+    }
+
+    /// The same of what is at hand already.
+    fn document(&self, known: usize) -> (usize, bool) {
+        let at_hand = self.available();
+        let is_all = self.ended || self.trouble.is_some();
+        if known == 0 && self.line_start {
+            if at_hand.len() < 4 && !is_all {
+                return (0, false);
+            }
+            if self.at_separator() {
+                return (0, true);
+            }
+        }
+        let bytes = at_hand.as_bytes();
+        let mut from = known.saturating_sub(1);
+        while let Some(found) = find(&bytes[from..], b"\n---") {
+            let separator = from + found + 1;
+            match bytes.get(separator + 3) {
+                Some(b' ' | b'\t' | b'\r' | b'\n') => return (separator, true),
+                None => return (separator, is_all),
+                Some(_) => from = separator,
+            }
+        }
+        if is_all {
+            return (bytes.len(), true);
+        }
+        // The beginning of a separator may be the last that is at hand.
+        let tail = bytes.len().saturating_sub(3).max(known);
+        let cut = bytes[tail..].iter().position(|byte| *byte == b'\n');
+        (cut.map_or(bytes.len(), |at| tail + at + 1), false)
+    }
+
+    /// Takes so many bytes, which hold no line feed; whether the object is still of a size that is read.
+    #[inline]
+    pub(super) fn take(&mut self, bytes: usize) -> bool {
+        self.at += bytes;
+        self.line_start = self.line_start && bytes == 0;
+        self.took(bytes)
+    }
+
+    /// Takes a line feed, likewise.
+    #[inline]
+    pub(super) fn take_line_feed(&mut self) -> bool {
+        self.at += 1;
+        self.line_start = true;
+        self.line.set(self.line.get() + 1);
+        self.took(1)
+    }
+
+    #[inline]
+    pub(super) fn available_bytes(&self) -> &[u8] {
+        self.buffer.as_bytes().get(self.at..).unwrap_or_default()
+    }
+
+    /// The last bytes that were taken.
+    pub(super) fn taken_last(&self, bytes: usize) -> &str {
+        self.buffer.get(self.at - bytes..self.at).unwrap_or_default()
+    }
+
+    #[inline]
+    pub(super) fn available(&self) -> &str {
         self.buffer.get(self.at..).unwrap_or_default()
     }
 
@@ -361,6 +425,7 @@ impl<'a> Text<'a> {
         }
     }
 
+    #[inline]
     fn took(&mut self, bytes: usize) -> bool {
         let taken = self.taken.get() + bytes;
         self.taken.set(taken);
@@ -386,37 +451,16 @@ impl Encoding {
     }
 }
 
-// === impl Chars ===
-
-impl Iterator for Chars<'_, '_> {
-    type Item = char;
-
-    fn next(&mut self) -> Option<char> {
-        let text = &mut *self.0;
-        if text.line_start {
-            text.ensure(4);
-            if text.at_separator() {
-                return None;
-            }
+/// Where the one stands in the other.
+fn find(text: &[u8], wanted: &[u8; 4]) -> Option<usize> {
+    let mut from = 0;
+    while let Some(found) = text[from..].iter().position(|byte| *byte == wanted[0]) {
+        if text[from + found..].starts_with(wanted) {
+            return Some(from + found);
         }
-        let bytes = text.buffer.as_bytes();
-        let character = match bytes.get(text.at) {
-            Some(byte) if byte.is_ascii() => char::from(*byte),
-            _ => {
-                text.ensure(1);
-                text.available().chars().next()?
-            }
-        };
-        if !text.took(character.len_utf8()) {
-            return None;
-        }
-        text.at += character.len_utf8();
-        text.line_start = character == '\n';
-        if text.line_start {
-            text.line.set(text.line.get() + 1);
-        }
-        Some(character)
+        from += found + 1;
     }
+    None
 }
 
 // === impl Bytes ===

@@ -1,8 +1,8 @@
 //! YAML becomes trees of values, as sigs.k8s.io/yaml has them.
 
-use super::{Fault, MAX_DEPTH, MAX_VALUES, Node, Place, Repeated, Root, Sink, Text, Value, put, scalar};
+use super::{Fault, MAX_DEPTH, MAX_VALUES, Node, Place, Repeated, Root, Sink, Text, Value, chars::Chars, put, scalar};
 use granit_parser::{Event, Parser, ScalarStyle, Span, Tag};
-use std::{cell::Cell, collections::BTreeMap, rc::Rc};
+use std::{borrow::Cow, cell::Cell, collections::BTreeMap, rc::Rc};
 
 /// Reads what stands between two separators: one document, or several that `...` ends.
 pub(super) fn documents(text: &mut Text<'_>, place: &mut Place, sink: &mut dyn Sink) -> Result<(), Fault> {
@@ -13,7 +13,7 @@ pub(super) fn documents(text: &mut Text<'_>, place: &mut Place, sink: &mut dyn S
     };
     let lines_before = text.line() - 1;
     let taken = text.taken_cell();
-    let parser = Parser::new_from_iter_with_options(text.chars(), options);
+    let parser = Parser::with_options(Chars::new(text), options);
     let mut builder = Builder { parser, taken, lines_before, anchors: BTreeMap::new(), values: 0, repeated: vec![] };
     let mut first = true;
     loop {
@@ -43,11 +43,11 @@ pub(super) fn documents(text: &mut Text<'_>, place: &mut Place, sink: &mut dyn S
 
 /// Whether a document consists of nothing.
 fn is_empty(event: &Event<'_>) -> bool {
-    matches!(event, Event::Scalar(text, ScalarStyle::Plain, 0, None) if scalar::resolve(text) == Value::Null)
+    matches!(event, Event::Scalar(text, ScalarStyle::Plain, 0, None) if scalar::resolve(text) == Some(Value::Null))
 }
 
-struct Builder<I: Iterator<Item = char>> {
-    parser: Parser<'static, granit_parser::BufferedInput<I>>,
+struct Builder<'t, 'a> {
+    parser: Parser<'static, Chars<'t, 'a>>,
     /// How much of the text the current object took.
     taken: Rc<Cell<usize>>,
     lines_before: usize,
@@ -56,7 +56,7 @@ struct Builder<I: Iterator<Item = char>> {
     repeated: Vec<Repeated>,
 }
 
-impl<I: Iterator<Item = char>> Builder<I> {
+impl Builder<'_, '_> {
     fn next(&mut self) -> Result<Option<(Event<'static>, Span)>, Fault> {
         match self.parser.next_event() {
             None => Ok(None),
@@ -160,9 +160,14 @@ impl<I: Iterator<Item = char>> Builder<I> {
         let line = self.line(span);
         let (node, anchor) = match event {
             Event::Scalar(text, style, anchor, tag) => {
-                let value = meaning(&text, style, tag.as_deref());
-                let plain = style == ScalarStyle::Plain && !matches!(value, Value::String(_) | Value::Null);
-                (Node { line, plain: plain.then(|| text.into()), value }, anchor)
+                let node = match meaning(&text, style, tag.as_deref()) {
+                    None => Node { line, plain: None, value: Value::String(text.into_owned()) },
+                    Some(value) => {
+                        let plain = style == ScalarStyle::Plain && value != Value::Null;
+                        Node { line, plain: plain.then(|| text.into()), value }
+                    }
+                };
+                (node, anchor)
             }
             Event::SequenceStart(_, anchor, _) => {
                 let mut items = Vec::new();
@@ -220,6 +225,13 @@ impl<I: Iterator<Item = char>> Builder<I> {
     /// A map's key, and whether it stands without quotes.
     fn key(&mut self, event: Event<'static>, span: &Span) -> Result<(String, bool), Fault> {
         let plain = matches!(event, Event::Scalar(_, ScalarStyle::Plain, ..));
+        if let Event::Scalar(text, style, 0, None) = &event
+            && meaning(text, *style, None).is_none()
+        {
+            self.count(1, span)?;
+            let Event::Scalar(text, ..) = event else { unreachable!("it is one") };
+            return Ok((Cow::into_owned(text), plain));
+        }
         let node = self.node(event, span, 0)?;
         match scalar::key(node.value) {
             Some(key) => Ok((key, plain)),
@@ -247,12 +259,12 @@ impl<I: Iterator<Item = char>> Builder<I> {
     }
 }
 
-/// What a scalar means. A tag decides before quotes do.
-fn meaning(text: &str, style: ScalarStyle, tag: Option<&Tag>) -> Value {
+/// What a scalar means, where it is no text. A tag decides before quotes do.
+fn meaning(text: &str, style: ScalarStyle, tag: Option<&Tag>) -> Option<Value> {
     let tag = tag.and_then(Tag::core_suffix);
     match (tag, style) {
         (None, ScalarStyle::Plain) | (Some("int" | "float" | "bool" | "null"), _) => scalar::resolve(text),
-        _ => Value::String(text.to_owned()),
+        _ => None,
     }
 }
 
