@@ -39,7 +39,7 @@ impl Exit {
     pub const fn meaning(self) -> &'static str {
         match self {
             Self::Done => "the gate is open, a command was done, or SIGTERM ended an agent or a controller",
-            Self::Found => "`explain --fail-on` found what it was asked for; reserved for `check`: errors were found",
+            Self::Found => "`check` found errors, or `explain --fail-on` what it was asked for",
             Self::Usage => "bad configuration or usage; nothing was done",
             Self::GaveUp => "gave up waiting (LINKERD_GATE_TIMEOUT), or the cluster could not be reached or refused",
             Self::Internal => "internal fault",

@@ -4,6 +4,7 @@
 //!
 //! - [`linkerd`]: what Linkerd is: names, its webhook, its injection rules. Pure.
 //! - [`decide`]: evidence becomes a verdict, a verdict drives a gate. Pure.
+//! - [`check`]: what was read of a cluster becomes findings. Pure.
 //! - [`observe`]: gathers evidence. The only user of reqwest.
 //! - [`cluster`]: asks the API server and writes to it. The only user of kube.
 //! - [`role`]: the loops that join the above.
@@ -13,6 +14,7 @@
 //! - [`cli`], [`exit`]: the command line and the exit codes.
 //! - [`retry`], [`shutdown`], [`telemetry`]: schedules, signals, logs.
 
+pub mod check;
 pub mod cli;
 pub mod cluster;
 pub mod command;

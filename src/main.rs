@@ -5,13 +5,16 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use linkerd_gate::cli;
 use linkerd_gate::cli::{
-    Cli, Command, ExplainArguments, PlaceArguments, VersionArguments, tip_for_role, write_completion,
+    CheckArguments, Cli, Command, ExplainArguments, PlaceArguments, VersionArguments, for_linkerd, tip_for_role,
+    write_completion,
 };
+use linkerd_gate::cluster::Person;
 use linkerd_gate::command::by_hand::{self, Say, SayError};
-use linkerd_gate::command::explain::{ExplainError, Explained, explain};
+use linkerd_gate::command::explain::{ExplainError, Explained, Live, explain, explain_live};
 use linkerd_gate::command::not_done::NotDone;
-use linkerd_gate::command::{recreate, release, uninstall, version};
+use linkerd_gate::command::{check, install, recreate, release, status, uninstall, version};
 use linkerd_gate::config::{Agent, Controller, LogFormat, LogLevel, Problems, Wait};
 use linkerd_gate::exit::Exit;
 use linkerd_gate::role::agent;
@@ -19,8 +22,17 @@ use linkerd_gate::role::controller;
 use linkerd_gate::role::wait::{self, write_termination_message};
 use linkerd_gate::{observe, shutdown, telemetry};
 
+/// Its name is the program's; without `checks: always` its checks run where a namespace says that it is installed
+/// (linkerd2 `EXTENSIONS.md`).
+const EXTENSION_METADATA: &str = r#"{"name":"linkerd-gate"}"#;
+
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let (arguments, left_out) = for_linkerd(std::env::args_os().collect());
+    if !left_out.is_empty() {
+        // Where it is closed, there is no reader.
+        let _ = writeln!(std::io::stderr(), "linkerd-gate: not known, and left out: {}", left_out.join(", "));
+    }
+    let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         // Help and version are answers, not errors; clap tells them apart and writes each where it belongs.
         Err(answer) => {
@@ -39,6 +51,7 @@ fn main() -> ExitCode {
         Command::Wait => run_wait().into(),
         Command::Agent => run_agent().into(),
         Command::Controller => run_controller().into(),
+        Command::Check(arguments) => run_check(arguments).into(),
         Command::Explain(arguments) => run_explain(arguments).into(),
         Command::Open(arguments) => run_by_hand(Say::Open(arguments.lasts), arguments.places, arguments.dry_run).into(),
         Command::Close(arguments) => {
@@ -57,6 +70,15 @@ fn main() -> ExitCode {
             let (uninstall, access) = arguments.read();
             run_command(async |out| uninstall::run(&access, &uninstall, out).await).into()
         }
+        Command::Install(arguments) => {
+            let (install, access) = arguments.read();
+            run_command(async |out| install::run(&access, &install, out).await).into()
+        }
+        Command::Status(arguments) => {
+            let (scope, output, access) = arguments.read();
+            run_command(async |out| status::run(&access, &scope, output, out).await).into()
+        }
+        Command::ExtensionMetadata => run_command(async |out| Ok(writeln!(out, "{EXTENSION_METADATA}")?)).into(),
         Command::Version(VersionArguments { client, output, namespace, person }) => {
             let access = (!client).then(|| person.read());
             run_command(async |out| version::run(access.as_ref(), &namespace, output, out).await).into()
@@ -134,11 +156,14 @@ fn misconfigured(problems: &Problems) -> Exit {
 }
 
 fn run_explain(arguments: ExplainArguments) -> Exit {
-    if let Some(tip) = arguments.tip() {
-        eprintln!("linkerd-gate: {tip}");
-        return Exit::Usage;
-    }
-    let arguments = arguments.read();
+    let arguments = match arguments.read() {
+        Ok(cli::Explained::Files(arguments)) => arguments,
+        Ok(cli::Explained::Live(live, access)) => return run_explain_live(&live, &access),
+        Err(tip) => {
+            eprintln!("linkerd-gate: {tip}");
+            return Exit::Usage;
+        }
+    };
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     match explain(&arguments, &mut std::io::stdin().lock(), &mut out, &mut std::io::stderr().lock()) {
         Ok(Explained { incomplete: true, .. }) => Exit::Usage,
@@ -155,6 +180,34 @@ fn run_explain(arguments: ExplainArguments) -> Exit {
             Exit::Internal
         }
     }
+}
+
+fn run_explain_live(kinds: &[Live], access: &Person) -> Exit {
+    let mut explained = Explained { incomplete: false, failed: false };
+    let exit = run_command(async |out| {
+        let mut out = std::io::BufWriter::new(out);
+        for live in kinds {
+            let Explained { incomplete, failed } = explain_live(access, live, &mut out, &mut std::io::stderr()).await?;
+            explained.incomplete |= incomplete;
+            explained.failed |= failed;
+        }
+        Ok(())
+    });
+    match exit {
+        Exit::Done if explained.incomplete => Exit::Usage,
+        Exit::Done if explained.failed => Exit::Found,
+        exit => exit,
+    }
+}
+
+fn run_check(arguments: CheckArguments) -> Exit {
+    let (arguments, access) = arguments.read();
+    let mut success = false;
+    let exit = run_command(async |out| {
+        success = check::run(&access, &arguments, out, &mut std::io::stderr()).await?;
+        Ok(())
+    });
+    if exit == Exit::Done && !success { Exit::Found } else { exit }
 }
 
 fn run_by_hand(say: Say, places: PlaceArguments, dry_run: bool) -> Exit {

@@ -98,7 +98,7 @@ fn only_cluster_uses_kube_and_only_observe_reqwest() {
 #[test]
 fn what_decides_has_no_clock_no_async_and_no_environment() {
     let impure = ["async", ".await", "tokio", "Instant", "SystemTime", "now()", "std::env", "tracing"];
-    let pure = |name: &str| name.starts_with("decide/") || name.starts_with("linkerd/");
+    let pure = |name: &str| ["check/", "decide/", "linkerd/"].iter().any(|module| name.starts_with(module));
     let found: Vec<String> = sources()
         .into_iter()
         .filter(|(name, _)| pure(name))
@@ -110,9 +110,10 @@ fn what_decides_has_no_clock_no_async_and_no_environment() {
 /// `main` and `cli` join everything; nothing else is above `role` and `command`.
 #[test]
 fn no_module_uses_one_that_is_above_it() {
-    let layers: [&[&str]; 6] = [
+    let layers: [&[&str]; 7] = [
         &["linkerd", "exit", "shutdown"],
         &["decide"],
+        &["check"],
         &["config", "metrics", "retry"],
         &["cluster", "observe", "serve", "telemetry"],
         &["role"],

@@ -53,7 +53,7 @@ async fn binding(client: &Client, kind: &str, name: &str) -> Result<Option<Dynam
 }
 
 /// Whether a webhook configuration is there that a binding takes as its parameter: by its name, or by its labels.
-async fn has_parameter(client: &Client, binding: &DynamicObject) -> Result<bool, String> {
+pub(super) async fn has_parameter(client: &Client, binding: &DynamicObject) -> Result<bool, String> {
     let Some(reference) = binding.data.pointer("/spec/paramRef") else { return Ok(true) };
     let parameters = match reference.get("name").and_then(Value::as_str) {
         Some(name) => ListParams::default().fields(&format!("metadata.name={name}")),

@@ -2,6 +2,7 @@
 
 pub mod admission;
 mod by_hand;
+pub mod check;
 mod client;
 pub mod essential;
 pub mod event;
@@ -14,6 +15,7 @@ pub mod node;
 mod own_pod;
 mod pods;
 pub mod probe;
+pub mod raw;
 mod reduced;
 mod refused;
 pub mod repair;

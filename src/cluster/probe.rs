@@ -8,6 +8,7 @@ use kube::{Client, Error};
 use super::failure::describe;
 use crate::decide::Outcome;
 use crate::decide::proof::{self, Answer};
+use crate::linkerd::names;
 
 /// What came back from one API server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,10 +19,22 @@ pub enum Proof {
     Unreachable(String),
 }
 
-/// Sends a dry-run pod to the probe namespace.
+/// Sends a dry-run pod to the probe namespace, which asks for its pods.
 pub async fn send(client: Client, namespace: &str) -> Proof {
+    try_create(client, namespace, &pod()).await
+}
+
+/// Sends one that asks for itself, to any namespace.
+pub async fn send_asking(client: Client, namespace: &str) -> Proof {
+    let mut pod = pod();
+    let asks = (names::annotation::INJECT.to_owned(), names::inject::ENABLED.to_owned());
+    pod.metadata.annotations = Some([asks].into());
+    try_create(client, namespace, &pod).await
+}
+
+async fn try_create(client: Client, namespace: &str, pod: &Pod) -> Proof {
     let parameters = PostParams { dry_run: true, field_manager: Some(super::FIELD_MANAGER.to_owned()) };
-    match Api::<Pod>::namespaced(client, namespace).create(&parameters, &pod()).await {
+    match Api::<Pod>::namespaced(client, namespace).create(&parameters, pod).await {
         Ok(pod) => Proof::Answered(proof::outcome(Answer::Admitted(&pod))),
         Err(Error::Api(status)) if status.code == 404 => Proof::Answered(Outcome::unknown(format!(
             "there is no namespace {namespace} to send a dry-run pod to: apply deploy/manifests again"

@@ -1,12 +1,13 @@
-//! `linkerd-gate explain -f`: whether a pod would be injected, by which rule, and what to do. Offline.
+//! `linkerd-gate explain`: whether a pod would be injected, by which rule, and what to do.
 //!
-//! The cluster is not asked: what it would know (the namespace, the webhook configuration) comes from files, or is assumed and
-//! said to be assumed.
+//! Of files no cluster is asked: what it would know (the namespace, the webhook configuration) comes from files, or is assumed
+//! and said to be assumed. Of what is in a cluster [`live`] asks for both.
 
 mod entry;
 mod explanation;
 mod finding;
 mod gated;
+mod live;
 mod object;
 mod problem;
 mod read;
@@ -21,6 +22,7 @@ pub use self::{
     entry::{Entry, Remark},
     explanation::{Explanation, Source, VERSION},
     finding::Finding,
+    live::{Kind, Live, run as explain_live},
     problem::Problem,
 };
 use self::{
@@ -37,6 +39,9 @@ use std::{
 
 /// How many objects that are passed over are named one by one.
 const NAMED: usize = 100;
+
+/// What stands for a file's name where there is none.
+const CLUSTER: &str = "cluster";
 
 /// What to explain, and how.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -78,6 +83,9 @@ pub enum Output {
 
     /// For a code host: SARIF 2.1.0, a result for each finding
     Sarif,
+
+    /// With --missed: lines to type, safest first
+    Commands,
 }
 
 /// What came of explaining.
@@ -184,7 +192,7 @@ fn write_notes(objects: &Objects, notes: &mut impl Write) -> io::Result<()> {
 
 /// Text that may have come from the input, fit for a terminal: what would move the cursor, end a line, or turn the direction
 /// of writing is replaced.
-fn plain(text: &str) -> Cow<'_, str> {
+pub(super) fn plain(text: &str) -> Cow<'_, str> {
     let acts = |character: char| {
         character.is_control()
             || matches!(character, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')

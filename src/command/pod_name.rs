@@ -17,6 +17,14 @@ pub fn pod(text: &str) -> Result<String, String> {
     Ok(name.to_owned())
 }
 
+/// The name of an object of any kind.
+///
+/// # Errors
+/// What would lead to another object, or to none.
+pub fn name(text: &str) -> Result<String, String> {
+    if is_name(text) { Ok(text.to_owned()) } else { Err("no object of this kind can have this name".to_owned()) }
+}
+
 /// A namespace's name.
 ///
 /// # Errors

@@ -5,6 +5,7 @@ mod admission;
 mod files;
 mod helm;
 mod install;
+mod install_command;
 mod stage;
 mod uninstall;
 mod values;

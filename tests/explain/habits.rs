@@ -8,10 +8,14 @@ const POD: &str = "{apiVersion: v1, kind: Pod, metadata: {name: p}, spec: {conta
 #[test]
 fn what_is_typed_at_kubectl_is_understood_or_put_right() {
     for (arguments, tip) in [
-        (&["explain", "pod/web"][..], "kubectl get pod/web -o yaml | linkerd-gate explain -f -"),
-        (&["explain", "pod", "web"], "kubectl get pod web -o yaml | linkerd-gate explain -f -"),
-        (&["explain", "-f", "pod/web"], "kubectl get pod/web -o yaml | linkerd-gate explain -f -"),
+        (&["explain", "secret/web"][..], "kubectl get secret/web -o yaml | linkerd-gate explain -f -"),
+        (&["explain", "rollouts", "web"], "kubectl get rollouts web -o yaml | linkerd-gate explain -f -"),
+        (&["explain", "-f", "pod/web"], "linkerd-gate explain pod/web -n NAMESPACE"),
         (&["explain", "Cargo.toml"], "linkerd-gate explain -f Cargo.toml"),
+        (&["explain", "tests/explain/shop.yaml"], "linkerd-gate explain -f tests/explain/shop.yaml"),
+        (&["explain", "pod/web", "-A"], "linkerd-gate explain pod/web -n NAMESPACE"),
+        (&["explain", "-f", "x", "-A"], "give one of both"),
+        (&["explain", "-A", "-o", "commands"], "linkerd-gate explain -A --missed -o commands"),
         (&["explain"], "linkerd-gate explain -f FILE"),
         (
             &["explain", "-f", "https://example.com/a.yaml"],
@@ -21,6 +25,15 @@ fn what_is_typed_at_kubectl_is_understood_or_put_right() {
         let (code, out, err) = program(arguments, b"");
         assert_eq!((code, out.as_str()), (Some(2), ""), "{arguments:?}");
         assert!(err.contains(tip), "{arguments:?}: {err}");
+    }
+}
+
+#[test]
+fn without_a_cluster_it_says_how_one_is_named() {
+    for arguments in [&["explain", "pod/web", "-n", "shop"][..], &["explain", "-A", "--missed"]] {
+        let (code, out, err) = program(arguments, b"");
+        assert_eq!((code, out.as_str()), (Some(69), ""), "{arguments:?}");
+        assert!(err.contains("KUBECONFIG"), "{arguments:?}: {err}");
     }
 }
 

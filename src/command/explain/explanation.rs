@@ -1,6 +1,7 @@
 //! One pod, explained.
 
 use super::{
+    CLUSTER,
     entry::{Entry, Found, Remark},
     finding::Finding,
     plain,
@@ -194,7 +195,9 @@ impl Explanation {
         let Self { kind, name, namespace, source, .. } = self;
         let file = if source.file == "-" { "standard input" } else { &source.file };
         let (document, line) = (source.document, source.line);
-        writeln!(out, "{}", plain(&format!("{kind} {namespace}/{name} ({file}, document {document}, line {line})")))?;
+        let place =
+            if file == CLUSTER { String::new() } else { format!(" ({file}, document {document}, line {line})") };
+        writeln!(out, "{}", plain(&format!("{kind} {namespace}/{name}{place}")))?;
 
         let mut decision = vec![self.decision.to_owned()];
         decision.extend(self.because.iter().cloned());

@@ -34,7 +34,7 @@ impl<'a, W: Write> Report<'a, W> {
         match output {
             Output::Json => out.write_all(b"[")?,
             Output::Sarif => sarif_head(out)?,
-            Output::Text | Output::Name => {}
+            Output::Text | Output::Name | Output::Commands => {}
         }
         Ok(Self { output, fail_on, out, summary: Summary::default() })
     }
@@ -60,6 +60,8 @@ impl<'a, W: Write> Report<'a, W> {
                     writeln!(self.out, "{}", plain(&format!("{namespace} {}/{name}", kind.to_ascii_lowercase())))?;
                 }
             }
+            // Only of missed pods, which are counted and not explained.
+            Output::Commands => {}
             Output::Sarif => {
                 for finding in found {
                     let results = self.summary.findings.values().sum::<usize>();
@@ -86,7 +88,7 @@ impl<'a, W: Write> Report<'a, W> {
             Output::Json if self.summary.objects == 0 => self.out.write_all(b"]\n")?,
             Output::Json => self.out.write_all(b"\n]\n")?,
             Output::Sarif => self.out.write_all(b"\n      ]\n    }\n  ]\n}\n")?,
-            Output::Text | Output::Name => {}
+            Output::Text | Output::Name | Output::Commands => {}
         }
         self.out.flush()?;
         Ok(self.summary)

@@ -3,7 +3,10 @@
 use super::{Problem, Stdin, object::Objects, subject::Subject};
 use crate::linkerd::WebhookView;
 use k8s_openapi::{
-    api::core::v1::{LimitRange, Namespace, ResourceQuota},
+    api::{
+        admissionregistration::v1::MutatingWebhookConfiguration,
+        core::v1::{LimitRange, Namespace, ResourceQuota},
+    },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use std::io::Read;
@@ -41,6 +44,11 @@ impl<'a> Namespaces<'a> {
         }
         let (given, beside) = (std::mem::take(&mut given.namespaces), std::mem::take(&mut objects.namespaces));
         Self { file, given, beside }
+    }
+
+    /// All that a cluster has.
+    pub(super) fn of_cluster(given: Vec<Namespace>) -> Self {
+        Self { file: Some(super::CLUSTER), given, beside: Vec::new() }
     }
 
     /// The namespace of a subject; whatever of it is not known is assumed, and said.
@@ -141,6 +149,15 @@ impl Webhooks {
                 None
             }
         }
+    }
+
+    /// All that a cluster has.
+    ///
+    /// # Errors
+    /// One that makes no sense.
+    pub(super) fn of_cluster(all: &[MutatingWebhookConfiguration]) -> Result<Self, String> {
+        let view = WebhookView::new(all).map_err(|error| error.to_string())?;
+        Ok(Self { view, assumption: None })
     }
 
     fn beside(objects: &mut Objects) -> Self {

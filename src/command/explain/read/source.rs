@@ -54,7 +54,7 @@ fn list(folder: &Path, recursive: bool, found: &mut Vec<PathBuf>) -> io::Result<
 pub(in super::super) fn open(path: &str) -> Result<File, String> {
     let file = File::open(path).map_err(|error| {
         let hint = if error.kind() == io::ErrorKind::NotFound && path.contains('/') && kind_and_name(path) {
-            format!(": explain reads manifests: kubectl get {path} -o yaml | linkerd-gate explain -f -")
+            format!(": what is in the cluster goes without -f: linkerd-gate explain {path} -n NAMESPACE")
         } else {
             String::new()
         };

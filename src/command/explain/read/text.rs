@@ -244,7 +244,7 @@ impl<'a> Text<'a> {
         }
         let bytes = at_hand.as_bytes();
         let mut from = known.saturating_sub(1);
-        while let Some(found) = find(&bytes[from..], b"\n---") {
+        while let Some(found) = find(&bytes[from..], *b"\n---") {
             let separator = from + found + 1;
             match bytes.get(separator + 3) {
                 Some(b' ' | b'\t' | b'\r' | b'\n') => return (separator, true),
@@ -452,10 +452,10 @@ impl Encoding {
 }
 
 /// Where the one stands in the other.
-fn find(text: &[u8], wanted: &[u8; 4]) -> Option<usize> {
+fn find(text: &[u8], wanted: [u8; 4]) -> Option<usize> {
     let mut from = 0;
     while let Some(found) = text[from..].iter().position(|byte| *byte == wanted[0]) {
-        if text[from + found..].starts_with(wanted) {
+        if text[from + found..].starts_with(&wanted) {
             return Some(from + found);
         }
         from += found + 1;

@@ -1,23 +1,27 @@
 //! The command line: subcommands and flags. Roles are configured by environment only.
 
-use clap::{CommandFactory as _, Parser, Subcommand};
+mod check;
+mod completion;
+mod explain;
+mod install;
+mod tip;
+
+pub use self::{
+    check::{CheckArguments, for_linkerd},
+    completion::{CompletionShell, write_completion},
+    explain::{ExplainArguments, Explained},
+    install::{InstallArguments, StatusArguments},
+    tip::tip_for_role,
+};
+use clap::{Parser, Subcommand};
 
 use crate::{
     cluster::{Person, Subject},
-    command::{
-        by_hand,
-        explain::{Explain, Finding, Output},
-        pod_name,
-        recreate::Recreate,
-        release::Release,
-        uninstall::Uninstall,
-        version,
-    },
+    command::{by_hand, pod_name, recreate::Recreate, release::Release, uninstall::Uninstall, version},
     config::table,
     decide::node::TAINT_KEY,
-    linkerd::TokenProjection,
 };
-use std::{io, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 /// Keeps workloads from starting outside the Linkerd mesh after a cluster or node boot.
 #[derive(Debug, Parser)]
@@ -61,13 +65,25 @@ pub enum Command {
     )]
     Controller,
 
-    /// Say whether a pod would be injected, by which rule, and what to do, from its manifest alone
+    /// Look at the cluster and say what is wrong, why, and what to type; changes nothing
     #[command(
-        long_about = "Says of every pod, and of everything that makes pods, in the given files whether Linkerd would inject \
-                      it, by which rule, whether it is meshed, whether it holds the linkerd-gate entry properly, and what to \
-                      do. The cluster is not asked: what the files do not tell is assumed, and said to be assumed.",
-        after_help = EXPLAIN_EXIT_CODES,
-        after_long_help = format!("{EXPLAIN_EXAMPLES}\n\n{EXPLAIN_EXIT_CODES}")
+        long_about = "Looks at linkerd-gate, at Linkerd as the creation of a pod meets it, at nodes and at pods: how many are outside \
+                      the mesh, of whom, why, what to type, and what the next power cut would do. Reads only; a dry-run pod that is \
+                      never stored shows whether injection works. What may not be read is named, and the rest is checked. `linkerd \
+                      gate check` is the same.",
+        after_help = check::EXIT_CODES,
+        after_long_help = format!("{}\n\n{}", check::EXAMPLES, check::EXIT_CODES)
+    )]
+    Check(CheckArguments),
+
+    /// Say whether a pod would be injected, by which rule, and what to do: of files, or of what is in the cluster
+    #[command(
+        long_about = "Says of every pod, and of everything that makes pods, whether Linkerd would inject it, by which rule, whether \
+                      it is meshed, whether it holds the linkerd-gate entry properly, and what to do. With -f it reads files and asks \
+                      no cluster: what the files do not tell is assumed, and said to be assumed. Without -f it reads what is in the \
+                      cluster, with its namespaces and Linkerd's webhook.",
+        after_help = explain::EXIT_CODES,
+        after_long_help = format!("{}\n\n{}", explain::EXAMPLES, explain::EXIT_CODES)
     )]
     Explain(ExplainArguments),
 
@@ -116,6 +132,22 @@ pub enum Command {
     )]
     Recreate(RecreateArguments),
 
+    /// Print the manifests, for kubectl apply
+    #[command(
+        long_about = "Prints what deploy/manifests holds, with this image: namespaces, agents, controller, admission. Asks the cluster \
+                      for its version only. No image is published yet: `make image` builds one, which you push.",
+        after_help = format!("{}\n\n{COMMAND_EXIT_CODES}", install::INSTALL_EXAMPLES)
+    )]
+    Install(InstallArguments),
+
+    /// Show one screen of what there is: verdict, prover, leader, versions, nodes, pods
+    #[command(after_help = format!("Examples:\n  linkerd-gate status\n  linkerd-gate status -o json\n\n{COMMAND_EXIT_CODES}"))]
+    Status(StatusArguments),
+
+    /// What Linkerd's CLI asks of an extension; no cluster is asked
+    #[command(name = "_extension-metadata", hide = true)]
+    ExtensionMetadata,
+
     /// Take everything of linkerd-gate out of the way before its manifests are deleted, held pods included
     #[command(
         long_about = "Without --now it only says what is there and what would be done. With --now, in this order: deletes the \
@@ -147,19 +179,6 @@ pub enum Command {
         #[arg(value_enum)]
         shell: CompletionShell,
     },
-}
-
-/// A shell that completes what is typed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum CompletionShell {
-    /// GNU bash
-    Bash,
-    /// Z shell
-    Zsh,
-    /// fish
-    Fish,
-    /// Windows PowerShell, and PowerShell elsewhere
-    Powershell,
 }
 
 /// What `version` takes.
@@ -194,17 +213,6 @@ const COMMAND_EXIT_CODES: &str = "Exit codes:
   0    done
   2    bad usage: nothing was done
   69   the cluster could not be reached, or refused: what was done all the same is on standard output";
-
-const EXPLAIN_EXIT_CODES: &str = "Exit codes:
-  0    explained
-  1    there is a finding that --fail-on asks for
-  2    something is wrong with the input: what could be read was explained";
-
-const EXPLAIN_EXAMPLES: &str = "Examples:
-  linkerd-gate explain -f deployment.yaml --namespace-file namespace.yaml
-  linkerd-gate explain -R -f manifests/ --fail-on missing-entry,broken-entry,warning
-  helm template my-chart | linkerd-gate explain -f - -o json
-  kubectl get pods -A -o yaml | linkerd-gate explain -f - -o name --fail-on missing-entry";
 
 /// What `open` and `close` take.
 #[derive(Debug, clap::Args)]
@@ -332,42 +340,18 @@ pub struct PersonArguments {
     /// Impersonate a member of this group; can be given several times
     #[arg(long = "as-group", value_name = "GROUP", requires = "user")]
     pub groups: Vec<String>,
-}
 
-/// What `explain` takes.
-#[derive(Debug, clap::Args)]
-pub struct ExplainArguments {
-    /// YAML or JSON of pods, Deployments, Jobs, …, or a folder of such files; `-` is the standard input; can be given several times
-    #[arg(short = 'f', long = "filename", value_name = "FILE")]
-    pub files: Vec<String>,
+    /// Linkerd's namespace: taken, as every extension of Linkerd's takes it; the webhook's configuration tells it
+    #[arg(long, short = 'L', value_name = "NAMESPACE", hide = true)]
+    pub linkerd_namespace: Option<String>,
 
-    /// Look into the folders below a folder as well
-    #[arg(short = 'R', long)]
-    pub recursive: bool,
+    /// Linkerd's API: taken likewise, and not used
+    #[arg(long, value_name = "ADDRESS", hide = true)]
+    pub api_addr: Option<String>,
 
-    /// YAML or JSON of the pods' namespaces, as in `kubectl get namespace NAME -o yaml`
-    #[arg(long, value_name = "FILE")]
-    pub namespace_file: Option<String>,
-
-    /// YAML or JSON of Linkerd's webhook configuration, as in `kubectl get mutatingwebhookconfigurations -o yaml`
-    #[arg(long, value_name = "FILE")]
-    pub webhook_file: Option<String>,
-
-    /// Judge for an installation with identity.serviceAccountTokenProjection=false
-    #[arg(long)]
-    pub no_token_projection: bool,
-
-    /// For a person or for a program
-    #[arg(short, long, value_enum, default_value_t)]
-    pub output: Output,
-
-    /// Exit with 1 where there is such a finding; several by commas
-    #[arg(long, value_enum, value_name = "FINDING", value_delimiter = ',')]
-    pub fail_on: Vec<Finding>,
-
-    /// What belongs behind -f: told so.
-    #[arg(hide = true, value_name = "FILE")]
-    pub words: Vec<String>,
+    /// Taken likewise; there is nothing more to say
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, hide = true)]
+    pub verbose: Option<bool>,
 }
 
 // === impl PlaceArguments ===
@@ -417,79 +401,9 @@ impl UninstallArguments {
 impl PersonArguments {
     /// As the cluster's clients are made of it.
     pub fn read(self) -> Person {
-        let Self { context, kubeconfig, user, groups } = self;
+        let Self { context, kubeconfig, user, groups, linkerd_namespace: _, api_addr: _, verbose: _ } = self;
         Person { context, kubeconfig, user, groups }
     }
-}
-
-// === impl ExplainArguments ===
-
-impl ExplainArguments {
-    /// What to write instead, where this is not how it is written.
-    pub fn tip(&self) -> Option<String> {
-        let word = match (self.words.first(), self.files.is_empty()) {
-            (Some(word), _) => word,
-            (None, false) => return None,
-            (None, true) => {
-                let tip = "explain reads manifests: linkerd-gate explain -f FILE, or -f - for the standard input";
-                return Some(tip.to_owned());
-            }
-        };
-        let bare_kind = matches!(word.as_str(), "pod" | "pods" | "po" | "deployment" | "deploy" | "job" | "cronjob");
-        Some(if word.contains('/') && !std::path::Path::new(word).exists() || bare_kind {
-            let object = self.words.join(" ");
-            format!(
-                "explain asks no cluster, it reads manifests: kubectl get {object} -o yaml | linkerd-gate explain -f -"
-            )
-        } else {
-            format!("a file goes behind -f: linkerd-gate explain -f {word}")
-        })
-    }
-
-    /// What to explain, and how.
-    pub fn read(self) -> Explain {
-        let Self { files, recursive, namespace_file, webhook_file, no_token_projection, output, fail_on, words: _ } =
-            self;
-        let token_projection = if no_token_projection { TokenProjection::Disabled } else { TokenProjection::Enabled };
-        Explain { files, recursive, namespace_file, webhook_file, token_projection, output, fail_on }
-    }
-}
-
-/// Writes a shell's completions.
-///
-/// # Errors
-/// An output that cannot be written.
-pub fn write_completion(shell: CompletionShell, out: &mut impl io::Write) -> io::Result<()> {
-    let shell = match shell {
-        CompletionShell::Bash => clap_complete::Shell::Bash,
-        CompletionShell::Zsh => clap_complete::Shell::Zsh,
-        CompletionShell::Fish => clap_complete::Shell::Fish,
-        CompletionShell::Powershell => clap_complete::Shell::PowerShell,
-    };
-    // It panics where it cannot write: into memory it can.
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "linkerd-gate", &mut script);
-    out.write_all(&script)?;
-    out.flush()
-}
-
-/// What to write instead, where somebody gives a role a flag: roles are configured by variables.
-pub fn tip_for_role(arguments: &[String]) -> Option<String> {
-    let given = arguments.get(2..)?;
-    let role = table::Role::ALL.iter().find(|role| role.as_str() == arguments[1])?;
-    let at = given.iter().position(|argument| argument.starts_with("--") && argument != "--help")?;
-    let flag = given[at].trim_start_matches('-');
-    let (name, value) = flag.split_once('=').map_or((flag, None), |(name, value)| (name, Some(value)));
-    let value = value.or_else(|| given.get(at + 1).map(String::as_str));
-    let name = format!("{}{}", table::PREFIX, name.replace('-', "_").to_ascii_uppercase());
-    let role_name = role.as_str();
-    Some(match role.find(&name) {
-        Some(known) => format!(
-            "`{role_name}` is configured by variables: {name}={} linkerd-gate {role_name}, or in a pod's env: {{name: {name}, value: ...}}",
-            value.unwrap_or(known.example)
-        ),
-        None => format!("`{role_name}` is configured by variables, which `linkerd-gate {role_name} --help` lists"),
-    })
 }
 
 fn exit_codes() -> String {

@@ -1,0 +1,74 @@
+//! Whether a pod that is created now would be injected.
+
+use super::{
+    Check, Proof, State,
+    code::{PROVEN, PROVEN_EVERYWHERE},
+};
+use crate::decide::{Basis, Outcome, publication::Word};
+
+pub(super) fn checks(state: &State) -> Vec<Check> {
+    let mut checks = Vec::new();
+    if state.webhooks().is_ok_and(|webhooks| webhooks.is_empty()) {
+        // Its own category says that there is no Linkerd.
+        return checks;
+    }
+    checks.push(here(&state.proof));
+    if !state.pre {
+        checks.extend(everywhere(state));
+    }
+    checks
+}
+
+fn here(proof: &Proof) -> Check {
+    match proof {
+        Proof::Answered { namespace, outcome: Outcome::Ready } => {
+            PROVEN.passes().described(format!("{} (a dry-run pod in namespace {namespace} was)", PROVEN.description))
+        }
+        Proof::Answered { namespace, outcome: Outcome::NotReady(reason) } => {
+            PROVEN.fails(format!("a dry-run pod in namespace {namespace} was not: {reason}")).with_fix("linkerd check")
+        }
+        Proof::Answered { namespace, outcome: Outcome::Unknown(reason) } => {
+            PROVEN.warns(format!("a dry-run pod in namespace {namespace} told nothing: {reason}"))
+        }
+        Proof::Skipped(why) => PROVEN.warns(format!("not looked at: {why}")),
+        Proof::Forbidden(right) => PROVEN.warns(format!("not looked at: you may not {right}")),
+    }
+}
+
+fn everywhere(state: &State) -> Option<Check> {
+    match state.verdict() {
+        None => {
+            // Where nothing is installed, nothing is published.
+            state.agents().ok().flatten()?;
+            Some(
+                PROVEN_EVERYWHERE
+                    .warns("not looked at: no verdict is published; your kubeconfig leads to one API server only"),
+            )
+        }
+        Some(Err(why)) => {
+            Some(PROVEN_EVERYWHERE.warns(format!("not looked at: the published verdict cannot be used: {why}")))
+        }
+        Some(Ok(published)) => Some(match published.word {
+            Word::Open { basis: Basis::NotInstalled, .. } => {
+                PROVEN_EVERYWHERE.warns("the prover found no Linkerd when it looked last")
+            }
+            Word::Open { doubt, .. } if doubt.is_empty() => PROVEN_EVERYWHERE.passes(),
+            Word::Open { doubt, .. } => {
+                let mut check = PROVEN_EVERYWHERE.warns("the prover could not look at everything lately");
+                check.listing(doubt.iter().map(ToString::to_string));
+                check
+            }
+            Word::Settling => PROVEN_EVERYWHERE.warns("all probes are ready; settling"),
+            Word::Closed { obstacles } if obstacles.is_empty() => {
+                PROVEN_EVERYWHERE.warns("the prover has not looked yet")
+            }
+            Word::Closed { obstacles } => {
+                let mut check = PROVEN_EVERYWHERE
+                    .fails("the prover's gate is closed: nodes that boot now stay closed")
+                    .with_fix("linkerd check");
+                check.listing(obstacles.iter().map(ToString::to_string));
+                check
+            }
+        }),
+    }
+}

@@ -1,0 +1,148 @@
+//! Linkerd as the creation of a pod meets it. What `linkerd check` looks at (its certificates' dates, its pods) is left to it.
+
+use super::{
+    Check, Proof, State,
+    code::{CA_BUNDLE, FAILURE_POLICY, LINKERD, NAMESPACE_ANNOTATIONS, NAMESPACE_INJECT, ONE_LINKERD, SELECTORS},
+    installation::INSTALL,
+    state::{GUARD, HOLD},
+};
+use crate::{
+    decide::Outcome,
+    linkerd::{PatchOutcome, injection::inject_annotation, names, patch_problems, webhook::FailurePolicy},
+};
+use k8s_openapi::{api::core::v1::Namespace, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use std::collections::BTreeSet;
+
+pub(super) fn checks(state: &State) -> Vec<Check> {
+    let webhooks = match state.webhooks() {
+        Ok(webhooks) => webhooks,
+        Err(unread) => return vec![LINKERD.unread(&unread)],
+    };
+    if webhooks.is_empty() {
+        let error = "there is no webhook of Linkerd's injector: no pod is injected";
+        return vec![LINKERD.fails(error).with_fix("linkerd install | kubectl apply -f -")];
+    }
+    let configurations: BTreeSet<_> = webhooks.webhooks.iter().map(|webhook| webhook.configuration.as_str()).collect();
+    let mut checks = vec![LINKERD.passes()];
+    checks.push(if configurations.len() == 1 {
+        ONE_LINKERD.passes()
+    } else {
+        ONE_LINKERD
+            .warns("these configurations are of an injector of Linkerd's: each needs endpoints and a certificate")
+            .about(configurations.iter().map(|name| format!("mutatingwebhookconfiguration/{name}")))
+    });
+    checks.push(failure_policy(state, webhooks.webhooks.iter().map(|webhook| webhook.failure_policy)));
+    let bad: Vec<_> = webhooks
+        .webhooks
+        .iter()
+        .filter_map(|webhook| {
+            Some(format!("mutatingwebhookconfiguration/{}: {}", webhook.configuration, webhook.ca.problem()?))
+        })
+        .collect();
+    checks.push(match (&state.proof, bad.is_empty()) {
+        (_, false) => {
+            let mut check = CA_BUNDLE
+                .fails("its caBundle cannot be used: each call of the injector fails")
+                .with_fix("linkerd check   # linkerd-webhooks-and-apisvc-tls");
+            check.listing(bad);
+            check
+        }
+        (Proof::Answered { outcome: Outcome::Ready, .. }, true) => CA_BUNDLE.passes(),
+        (_, true) => CA_BUNDLE.warns(
+            "not looked at: only the answer to a dry-run pod shows it; for the certificates themselves: linkerd check",
+        ),
+    });
+    match &state.namespaces {
+        Err(unread) => checks.push(SELECTORS.unread(unread)),
+        Ok(namespaces) => checks.extend(of_namespaces(&webhooks, namespaces)),
+    }
+    checks
+}
+
+fn failure_policy(state: &State, policies: impl Iterator<Item = FailurePolicy>) -> Check {
+    if !policies.collect::<Vec<_>>().contains(&FailurePolicy::Ignore) {
+        return FAILURE_POLICY.passes().described(
+            "failurePolicy is Fail: while the injector does not answer, no pod is created in the namespaces that it is called for, \
+             asked for or not",
+        );
+    }
+    if state.acts(HOLD) {
+        FAILURE_POLICY.passes().described(
+            "failurePolicy is Ignore, and hold is bound: a pod that asks and is created while the injector does not answer is held",
+        )
+    } else if state.acts(GUARD) {
+        FAILURE_POLICY.passes().described(
+            "failurePolicy is Ignore, and the guard is bound: a pod that asks and is created while the injector does not answer is \
+             refused, and its owner tries again",
+        )
+    } else {
+        FAILURE_POLICY
+            .warns(
+                "failurePolicy is Ignore, and nothing holds pods: one that is created while the injector does not answer starts \
+                 outside the mesh, for good",
+            )
+            .with_fix(INSTALL)
+    }
+}
+
+fn of_namespaces(webhooks: &crate::linkerd::WebhookView, namespaces: &[Namespace]) -> Vec<Check> {
+    let name = |namespace: &Namespace| namespace.metadata.name.clone().unwrap_or_default();
+    let object = |namespace: &Namespace| format!("namespace/{}", name(namespace));
+    let asks = |namespace: &&Namespace| {
+        [names::inject::ENABLED, names::inject::INGRESS].contains(&inject_annotation(&namespace.metadata))
+    };
+    let selected = |namespace: &Namespace| {
+        let mut labels = namespace.metadata.labels.clone().unwrap_or_default();
+        labels.insert(names::label::METADATA_NAME.to_owned(), name(namespace));
+        webhooks.webhooks.iter().any(|webhook| webhook.namespace_selector.matches(&labels))
+    };
+    let left_out: Vec<_> = namespaces.iter().filter(asks).filter(|it| !selected(it)).map(object).collect();
+    let mut checks = vec![if left_out.is_empty() {
+        SELECTORS.passes()
+    } else {
+        SELECTORS
+            .warns(
+                "these namespaces ask, and Linkerd's webhook does not select them: their pods start outside the mesh",
+            )
+            .about(left_out)
+    }];
+    let mut broken = Vec::new();
+    let mut fixes = Vec::new();
+    for namespace in namespaces {
+        for problem in patch_problems(&ObjectMeta::default(), &namespace.metadata) {
+            let what = match problem.outcome {
+                PatchOutcome::NoJson => "no pod that is created there is injected",
+                PatchOutcome::Refused => "each pod that asks there is refused",
+            };
+            broken.push((object(namespace), format!("{}: {}: {what}", object(namespace), problem.key)));
+            fixes.push(format!("kubectl annotate namespace {} {}-", name(namespace), problem.key));
+        }
+    }
+    checks.push(if broken.is_empty() {
+        NAMESPACE_ANNOTATIONS.passes()
+    } else {
+        let mut check = NAMESPACE_ANNOTATIONS
+            .fails("with these the injector's patch cannot be applied, each time, however healthy Linkerd is");
+        let (objects, lines): (Vec<_>, Vec<_>) = broken.into_iter().unzip();
+        check.listing(lines);
+        check.objects = objects;
+        check.with_fix(fixes.join(" && "))
+    });
+    let invalid: Vec<_> = namespaces
+        .iter()
+        .filter(|it| {
+            let known = ["", names::inject::ENABLED, names::inject::INGRESS, names::inject::DISABLED];
+            !known.contains(&inject_annotation(&it.metadata))
+        })
+        .collect();
+    checks.push(match invalid.first() {
+        None => NAMESPACE_INJECT.passes(),
+        Some(first) => NAMESPACE_INJECT
+            .warns(
+                "Linkerd takes enabled, ingress and disabled, to the letter: pods of these namespaces are not injected",
+            )
+            .with_fix(format!("kubectl annotate --overwrite namespace {} linkerd.io/inject=enabled", name(first)))
+            .about(invalid.iter().map(|it| object(it))),
+    });
+    checks
+}

@@ -1,0 +1,115 @@
+//! Nodes: closed, yielding, without an agent, opened or closed by a person.
+
+use super::{
+    Check, State,
+    code::{CLOSED, NODES_WITHOUT_AGENT, OVERRIDES, YIELDS},
+};
+use crate::decide::{essential::EVERYWHERE, node::TAINT_EFFECT, publication::Word};
+use k8s_openapi::api::core::v1::Node;
+
+pub(super) fn checks(state: &State) -> Vec<Check> {
+    let nodes = match &state.nodes {
+        Ok(nodes) => nodes,
+        Err(unread) => return vec![CLOSED.unread(unread)],
+    };
+    let mut checks = Vec::new();
+    let key = state.taint_key();
+    let closed: Vec<_> = nodes.iter().filter(|node| is_closed(node, &key)).collect();
+    let agents = state.agents().ok().flatten();
+    if agents.is_none() && closed.is_empty() {
+        return checks;
+    }
+    checks.push(if closed.is_empty() {
+        CLOSED.passes()
+    } else {
+        let why = match state.verdict() {
+            Some(Ok(published)) => match published.word {
+                Word::Closed { obstacles } if !obstacles.is_empty() => {
+                    obstacles.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+                }
+                Word::Open { .. } => {
+                    "injection is proven: they are about to open, or their agents do not run".to_owned()
+                }
+                Word::Settling | Word::Closed { .. } => "the prover makes sure of its proof".to_owned(),
+            },
+            Some(Err(_)) | None => "no verdict is published".to_owned(),
+        };
+        let mut check = CLOSED
+            .warns(format!("{} of {} nodes take no new pods: {why}", closed.len(), nodes.len()))
+            .with_fix("linkerd-gate open NODE --for 1h   # pods then start there, whatever Linkerd does");
+        check.listing(closed.iter().map(|node| match since(node) {
+            Some(since) => format!("{} (booted about {since})", object(node)),
+            None => object(node),
+        }));
+        check.objects = closed.iter().map(|node| object(node)).collect();
+        check
+    });
+    let yields = state.verdict().and_then(Result::ok).map(|published| published.yield_on).unwrap_or_default();
+    checks.push(if yields.is_empty() {
+        YIELDS.passes()
+    } else {
+        let object = |name: &String| match name.split_once('/') {
+            Some((namespace, name)) => format!("daemonset/{name} -n {namespace}"),
+            None => name.clone(),
+        };
+        let mut check = YIELDS.warns(format!(
+            "where a pod of these is missing the node is not closed: they do not tolerate the taint {key}"
+        ));
+        check.listing(yields.iter().map(|(name, nodes)| {
+            let everywhere = nodes.contains(EVERYWHERE);
+            let nodes: Vec<_> = nodes.iter().take(3).map(String::as_str).collect();
+            format!("{} (on {})", object(name), if everywhere { "every node".to_owned() } else { nodes.join(", ") })
+        }));
+        check.objects = yields.keys().map(object).collect();
+        check
+    });
+    if agents.is_some()
+        && let Ok(survey) = &state.pods
+    {
+        let without: Vec<_> = nodes
+            .iter()
+            .filter(|node| node.metadata.name.as_ref().is_some_and(|name| !survey.agents.contains(name)))
+            .map(object)
+            .collect();
+        checks.push(if without.is_empty() {
+            NODES_WITHOUT_AGENT.passes()
+        } else {
+            NODES_WITHOUT_AGENT
+                .warns("at their next boot these nodes are not closed, or not opened before the controller does")
+                .about(without)
+        });
+    }
+    let overrides = state.overrides();
+    checks.push(match overrides.first() {
+        None => OVERRIDES.passes(),
+        Some((what, by_hand)) => {
+            let target = if what == "all nodes" { "--all" } else { what.trim_start_matches("node/") };
+            let word = if by_hand.open { "pods start there, whatever Linkerd does" } else { "no pod starts there" };
+            let mut check = OVERRIDES
+                .warns(format!("a person said so, and until then it goes before what is proven: {word}"))
+                .with_fix(format!("linkerd-gate forget {target}"));
+            check.listing(overrides.iter().map(|(what, by_hand)| format!("{what}: {by_hand}")));
+            check.objects = overrides.into_iter().map(|(what, _)| what).collect();
+            check
+        }
+    });
+    checks
+}
+
+/// Whether our taint is on it.
+pub(super) fn is_closed(node: &Node, key: &str) -> bool {
+    let taints = node.spec.iter().flat_map(|spec| spec.taints.iter().flatten());
+    taints.into_iter().any(|taint| taint.key == key && taint.effect == TAINT_EFFECT)
+}
+
+fn object(node: &Node) -> String {
+    format!("node/{}", node.metadata.name.as_deref().unwrap_or_default())
+}
+
+/// A node is closed when it boots, and kubelet says when that made it ready. The taint itself has no time of its own: only
+/// `NoExecute` has.
+fn since(node: &Node) -> Option<String> {
+    let conditions = node.status.as_ref()?.conditions.as_ref()?;
+    let ready = conditions.iter().find(|condition| condition.type_ == "Ready")?;
+    Some(ready.last_transition_time.as_ref()?.0.to_string())
+}

@@ -1,0 +1,60 @@
+//! Pods: how many are outside the mesh, of whom, why, and what to type.
+
+use super::{
+    Check, State,
+    code::{FORGED, HELD, MESHED, POD_ANNOTATIONS},
+};
+
+pub(super) fn checks(state: &State) -> Vec<Check> {
+    let survey = match &state.pods {
+        Ok(survey) => survey,
+        Err(unread) => return vec![MESHED.unread(unread)],
+    };
+    let headline = format!("asked pods: {} of {} meshed", survey.meshed, survey.asked());
+    let running: Vec<_> = survey.rows.iter().filter(|(_, row)| row.missed > row.held).collect();
+    let mut checks = vec![if running.is_empty() {
+        MESHED.passes().described(headline)
+    } else {
+        let count: usize = running.iter().map(|(_, row)| row.missed - row.held).sum();
+        let mut check = MESHED
+            .fails(format!("{count} pods of {} owners run outside the mesh", running.len()))
+            .described(headline)
+            .with_fix("linkerd-gate explain -A --missed -o commands   # prints what to type, safest first");
+        let mut worst = running.clone();
+        worst.sort_by_key(|(_, row)| std::cmp::Reverse(row.missed - row.held));
+        check
+            .listing(worst.iter().map(|(owner, row)| format!("{owner}: {} ({})", row.missed - row.held, row.reason())));
+        check.objects = running.iter().map(|(owner, _)| owner.to_string()).collect();
+        check
+    }];
+    let held: Vec<_> = survey.rows.iter().filter(|(_, row)| row.held > 0).collect();
+    checks.push(if held.is_empty() {
+        HELD.passes()
+    } else {
+        let gated: usize = held.iter().map(|(_, row)| row.gated).sum();
+        let mut check = HELD
+            .warns(format!(
+                "nothing has started in {} pods that were created without a proxy, {gated} of them held by linkerd-gate's scheduling \
+                 gate: they are created again once injection is proven",
+                survey.held()
+            ))
+            .with_fix("linkerd-gate explain -A --missed");
+        check.listing(held.iter().map(|(owner, row)| format!("{owner}: {} ({})", row.held, row.reason())));
+        check.objects = held.iter().map(|(owner, _)| owner.to_string()).collect();
+        check
+    });
+    checks.push(if survey.forged.is_empty() {
+        FORGED.passes()
+    } else {
+        FORGED
+            .fails("Linkerd's own tools take these for meshed: the label linkerd.io/control-plane-ns was copied into their template")
+            .about(survey.forged.iter().cloned())
+    });
+    checks.push(match survey.broken.first() {
+        None => POD_ANNOTATIONS.passes(),
+        Some((_, key)) => POD_ANNOTATIONS
+            .fails(format!("with this annotation ({key}) the injector's patch cannot be applied, each time"))
+            .about(survey.broken.iter().map(|(object, _)| object.clone())),
+    });
+    checks
+}

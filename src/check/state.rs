@@ -1,0 +1,256 @@
+//! What is read of a cluster, and what could not be.
+
+use super::Survey;
+use crate::{
+    decide::{Outcome, Publication, by_hand, lease},
+    linkerd::{WebhookView, names, webhook::ViewError},
+};
+use k8s_openapi::{
+    api::{
+        admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration},
+        apps::v1::{DaemonSet, Deployment},
+        coordination::v1::Lease,
+        core::v1::{Container, Namespace, Node, PodSpec},
+    },
+    jiff::Timestamp,
+};
+use std::{collections::BTreeMap, fmt};
+
+/// A value, or why it could not be read.
+pub type Read<T> = Result<T, Unread>;
+
+/// Why something could not be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unread {
+    /// A right is missing: which one, as `list pods in all namespaces`.
+    Forbidden(String),
+    /// The API server did not answer, or answered with a fault: one sentence.
+    Failed(String),
+    /// It was not asked, since this was not known.
+    Needs(&'static str),
+}
+
+/// Everything that is read.
+#[derive(Debug)]
+pub struct State {
+    /// Whether it is checked before linkerd-gate is installed.
+    pub pre: bool,
+    /// The time of this machine.
+    pub now: Timestamp,
+    /// The API server's version.
+    pub version: Read<Version>,
+    /// All of them, in the order of their names, which is the order in which they are called.
+    pub mutating: Read<Vec<MutatingWebhookConfiguration>>,
+    /// All of them.
+    pub validating: Read<Vec<ValidatingWebhookConfiguration>>,
+    /// Our policies and their bindings.
+    pub admission: Read<Admission>,
+    /// All of them.
+    pub namespaces: Read<Vec<Namespace>>,
+    /// All of them.
+    pub daemon_sets: Read<Vec<DaemonSet>>,
+    /// Our own, and Linkerd's control plane.
+    pub deployments: Read<Vec<Deployment>>,
+    /// Our Leases: none where our namespace is not known.
+    pub leases: Read<Vec<Lease>>,
+    /// All of them, without what is of no use here.
+    pub nodes: Read<Vec<Node>>,
+    /// All pods, counted.
+    pub pods: Read<Survey>,
+    /// What a dry-run pod shows.
+    pub proof: Proof,
+}
+
+/// What a dry-run pod shows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// It was answered.
+    Answered {
+        /// Where it was sent to.
+        namespace: String,
+        /// What the answer says of injection.
+        outcome: Outcome,
+    },
+    /// None was sent, or it was not answered: one sentence.
+    Skipped(String),
+    /// It may not be sent: the right that is missing.
+    Forbidden(String),
+}
+
+/// The version of an API server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Version {
+    /// As it says it: `v1.36.3`.
+    pub text: String,
+    /// Of the first number and the second.
+    pub minor: (u32, u32),
+}
+
+/// Our admission policies.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Admission {
+    /// Whether the API server has MutatingAdmissionPolicy in its stable version.
+    pub offers_mutating: bool,
+    /// The policies that are there, by kind and name.
+    pub policies: Vec<(PolicyKind, String)>,
+    /// The bindings that are there.
+    pub bindings: Vec<Binding>,
+}
+
+/// What a policy does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PolicyKind {
+    /// It changes pods.
+    Mutating,
+    /// It refuses pods.
+    Validating,
+}
+
+/// A binding of a policy of ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Binding {
+    /// Of which kind.
+    pub kind: PolicyKind,
+    /// Its name.
+    pub name: String,
+    /// What it does, where it validates: `Deny`, `Warn`, `Audit`.
+    pub actions: Vec<String>,
+    /// Whether a webhook configuration is there that it takes as its parameter.
+    pub has_parameter: bool,
+}
+
+/// The name of the policy that holds.
+pub const HOLD: &str = "linkerd-gate-hold";
+
+/// The name of the policy that refuses.
+pub const GUARD: &str = "linkerd-gate-guard";
+
+/// The first Kubernetes with MutatingAdmissionPolicy in its stable version.
+pub const HOLDS_FROM: (u32, u32) = (1, 36);
+
+// === impl State ===
+
+impl State {
+    /// Linkerd's webhooks, as decisions read them.
+    ///
+    /// # Errors
+    /// Configurations that could not be read, and one that makes no sense.
+    pub fn webhooks(&self) -> Read<WebhookView> {
+        let all = self.mutating.as_ref().map_err(Clone::clone)?;
+        WebhookView::new(all).map_err(|error: ViewError| Unread::Failed(error.to_string()))
+    }
+
+    /// The agents' DaemonSet; nothing where it is not there.
+    pub fn agents(&self) -> Read<Option<&DaemonSet>> {
+        let all = self.daemon_sets.as_ref().map_err(Clone::clone)?;
+        Ok(all.iter().find(|it| is_ours(it.metadata.labels.as_ref(), "agent")))
+    }
+
+    /// The controller's Deployment; nothing where it is not there.
+    pub fn controller(&self) -> Read<Option<&Deployment>> {
+        let all = self.deployments.as_ref().map_err(Clone::clone)?;
+        Ok(all.iter().find(|it| is_ours(it.metadata.labels.as_ref(), "controller")))
+    }
+
+    /// Whether the binding is there, finds its parameter, and does more than tell.
+    pub fn acts(&self, name: &str) -> bool {
+        self.admission.as_ref().is_ok_and(|admission| {
+            admission.bindings.iter().any(|binding| {
+                let acts =
+                    binding.kind == PolicyKind::Mutating || binding.actions.iter().any(|action| action == "Deny");
+                binding.name == name && binding.has_parameter && acts
+            })
+        })
+    }
+
+    /// The Lease of that name.
+    pub fn lease(&self, name: &str) -> Option<&Lease> {
+        let leases = self.leases.as_ref().ok()?;
+        leases.iter().find(|lease| lease.metadata.name.as_deref() == Some(name))
+    }
+
+    /// The verdict that the prover publishes; nothing where there is none, and an error where it cannot be read.
+    pub fn verdict(&self) -> Option<Result<Publication, String>> {
+        let text = self.lease(lease::NAME)?.metadata.annotations.as_ref()?.get(lease::VERDICT)?;
+        Some(Publication::read(text).map_err(|error| error.to_string()))
+    }
+
+    /// The key of the taint of closed nodes, as the agents have it.
+    pub fn taint_key(&self) -> String {
+        let told = self.agents().ok().flatten().and_then(|agents| {
+            variable(agents.spec.as_ref()?.template.spec.as_ref()?, "agent", "LINKERD_GATE_TAINT_KEY")
+        });
+        told.unwrap_or_else(|| crate::decide::node::TAINT_KEY.to_owned())
+    }
+
+    /// Manual overrides that are in force, by what they are for.
+    pub fn overrides(&self) -> Vec<(String, by_hand::ByHand)> {
+        let nodes = self.nodes.as_deref().unwrap_or_default();
+        let nodes = nodes.iter().filter_map(|node| {
+            let name = node.metadata.name.as_deref()?;
+            Some((format!("node/{name}"), node.metadata.annotations.as_ref()?.get(by_hand::ANNOTATION)?))
+        });
+        let all = self.lease(lease::NAME).and_then(|lease| {
+            Some(("all nodes".to_owned(), lease.metadata.annotations.as_ref()?.get(by_hand::ANNOTATION)?))
+        });
+        let in_force = |(what, text): (String, &String)| {
+            let by_hand = by_hand::ByHand::in_force(Some(text), self.now).ok().flatten()?;
+            Some((what, by_hand))
+        };
+        nodes.chain(all).filter_map(in_force).collect()
+    }
+}
+
+/// Whether these are the labels of a part of ours.
+pub fn is_ours(labels: Option<&BTreeMap<String, String>>, component: &str) -> bool {
+    let label = |key: &str| labels.and_then(|labels| labels.get(key)).map(String::as_str);
+    label("app.kubernetes.io/name") == Some("linkerd-gate") && label("app.kubernetes.io/component") == Some(component)
+}
+
+/// Whether a Deployment is of any use here: the controller's, and those of Linkerd's control plane.
+pub fn is_of_use(deployment: &Deployment) -> bool {
+    let labels = deployment.metadata.labels.as_ref();
+    component(labels).is_some() || is_ours(labels, "controller")
+}
+
+/// The part of Linkerd's control plane that these labels say.
+pub(super) fn component(labels: Option<&BTreeMap<String, String>>) -> Option<&str> {
+    labels?.get(names::label::CONTROL_PLANE_COMPONENT).map(String::as_str)
+}
+
+/// The container that runs a role of ours.
+pub(super) fn container<'a>(spec: &'a PodSpec, role: &str) -> Option<&'a Container> {
+    spec.containers
+        .iter()
+        .find(|container| container.args.as_ref().and_then(|args| args.first()).is_some_and(|first| first == role))
+}
+
+/// The value of a variable of a role of ours, where it is written in the template.
+pub fn variable(spec: &PodSpec, role: &str, name: &str) -> Option<String> {
+    let mut env = container(spec, role)?.env.as_deref()?.iter();
+    env.find(|variable| variable.name == name)?.value.clone().filter(|value| !value.is_empty())
+}
+
+// === impl Version ===
+
+impl Version {
+    /// Of `v1.36.3`, `1.34.1-eks-…` and the like; nothing where it is of another form.
+    pub fn read(text: &str) -> Option<Self> {
+        let mut numbers = text.trim_start_matches('v').split(['.', '-', '+']);
+        let major = numbers.next()?.parse().ok()?;
+        let minor = numbers.next()?.parse().ok()?;
+        Some(Self { text: text.to_owned(), minor: (major, minor) })
+    }
+}
+
+// === impl Unread ===
+
+impl fmt::Display for Unread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Forbidden(right) => write!(f, "you may not {right}"),
+            Self::Failed(why) => f.write_str(why),
+            Self::Needs(what) => write!(f, "{what} could not be read"),
+        }
+    }
+}

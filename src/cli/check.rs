@@ -1,0 +1,165 @@
+//! What `check` takes, from people and from Linkerd's CLI.
+
+use super::PersonArguments;
+use crate::{
+    check::Suppression,
+    cluster::{Person, check::Scope},
+    command::{
+        check::{Arguments, Output},
+        pod_name,
+    },
+    linkerd::TokenProjection,
+};
+use clap::CommandFactory as _;
+use std::{ffi::OsString, io::IsTerminal as _, time::Duration};
+
+pub(super) const EXIT_CODES: &str = "Exit codes:
+  0    nothing is an error; there may be warnings
+  1    there is an error
+  2    bad usage: nothing was checked";
+
+pub(super) const EXAMPLES: &str = "Examples:
+  linkerd-gate check
+  linkerd-gate check --pre
+  linkerd-gate check -n shop -o short
+  linkerd-gate check --suppress LG503='deployment/linkerd-identity -n linkerd'";
+
+/// What `check` takes.
+#[derive(Debug, clap::Args)]
+pub struct CheckArguments {
+    /// Check before linkerd-gate is installed
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", default_value = "false", require_equals = true, action = clap::ArgAction::Set, hide_possible_values = true)]
+    pub pre: bool,
+
+    /// For a person or for a program
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+
+    /// The namespace whose pods are counted [default: all]
+    #[arg(long, short, value_parser = pod_name::namespace)]
+    pub namespace: Option<String>,
+
+    /// For how long to look again while there is an error, such as 5m [default: look once]
+    #[arg(long, value_name = "TIME", value_parser = wait)]
+    pub wait: Option<Duration>,
+
+    /// Leave out a finding: CODE, or CODE=OBJECT as the finding names it; can be given several times
+    #[arg(long, short = 'S', value_name = "CODE=OBJECT")]
+    pub suppress: Vec<Suppression>,
+
+    /// The namespace of dry-run pods
+    #[arg(long, value_parser = pod_name::namespace, default_value = "linkerd-gate-probe")]
+    pub probe_namespace: String,
+
+    /// Judge for an installation with identity.serviceAccountTokenProjection=false
+    #[arg(long)]
+    pub no_token_projection: bool,
+
+    /// How to get there.
+    #[command(flatten)]
+    pub person: PersonArguments,
+}
+
+// === impl CheckArguments ===
+
+impl CheckArguments {
+    /// What to check, and how to get there.
+    pub fn read(self) -> (Arguments, Person) {
+        let Self { pre, output, namespace, wait, suppress, probe_namespace, no_token_projection, person } = self;
+        let projection = if no_token_projection { TokenProjection::Disabled } else { TokenProjection::Enabled };
+        // https://no-color.org
+        let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let arguments = Arguments {
+            scope: Scope { pre, namespace, selector: None, probe_namespace, projection },
+            wait: wait.filter(|wait| !wait.is_zero()),
+            output,
+            colour: !refused && std::io::stdout().is_terminal(),
+            suppressed: suppress,
+        };
+        (arguments, person.read())
+    }
+}
+
+fn wait(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|_| {
+        let meant = crate::config::fix::duration(text).unwrap_or_else(|| "5m".to_owned());
+        format!("it is no time with a unit; for example --wait {meant}")
+    })
+}
+
+/// The arguments as this program takes them, out of those that Linkerd's CLI gives an extension: all of its own flags, each
+/// with a value (`--as-group=[]`, `--verbose=false`; linkerd2 `cli/cmd/check_extensions.go`). Flags that this program does not
+/// know are left out, as its `EXTENSIONS.md` asks; they come second.
+pub fn for_linkerd(arguments: Vec<OsString>) -> (Vec<OsString>, Vec<String>) {
+    let mut command = super::Cli::command();
+    command.build();
+    let Some(name) = arguments.get(1).and_then(|name| name.to_str()).filter(|name| LINKERDS.contains(name)) else {
+        return (arguments, Vec::new());
+    };
+    let Some(subcommand) = command.find_subcommand(name) else { return (arguments, Vec::new()) };
+    let known = |flag: &str| subcommand.get_arguments().any(|argument| argument.get_long() == Some(flag));
+    let mut left_out = Vec::new();
+    let kept = arguments
+        .iter()
+        .enumerate()
+        .filter(|(place, argument)| {
+            let flag =
+                argument.to_str().filter(|_| *place > 1).and_then(|text| text.strip_prefix("--")?.split_once('='));
+            match flag {
+                // Its lists are empty where nobody filled them.
+                Some((_, "" | "[]")) => false,
+                Some((flag, _)) if !known(flag) => {
+                    left_out.push(format!("--{flag}"));
+                    false
+                }
+                _ => true,
+            }
+        })
+        .map(|(_, argument)| argument.clone())
+        .collect();
+    (kept, left_out)
+}
+
+/// The commands that Linkerd's CLI runs, or that its users run by it.
+const LINKERDS: [&str; 3] = ["check", "install", "uninstall"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser as _;
+
+    fn filtered(arguments: &[&str]) -> (Vec<String>, Vec<String>) {
+        let arguments = arguments.iter().map(OsString::from).collect();
+        let (kept, left_out) = for_linkerd(arguments);
+        (kept.into_iter().map(|it| it.into_string().unwrap()).collect(), left_out)
+    }
+
+    #[test]
+    fn what_linkerds_cli_passes_is_taken() {
+        let called = [
+            "linkerd-gate",
+            "check",
+            "--as-group=[]",
+            "--linkerd-namespace=linkerd",
+            "--verbose=false",
+            "--proxy=false",
+            "--wait=10s",
+            "--output=json",
+        ];
+        let (kept, left_out) = filtered(&called);
+        assert_eq!(
+            kept,
+            ["linkerd-gate", "check", "--linkerd-namespace=linkerd", "--verbose=false", "--wait=10s", "--output=json"]
+        );
+        assert_eq!(left_out, ["--proxy"]);
+        super::super::Cli::try_parse_from(kept).unwrap();
+    }
+
+    #[test]
+    fn what_a_person_types_is_left_alone() {
+        let typed = ["linkerd-gate", "explain", "--filename=x", "--no-such=y"];
+        assert_eq!(filtered(&typed), (typed.map(ToOwned::to_owned).to_vec(), vec![]));
+        let typed = ["linkerd-gate", "check", "--pre", "--nonsense"];
+        assert_eq!(filtered(&typed).0, typed);
+    }
+}

@@ -1,0 +1,310 @@
+//! What `check` reads: lists, page by page, and a pod that is never stored. Nothing here persists anything.
+
+use futures::future::{join, join3, join4};
+use k8s_openapi::api::admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration};
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{Namespace, Node, NodeStatus, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, ListParams};
+use kube::{Client, Error};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::failure::innermost;
+use super::{admission, probe};
+use crate::check::state::{Admission, Binding, GUARD, HOLD, PolicyKind, Version, is_of_use, is_ours};
+use crate::check::{Proof, Read, State, Survey, Unread};
+use crate::linkerd::webhook::Call;
+use crate::linkerd::{TokenProjection, WebhookView, names};
+
+/// How many objects of a kind are in memory at a time.
+const PAGE: u32 = 500;
+
+/// What is read, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scope {
+    /// Whether it is before linkerd-gate is installed.
+    pub pre: bool,
+    /// The namespace of the pods that are counted; all of them where there is none.
+    pub namespace: Option<String>,
+    /// A selector of the labels of pods, as kubectl takes it.
+    pub selector: Option<String>,
+    /// The namespace of dry-run pods.
+    pub probe_namespace: String,
+    /// How Linkerd was installed, in the one respect that its webhook does not tell.
+    pub projection: TokenProjection,
+}
+
+/// Reads everything. What cannot be read is noted in its place.
+pub async fn read(client: &Client, scope: &Scope) -> State {
+    let now = Timestamp::now();
+    let version = version(client).await;
+    if let Err(unread @ Unread::Failed(_)) = &version {
+        // Where this is not answered, nothing else is.
+        return nothing(scope.pre, now, unread);
+    }
+    let (webhooks, policies, namespaces, workloads) = join4(
+        join(
+            all::<MutatingWebhookConfiguration>(client, "mutatingwebhookconfigurations"),
+            all::<ValidatingWebhookConfiguration>(client, "validatingwebhookconfigurations"),
+        ),
+        admission(client),
+        all::<Namespace>(client, "namespaces"),
+        join3(
+            all::<DaemonSet>(client, "daemonsets.apps in all namespaces"),
+            some(&Api::<Deployment>::all(client.clone()), "deployments.apps in all namespaces", is_of_use),
+            nodes(client),
+        ),
+    )
+    .await;
+    let ((mut mutating, validating), (daemon_sets, deployments, nodes)) = (webhooks, workloads);
+    if let Ok(all) = &mut mutating {
+        all.sort_by(|one, other| one.metadata.name.cmp(&other.metadata.name));
+    }
+    let mut state = State {
+        pre: scope.pre,
+        now,
+        version,
+        mutating,
+        validating,
+        admission: policies,
+        namespaces,
+        daemon_sets,
+        deployments,
+        leases: Ok(Vec::new()),
+        nodes,
+        pods: Err(Unread::Needs("Linkerd's webhooks")),
+        proof: Proof::Skipped(String::new()),
+    };
+    let ours = our_namespace(&state);
+    let (leases, pods, proof) =
+        join3(leases(client, ours.as_deref()), pods(client, scope, &state), prove(client, scope, &state)).await;
+    (state.leases, state.pods, state.proof) = (leases, pods, proof);
+    state
+}
+
+/// Counts all pods, of one namespace or of all.
+///
+/// # Errors
+/// Anything that is needed for it and cannot be read.
+pub async fn survey(client: &Client, scope: &Scope) -> Read<Survey> {
+    let (mutating, namespaces) = join(
+        all::<MutatingWebhookConfiguration>(client, "mutatingwebhookconfigurations"),
+        all::<Namespace>(client, "namespaces"),
+    )
+    .await;
+    count(client, scope, &mutating?, &namespaces?).await
+}
+
+fn nothing(pre: bool, now: Timestamp, unread: &Unread) -> State {
+    fn of<T>(unread: &Unread) -> Read<T> {
+        Err(unread.clone())
+    }
+    State {
+        pre,
+        now,
+        version: of(unread),
+        mutating: of(unread),
+        validating: of(unread),
+        admission: of(unread),
+        namespaces: of(unread),
+        daemon_sets: of(unread),
+        deployments: of(unread),
+        leases: of(unread),
+        nodes: of(unread),
+        pods: of(unread),
+        proof: Proof::Skipped(unread.to_string()),
+    }
+}
+
+fn unread(error: &Error, act: &str) -> Unread {
+    match error {
+        Error::Api(status) if status.is_forbidden() => Unread::Forbidden(act.to_owned()),
+        Error::Api(status) => {
+            Unread::Failed(format!("the API server did not {act}: HTTP {}, {}", status.code, status.message))
+        }
+        other => Unread::Failed(format!("the API server did not answer ({act}): {}", innermost(other))),
+    }
+}
+
+async fn version(client: &Client) -> Read<Version> {
+    let info = client.apiserver_version().await.map_err(|error| unread(&error, "get /version"))?;
+    Version::read(&info.git_version)
+        .ok_or_else(|| Unread::Failed(format!("the API server's version is of no known form: {}", info.git_version)))
+}
+
+async fn all<K>(client: &Client, what: &str) -> Read<Vec<K>>
+where
+    K: kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned,
+{
+    let mut found = Vec::new();
+    let take = |mut object: K| {
+        object.meta_mut().managed_fields = None;
+        found.push(object);
+    };
+    each(&Api::<K>::all(client.clone()), None, &format!("list {what}"), take).await?;
+    Ok(found)
+}
+
+async fn some<K>(api: &Api<K>, what: &str, keep: impl Fn(&K) -> bool) -> Read<Vec<K>>
+where
+    K: Clone + std::fmt::Debug + DeserializeOwned,
+{
+    let mut found = Vec::new();
+    each(api, None, &format!("list {what}"), |object| {
+        if keep(&object) {
+            found.push(object);
+        }
+    })
+    .await?;
+    Ok(found)
+}
+
+/// Goes through all objects, page by page.
+async fn each<K>(api: &Api<K>, selector: Option<&str>, act: &str, mut take: impl FnMut(K)) -> Read<()>
+where
+    K: Clone + std::fmt::Debug + DeserializeOwned,
+{
+    let first = ListParams { label_selector: selector.map(ToOwned::to_owned), ..ListParams::default().limit(PAGE) };
+    let mut parameters = first.clone();
+    loop {
+        let page = api.list(&parameters).await.map_err(|error| unread(&error, act))?;
+        page.items.into_iter().for_each(&mut take);
+        match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => parameters = first.clone().continue_token(&token),
+            None => return Ok(()),
+        }
+    }
+}
+
+async fn nodes(client: &Client) -> Read<Vec<Node>> {
+    let mut found = Vec::new();
+    let take = |node: Node| {
+        let ObjectMeta { name, labels, annotations, .. } = node.metadata;
+        let conditions = node.status.and_then(|status| status.conditions);
+        found.push(Node {
+            metadata: ObjectMeta { name, labels, annotations, ..ObjectMeta::default() },
+            spec: node.spec,
+            status: Some(NodeStatus { conditions, ..NodeStatus::default() }),
+        });
+    };
+    each(&Api::<Node>::all(client.clone()), None, "list nodes", take).await?;
+    Ok(found)
+}
+
+async fn leases(client: &Client, namespace: Option<&str>) -> Read<Vec<Lease>> {
+    let Some(namespace) = namespace else { return Ok(Vec::new()) };
+    let leases = Api::<Lease>::namespaced(client.clone(), namespace);
+    let ours = |lease: &Lease| lease.metadata.name.as_deref().is_some_and(|name| name.starts_with("linkerd-gate"));
+    some(&leases, &format!("leases.coordination.k8s.io in namespace {namespace}"), ours).await
+}
+
+/// Where our parts are.
+fn our_namespace(state: &State) -> Option<String> {
+    let sets = state.daemon_sets.iter().flatten();
+    let agents = sets.filter(|it| is_ours(it.metadata.labels.as_ref(), "agent")).map(|it| &it.metadata);
+    let deployments = state.deployments.iter().flatten();
+    let controllers =
+        deployments.filter(|it| is_ours(it.metadata.labels.as_ref(), "controller")).map(|it| &it.metadata);
+    agents.chain(controllers).find_map(|metadata| metadata.namespace.clone())
+}
+
+async fn pods(client: &Client, scope: &Scope, state: &State) -> Read<Survey> {
+    let mutating = state.mutating.as_ref().map_err(|_| Unread::Needs("Linkerd's webhooks"))?;
+    let namespaces = state.namespaces.as_ref().map_err(|_| Unread::Needs("the namespaces"))?;
+    count(client, scope, mutating, namespaces).await
+}
+
+async fn count(
+    client: &Client,
+    scope: &Scope,
+    mutating: &[MutatingWebhookConfiguration],
+    namespaces: &[Namespace],
+) -> Read<Survey> {
+    let view = WebhookView::new(mutating).map_err(|error| Unread::Failed(error.to_string()))?;
+    let is_linkerds = |it: &&MutatingWebhookConfiguration| {
+        view.webhooks.iter().any(|webhook| Some(&webhook.configuration) == it.metadata.name.as_ref())
+    };
+    let created = mutating.iter().filter(is_linkerds).filter_map(|it| it.metadata.creation_timestamp.as_ref());
+    let installed = created.map(|created| created.0).min();
+    let mut survey = Survey::new(view, installed, scope.projection, namespaces);
+    let (pods, what) = match &scope.namespace {
+        Some(namespace) => {
+            (Api::<Pod>::namespaced(client.clone(), namespace), format!("list pods in namespace {namespace}"))
+        }
+        None => (Api::<Pod>::all(client.clone()), "list pods in all namespaces".to_owned()),
+    };
+    each(&pods, scope.selector.as_deref(), &what, |pod| survey.add(&pod)).await?;
+    Ok(survey)
+}
+
+/// Sends a dry-run pod: to the probe namespace, where there is one, else one that asks itself to a namespace that Linkerd's
+/// webhook selects.
+async fn prove(client: &Client, scope: &Scope, state: &State) -> Proof {
+    let Ok(view) = state.webhooks() else {
+        return Proof::Skipped("Linkerd's webhooks could not be read".to_owned());
+    };
+    if view.is_empty() {
+        return Proof::Skipped("there is no webhook of Linkerd's injector".to_owned());
+    }
+    let Ok(namespaces) = &state.namespaces else {
+        return Proof::Skipped("the namespaces could not be read".to_owned());
+    };
+    let named = |name: &str| namespaces.iter().find(|it| it.metadata.name.as_deref() == Some(name));
+    let selected = |namespace: &Namespace| {
+        let mut labels = namespace.metadata.labels.clone().unwrap_or_default();
+        labels.insert(names::label::METADATA_NAME.to_owned(), namespace.metadata.name.clone().unwrap_or_default());
+        let none = std::collections::BTreeMap::new();
+        view.webhooks.iter().any(|webhook| !matches!(webhook.call(&labels, &none), Call::Excluded(_)))
+    };
+    let probe_namespace = named(&scope.probe_namespace).filter(|_| !scope.pre);
+    let preferred = scope.namespace.iter().map(String::as_str).chain(["default"]).filter_map(named);
+    let found = probe_namespace.into_iter().chain(preferred).chain(namespaces).find(|it| selected(it));
+    let Some(namespace) = found.and_then(|it| it.metadata.name.clone()) else {
+        return Proof::Skipped("Linkerd's webhook selects no namespace without a label on the pod".to_owned());
+    };
+    match probe::send_asking(client.clone(), &namespace).await {
+        probe::Proof::Answered(crate::decide::Outcome::Unknown(reason))
+            if reason.to_string().contains("may not be sent") =>
+        {
+            Proof::Forbidden(format!("create pods in namespace {namespace} (in a dry run)"))
+        }
+        probe::Proof::Answered(outcome) => Proof::Answered { namespace, outcome },
+        probe::Proof::Unreachable(why) => Proof::Skipped(why),
+    }
+}
+
+async fn admission(client: &Client) -> Read<Admission> {
+    const GROUP_VERSION: &str = "admissionregistration.k8s.io/v1";
+    let resources = client.list_api_group_resources(GROUP_VERSION).await;
+    let resources = resources.map_err(|error| unread(&error, &format!("get /apis/{GROUP_VERSION}")))?;
+    let offers_mutating = resources.resources.iter().any(|resource| resource.kind == "MutatingAdmissionPolicyBinding");
+    let mut found = Admission { offers_mutating, ..Admission::default() };
+    let kinds = [
+        (PolicyKind::Mutating, "MutatingAdmissionPolicy", HOLD),
+        (PolicyKind::Validating, "ValidatingAdmissionPolicy", GUARD),
+    ];
+    for (kind, name_of_kind, name) in kinds {
+        if kind == PolicyKind::Mutating && !offers_mutating {
+            continue;
+        }
+        if get(client, name_of_kind, name).await?.is_some() {
+            found.policies.push((kind, name.to_owned()));
+        }
+        if let Some(binding) = get(client, &format!("{name_of_kind}Binding"), name).await? {
+            let has_parameter = admission::has_parameter(client, &binding).await.map_err(Unread::Failed)?;
+            let actions = binding.data.pointer("/spec/validationActions").and_then(Value::as_array);
+            let actions = actions.into_iter().flatten().filter_map(Value::as_str).map(ToOwned::to_owned).collect();
+            found.bindings.push(Binding { kind, name: name.to_owned(), actions, has_parameter });
+        }
+    }
+    Ok(found)
+}
+
+async fn get(client: &Client, kind: &str, name: &str) -> Read<Option<DynamicObject>> {
+    let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("admissionregistration.k8s.io", "v1", kind));
+    let found = Api::<DynamicObject>::all_with(client.clone(), &resource).get_opt(name).await;
+    found.map_err(|error| unread(&error, &format!("get {} {name}", resource.plural)))
+}

@@ -1,0 +1,232 @@
+//! Linkerd and linkerd-gate: nothing is wrong, and then one thing after another.
+
+use anyhow::{Context as _, Result, ensure};
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use linkerd_gate_kit::object::pod;
+use linkerd_gate_kit::standin::Fault;
+use serde_json::{Value, json};
+
+use crate::stage::{IMAGE, OURS, Ran, Stage, running};
+
+/// The verdict of a gate that is open.
+const OPEN: &str = r#"{"version":1,"gate":"open","basis":"proven","proof":1}"#;
+
+// === impl Stage ===
+
+impl Stage {
+    pub async fn linkerd_gate_is_there(&self) -> Result<()> {
+        let Ran { code, out, err } = self.run(&["install", "--image", IMAGE]).await?;
+        ensure!(code == Some(0), "{err}");
+        self.kubectl(&["apply", "--server-side", "--filename=-"], &out).await?;
+        self.parts_are_ready(2, 2).await?;
+        for node in ["n1", "n2"] {
+            self.node(node).await?;
+            self.agent_on(node).await?;
+        }
+        self.lease("linkerd-gate", "n1", OPEN, SignedDuration::ZERO).await?;
+        self.lease("linkerd-gate-controller", "linkerd-gate-controller-0", "", SignedDuration::ZERO).await?;
+        self.finds("all is well", &[], &[]).await?;
+        self.status_is_one_screen().await?;
+        self.parts_fail().await?;
+        self.admission_fails().await?;
+        self.verdicts_are_told().await?;
+        self.nodes_are_told().await?;
+        self.held_pods_are_told().await
+    }
+
+    /// So many agents and controllers of two are ready.
+    async fn parts_are_ready(&self, agents: u32, controllers: u32) -> Result<()> {
+        let status = json!({"status": {
+            "desiredNumberScheduled": 2, "currentNumberScheduled": 2, "numberReady": agents, "numberMisscheduled": 0,
+        }});
+        self.patch_status("daemonset/linkerd-gate", &status).await?;
+        let status = json!({"status": {"replicas": 2, "readyReplicas": controllers}});
+        self.patch_status("deployment/linkerd-gate-controller", &status).await
+    }
+
+    async fn patch_status(&self, what: &str, patch: &Value) -> Result<()> {
+        let patch = patch.to_string();
+        let words = ["patch", what, "-n", OURS, "--subresource=status", "--type=merge", "--patch", &patch];
+        self.kubectl(&words, "").await?;
+        Ok(())
+    }
+
+    async fn agent_on(&self, node: &str) -> Result<()> {
+        let pod = pod(&format!("agent-{node}"))
+            .in_namespace(OURS)
+            .not_asking()
+            .running(IMAGE)
+            .labelled("app.kubernetes.io/name", "linkerd-gate")
+            .labelled("app.kubernetes.io/component", "agent")
+            .on_node(node);
+        self.pod(&pod.json(), running()).await?;
+        Ok(())
+    }
+
+    /// A Lease that was renewed so long ago.
+    async fn lease(&self, name: &str, holder: &str, verdict: &str, ago: SignedDuration) -> Result<()> {
+        let renewed = Timestamp::now() - ago;
+        let renewed = format!("{renewed:.6}");
+        let mut lease = json!({
+            "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+            "metadata": {"name": name, "namespace": OURS},
+            "spec": {"holderIdentity": holder, "renewTime": renewed, "acquireTime": renewed, "leaseDurationSeconds": 15},
+        });
+        if !verdict.is_empty() {
+            lease["metadata"]["annotations"] = json!({"linkerd-gate/verdict": verdict});
+        }
+        self.apply(&lease).await
+    }
+
+    async fn verdict(&self, verdict: &str) -> Result<()> {
+        self.lease("linkerd-gate", "n1", verdict, SignedDuration::ZERO).await
+    }
+
+    async fn status_is_one_screen(&self) -> Result<()> {
+        let Ran { code, out, err } = self.run(&["status"]).await?;
+        ensure!(code == Some(0), "{err}");
+        for line in [
+            "verdict       open",
+            "prover        n1, since",
+            "nodes         2 of 2 open, 0 closed",
+            "pods          0 of 0",
+        ] {
+            ensure!(out.contains(line), "{line}: {out}");
+        }
+        let Ran { out, .. } = self.run(&["status", "-o", "json"]).await?;
+        let status: Value = serde_json::from_str(&out)?;
+        ensure!(status["verdict"] == "open" && status["mode"] == "enforce" && status["nodes"]["all"] == 2, "{out}");
+        ensure!(status["versions"]["agents"] == IMAGE && status["problems"] == json!([]), "{out}");
+        Ok(())
+    }
+
+    async fn parts_fail(&self) -> Result<()> {
+        for (agents, controllers, found) in
+            [(1, 2, "LG103 warning"), (0, 2, "LG103 error"), (2, 1, "LG104 warning"), (2, 0, "LG104 error")]
+        {
+            self.parts_are_ready(agents, controllers).await?;
+            self.finds(&format!("{agents} agents, {controllers} controllers"), &[], &[found]).await?;
+        }
+        self.parts_are_ready(2, 2).await?;
+        self.lease("linkerd-gate", "n1", OPEN, SignedDuration::from_hours(1)).await?;
+        self.finds("the prover is away", &[], &["LG105 warning"]).await?;
+        self.verdict(OPEN).await?;
+        self.lease("linkerd-gate-controller", "", "", SignedDuration::ZERO).await?;
+        self.finds("no controller leads", &[], &["LG106 warning"]).await?;
+        self.lease("linkerd-gate-controller", "linkerd-gate-controller-0", "", SignedDuration::ZERO).await?;
+        let image = "deployment/linkerd-gate-controller";
+        self.kubectl(&["set", "image", image, "controller=registry.example.com/linkerd-gate:0.2.0", "-n", OURS], "")
+            .await?;
+        self.finds("two versions", &[], &["LG502 warning"]).await?;
+        self.kubectl(&["set", "image", image, &format!("controller={IMAGE}"), "-n", OURS], "").await?;
+        let set = "daemonset/linkerd-gate";
+        self.kubectl(&["set", "env", set, "LINKERD_GATE_MODE=audit", "-n", OURS], "").await?;
+        self.finds("agents in audit mode", &[], &["LG107 warning"]).await?;
+        self.kubectl(&["set", "env", set, "LINKERD_GATE_MODE-", "-n", OURS], "").await?;
+        Ok(())
+    }
+
+    async fn admission_fails(&self) -> Result<()> {
+        let Ran { out: manifests, .. } = self.run(&["install", "--image", IMAGE]).await?;
+        let documents: Vec<Value> = serde_saphyr::from_multiple(&manifests)?;
+        for (what, found) in [
+            ("MutatingAdmissionPolicyBinding", &["LG202 warning"][..]),
+            ("ValidatingAdmissionPolicy", &["LG202 warning"]),
+        ] {
+            let name = if what.starts_with("Mutating") { "linkerd-gate-hold" } else { "linkerd-gate-guard" };
+            let object = documents.iter().find(|it| it["kind"] == what && it["metadata"]["name"] == name);
+            let object = object.context(what)?;
+            self.kubectl(&["delete", what, name], "").await?;
+            self.finds(&format!("without {what}"), &[], found).await?;
+            self.apply(object).await?;
+        }
+        let label = "linkerd.io/control-plane-component";
+        let configuration = "mutatingwebhookconfiguration/linkerd-proxy-injector-webhook-config";
+        self.kubectl(&["label", configuration, &format!("{label}-")], "").await?;
+        self.finds("Linkerd's label is gone", &[], &["LG203 error", "LG403 warning"]).await?;
+        self.kubectl(&["label", configuration, &format!("{label}=proxy-injector")], "").await?;
+        let Ran { out: audit, .. } = self.run(&["install", "--image", IMAGE, "--mode", "audit"]).await?;
+        self.kubectl(&["apply", "--server-side", "--force-conflicts", "--filename=-"], &audit).await?;
+        self.finds("audit", &[], &["LG107 warning", "LG202 warning"]).await?;
+        self.kubectl(&["apply", "--server-side", "--force-conflicts", "--filename=-"], &manifests).await?;
+        self.finds("well again", &[], &[]).await?;
+        Ok(())
+    }
+
+    async fn verdicts_are_told(&self) -> Result<()> {
+        for (name, verdict, found) in [
+            (
+                "closed",
+                r#"{"version":1,"gate":"closed","obstacles":[{"probe":"identity","outcome":"not-ready","reason":"refused"}]}"#,
+                &["LG302 error"][..],
+            ),
+            ("settling", r#"{"version":1,"gate":"settling"}"#, &["LG302 warning"]),
+            ("not looked yet", r#"{"version":1,"gate":"closed"}"#, &["LG302 warning"]),
+            ("of another time", r#"{"version":9,"gate":"open"}"#, &["LG302 warning"]),
+            (
+                "yielding",
+                r#"{"version":1,"gate":"open","basis":"proven","yieldOn":{"kube-system/cni":["n1"]}}"#,
+                &["LG602 warning"],
+            ),
+        ] {
+            self.verdict(verdict).await?;
+            self.finds(name, &[], found).await?;
+        }
+        self.verdict(OPEN).await
+    }
+
+    async fn nodes_are_told(&self) -> Result<()> {
+        self.kubectl(&["taint", "node", "n2", "linkerd-gate/closed=b:NoSchedule"], "").await?;
+        let report = self.finds("a closed node", &[], &["LG601 warning"]).await?;
+        ensure!(report.to_string().contains("node/n2 (booted about 2026-11-29T10:00:00Z)"), "{report:#}");
+        self.kubectl(&["taint", "node", "n2", "linkerd-gate/closed-"], "").await?;
+        let until = Timestamp::now() + SignedDuration::from_hours(1);
+        let word = format!("linkerd-gate/override=open {until:.0}");
+        self.kubectl(&["annotate", "node", "n1", &word], "").await?;
+        let report = self.finds("an override", &[], &["LG604 warning"]).await?;
+        ensure!(report.to_string().contains("linkerd-gate forget n1"), "{report:#}");
+        self.kubectl(&["annotate", "node", "n1", "linkerd-gate/override-"], "").await?;
+        self.kubectl(&["delete", "pod", "agent-n2", "-n", OURS, "--force"], "").await?;
+        self.finds("a node without an agent", &[], &["LG603 warning"]).await?;
+        self.agent_on("n2").await?;
+        self.kubectl(&["label", "node", "n1", "karpenter.sh/nodepool=default"], "").await?;
+        let report = self.finds("an autoscaler", &[], &["LG804 warning"]).await?;
+        ensure!(report.to_string().contains("readiness.k8s.io/"), "{report:#}");
+        self.kubectl(&["label", "node", "n1", "karpenter.sh/nodepool-"], "").await?;
+        let set = json!({
+            "apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": "cni", "namespace": "kube-system"},
+            "spec": {
+                "selector": {"matchLabels": {"app": "cni"}},
+                "template": {
+                    "metadata": {"labels": {"app": "cni"}},
+                    "spec": {"containers": [{"name": "cni", "image": "cni:test"}]},
+                },
+            },
+        });
+        self.apply(&set).await?;
+        let report = self.finds("an intolerant DaemonSet", &[], &["LG803 warning"]).await?;
+        ensure!(report.to_string().contains("daemonset/cni -n kube-system"), "{report:#}");
+        self.kubectl(&["delete", "daemonset", "cni", "-n", "kube-system"], "").await?;
+        Ok(())
+    }
+
+    async fn held_pods_are_told(&self) -> Result<()> {
+        self.injector.suffer(Fault::Absent).await?;
+        let held = pod("held").in_namespace("shop").running("app:test");
+        let created = self.pod(&held.json(), json!({"phase": "Pending"})).await?;
+        ensure!(created.spec.is_some_and(|spec| spec.scheduling_gates.is_some()), "it is not held");
+        let away = ["LG301 error", "LG404 warning", "LG702 warning"];
+        self.finds("held, while the injector is away", &[], &away).await?;
+        self.injector.recover().await?;
+        let report = self.finds("held", &[], &["LG702 warning"]).await?;
+        ensure!(report.to_string().contains("1 of them held by linkerd-gate's scheduling gate"), "{report:#}");
+        let Ran { code, out, .. } = self.run(&["check", "-o", "short"]).await?;
+        ensure!(
+            code == Some(0) && out.contains("‼ no pod is held") && out.ends_with("Status check results are √\n"),
+            "{out}"
+        );
+        self.finds("held, suppressed", &["--suppress", "LG702"], &[]).await?;
+        self.kubectl(&["delete", "pods", "--all", "-n", "shop", "--force"], "").await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,72 @@
+//! The test: one cluster, from nothing to everything.
+
+use anyhow::{Result, ensure};
+use linkerd_gate_kit::object::namespace;
+use serde_json::{Value, json};
+
+use crate::stage::{Ran, Stage};
+
+#[tokio::test]
+async fn what_is_wrong_is_named_and_nothing_else_is() -> Result<()> {
+    let stage = Stage::set().await?;
+    let exercise = async {
+        stage.nothing_is_there().await?;
+        stage.install_linkerd().await?;
+        stage.cluster.create_namespace(&serde_json::from_value(namespace("shop").asking().json())?).await?;
+        stage.linkerd_is_there().await?;
+        stage.pods_are_there().await?;
+        stage.an_incident_is_understood().await?;
+        stage.linkerd_gate_is_there().await?;
+        stage.versions_are_told().await
+    };
+    stage.cluster.reported(&[], exercise).await
+}
+
+// === impl Stage ===
+
+impl Stage {
+    async fn nothing_is_there(&self) -> Result<()> {
+        self.finds("nothing is there", &[], &["LG102 warning", "LG401 error"]).await?;
+        self.finds("nothing, before installing", &["--pre"], &["LG401 error"]).await?;
+        // As Linkerd's CLI calls an extension.
+        let Ran { code, out, .. } = self
+            .run(&[
+                "check",
+                "--as-group=[]",
+                "--linkerd-namespace=linkerd",
+                "--verbose=false",
+                "--proxy=false",
+                "--wait=10s",
+                "--output=json",
+            ])
+            .await?;
+        let report: Value = serde_json::from_str(&out)?;
+        ensure!(code == Some(1) && report["success"] == false, "{out}");
+        let Ran { code, out, .. } = self.run(&["_extension-metadata"]).await?;
+        ensure!(code == Some(0) && serde_json::from_str::<Value>(&out)? == json!({"name": "linkerd-gate"}), "{out}");
+        let Ran { code, out, .. } = self.run(&["check", "--kubeconfig", "/nonexistent"]).await?;
+        ensure!(code == Some(1) && out.contains("× the API server answers") && out.contains("/nonexistent"), "{out}");
+        Ok(())
+    }
+
+    /// What each command says of versions, of a live server.
+    async fn versions_are_told(&self) -> Result<()> {
+        let Ran { code, out, err } = self.run(&["version", "-o", "json"]).await?;
+        let versions: Value = serde_json::from_str(&out)?;
+        ensure!(code == Some(0), "{err}");
+        ensure!(versions["client"] == env!("CARGO_PKG_VERSION"), "{out}");
+        ensure!(versions["servers"]["kubernetes"].as_str().is_some_and(|text| text.starts_with("v1.")), "{out}");
+        ensure!(versions["servers"]["linkerd"] == json!(["edge-26.8.3"]), "{out}");
+        ensure!(versions["servers"]["linkerd_gate"] == json!([crate::stage::IMAGE]), "{out}");
+        ensure!(versions["servers"]["problems"] == json!([]), "{out}");
+        let Ran { code, out, .. } = self.run(&["version"]).await?;
+        ensure!(code == Some(0) && out.contains("linkerd       edge-26.8.3\n"), "{out}");
+
+        let Ran { code, out, err } = self.run(&["version", "-o", "json", "--as", "jane"]).await?;
+        let versions: Value = serde_json::from_str(&out)?;
+        ensure!(code == Some(69) && err.contains("you may not do this"), "{err}");
+        ensure!(versions["servers"]["problems"].as_array().is_some_and(|all| all.len() == 2), "{out}");
+        ensure!(versions["servers"]["kubernetes"].is_string(), "{out}");
+        Ok(())
+    }
+}
