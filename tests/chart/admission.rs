@@ -146,7 +146,7 @@ fn hold_and_guard_ask_the_same() {
         let variables = policy["variables"].as_array().unwrap();
         variables.iter().find(|variable| variable["name"] == name).unwrap_or_else(|| panic!("{name}")).clone()
     };
-    for name in ["asked", "token", "tokenProjection", "calling", "nsLabels", "podLabels", "nsInject", "podInject"] {
+    for name in ["asked", "token", "tokenProjection", "calling", "nsLabels", "podLabels"] {
         assert_eq!(variable(&hold, name), variable(&guard, name), "{name}");
     }
     assert_eq!(variable(&hold, "tokenProjection")["expression"], "false");

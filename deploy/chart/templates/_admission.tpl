@@ -73,35 +73,37 @@ parameterNotFoundAction: Allow
 {{ first . }}.spec.?schedulingGates.orValue([]).exists(g, g.name == 'linkerd-gate/injected')
 {{- end }}
 
-{{/* A sidecar that an injected pod has, or for which the injector leaves a pod alone: (list CONTAINERS INIT-CONTAINERS), both CEL. */}}
+{{/* A sidecar that an injected pod has, or for which the injector leaves a pod alone: (list CONTAINERS), as CEL has them. */}}
 {{- define "linkerd-gate.admission.sidecar" -}}
-({{ first . }} + {{ last . }}).exists(c,
+{{ first . }}.exists(c,
   c.name in ['linkerd-proxy', 'istio-proxy'] ||
-  c.?image.orValue('').startsWith('cr.l5d.io/linkerd/proxy:') ||
-  c.?image.orValue('').startsWith('gcr.io/istio-release/proxyv2:')) ||
-{{ last . }}.exists(c,
-  c.name in ['linkerd-init', 'istio-init'] ||
-  c.?image.orValue('').startsWith('cr.l5d.io/linkerd/proxy-init:') ||
-  c.?image.orValue('').startsWith('gcr.io/istio-release/proxy_init:'))
+  has(c.image) && (
+    c.image.startsWith('cr.l5d.io/linkerd/proxy:') || c.image.startsWith('gcr.io/istio-release/proxyv2:'))) ||
+has(object.spec.initContainers) && object.spec.initContainers.exists(c,
+  c.name in ['linkerd-proxy', 'istio-proxy', 'linkerd-init', 'istio-init'] ||
+  has(c.image) && (
+    c.image.startsWith('cr.l5d.io/linkerd/proxy:') || c.image.startsWith('gcr.io/istio-release/proxyv2:') ||
+    c.image.startsWith('cr.l5d.io/linkerd/proxy-init:') || c.image.startsWith('gcr.io/istio-release/proxy_init:')))
 {{- end }}
 
 {{/* What hold and guard both ask of a pod. Each brings its own variable `containers`. */}}
 {{- define "linkerd-gate.admission.variables" -}}
-# Linkerd's value identity.serviceAccountTokenProjection, which no webhook configuration tells. True is its default.
-- {name: tokenProjection, expression: {{ .Values.linkerd.tokenProjection | toString | quote }}}
 - {name: nsLabels, expression: "namespaceObject.metadata.?labels.orValue({})"}
 - {name: podLabels, expression: "object.metadata.?labels.orValue({})"}
-- {name: nsInject, expression: "namespaceObject.metadata.?annotations[?'linkerd.io/inject'].orValue('')"}
-- {name: podInject, expression: "object.metadata.?annotations[?'linkerd.io/inject'].orValue('')"}
-# Values count to the letter: any other, `Enabled` say, is invalid, and Linkerd leaves such a pod alone.
+# Values count to the letter: any other, `Enabled` say, is invalid, and Linkerd leaves such a pod alone. What a pod says counts
+# before what its namespace says, unless that is invalid.
 - name: asked
   expression: >-
-    variables.nsInject in ['enabled', 'ingress'] && variables.podInject in ['', 'enabled', 'ingress'] ||
-    variables.nsInject in ['', 'disabled'] && variables.podInject in ['enabled', 'ingress']
-# By now the API server has mounted the token where a pod gets one, as it has when the injector looks.
+    object.metadata.?annotations[?'linkerd.io/inject'].orValue('') == '' ?
+      namespaceObject.metadata.?annotations[?'linkerd.io/inject'].orValue('') in ['enabled', 'ingress'] :
+      object.metadata.annotations['linkerd.io/inject'] in ['enabled', 'ingress'] &&
+      namespaceObject.metadata.?annotations[?'linkerd.io/inject'].orValue('') in ['', 'disabled', 'enabled', 'ingress']
+# Linkerd's value identity.serviceAccountTokenProjection, which no webhook configuration tells. True is its default.
+- {name: tokenProjection, expression: {{ .Values.linkerd.tokenProjection | toString | quote }}}
+# Where it is false, only pods with a token are injected. By now the API server has mounted it where a pod gets one, as it has
+# when the injector looks.
 - name: token
   expression: >-
-    variables.tokenProjection ||
     object.spec.?automountServiceAccountToken.orValue(true) &&
     variables.containers[?0].?volumeMounts.orValue([]).exists(m,
       m.mountPath == '/var/run/secrets/kubernetes.io/serviceaccount')
@@ -114,13 +116,13 @@ parameterNotFoundAction: Allow
       (w.name == 'linkerd-proxy-injector.linkerd.io' ||
        params.metadata.?labels[?'linkerd.io/control-plane-component'].orValue('') == 'proxy-injector') &&
       request.namespace != w.clientConfig.?service.?namespace.orValue('') &&
-      w.?matchConditions.orValue([]).size() == 0 &&
-      w.?rules.orValue([]).exists(r,
-        r.?scope.orValue('*') in ['*', 'Namespaced'] &&
-        r.?operations.orValue([]).exists(o, o in ['*', 'CREATE']) &&
-        r.?apiGroups.orValue([]).exists(g, g in ['*', '']) &&
-        r.?apiVersions.orValue([]).exists(v, v in ['*', 'v1']) &&
-        r.?resources.orValue([]).exists(p, p in ['*', '*/*', 'pods', 'pods/*'])) &&
+      (!has(w.matchConditions) || w.matchConditions.size() == 0) &&
+      has(w.rules) && w.rules.exists(r,
+        (!has(r.scope) || r.scope in ['*', 'Namespaced']) &&
+        has(r.operations) && ('CREATE' in r.operations || '*' in r.operations) &&
+        has(r.apiGroups) && ('' in r.apiGroups || '*' in r.apiGroups) &&
+        has(r.apiVersions) && ('v1' in r.apiVersions || '*' in r.apiVersions) &&
+        has(r.resources) && r.resources.exists(p, p in ['*', '*/*', 'pods', 'pods/*'])) &&
       {{- range $selector, $labels := dict "namespaceSelector" "nsLabels" "objectSelector" "podLabels" }}
       w.?{{ $selector }}.?matchLabels.orValue({}).all(k,
         k in variables.{{ $labels }} && variables.{{ $labels }}[k] == w.{{ $selector }}.matchLabels[k]) &&
