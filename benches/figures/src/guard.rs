@@ -51,15 +51,15 @@ const STEP: Metric = Metric {
 };
 
 /// A histogram of the API server's.
-struct Metric {
-    name: &'static str,
-    labels: &'static [&'static str],
+pub struct Metric {
+    pub name: &'static str,
+    pub labels: &'static [&'static str],
 }
 
 /// What an API server has observed of one so far.
 #[derive(Clone, Copy)]
-struct Observed {
-    seconds: f64,
+pub struct Observed {
+    pub seconds: f64,
     count: f64,
 }
 
@@ -75,9 +75,9 @@ struct Cost {
 
 /// An API server with an injector, and namespaces whose pods are injected and are not.
 pub struct Stage {
-    cluster: cluster::Api,
+    pub cluster: cluster::Api,
     client: Client,
-    injector: Standin,
+    pub injector: Standin,
     _address: LoopbackAddress,
 }
 
@@ -153,7 +153,7 @@ impl Stage {
         let client = cluster.client().await?;
         let address = LoopbackAddress::claim()?;
         let certificates = Certificates::for_injector("linkerd")?;
-        let namespaces = Namespaces::any().asking("shop");
+        let namespaces = Namespaces::any().asking("shop").asking("asked-twice").asking("asked-again");
         let injector = Injector::new(certificates.clone(), &namespaces, Sidecar::genuine("linkerd"))
             .serving_on((address.ip(), 443).into())
             .start()
@@ -214,7 +214,7 @@ impl Stage {
     }
 
     /// Asks for a pod in `shop`, without effect, until the answer is such.
-    async fn until(&self, what: &str, condition: impl Fn(Result<Pod, kube::Error>) -> bool) -> Result<()> {
+    pub async fn until(&self, what: &str, condition: impl Fn(Result<Pod, kube::Error>) -> bool) -> Result<()> {
         let asking = async {
             while !condition(self.ask("shop", "is-it-so").await) {
                 tokio::task::yield_now().await;
@@ -224,7 +224,7 @@ impl Stage {
     }
 
     /// Asks for this pod, without effect.
-    async fn ask(&self, namespace: &str, name: &str) -> Result<Pod, kube::Error> {
+    pub async fn ask(&self, namespace: &str, name: &str) -> Result<Pod, kube::Error> {
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
         let pod = serde_json::from_value(pod(name).running("app:test").json()).map_err(kube::Error::SerdeError)?;
         pods.create(&PostParams { dry_run: true, ..PostParams::default() }, &pod).await
@@ -257,12 +257,12 @@ impl Stage {
         Ok(Cost { plugin: median(&PLUGIN), step: median(&STEP), webhook: median(&WEBHOOK), policy: median(&POLICY) })
     }
 
-    async fn metrics(&self) -> Result<String> {
+    pub async fn metrics(&self) -> Result<String> {
         Ok(self.client.request_text(Request::get("/metrics").body(Vec::new())?).await?)
     }
 }
 
-fn is_injected(pod: &Pod) -> bool {
+pub fn is_injected(pod: &Pod) -> bool {
     let inits = pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten());
     inits.into_iter().any(|container| container.name == "linkerd-proxy")
 }
@@ -271,7 +271,7 @@ fn is_injected(pod: &Pod) -> bool {
 
 impl Metric {
     /// The sum over all series with these labels.
-    fn read(&self, metrics: &str) -> Observed {
+    pub fn read(&self, metrics: &str) -> Observed {
         let sum = |suffix: &str| {
             let series = format!("{}_{suffix}{{", self.name);
             let with = metrics
@@ -286,7 +286,7 @@ impl Metric {
 // === impl Observed ===
 
 impl Observed {
-    fn since(self, before: Self) -> Self {
+    pub fn since(self, before: Self) -> Self {
         Self { seconds: self.seconds - before.seconds, count: self.count - before.count }
     }
 

@@ -11,6 +11,7 @@ mod dns;
 mod fleet;
 mod gate;
 mod guard;
+mod hold;
 mod holding;
 mod linkerd;
 mod memory;
@@ -69,10 +70,14 @@ enum What {
     Fleet,
     /// What the guard costs a pod's creation, beside the injector's own call.
     Guard,
+    /// What hold costs a pod's creation, beside policies that do nothing.
+    Hold,
     /// A controller's memory in clusters of up to 150,000 pods.
     Memory,
-    /// How soon refused owners go on, and what a controller costs a cluster of ten thousand pods.
+    /// What a controller costs a cluster of ten thousand pods.
     Repair,
+    /// How soon held pods and refused owners are back, beside pods that are created at once.
+    Recovery,
 }
 
 #[tokio::main]
@@ -127,6 +132,12 @@ async fn main() -> Result<ExitCode> {
             Err(why) => table.without("the guard", &why),
         }
     }
+    if wanted(What::Hold) {
+        match guard::Stage::set().await {
+            Ok(stage) => hold::measure(&stage, &mut table).await?,
+            Err(why) => table.without("hold", &why),
+        }
+    }
     if wanted(What::Memory) {
         memory::measure(&gate, &mut table).await?;
     }
@@ -134,6 +145,12 @@ async fn main() -> Result<ExitCode> {
         match repair::measure(&gate, &mut table).await {
             Ok(()) => {}
             Err(why) => table.without("a controller", &why),
+        }
+    }
+    if wanted(What::Recovery) {
+        match repair::recovery(&gate, &mut table).await {
+            Ok(()) => {}
+            Err(why) => table.without("recovery", &why),
         }
     }
     if !arguments.alone && [What::Holding, What::Release, What::Agent].into_iter().any(wanted) {

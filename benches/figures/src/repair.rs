@@ -1,5 +1,7 @@
-//! A controller at work: how soon owners go on that were refused, and what it costs a cluster of ten thousand pods.
+//! A controller at work: how soon pods are back that were held, and owners that were refused, and what it costs a cluster of ten
+//! thousand pods.
 
+mod held;
 mod nudge;
 mod scale;
 
@@ -35,8 +37,13 @@ const KINDS: [(&str, &str); 4] =
 const HURRIED: [&str; 2] = ["--kube-api-qps=1000", "--kube-api-burst=2000"];
 
 pub async fn measure(gate: &Gate, table: &mut Table) -> Result<()> {
-    scale::measure(gate, table).await?;
-    nudge::measure(gate, table).await
+    scale::measure(gate, table).await
+}
+
+/// How soon held pods and refused owners are back, by the least that so many pods take.
+pub async fn recovery(gate: &Gate, table: &mut Table) -> Result<()> {
+    let least = held::measure(gate, table).await?;
+    nudge::measure(gate, table, least).await
 }
 
 /// A cluster with so many nodes that kwok plays, and the two namespaces.

@@ -1,0 +1,265 @@
+//! Pods that hold keeps from every node, made again once the injector is back, beside the least that such pods take.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use futures::{Stream, StreamExt as _, TryStreamExt as _, stream};
+use http::Request;
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{
+    Api, DeleteParams, DynamicObject, ListParams, PartialObjectMeta, PostParams, PropagationPolicy, WatchEvent,
+    WatchParams,
+};
+use serde_json::{Value, json};
+use tokio::process::Command;
+use tokio::time::{Instant, timeout};
+
+use super::{HURRIED, LOOK_EVERY, SHOP, check_meshed, create, load, owner, pods, resource_of, set};
+use crate::agents::{PATIENCE, Stage, ports};
+use crate::gate::Gate;
+use crate::said;
+use crate::table::{GATE, Table, Target};
+
+/// How many pods, of whatever owners.
+pub(super) const PODS: usize = 500;
+
+/// Of the least that the same pods take.
+const RATIO: f64 = 1.5;
+
+/// Fake nodes, on each of which a DaemonSet has a pod.
+const NODES: usize = 10;
+
+/// What Linkerd puts onto a pod that it injects.
+const MESHED: &str = "linkerd.io/control-plane-ns";
+
+/// Which owners, how many of each kind, and how many pods each of them has.
+const OWNERS: [(&str, usize, usize); 5] = [
+    ("ReplicaSet", 10, 25),
+    ("StatefulSet", 2, 50),
+    ("ReplicationController", 2, 25),
+    ("DaemonSet", 5, NODES),
+    ("Job", 10, 5),
+];
+
+/// Returns the least that so many pods take: a client that creates them at once, with the injector up.
+pub(super) async fn measure(gate: &Gate, table: &mut Table) -> Result<Duration> {
+    let stage = set(NODES, &HURRIED).await?;
+    for file in ["60-hold.yaml", "61-guard.yaml"] {
+        apply(&stage, file).await?;
+    }
+    stage.rise().await?;
+    until_asked(&stage, "a pod is meshed", |pod| pod.is_some_and(|pod| is_meshed(&pod))).await?;
+    // Caches warm, code paths seen.
+    floor(&stage, 0).await?;
+    let before = floor(&stage, 1).await?;
+
+    stage.fall().await?;
+    until_asked(&stage, "a pod is held", |pod| pod.is_some_and(|pod| is_gated(&pod))).await?;
+    let owners: Vec<_> =
+        OWNERS.iter().flat_map(|(kind, count, each)| (0..*count).map(|place| held(kind, place, *each))).collect();
+    create(&stage, SHOP, owners).await?;
+    super::until_pods(&stage, SHOP, PODS).await?;
+    ensure!(meshed(&stage).await? == 0, "a pod has a proxy although the injector is absent");
+    let mut controller = stage.start_controller(gate.binary(), ports(1)[0]).await?;
+    controller.until_said("looked at ").await?;
+    // It suspends Jobs before anything is proven, which ends their pods.
+    until_suspended(&stage, OWNERS[4].1).await?;
+    said(&format!("recovery: {PODS} pods are held, and the injector is back; load {}", load()?));
+    let spent = stage.api_server_cpu()?;
+    let mut follow = follow(&stage).await?;
+    stage.rise().await?;
+    let proven = controller.until_said("proof: open").await?;
+    let last = timeout(PATIENCE, follow.until(PODS)).await.with_context(|| controller.said())??;
+    let spent = stage.api_server_cpu()?.saturating_sub(spent);
+    check_meshed(&stage, SHOP, PODS).await?;
+    no_job_failed(&stage).await?;
+    let took = last - proven;
+    let requests = stage.requests_of_controllers()?;
+    let deletions: Vec<_> = requests
+        .iter()
+        .filter(|request| request.verb == "delete" && request.resource == "pods" && !request.dry_run)
+        .map(|request| request.received)
+        .collect();
+    if let (Some(first), Some(latest)) = (deletions.first(), deletions.last()) {
+        said(&format!(
+            "recovery: {} deletions within {:.1} s, all pods there after {:.1}; {:.1} s of the API server's CPU",
+            deletions.len(),
+            latest.duration_since(*first).as_secs_f64(),
+            took.as_secs_f64(),
+            spent.as_secs_f64(),
+        ));
+    }
+    drop(controller);
+    clear(&stage).await?;
+    let after = floor(&stage, 2).await?;
+    let at_best = before.min(after);
+    said(&format!(
+        "recovery: {PODS} pods created at once in {:.1} s and {:.1} s",
+        before.as_secs_f64(),
+        after.as_secs_f64()
+    ));
+
+    let how = "created by one client, all requests at once, with the injector up, hold and guard bound: the shorter of one before \
+               and one after the next rows";
+    table.figure("500 pods created at once", "s", how).value(GATE, at_best.as_secs_f64());
+    let how = "from the controller's log line of the proof to the last pod with a proxy, by a watch: ReplicaSets, StatefulSets, \
+               ReplicationControllers, DaemonSets and Jobs, the controller manager's clients unhindered; no Job counts a failure";
+    table.figure("500 held pods: all meshed", "s", how).value(GATE, took.as_secs_f64());
+    let ratio = took.as_secs_f64() / at_best.as_secs_f64();
+    table
+        .figure("500 held pods, by 500 created at once", "×", "the second of these rows by the first")
+        .value(GATE, ratio)
+        .target("≤ 1.5", Target::Missable(ratio <= RATIO));
+    Ok(at_best)
+}
+
+/// An owner whose pods hold may keep from a node: none of them names one.
+fn held(kind: &'static str, place: usize, pods: usize) -> (&'static str, Value) {
+    let mut owner = owner(kind, &format!("{}-{place}", kind.to_lowercase()), pods, 0);
+    let spec = &mut owner["spec"];
+    spec["template"]["spec"]["nodeName"] = Value::Null;
+    match kind {
+        "DaemonSet" => spec["template"]["spec"]["nodeSelector"] = json!({}),
+        "StatefulSet" => spec["podManagementPolicy"] = json!("Parallel"),
+        "ReplicationController" => spec["selector"] = spec["selector"]["matchLabels"].clone(),
+        "Job" => spec["backoffLimit"] = json!(0),
+        _ => {}
+    }
+    (kind, owner)
+}
+
+/// How long a client takes that creates all pods at once.
+async fn floor(stage: &Stage, round: usize) -> Result<Duration> {
+    let requests: Vec<_> = (0..PODS)
+        .map(|place| {
+            let mut pod = owner("ReplicaSet", "floor", 1, 0)["spec"]["template"].take();
+            pod["metadata"]["name"] = format!("floor-{round}-{place}").into();
+            pod["spec"]["nodeName"] = Value::Null;
+            pod.to_string().into_bytes()
+        })
+        .collect();
+    let client = stage.client();
+    let began = Instant::now();
+    stream::iter(requests)
+        .map(|body| {
+            let client = client.clone();
+            async move {
+                let request = Request::post(format!("/api/v1/namespaces/{SHOP}/pods"))
+                    .header("content-type", "application/json")
+                    .body(body.into())?;
+                let answer = client.send(request).await?;
+                ensure!(answer.status().is_success(), "a pod of the floor: {}", answer.status());
+                anyhow::Ok(())
+            }
+        })
+        .buffer_unordered(PODS)
+        .try_collect::<()>()
+        .await?;
+    let took = began.elapsed();
+    check_meshed(stage, SHOP, PODS).await?;
+    clear(stage).await?;
+    Ok(took)
+}
+
+/// Takes all owners and pods away.
+async fn clear(stage: &Stage) -> Result<()> {
+    let at_once = DeleteParams {
+        grace_period_seconds: Some(0),
+        propagation_policy: Some(PropagationPolicy::Background),
+        ..DeleteParams::default()
+    };
+    for kind in OWNERS.iter().map(|(kind, ..)| *kind).chain(["Pod"]) {
+        let all: Api<DynamicObject> = Api::namespaced_with(stage.client(), SHOP, &resource_of(kind));
+        // Its answer has been an object and a list.
+        let _ = all.delete_collection(&at_once, &ListParams::default()).await?;
+    }
+    let began = Instant::now();
+    while pods(stage, SHOP).await? > 0 {
+        ensure!(began.elapsed() < PATIENCE, "pods stay");
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    Ok(())
+}
+
+pub(super) async fn apply(stage: &Stage, file: &str) -> Result<()> {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/manifests").join(file);
+    let mut command = Command::new(stage.cluster.kubectl());
+    let output = command.args(["apply", "--filename"]).arg(&file).output().await?;
+    ensure!(output.status.success(), "cannot apply {}:\n{}", file.display(), String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
+/// Asks for a pod, without effect, until the answer is such; nothing where it is refused.
+pub(super) async fn until_asked(stage: &Stage, what: &str, condition: impl Fn(Option<Pod>) -> bool) -> Result<()> {
+    let pods: Api<Pod> = Api::namespaced(stage.client(), SHOP);
+    let pod = serde_json::from_value(linkerd_gate_kit::object::pod("is-it-so").running("app:test").json())?;
+    let dry_run = PostParams { dry_run: true, ..PostParams::default() };
+    let asking = async { while !condition(pods.create(&dry_run, &pod).await.ok()) {} };
+    timeout(PATIENCE, asking).await.with_context(|| format!("{what}: not so"))
+}
+
+fn is_meshed(pod: &Pod) -> bool {
+    pod.metadata.labels.iter().flatten().any(|(key, _)| key == MESHED)
+}
+
+fn is_gated(pod: &Pod) -> bool {
+    let gates = pod.spec.iter().flat_map(|spec| spec.scheduling_gates.iter().flatten());
+    gates.into_iter().any(|gate| gate.name == "linkerd-gate/injected")
+}
+
+async fn until_suspended(stage: &Stage, count: usize) -> Result<()> {
+    let jobs: Api<Job> = Api::namespaced(stage.client(), SHOP);
+    let suspended = |jobs: &BTreeMap<String, Job>| {
+        let is = |job: &&Job| job.spec.as_ref().and_then(|spec| spec.suspend) == Some(true);
+        (jobs.values().filter(is).count() == count).then_some(())
+    };
+    linkerd_gate_kit::cluster::until_any(&jobs, &ListParams::default(), "suspended Jobs", PATIENCE, suspended).await
+}
+
+async fn no_job_failed(stage: &Stage) -> Result<()> {
+    let jobs: Api<Job> = Api::namespaced(stage.client(), SHOP);
+    for job in jobs.list(&ListParams::default()).await? {
+        let failed = job.status.as_ref().and_then(|status| status.failed).unwrap_or_default();
+        ensure!(failed == 0, "{:?} counts {failed} failures", job.metadata.name);
+    }
+    Ok(())
+}
+
+async fn meshed(stage: &Stage) -> Result<usize> {
+    let pods: Api<Pod> = Api::namespaced(stage.client(), SHOP);
+    Ok(pods.list_metadata(&ListParams::default().labels(MESHED)).await?.items.len())
+}
+
+/// The pods that have a proxy, by a watch: asking again and again would cost the API server what is measured.
+struct Meshed<S> {
+    events: S,
+    count: usize,
+}
+
+type Event = kube::Result<WatchEvent<PartialObjectMeta<Pod>>>;
+
+async fn follow(stage: &Stage) -> Result<Meshed<impl Stream<Item = Event> + Unpin>> {
+    let pods: Api<Pod> = Api::namespaced(stage.client(), SHOP);
+    let there = pods.list_metadata(&ListParams::default().labels(MESHED)).await?;
+    let version = there.metadata.resource_version.context("a list without a version")?;
+    let events = pods.watch_metadata(&WatchParams::default().labels(MESHED), &version).await?;
+    Ok(Meshed { events: Box::pin(events), count: there.items.len() })
+}
+
+impl<S: Stream<Item = Event> + Unpin> Meshed<S> {
+    /// When there are so many.
+    async fn until(&mut self, count: usize) -> Result<Instant> {
+        while self.count < count {
+            match self.events.next().await.context("the watch has ended")?? {
+                WatchEvent::Added(_) => self.count += 1,
+                WatchEvent::Deleted(_) => self.count -= 1,
+                WatchEvent::Error(status) => bail!("the watch: {status:?}"),
+                WatchEvent::Modified(_) | WatchEvent::Bookmark(_) => {}
+            }
+        }
+        Ok(Instant::now())
+    }
+}
