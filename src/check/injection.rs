@@ -28,7 +28,7 @@ fn here(proof: &Proof) -> Check {
             PROVEN.fails(format!("a dry-run pod in namespace {namespace} was not: {reason}")).with_fix("linkerd check")
         }
         Proof::Answered { namespace, outcome: Outcome::Unknown(reason) } => {
-            PROVEN.warns(format!("a dry-run pod in namespace {namespace} told nothing: {reason}"))
+            PROVEN.warns(format!("a dry-run pod in namespace {namespace} shows nothing: {reason}"))
         }
         Proof::Skipped(why) => PROVEN.warns(format!("not looked at: {why}")),
         Proof::Forbidden(right) => PROVEN.warns(format!("not looked at: you may not {right}")),

@@ -78,7 +78,7 @@ fn ready(state: &State) -> Vec<Check> {
             } else {
                 AGENTS.warns(told).with_fix(fix)
             });
-            checks.push(renewed(state, lease::NAME, PROVER, "nobody proves injection, and no node opens by a proof"));
+            checks.push(renewed(state, lease::NAME, PROVER, "no agent proves injection, and no node opens by a proof"));
         }
     }
     match state.controller() {

@@ -106,7 +106,7 @@ pub fn for_linkerd(arguments: Vec<OsString>) -> (Vec<OsString>, Vec<String>) {
             let flag =
                 argument.to_str().filter(|_| *place > 1).and_then(|text| text.strip_prefix("--")?.split_once('='));
             match flag {
-                // Its lists are empty where nobody filled them.
+                // Its lists are empty by default.
                 Some((_, "" | "[]")) => false,
                 Some((flag, _)) if !known(flag) => {
                     left_out.push(format!("--{flag}"));

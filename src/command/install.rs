@@ -12,7 +12,7 @@ use std::io::Write;
 pub struct Install {
     /// The image, with its tag or digest.
     pub image: String,
-    /// Whether anything is done, or only told.
+    /// Whether anything is done, or only logged.
     pub mode: Mode,
     /// What becomes of a pod that misses the injector.
     pub admission: Admission,
