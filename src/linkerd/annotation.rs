@@ -121,11 +121,11 @@ pub fn meant_by(key: &str) -> Option<String> {
         "inject.linkerd.io/enabled",
     ];
     // `linkerd.io/created-by` and the like are Linkerd's own: only what is close to asking is taken for it.
-    if ask.contains(&lower.as_str()) || strsim::damerau_levenshtein(&lower, INJECT) <= 2 {
+    if ask.contains(&lower.as_str()) || is_near(&lower, INJECT) {
         return Some(INJECT.to_owned());
     }
     let (prefix, rest) = lower.split_once('/')?;
-    if strsim::damerau_levenshtein(prefix, "config.linkerd.io") > 2 && prefix != "linkerd.io" {
+    if !is_near(prefix, "config.linkerd.io") && prefix != "linkerd.io" {
         return None;
     }
     // The stages of a setting share their last part: what is known under another prefix is no typo of it.
@@ -136,6 +136,11 @@ pub fn meant_by(key: &str) -> Option<String> {
         (0..=2, known) if rest.len() > 5 => Some(format!("{CONFIG}{known}")),
         _ => None,
     }
+}
+
+/// Whether at most two letters differ. A difference in length is one in letters, and spares the comparison of most keys.
+fn is_near(text: &str, known: &str) -> bool {
+    text.chars().count().abs_diff(known.len()) <= 2 && strsim::damerau_levenshtein(text, known) <= 2
 }
 
 #[cfg(test)]
