@@ -15,7 +15,7 @@ use linkerd_gate::command::by_hand::{self, Say, SayError};
 use linkerd_gate::command::explain::{ExplainError, Explained, Live, explain, explain_live};
 use linkerd_gate::command::not_done::NotDone;
 use linkerd_gate::command::{check, install, recreate, release, status, uninstall, version};
-use linkerd_gate::config::{Agent, Controller, LogFormat, LogLevel, Problems, Wait};
+use linkerd_gate::config::{Agent, Controller, LogFilter, LogFormat, Problems, Wait};
 use linkerd_gate::exit::Exit;
 use linkerd_gate::role::agent;
 use linkerd_gate::role::controller;
@@ -97,7 +97,7 @@ fn run_wait() -> Exit {
         Err(problems) => return misconfigured(&problems),
     };
     let log = settings.termination_log.clone();
-    run(&log, settings.log_level, settings.log_format, async |signalled| {
+    run(&log, &settings.log.clone(), settings.log_format, async |signalled| {
         wait::run(&settings, signalled).await.map_err(|error| error.to_string())
     })
 }
@@ -108,7 +108,7 @@ fn run_agent() -> Exit {
         Err(problems) => return misconfigured(&problems),
     };
     let log = settings.termination_log.clone();
-    run(&log, settings.log_level, settings.log_format, async |signalled| {
+    run(&log, &settings.log.clone(), settings.log_format, async |signalled| {
         Box::pin(agent::run(settings, signalled)).await.map_err(|error| error.to_string())
     })
 }
@@ -119,7 +119,7 @@ fn run_controller() -> Exit {
         Err(problems) => return misconfigured(&problems),
     };
     let log = settings.termination_log.clone();
-    run(&log, settings.log_level, settings.log_format, async |signalled| {
+    run(&log, &settings.log.clone(), settings.log_format, async |signalled| {
         Box::pin(controller::run(settings, signalled)).await.map_err(|error| error.to_string())
     })
 }
@@ -127,11 +127,11 @@ fn run_controller() -> Exit {
 /// Runs a role on one thread until it ends, or until SIGTERM has ended it.
 fn run(
     termination_log: &Path,
-    level: LogLevel,
+    filter: &LogFilter,
     format: LogFormat,
     role: impl AsyncFnOnce(Signalled) -> Result<Exit, String>,
 ) -> Exit {
-    telemetry::install(level, format);
+    telemetry::install(filter, format);
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return refuse(termination_log, Exit::Internal, &format!("cannot start: {error}")),

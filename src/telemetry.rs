@@ -2,16 +2,14 @@
 
 use tracing_subscriber::fmt;
 
-use crate::config::{LogFormat, LogLevel};
+use crate::config::{LogFilter, LogFormat};
 
-/// Installs the process-wide subscriber. Only our own crate's events pass: what a library has to say at `debug` about
-/// each connection is noise to whoever reads a held pod's log.
-pub fn install(level: LogLevel, format: LogFormat) {
+/// Installs the process-wide subscriber, for the lines that pass the filter.
+pub fn install(filter: &LogFilter, format: LogFormat) {
     use tracing_subscriber::layer::SubscriberExt as _;
     use tracing_subscriber::util::SubscriberInitExt as _;
 
-    let ours = tracing_subscriber::filter::Targets::new().with_target("linkerd_gate", tracing::Level::from(level));
-    let registry = tracing_subscriber::registry().with(ours);
+    let registry = tracing_subscriber::registry().with(filter.targets());
     // A second installation (tests in one process) keeps the first: nothing depends on which one it is.
     let _already_installed = match format {
         LogFormat::Plain => {

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::log_filter::LogFilter;
 use super::proving::{Proving, ProvingRaw};
 use super::table::Role;
-use super::value::{LogFormat, LogLevel, Mode, Taint};
+use super::value::{LogFormat, Mode, Taint};
 use super::{Problems, Reader, duration, given, namespace, word};
 use crate::decide::node::{NodePolicy, TAINT_KEY, Tainting};
 
@@ -41,7 +42,7 @@ pub struct Agent {
     /// Where the reason of a failed start is kept for `kubectl describe pod`.
     pub termination_log: PathBuf,
     /// How much is logged.
-    pub log_level: LogLevel,
+    pub log: LogFilter,
     /// How a log line is written.
     pub log_format: LogFormat,
 }
@@ -70,7 +71,7 @@ struct Raw {
     listen: Option<String>,
     kubeconfig: Option<String>,
     termination_log: Option<String>,
-    log_level: Option<String>,
+    log: Option<String>,
     log_format: Option<String>,
 }
 
@@ -138,7 +139,7 @@ impl Reader {
             port: self.optional("LINKERD_GATE_LISTEN", raw.listen, port).unwrap_or(4192),
             kubeconfig: given(raw.kubeconfig).map(PathBuf::from),
             termination_log: given(raw.termination_log).map_or_else(|| "/dev/termination-log".into(), PathBuf::from),
-            log_level: self.optional("LINKERD_GATE_LOG_LEVEL", raw.log_level, word).unwrap_or(LogLevel::Info),
+            log: self.optional("LINKERD_GATE_LOG", raw.log, word).unwrap_or_default(),
             log_format: self.optional("LINKERD_GATE_LOG_FORMAT", raw.log_format, word).unwrap_or(LogFormat::Plain),
         }
     }
@@ -268,7 +269,7 @@ mod tests {
             ("LINKERD_GATE_PROBE_NAMESPACE", "a.b"),
             ("LINKERD_GATE_API_SERVERS", "10.0.0.1"),
             ("LINKERD_GATE_LISTEN", "0"),
-            ("LINKERD_GATE_LOG_LEVEL", "trace"),
+            ("LINKERD_GATE_LOG", "verbose"),
             ("LINKERD_GATE_ON_MISSED", "hold"),
         ];
         let found: BTreeSet<String> = complaints(with(&bad)).into_iter().collect();

@@ -8,9 +8,10 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::agent::{port, taint_key};
+use super::log_filter::LogFilter;
 use super::proving::{Proving, ProvingRaw};
 use super::table::Role;
-use super::value::{AdmissionChoice, LogFormat, LogLevel, Mode, Switch};
+use super::value::{AdmissionChoice, LogFormat, Mode, Switch};
 use super::{Problems, Reader, duration, given, word};
 use crate::decide::node::TAINT_KEY;
 use crate::decide::repair::{Rate, Repair, RepairPolicy};
@@ -51,7 +52,7 @@ pub struct Controller {
     /// Where the reason of a failed start is kept for `kubectl describe pod`.
     pub termination_log: PathBuf,
     /// How much is logged.
-    pub log_level: LogLevel,
+    pub log: LogFilter,
     /// How a log line is written.
     pub log_format: LogFormat,
 }
@@ -84,7 +85,7 @@ struct Raw {
     listen: Option<String>,
     kubeconfig: Option<String>,
     termination_log: Option<String>,
-    log_level: Option<String>,
+    log: Option<String>,
     log_format: Option<String>,
 }
 
@@ -161,7 +162,7 @@ impl Reader {
             port: self.optional("LINKERD_GATE_LISTEN", raw.listen, port).unwrap_or(4192),
             kubeconfig: given(raw.kubeconfig).map(PathBuf::from),
             termination_log: given(raw.termination_log).map_or_else(|| "/dev/termination-log".into(), PathBuf::from),
-            log_level: self.optional("LINKERD_GATE_LOG_LEVEL", raw.log_level, word).unwrap_or(LogLevel::Info),
+            log: self.optional("LINKERD_GATE_LOG", raw.log, word).unwrap_or_default(),
             log_format: self.optional("LINKERD_GATE_LOG_FORMAT", raw.log_format, word).unwrap_or(LogFormat::Plain),
         }
     }

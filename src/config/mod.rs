@@ -3,6 +3,7 @@
 mod agent;
 mod controller;
 pub mod fix;
+mod log_filter;
 mod problem;
 mod proving;
 pub mod table;
@@ -20,12 +21,11 @@ use serde::de::DeserializeOwned;
 
 pub use self::agent::Agent;
 pub use self::controller::Controller;
+pub use self::log_filter::LogFilter;
 pub use self::problem::{Problem, Problems};
 pub use self::proving::Proving;
 use self::table::Role;
-pub use self::value::{
-    Address, Component, DnsName, IdentityBy, LogFormat, LogLevel, Mode, OnMissed, OnTimeout, WhenMeshed,
-};
+pub use self::value::{Address, Component, DnsName, IdentityBy, LogFormat, Mode, OnMissed, OnTimeout, WhenMeshed};
 
 /// The port that an agent serves on its node.
 pub const AGENT_PORT: u16 = 4192;
@@ -50,7 +50,7 @@ pub struct Wait {
     /// Where the last reason is kept for `kubectl describe pod`.
     pub termination_log: PathBuf,
     /// How much is logged.
-    pub log_level: LogLevel,
+    pub log: LogFilter,
     /// How a log line is written.
     pub log_format: LogFormat,
 }
@@ -119,7 +119,7 @@ struct Raw {
     destination_address: Option<String>,
     policy_address: Option<String>,
     termination_log: Option<String>,
-    log_level: Option<String>,
+    log: Option<String>,
     log_format: Option<String>,
 }
 
@@ -254,7 +254,7 @@ impl Reader {
                 policy_address: raw.policy_address,
             }),
             termination_log: given(raw.termination_log).map_or_else(|| "/dev/termination-log".into(), PathBuf::from),
-            log_level: self.optional("LINKERD_GATE_LOG_LEVEL", raw.log_level, word).unwrap_or(LogLevel::Info),
+            log: self.optional("LINKERD_GATE_LOG", raw.log, word).unwrap_or_default(),
             log_format: self.optional("LINKERD_GATE_LOG_FORMAT", raw.log_format, word).unwrap_or(LogFormat::Plain),
         }
     }

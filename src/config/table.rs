@@ -30,12 +30,12 @@ const TERMINATION_LOG: Variable = Variable {
     purpose: "Where the last reason is kept for `kubectl describe pod`.",
 };
 
-const LOG_LEVEL: Variable = Variable {
-    name: "LINKERD_GATE_LOG_LEVEL",
+const LOG: Variable = Variable {
+    name: "LINKERD_GATE_LOG",
     default: "info",
-    accepted: "error, warn, info, debug",
-    example: "debug",
-    purpose: "debug adds a line for every look.",
+    accepted: "off, error, warn, info, debug, trace; and TARGET=LEVEL for a library, with commas between",
+    example: "debug,kube=info",
+    purpose: "debug adds a line for every probe. kube=debug adds what the client library says of each request.",
 };
 
 const LOG_FORMAT: Variable = Variable {
@@ -196,7 +196,7 @@ pub const WAIT: &[Variable] = &[
         purpose: "Where the policy controller's /ready is asked, when LINKERD_GATE_REQUIRE lists it.",
     },
     TERMINATION_LOG,
-    LOG_LEVEL,
+    LOG,
     LOG_FORMAT,
 ];
 
@@ -342,7 +342,7 @@ pub const AGENT: &[Variable] = &[
         purpose: "How the API server is reached, for an agent that does not run in a pod.",
     },
     TERMINATION_LOG,
-    LOG_LEVEL,
+    LOG,
     LOG_FORMAT,
 ];
 
@@ -474,7 +474,7 @@ pub const CONTROLLER: &[Variable] = &[
         purpose: "How the API server is reached, for a controller that does not run in a pod.",
     },
     TERMINATION_LOG,
-    LOG_LEVEL,
+    LOG,
     LOG_FORMAT,
 ];
 

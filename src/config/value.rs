@@ -141,20 +141,6 @@ words! {
 }
 
 words! {
-    /// How much is logged.
-    LogLevel {
-        /// What ends the process.
-        Error = "error",
-        /// What a person should look at.
-        Warn = "warn",
-        /// One line per change of mind.
-        Info = "info",
-        /// One line per look.
-        Debug = "debug",
-    }
-}
-
-words! {
     /// How a log line is written.
     LogFormat {
         /// For people.
@@ -176,19 +162,6 @@ pub struct Address {
 /// A DNS name in the form that Kubernetes and certificates use: labels of letters, digits, `-` and `_`, no final dot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DnsName(String);
-
-// === impl LogLevel ===
-
-impl From<LogLevel> for tracing::Level {
-    fn from(level: LogLevel) -> Self {
-        match level {
-            LogLevel::Error => Self::ERROR,
-            LogLevel::Warn => Self::WARN,
-            LogLevel::Info => Self::INFO,
-            LogLevel::Debug => Self::DEBUG,
-        }
-    }
-}
 
 // === impl Address ===
 
@@ -284,7 +257,6 @@ mod tests {
         goes_there_and_back(Mode::ALL);
         goes_there_and_back(Taint::ALL);
         goes_there_and_back(IdentityBy::ALL);
-        goes_there_and_back(LogLevel::ALL);
         goes_there_and_back(LogFormat::ALL);
     }
 

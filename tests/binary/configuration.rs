@@ -79,7 +79,7 @@ async fn the_value_that_a_refusal_gives_is_taken() {
         ("TIMEOUT", "10", "LINKERD_GATE_TIMEOUT=10s"),
         ("TIMEOUT", "1M", "LINKERD_GATE_TIMEOUT=1m"),
         ("ON_TIMEOUT", "Open", "LINKERD_GATE_ON_TIMEOUT=open"),
-        ("LOG_LEVEL", "trace", "LINKERD_GATE_LOG_LEVEL=debug"),
+        ("LOG", "verbose", "LINKERD_GATE_LOG=debug,kube=info"),
     ] {
         let run = missed().asking(&linkerd).with("ON_MISSED", "exit").with("TIMEOUT", "1m");
         let refused = run.clone().with(name, wrong).end().await;
