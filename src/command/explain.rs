@@ -1,7 +1,7 @@
 //! `linkerd-gate explain`: whether a pod would be injected, by which rule, and what to do.
 //!
 //! Of files no cluster is asked: what it would know (the namespace, the webhook configuration) comes from files, or is assumed
-//! and said to be assumed. Of what is in a cluster [`live`] asks for both.
+//! and said to be assumed. Of what is in a cluster `explain_live` asks the API server for both.
 
 mod entry;
 mod explanation;

@@ -221,7 +221,7 @@ pub fn tolerate<'a>(
 }
 
 /// The essential DaemonSets whose pods do not tolerate our taint. A DaemonSet's controller makes no pod for a node with such a taint, so
-/// there is no pod to add a toleration to. `ignored` are names of DaemonSets that no node waits for, as [`is_ignored`] reads them.
+/// there is no pod to add a toleration to. `ignored` are names of DaemonSets that no node waits for, `NAMESPACE/NAME` with an optional final `*`.
 pub fn intolerant<'a>(
     taint_key: &str,
     essential: &BTreeSet<String>,
