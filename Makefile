@@ -33,6 +33,11 @@ check: ## The everyday loop: format, lints, unit tests, scripted API server; no 
 	cargo clippy --locked --workspace --all-targets --quiet -- -D warnings
 	cargo test --locked --quiet --package linkerd-gate --lib $(CHECKED:%=--test %)
 
+# SOAK=10m, for instance.
+.PHONY: soak
+soak: ## Let owners and boots come and go for an hour on kwok, print the memory of controller and prover, and fail where it grows
+	LINKERD_GATE_TESTS_SOAK="$${SOAK:-1h}" cargo test --locked --package linkerd-gate --test controller soak -- --nocapture
+
 # BENCH="--json", "--alone", "--only holding", …
 .PHONY: bench
 bench: ## Measure size, memory, CPU and latencies of waits and agents beside kubectl wait and initium, in one table (about 20 min)

@@ -439,6 +439,14 @@ impl Agent {
         Ok(self.child.kill().await?)
     }
 
+    /// Its resident memory, in KiB.
+    pub fn resident(&self) -> Result<u64> {
+        let pid = self.child.id().context("it has ended")?;
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        Ok(line.trim().trim_end_matches(" kB").parse()?)
+    }
+
     /// The sum of a metric's values, over all its labels that contain `label`.
     pub async fn metric(&self, name: &str, label: &str) -> Result<u64> {
         let answer = linkerd_gate_kit::standin::client::get(([127, 0, 0, 1], self.port).into(), "/metrics").await?;

@@ -22,4 +22,5 @@ mod outage;
 mod replicas;
 mod running;
 mod shop;
+mod soak;
 mod traps;

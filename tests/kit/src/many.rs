@@ -36,6 +36,8 @@ pub struct Size {
     pub pods: usize,
     /// Of these, those without a proxy.
     pub missed: usize,
+    /// How many namespaces there are besides, whose pods agents let onto closed nodes. They have no pods.
+    pub essential: usize,
 }
 
 /// The server; it ends with this value.
@@ -52,6 +54,8 @@ struct Shared {
     told: broadcast::Sender<Told>,
     lists: watch::Sender<usize>,
     changes: watch::Sender<usize>,
+    /// How often pods of one namespace, or those without a node, were listed.
+    narrow_lists: watch::Sender<usize>,
 }
 
 /// What the watch of pods is told to do.
@@ -78,6 +82,7 @@ impl Many {
             told: broadcast::Sender::new(4),
             lists: watch::Sender::new(0),
             changes: watch::Sender::new(0),
+            narrow_lists: watch::Sender::new(0),
         });
         let mut tasks = JoinSet::new();
         let serving = Arc::clone(&shared);
@@ -109,6 +114,12 @@ impl Many {
         let before = *lists.borrow_and_update();
         let _nobody_watches = self.shared.told.send(Told::Expire);
         drop(lists.wait_for(|lists| *lists > before).await);
+    }
+
+    /// How often pods of one namespace, or those without a node, were listed; waits for the first time.
+    pub async fn narrow_lists(&self) -> usize {
+        let mut lists = self.shared.narrow_lists.subscribe();
+        lists.wait_for(|lists| *lists > 0).await.map(|lists| *lists).unwrap_or_default()
     }
 
     /// Waits until all pods were listed so often.
@@ -165,7 +176,9 @@ impl Shared {
             );
             stream.get_mut().write_all(head.as_bytes()).await?;
             stream.get_mut().write_all(body.as_bytes()).await?;
-            if resource == "pods" && path == "/api/v1/pods" && !body.contains("\"continue\"") {
+            if resource == "pods" && method == "GET" && (path != "/api/v1/pods" || is_narrow(&query)) {
+                self.narrow_lists.send_modify(|lists| *lists += 1);
+            } else if resource == "pods" && path == "/api/v1/pods" && !body.contains("\"continue\"") {
                 // Whoever asked has the last page.
                 self.lists.send_modify(|lists| *lists += 1);
             }
@@ -223,9 +236,15 @@ impl Shared {
         let Size { pods, .. } = self.size;
         let owners = pods.div_ceil(OF_EACH);
         match resource {
-            "pods" if path == "/api/v1/pods" => page(query, pods, |index| self.pod(index, 0)),
+            "pods" if path == "/api/v1/pods" && !is_narrow(query) => page(query, pods, |index| self.pod(index, 0)),
             "replicasets" => page(query, owners * (1 + REVISIONS), |index| replica_set(index, owners)),
-            "namespaces" => page(query, NAMESPACES, |index| {
+            "namespaces" => page(query, NAMESPACES + self.size.essential, |index| {
+                if index >= NAMESPACES {
+                    let name = format!("essential-{}", index - NAMESPACES);
+                    let labels = json!({"linkerd-gate/essential": "true"});
+                    return json!({"metadata": {"name": name, "uid": uid(3, index), "resourceVersion": "1", "labels": labels}})
+                        .to_string();
+                }
                 json!({"metadata": {"name": format!("team-{index}"), "uid": uid(3, index), "resourceVersion": "1",
                     "annotations": {"linkerd.io/inject": "enabled"}}})
                 .to_string()
@@ -329,6 +348,11 @@ fn replica_set(index: usize, owners: usize) -> String {
         "status": {"replicas": replicas, "readyReplicas": replicas},
     })
     .to_string()
+}
+
+/// Whether it asks for pods without a node only.
+fn is_narrow(query: &BTreeMap<&str, &str>) -> bool {
+    query.get("fieldSelector").is_some_and(|selector| selector.starts_with("spec.nodeName"))
 }
 
 fn uid(kind: usize, index: usize) -> String {
