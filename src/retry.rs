@@ -61,6 +61,11 @@ impl Schedule {
         Self::new(Duration::from_millis(2500), Duration::from_millis(2500), 1.0)
     }
 
+    /// Before a node is opened by a verdict that opens all of them: 0 to 1 s, so that a thousand agents do not write at one instant.
+    pub fn opening() -> Self {
+        Self::new(Duration::from_millis(500), Duration::from_millis(500), 1.0)
+    }
+
     /// Proofs and looks at identity while closed: 100 ms, growing to 5 s.
     pub fn proving() -> Self {
         Self::new(Duration::from_millis(100), Duration::from_secs(5), 0.2)

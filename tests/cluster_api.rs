@@ -19,7 +19,7 @@ use linkerd_gate::decide::node::{Change, Edit, NodeView, TAINT_KEY};
 use linkerd_gate::decide::{Gate, Outcome, Publication};
 use scripted::{Step, scripted, status};
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 fn own() -> Pod {
     serde_json::from_value(json!({
@@ -551,8 +551,10 @@ async fn a_dry_run_is_sent_once_whatever_comes_of_it() {
         ),
         (status(429, "TooManyRequests", "later"), "unknown: a dry-run pod was refused"),
     ] {
-        let proof =
-            scripted(vec![dry_run(answer)], async |client| probe::send(client, "linkerd-gate-probe").await).await;
+        let proof = scripted(vec![dry_run(answer)], async |client| {
+            probe::send(client, "linkerd-gate-probe", &BTreeMap::new(), None).await
+        })
+        .await;
         let Proof::Answered(outcome) = proof else { panic!("it did answer") };
         assert!(outcome.to_string().starts_with(expected), "{outcome}");
     }

@@ -20,6 +20,7 @@ mod reduced;
 mod refused;
 pub mod repair;
 mod replace;
+pub mod successor;
 pub mod uninstall;
 pub mod versions;
 pub mod watch;

@@ -1,14 +1,17 @@
 //! The proof of injection: a pod that is sent and never stored.
 
-use k8s_openapi::api::core::v1::{Capabilities, Container, Pod, PodSpec, SeccompProfile, SecurityContext};
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Capabilities, Container, Namespace, Pod, PodSpec, SeccompProfile, SecurityContext};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::api::{Api, PostParams};
+use kube::api::{Api, ListParams, PostParams};
 use kube::{Client, Error};
 
 use super::failure::describe;
 use crate::decide::Outcome;
 use crate::decide::proof::{self, Answer};
 use crate::linkerd::names;
+use crate::linkerd::{TokenProjection, WebhookView, injection};
 
 /// What came back from one API server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,22 +22,35 @@ pub enum Proof {
     Unreachable(String),
 }
 
-/// Sends a dry-run pod to the probe namespace, which asks for its pods.
-pub async fn send(client: Client, namespace: &str) -> Proof {
-    try_create(client, namespace, &pod()).await
+/// Sends a dry-run pod with these labels to the probe namespace, which asks for its pods. Where it comes back bare, `webhooks` and the
+/// namespace tell whether the injector is called for such a pod at all.
+pub async fn send(
+    client: Client,
+    namespace: &str,
+    labels: &BTreeMap<String, String>,
+    webhooks: Option<&WebhookView>,
+) -> Proof {
+    try_create(client, namespace, &pod(labels), webhooks).await
 }
 
 /// Sends one that asks for itself, to any namespace.
 pub async fn send_asking(client: Client, namespace: &str) -> Proof {
-    let mut pod = pod();
+    let mut pod = pod(&BTreeMap::new());
     let asks = (names::annotation::INJECT.to_owned(), names::inject::ENABLED.to_owned());
     pod.metadata.annotations = Some([asks].into());
-    try_create(client, namespace, &pod).await
+    try_create(client, namespace, &pod, None).await
 }
 
-async fn try_create(client: Client, namespace: &str, pod: &Pod) -> Proof {
+async fn try_create(client: Client, namespace: &str, sent: &Pod, webhooks: Option<&WebhookView>) -> Proof {
     let parameters = PostParams { dry_run: true, field_manager: Some(super::FIELD_MANAGER.to_owned()) };
-    match Api::<Pod>::namespaced(client, namespace).create(&parameters, pod).await {
+    match Api::<Pod>::namespaced(client.clone(), namespace).create(&parameters, sent).await {
+        Ok(pod) if !proof::has_proxy(&pod) => {
+            let unasked = match webhooks {
+                Some(webhooks) => why_unasked(client, namespace, sent, webhooks).await,
+                None => None,
+            };
+            Proof::Answered(unasked.unwrap_or_else(|| proof::outcome(Answer::Admitted(&pod))))
+        }
         Ok(pod) => Proof::Answered(proof::outcome(Answer::Admitted(&pod))),
         Err(Error::Api(status)) if status.code == 404 => Proof::Answered(Outcome::unknown(format!(
             "there is no namespace {namespace} to send a dry-run pod to: apply deploy/manifests again"
@@ -52,6 +68,14 @@ async fn try_create(client: Client, namespace: &str, pod: &Pod) -> Proof {
     }
 }
 
+/// Why the injector does not inject such a pod even if everything works; nothing where it would, or where that cannot be known.
+async fn why_unasked(client: Client, namespace: &str, pod: &Pod, webhooks: &WebhookView) -> Option<Outcome> {
+    // By a list: that is a right which both roles have.
+    let only = ListParams::default().fields(&format!("metadata.name={namespace}"));
+    let found = Api::<Namespace>::all(client).list(&only).await.ok()?.items.pop()?;
+    proof::unasked(namespace, &injection(pod, &found, webhooks, TokenProjection::Enabled))
+}
+
 /// Whether the request never left.
 fn is_connecting(error: &Error) -> bool {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
@@ -66,9 +90,13 @@ fn is_connecting(error: &Error) -> bool {
 
 /// The smallest pod that every PodSecurity level takes. Its name is fixed and it has no owner: the injector looks owners up and
 /// would write an event on one.
-fn pod() -> Pod {
+fn pod(labels: &BTreeMap<String, String>) -> Pod {
     Pod {
-        metadata: ObjectMeta { name: Some("linkerd-gate-probe".to_owned()), ..ObjectMeta::default() },
+        metadata: ObjectMeta {
+            name: Some("linkerd-gate-probe".to_owned()),
+            labels: Some(labels.clone()).filter(|labels| !labels.is_empty()),
+            ..ObjectMeta::default()
+        },
         spec: Some(PodSpec {
             containers: vec![Container {
                 name: "probe".to_owned(),

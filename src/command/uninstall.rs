@@ -4,7 +4,7 @@
 //! taken all the same; to run it again does what is left to do.
 
 use k8s_openapi::api::core::v1::Pod;
-use std::{io::Write, time::Duration};
+use std::{collections::BTreeMap, io::Write, time::Duration};
 
 use super::not_done::NotDone;
 use crate::{
@@ -282,10 +282,11 @@ impl<W: Write> Run<'_, W> {
     /// Whether a pod that is created now gets a proxy.
     async fn prove(&mut self) -> Result<bool, NotDone> {
         for _ in 0..PROOFS {
-            let outcome = match probe::send(self.client.clone(), &self.uninstall.probe_namespace).await {
-                Proof::Answered(outcome) => outcome,
-                Proof::Unreachable(why) => Outcome::unknown(why),
-            };
+            let outcome =
+                match probe::send(self.client.clone(), &self.uninstall.probe_namespace, &BTreeMap::new(), None).await {
+                    Proof::Answered(outcome) => outcome,
+                    Proof::Unreachable(why) => Outcome::unknown(why),
+                };
             if !outcome.is_ready() {
                 let why = format!("not proven ({outcome}): held pods");
                 self.say(

@@ -66,6 +66,7 @@ struct Raw {
     require: Option<String>,
     identity: Option<String>,
     probe_namespace: Option<String>,
+    probe_labels: Option<String>,
     api_servers: Option<String>,
     boot_id_file: Option<String>,
     listen: Option<String>,
@@ -132,6 +133,7 @@ impl Reader {
                 require: raw.require,
                 identity: raw.identity,
                 probe_namespace: raw.probe_namespace,
+                probe_labels: raw.probe_labels,
                 api_servers: raw.api_servers,
             }),
             boot_id_file: given(raw.boot_id_file)
@@ -145,8 +147,13 @@ impl Reader {
     }
 }
 
-/// A qualified name, as the API server checks a taint's key (k8s.io/apimachinery, `IsQualifiedName`).
+/// A taint's key.
 pub(super) fn taint_key(text: &str) -> Result<String, String> {
+    if is_label_key(text) { Ok(text.to_owned()) } else { Err("is no key that a taint can have".to_owned()) }
+}
+
+/// Whether it is a qualified name, which keys of labels and taints are (k8s.io/apimachinery, `IsQualifiedName`).
+pub(super) fn is_label_key(text: &str) -> bool {
     let (prefix, name) = match text.split_once('/') {
         Some((prefix, name)) => (Some(prefix), name),
         None => (None, text),
@@ -162,7 +169,7 @@ pub(super) fn taint_key(text: &str) -> Result<String, String> {
             && prefix.split('.').all(edge)
             && prefix.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte))
     });
-    if good_name && good_prefix { Ok(text.to_owned()) } else { Err("is no key that a taint can have".to_owned()) }
+    good_name && good_prefix
 }
 
 fn namespaces(text: &str) -> Result<BTreeSet<String>, String> {
@@ -267,6 +274,7 @@ mod tests {
             ("LINKERD_GATE_REQUIRE", "webhook"),
             ("LINKERD_GATE_IDENTITY", "no"),
             ("LINKERD_GATE_PROBE_NAMESPACE", "a.b"),
+            ("LINKERD_GATE_PROBE_LABELS", "mesh=on,mesh"),
             ("LINKERD_GATE_API_SERVERS", "10.0.0.1"),
             ("LINKERD_GATE_LISTEN", "0"),
             ("LINKERD_GATE_LOG", "verbose"),

@@ -1,7 +1,8 @@
 //! What a proof of injection takes: the same for every role that makes one.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use super::agent::is_label_key;
 use super::value::{Address, Component, IdentityBy};
 use super::{Reader, components, namespace, word};
 use crate::decide::{Policy, Probe};
@@ -15,6 +16,8 @@ pub struct Proving {
     pub identity_by: IdentityBy,
     /// Where dry-run pods are sent to.
     pub probe_namespace: String,
+    /// The labels of dry-run pods, for webhooks that select pods by labels.
+    pub probe_labels: BTreeMap<String, String>,
     /// The API servers through which injection is proven; empty where the cluster tells.
     pub api_servers: Vec<Address>,
 }
@@ -24,6 +27,7 @@ pub(super) struct ProvingRaw {
     pub(super) require: Option<String>,
     pub(super) identity: Option<String>,
     pub(super) probe_namespace: Option<String>,
+    pub(super) probe_labels: Option<String>,
     pub(super) api_servers: Option<String>,
 }
 
@@ -55,6 +59,7 @@ impl Reader {
             probe_namespace: self
                 .optional("LINKERD_GATE_PROBE_NAMESPACE", raw.probe_namespace, namespace)
                 .map_or_else(|| "linkerd-gate-probe".to_owned(), |name| name.to_string()),
+            probe_labels: self.optional("LINKERD_GATE_PROBE_LABELS", raw.probe_labels, labels).unwrap_or_default(),
             api_servers: self.optional("LINKERD_GATE_API_SERVERS", raw.api_servers, addresses).unwrap_or_default(),
         }
     }
@@ -62,5 +67,19 @@ impl Reader {
 
 fn addresses(text: &str) -> Result<Vec<Address>, String> {
     let one = |address: &str| address.parse().map_err(|why| format!("names {address:?}, which {why}"));
+    text.split(',').map(str::trim).map(one).collect()
+}
+
+fn labels(text: &str) -> Result<BTreeMap<String, String>, String> {
+    let is_value = |value: &str| {
+        let edge = |c: char| c.is_ascii_alphanumeric();
+        let inside = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+        value.is_empty()
+            || value.len() <= 63 && value.starts_with(edge) && value.ends_with(edge) && value.bytes().all(inside)
+    };
+    let one = |label: &str| match label.split_once('=') {
+        Some((key, value)) if is_label_key(key) && is_value(value) => Ok((key.to_owned(), value.to_owned())),
+        _ => Err(format!("names {label:?}, which is no label KEY=VALUE")),
+    };
     text.split(',').map(str::trim).map(one).collect()
 }

@@ -227,6 +227,15 @@ const PROVING_PROBE_NAMESPACE: Variable = Variable {
     purpose: "Where dry-run pods are sent to.",
 };
 
+const PROVING_PROBE_LABELS: Variable = Variable {
+    name: "LINKERD_GATE_PROBE_LABELS",
+    default: "empty",
+    accepted: "a comma-separated list of KEY=VALUE",
+    example: "linkerd.io/mesh=on",
+    purpose: "The labels of dry-run pods. A webhook whose objectSelector wants labels of pods is not called for a pod without them, and \
+              nothing is proven. One that wants labels of namespaces wants them of the probe namespace.",
+};
+
 const PROVING_API_SERVERS: Variable = Variable {
     name: "LINKERD_GATE_API_SERVERS",
     default: "the addresses in EndpointSlice default/kubernetes",
@@ -318,6 +327,7 @@ pub const AGENT: &[Variable] = &[
     PROVING_REQUIRE,
     PROVING_IDENTITY,
     PROVING_PROBE_NAMESPACE,
+    PROVING_PROBE_LABELS,
     PROVING_API_SERVERS,
     Variable {
         name: "LINKERD_GATE_BOOT_ID_FILE",
@@ -381,7 +391,8 @@ pub const CONTROLLER: &[Variable] = &[
         default: "enforce",
         accepted: "enforce, audit",
         example: "audit",
-        purpose: "audit decides, logs, counts and emits events, and writes nothing else.",
+        purpose: "audit decides, logs, counts and emits events. It writes nothing else but that it resumes Jobs which we suspended and \
+                  lifts our taint from nodes without an agent.",
     },
     Variable {
         name: "LINKERD_GATE_ADMISSION",
@@ -458,6 +469,7 @@ pub const CONTROLLER: &[Variable] = &[
     PROVING_REQUIRE,
     PROVING_IDENTITY,
     PROVING_PROBE_NAMESPACE,
+    PROVING_PROBE_LABELS,
     PROVING_API_SERVERS,
     Variable {
         name: "LINKERD_GATE_LISTEN",

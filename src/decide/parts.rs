@@ -4,7 +4,7 @@ use super::{evidence::Installation, outcome::Outcome};
 use crate::linkerd::{
     WebhookView,
     endpoints::{self, EndpointsView},
-    webhook::Endpoint,
+    webhook::{Endpoint, InjectorWebhook},
 };
 
 /// Whether Linkerd is installed, and whether its webhook can be called at all. `webhooks` is `None` before the first whole
@@ -21,7 +21,9 @@ pub fn webhook(webhooks: Option<&Result<WebhookView, String>>) -> (Installation,
     };
     let problem = view.webhooks.iter().find_map(|webhook| {
         let problem = webhook.ca.problem()?;
-        Some(format!("caBundle of webhook {} in {}: {problem}", webhook.name, webhook.configuration))
+        // Where another one that can be called does what this one should, the proof tells whether it does.
+        let covered = view.webhooks.iter().any(|other| other.ca.problem().is_none() && other.covers(webhook));
+        (!covered).then(|| format!("caBundle of webhook {} in {}: {problem}", webhook.name, webhook.configuration))
     });
     let matches_pods = view.webhooks.iter().any(|webhook| webhook.rules_match_pods);
     let outcome = match problem {
@@ -40,14 +42,41 @@ pub fn injector<'a>(
     let Some(slices) = slices else {
         return Outcome::unknown("its EndpointSlices have not been seen yet");
     };
+    let missing = |webhook: &InjectorWebhook| unanswered(webhook, slices.clone());
     for webhook in &webhooks.webhooks {
-        // Somewhere outside the cluster there are no endpoints to look at: only the proof tells.
-        let Endpoint::Service { namespace, name, .. } = &webhook.endpoint else { continue };
-        if endpoints::ready(slices.clone(), namespace, name) == 0 {
-            return Outcome::not_ready(format!("Service {namespace}/{name} has no endpoint that is ready"));
+        let Some(service) = missing(webhook) else { continue };
+        let serves = |other: &InjectorWebhook| other.ca.problem().is_none() && missing(other).is_none();
+        if !webhooks.webhooks.iter().any(|other| serves(other) && other.covers(webhook)) {
+            return Outcome::not_ready(format!(
+                "Service {service} has no endpoint that is ready (webhook configuration {})",
+                webhook.configuration
+            ));
         }
     }
     Outcome::Ready
+}
+
+/// Webhooks that nobody answers and that another one stands in for: left from an earlier installation, most likely. One sentence each.
+pub fn superseded(webhooks: &WebhookView, slices: &[EndpointsView]) -> Vec<String> {
+    let is_dead = |webhook: &InjectorWebhook| webhook.ca.problem().is_some() || unanswered(webhook, slices).is_some();
+    let (dead, serving): (Vec<_>, Vec<_>) = webhooks.webhooks.iter().partition(|webhook| is_dead(webhook));
+    let covered = dead.into_iter().filter(|webhook| serving.iter().any(|other| other.covers(webhook)));
+    covered
+        .map(|webhook| {
+            format!(
+                "webhook {} in {} cannot be called, and another one is called for the same pods: if an earlier installation left it, \
+                 kubectl delete mutatingwebhookconfiguration {}",
+                webhook.name, webhook.configuration, webhook.configuration
+            )
+        })
+        .collect()
+}
+
+/// The Service of a webhook, as `namespace/name`, that has no endpoint which is ready.
+fn unanswered<'a>(webhook: &InjectorWebhook, slices: impl IntoIterator<Item = &'a EndpointsView>) -> Option<String> {
+    // Somewhere outside the cluster there are no endpoints to look at: only the proof tells.
+    let Endpoint::Service { namespace, name, .. } = &webhook.endpoint else { return None };
+    (endpoints::ready(slices, namespace, name) == 0).then(|| format!("{namespace}/{name}"))
 }
 
 #[cfg(test)]
@@ -92,5 +121,74 @@ mod tests {
         assert!(matches!(injector(&webhooks, nobody), Outcome::Unknown(_)));
         assert!(matches!(injector(&webhooks, Some(&[slice("linkerd-dst")])), Outcome::NotReady(_)));
         assert!(injector(&webhooks, Some(&[slice("linkerd-proxy-injector")])).is_ready());
+    }
+
+    /// A configuration with a CA bundle of this text, for namespaces with this label, answered by this Service.
+    fn configuration(name: &str, ca_bundle: &[u8], label: &str, service: &str) -> MutatingWebhookConfiguration {
+        let expressions =
+            if label.is_empty() { Vec::new() } else { vec![serde_json::json!({"key": label, "operator": "Exists"})] };
+        let mut configuration: MutatingWebhookConfiguration = serde_json::from_value(serde_json::json!({
+            "metadata": {"name": name, "labels": {"linkerd.io/control-plane-component": "proxy-injector"}},
+            "webhooks": [{
+                "name": "linkerd-proxy-injector.linkerd.io",
+                "namespaceSelector": {"matchExpressions": expressions},
+                "clientConfig": {"service": {"name": service, "namespace": "linkerd"}},
+                "rules": [{"operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"]}],
+                "failurePolicy": "Ignore", "sideEffects": "None", "admissionReviewVersions": ["v1"],
+            }],
+        }))
+        .unwrap();
+        let webhook = configuration.webhooks.as_mut().unwrap().first_mut().unwrap();
+        webhook.client_config.ca_bundle = Some(k8s_openapi::ByteString(ca_bundle.to_vec()));
+        configuration
+    }
+
+    fn certificate() -> Vec<u8> {
+        rcgen::generate_simple_self_signed(["linkerd".to_owned()]).unwrap().cert.pem().into_bytes()
+    }
+
+    fn served(service: &str) -> Vec<EndpointsView> {
+        vec![EndpointsView {
+            namespace: "linkerd".to_owned(),
+            service: service.to_owned(),
+            ready: ["10.0.0.1".parse().unwrap()].into(),
+            ..EndpointsView::default()
+        }]
+    }
+
+    #[test]
+    fn a_stale_second_webhook_keeps_nothing_shut_where_another_stands_in_for_it() {
+        let good = configuration("new", &certificate(), "", "linkerd-proxy-injector");
+        let served = served("linkerd-proxy-injector");
+        for stale in [
+            configuration("old", b" ", "", "linkerd-proxy-injector"),
+            configuration("old", &certificate(), "", "linkerd-old-injector"),
+            configuration("old", &certificate(), "opt-in", "linkerd-old-injector"),
+        ] {
+            let view = WebhookView::new([&good, &stale]).unwrap();
+            let (installation, outcome) = webhook(Some(&Ok(view.clone())));
+            assert_eq!(installation, Installation::Present);
+            assert!(outcome.is_ready(), "{outcome}");
+            assert!(injector(&view, Some(&served)).is_ready());
+            let told = superseded(&view, &served);
+            assert!(told.len() == 1 && told[0].contains("in old cannot be called"), "{told:?}");
+        }
+    }
+
+    #[test]
+    fn a_webhook_that_alone_is_called_for_some_pods_has_to_be_served() {
+        let some = configuration("some", &certificate(), "opt-in", "linkerd-proxy-injector");
+        let served = served("linkerd-proxy-injector");
+        let dead = configuration("all", &certificate(), "", "linkerd-old-injector");
+        let view = WebhookView::new([&some, &dead]).unwrap();
+        let outcome = injector(&view, Some(&served));
+        assert!(
+            outcome.to_string().contains("linkerd/linkerd-old-injector has no endpoint that is ready"),
+            "{outcome}"
+        );
+        assert!(superseded(&view, &served).is_empty());
+        let bare = configuration("all", b"", "", "linkerd-proxy-injector");
+        let view = WebhookView::new([&some, &bare]).unwrap();
+        assert!(matches!(webhook(Some(&Ok(view))).1, Outcome::NotReady(_)));
     }
 }

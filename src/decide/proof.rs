@@ -6,6 +6,7 @@
 use k8s_openapi::api::core::v1::Pod;
 
 use super::Outcome;
+use crate::linkerd::Injection;
 
 /// The injector's webhook, as the API server names it in refusals (linkerd2, `charts/linkerd-control-plane`).
 const INJECTOR_WEBHOOK: &str = "linkerd-proxy-injector.linkerd.io";
@@ -43,7 +44,27 @@ pub fn outcome(answer: Answer<'_>) -> Outcome {
     }
 }
 
-fn has_proxy(pod: &Pod) -> bool {
+/// What a dry-run pod's way back bare says where the injector leaves such a pod alone by the rules; nothing where it injects it.
+pub fn unasked(namespace: &str, injection: &Injection) -> Option<Outcome> {
+    let why = match injection {
+        Injection::Inject(_) | Injection::Conditional(_) => return None,
+        Injection::Skip(reasons) => {
+            let reasons: Vec<String> = reasons.iter().map(ToString::to_string).collect();
+            format!(
+                "the injector leaves dry-run pods alone: {}; annotate namespace {namespace} as in 10-namespaces.yaml",
+                reasons.join(", ")
+            )
+        }
+        Injection::NotCalled(why) => format!(
+            "the injector is not called for dry-run pods: {why}; give namespace {namespace} the labels that it wants of namespaces, and \
+             LINKERD_GATE_PROBE_LABELS those that it wants of pods"
+        ),
+    };
+    Some(Outcome::not_ready(why))
+}
+
+/// Whether Linkerd's proxy is in it.
+pub fn has_proxy(pod: &Pod) -> bool {
     let Some(spec) = &pod.spec else { return false };
     let inits = spec.init_containers.iter().flatten();
     spec.containers.iter().chain(inits).any(|container| container.name == "linkerd-proxy")
@@ -103,5 +124,35 @@ mod tests {
 
         let stranger = "admission webhook \"policy.example.com\" denied the request: no";
         assert!(matches!(outcome(Answer::Refused(403, stranger)), Outcome::Unknown(_)));
+    }
+
+    #[test]
+    fn a_pod_that_nobody_asks_the_injector_about_says_which_selector_it_lacks() {
+        use crate::linkerd::{TokenProjection, WebhookView, injection, webhook::chart_default};
+        use k8s_openapi::api::core::v1::Namespace;
+        let says = |namespace_selector: serde_json::Value, object_selector: serde_json::Value, inject: &str| {
+            let mut configuration = chart_default();
+            let webhook = configuration.webhooks.as_mut().unwrap().first_mut().unwrap();
+            webhook.namespace_selector = Some(serde_json::from_value(namespace_selector).unwrap());
+            webhook.object_selector = Some(serde_json::from_value(object_selector).unwrap());
+            let view = WebhookView::new([&configuration]).unwrap();
+            let namespace: Namespace = serde_json::from_value(serde_json::json!({
+                "metadata": {"name": "probes", "annotations": {"linkerd.io/inject": inject}},
+            }))
+            .unwrap();
+            let outcome =
+                unasked("probes", &injection(&pod(&[], &["probe"]), &namespace, &view, TokenProjection::Enabled));
+            outcome.map(|outcome| outcome.to_string()).unwrap_or_default()
+        };
+        let all = serde_json::json!({});
+        let mesh = serde_json::json!({"matchLabels": {"mesh": "on"}});
+        assert_eq!(says(all.clone(), all.clone(), "enabled"), "");
+        let of_namespaces = says(mesh.clone(), all.clone(), "enabled");
+        assert!(of_namespaces.contains("it wants of the namespace's labels: mesh is \"on\""), "{of_namespaces}");
+        let of_pods = says(all.clone(), mesh, "enabled");
+        assert!(of_pods.contains("it wants of the pod's labels: mesh is \"on\""), "{of_pods}");
+        assert!(of_pods.contains("LINKERD_GATE_PROBE_LABELS"), "{of_pods}");
+        let skipped = says(all.clone(), all, "disabled");
+        assert!(skipped.contains("annotate namespace probes"), "{skipped}");
     }
 }

@@ -80,6 +80,12 @@ impl Selector {
         self.0.iter().all(|requirement| requirement.matches(labels))
     }
 
+    /// Whether it selects all that `other` selects, as far as that can be told without knowing labels: it asks for nothing that the other
+    /// does not ask for as well, word for word.
+    pub fn covers(&self, other: &Self) -> bool {
+        self.0.iter().all(|requirement| other.0.contains(requirement))
+    }
+
     /// The requirements that these labels do not meet, in the order in which they are written.
     pub fn unmet<'a>(&'a self, labels: &BTreeMap<String, String>) -> impl Iterator<Item = &'a Requirement> {
         self.0.iter().filter(|requirement| !requirement.matches(labels))

@@ -266,6 +266,16 @@ impl InjectorWebhook {
             Call::Conditional(self.match_conditions.clone())
         }
     }
+
+    /// Whether this one is called for every pod that `other` is called for, as far as selectors tell. Match conditions are CEL, which is
+    /// not looked into: the same names, of the same webhook by its name, count as the same.
+    pub fn covers(&self, other: &Self) -> bool {
+        (self.rules_match_pods || !other.rules_match_pods)
+            && self.namespace_selector.covers(&other.namespace_selector)
+            && self.object_selector.covers(&other.object_selector)
+            && (self.match_conditions.is_empty()
+                || self.name == other.name && self.match_conditions == other.match_conditions)
+    }
 }
 
 /// Whether a rule matches `CREATE` of `pods` in `v1` of the core group, as `rules.Matcher` of k8s.io/apiserver decides.

@@ -94,6 +94,14 @@ impl Watched {
             .collect()
     }
 
+    /// Webhooks that nobody answers and that another one stands in for, one sentence each.
+    pub(super) fn superseded(&self) -> BTreeSet<String> {
+        match (self.webhooks(), self.slices()) {
+            (Some(Ok(view)), Some(slices)) => parts::superseded(&view, &slices).into_iter().collect(),
+            _ => BTreeSet::new(),
+        }
+    }
+
     /// Whether both have been listed once.
     pub(super) fn is_known(&self) -> bool {
         self.webhooks.borrow().is_known() && self.endpoints.borrow().is_known()
@@ -171,7 +179,7 @@ impl Looker {
         // The API server itself waits for the webhook's timeout before it lets a pod pass.
         let patience =
             view.webhooks.iter().map(|webhook| webhook.timeout).max().unwrap_or_default() + Duration::from_millis(3300);
-        let namespace = self.wanted.probe_namespace.as_str();
+        let (namespace, labels) = (self.wanted.probe_namespace.as_str(), &self.wanted.probe_labels);
         let through = |server: Option<&Address>| {
             let client = self.access.fresh(server, patience + Duration::from_secs(1));
             async move {
@@ -180,11 +188,13 @@ impl Looker {
                     Err(error) => return Proof::Unreachable(error.to_string()),
                 };
                 // One that takes the request and does not answer has a say: it may be waiting for the injector.
-                tokio::time::timeout(patience, probe::send(client, namespace)).await.unwrap_or_else(|_| {
-                    Proof::Answered(Outcome::unknown(format!(
-                        "the API server did not answer a dry-run pod in {patience:?}"
-                    )))
-                })
+                tokio::time::timeout(patience, probe::send(client, namespace, labels, Some(view))).await.unwrap_or_else(
+                    |_| {
+                        Proof::Answered(Outcome::unknown(format!(
+                            "the API server did not answer a dry-run pod in {patience:?}"
+                        )))
+                    },
+                )
             }
         };
         let started = Instant::now();

@@ -46,6 +46,10 @@ async fn a_born_closed_node_is_opened_by_its_agent_or_as_an_orphan() -> Result<(
     let stage = Stage::set().await?;
     bear_closed(&stage).await?;
     let nodes = stage.nodes().await?;
+    // One that gets no agent, since it is no machine, is left alone.
+    let mut fargate = registration("fargate")?;
+    fargate.metadata.labels.get_or_insert_default().insert("eks.amazonaws.com/compute-type".into(), "fargate".into());
+    ensure!(!is_closed(&nodes.create(&PostParams::default(), &fargate).await?), "a virtual node was born closed");
     for name in ["node-0", "orphan"] {
         let born = nodes.create(&PostParams::default(), &registration(name)?).await?;
         let view = NodeView::of(&born);

@@ -5,6 +5,7 @@ mod born_closed;
 mod cost;
 mod faults;
 mod node;
+mod opening;
 mod prover;
 mod repair_wait;
 mod rights;

@@ -65,7 +65,7 @@ pub async fn apply_what_runs(stage: &Stage) -> Result<()> {
         .collect::<Result<_>>()?;
     files.retain(|name| name.as_str() < "60");
     files.sort();
-    ensure!(files.len() == 7, "{files:?}");
+    ensure!(files.len() == 8, "{files:?}");
     for file in files {
         apply(stage, &file).await?;
     }

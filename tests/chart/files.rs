@@ -85,6 +85,7 @@ const FILES: &[File] = &[
         ],
         settings: &[],
     },
+    File { name: "35-flow-control.yaml", templates: &["flow-control.yaml"], settings: &[] },
     File { name: "40-daemonset.yaml", templates: &["agent/daemonset.yaml"], settings: &[] },
     File {
         name: "50-controller-confinement.yaml",
@@ -118,6 +119,11 @@ const FILES: &[File] = &[
     File {
         name: "optional/70-eviction.yaml",
         templates: &["controller/rights/eviction.yaml"],
+        settings: &[("controller.eviction", "\"on\"")],
+    },
+    File {
+        name: "optional/74-successors.yaml",
+        templates: &["controller/rights/successors.yaml"],
         settings: &[("controller.eviction", "\"on\"")],
     },
     File {

@@ -111,6 +111,7 @@ impl Stage {
         let settings = [
             set("createNamespaces", true),
             set("probeNamespace", another("probeNamespace")),
+            set("probeNamespaceLabels", another("probeNamespaceLabels")),
             set("linkerdExtension", true),
         ];
         let made = self.helm(&words, &settings).await.map_err(anyhow::Error::msg)?;

@@ -173,3 +173,30 @@ fn the_image_is_named_by_digest_else_by_tag_else_by_the_charts_version() {
         format!("registry.example.com:5000/gate@{}", digest.as_str().unwrap())
     );
 }
+
+/// A scheduler's word on it: one agent for each machine, and none for a node that is none.
+#[test]
+fn virtual_nodes_get_no_agent() {
+    use linkerd_gate::decide::placement::{NodePlace, Placement};
+    let documents = render(NAMESPACE, &all_on());
+    let found = documents.into_iter().map(|document| document.value()).find(|document| document["kind"] == "DaemonSet");
+    let spec = found.expect("a DaemonSet")["spec"]["template"]["spec"].clone();
+    let placement = Placement::of(&serde_json::from_value(spec).unwrap());
+    let gets_one = |label: Option<(&str, &str)>| {
+        let labels = [("kubernetes.io/os", "linux")].into_iter().chain(label);
+        let labels = labels.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+        placement.fits(&NodePlace { name: "n".to_owned(), labels, taints: Vec::new() }, "linkerd-gate/closed")
+    };
+    assert!(
+        gets_one(None)
+            && gets_one(Some(("type", "worker")))
+            && gets_one(Some(("eks.amazonaws.com/compute-type", "ec2")))
+    );
+    for label in [
+        ("eks.amazonaws.com/compute-type", "fargate"),
+        ("type", "virtual-kubelet"),
+        ("kubernetes.io/role", "virtual-kubelet"),
+    ] {
+        assert!(!gets_one(Some(label)), "{label:?}");
+    }
+}

@@ -21,8 +21,12 @@ struct Program {
     shared: &'static [&'static str],
 }
 
-const AGENT: Program =
-    Program { role: table::Role::Agent, kind: "DaemonSet", section: "agent", shared: &["probeNamespace", "mode"] };
+const AGENT: Program = Program {
+    role: table::Role::Agent,
+    kind: "DaemonSet",
+    section: "agent",
+    shared: &["probeNamespace", "probeLabels", "mode"],
+};
 
 /// The agent's depends on what the chart has for admission as well: `tests/chart/admission.rs`.
 const NODE_MAX_CLOSED: &str = "LINKERD_GATE_NODE_MAX_CLOSED";
@@ -33,6 +37,7 @@ const CONTROLLER: Program = Program {
     section: "controller",
     shared: &[
         "probeNamespace",
+        "probeLabels",
         "mode",
         "admission",
         "linkerd.tokenProjection",

@@ -130,7 +130,8 @@ fn given(account: &str, documents: &[Value]) -> Result<BTreeSet<Right>> {
     for document in documents {
         let kind = document["kind"].as_str().context("a kind")?;
         let name = document["metadata"]["name"].as_str().context("a name")?;
-        let of_it = name == account || name == format!("{account}-eviction");
+        let of_it =
+            name == account || ["eviction", "successors"].iter().any(|right| name == format!("{account}-{right}"));
         if matches!(kind, "Role" | "ClusterRole") && of_it {
             ensure!(document.get("aggregationRule").is_none(), "{document:#}");
             found.append(&mut rights(document["metadata"]["namespace"].as_str(), &document["rules"]));
@@ -159,6 +160,9 @@ fn the_manifests_give_exactly_the_rights_that_are_written_down() -> Result<()> {
     let eviction = given(CONTROLLER, &optional("70-eviction.yaml")?)?;
     let right = (None, "pods/eviction".to_owned(), None, "create".to_owned());
     ensure!(eviction == BTreeSet::from([right]), "{eviction:#?}");
+    let successors = given(CONTROLLER, &optional("74-successors.yaml")?)?;
+    let right = (None, "pods".to_owned(), None, "create".to_owned());
+    ensure!(successors == BTreeSet::from([right]), "{successors:#?}");
     Ok(())
 }
 

@@ -11,8 +11,8 @@ use linkerd_gate_kit::cluster::AuditedRequest;
 use serde_json::{Value, json};
 
 use super::shop::{
-    Pods, SHOP, are_meshed, is_running, merge, of, opened, owned_by, pod, recover, removals, set, uids, unscheduled,
-    until_event, until_pods,
+    Pods, SHOP, all_meshed, are_meshed, is_running, merge, of, opened, owned_by, pod, recover, removals, set, uids,
+    unscheduled, until_event, until_pods,
 };
 use super::stage::{Stage, controller};
 
@@ -168,4 +168,38 @@ fn written(requests: &[AuditedRequest]) -> Vec<String> {
     let review = |request: &&AuditedRequest| request.group.ends_with("authorization.k8s.io");
     let writes = requests.iter().filter(|request| !reads(request) && !request.dry_run && !review(request));
     writes.map(|request| request.resource.clone()).collect()
+}
+
+/// One replica, which is not given up for one that nobody would take: each obstacle is found by a dry-run, told, and tried again.
+#[tokio::test]
+async fn what_runs_stays_where_its_successor_would_be_refused() -> Result<()> {
+    let stage = opened().await?;
+    stage.cluster.start_kwok().await?;
+    stage.cluster.fake_nodes(1).await?;
+    stage.create::<ReplicaSet>(SHOP, set("only", 1)).await?;
+    let bare = until_pods(&stage, "running bare", |pods| pods.len() == 1 && pods.values().all(is_running)).await?;
+    // What the injector adds needs more than this level gives.
+    let level = |level: Option<&str>| json!({"metadata": {"labels": {"pod-security.kubernetes.io/enforce": level}}});
+    let namespaces: Api<Namespace> = Api::all(stage.cluster.client().await?);
+    let enforce = Patch::Merge(level(Some("restricted")));
+    namespaces.patch(SHOP, &PatchParams::default(), &enforce).await?;
+    recover(&stage).await?;
+    let settings = controller("one").with("REPAIR", "running").with("EVICTION", "on").with("REPAIR_COOLDOWN", "1s");
+    let replica = stage.start_apart(settings, "controller").await?;
+    let done = async {
+        let event = until_event(&stage, "ReplicaSet", "only", "ReplacementRefused").await?;
+        let told = event.message.unwrap_or_default();
+        ensure!(told.contains("would be refused") && told.contains("PodSecurity"), "{told}");
+        let requests = stage.requests_of("controller")?;
+        ensure!(removals(&requests).is_empty(), "it was evicted all the same: {:?}", removals(&requests));
+        untouched(&stage, &bare).await?;
+        let creates = requests.iter().filter(|request| request.resource == "pods" && request.verb == "create");
+        ensure!(creates.clone().all(|request| request.dry_run), "a pod that stays");
+        ensure!(creates.clone().any(|request| request.namespace == SHOP), "nothing was tried out");
+
+        namespaces.patch(SHOP, &PatchParams::default(), &Patch::Merge(level(None))).await?;
+        until_pods(&stage, "meshed", |pods| all_meshed(pods, 1)).await?;
+        anyhow::Ok(())
+    };
+    done.await.with_context(|| replica.said())
 }

@@ -94,6 +94,10 @@ metadata:
   name: {{ .Values.probeNamespace }}
   labels:
     linkerd-gate/admission: exempt
+    {{- range .Values.probeNamespaceLabels }}
+    {{- $label := splitn "=" 2 . }}
+    {{ $label._0 }}: {{ $label._1 | quote }}
+    {{- end }}
     # What the injector adds (NET_ADMIN) must not be what refuses the pod.
     pod-security.kubernetes.io/enforce: privileged
   annotations:
@@ -111,7 +115,7 @@ metadata:
 {{- end -}}
 {{- /* Nothing is found where Helm only renders, or the release would be without these two. */ -}}
 {{- if lookup "v1" "Namespace" "" "kube-system" -}}
-{{- $how := printf "kubectl apply -f deploy/manifests/10-namespaces.yaml, or: helm template CHART --namespace %s --set createNamespaces=true,probeNamespace=%s%s --show-only templates/namespaces.yaml | kubectl apply -f -" $own .Values.probeNamespace (.Values.linkerdExtension | ternary ",linkerdExtension=true" "") -}}
+{{- $how := printf "kubectl apply -f deploy/manifests/10-namespaces.yaml, or: helm template CHART --namespace %s --set createNamespaces=true,probeNamespace=%s%s --show-only templates/namespaces.yaml | kubectl apply -f -" $own .Values.probeNamespace (printf "%s%s" (.Values.linkerdExtension | ternary ",linkerdExtension=true" "") (.Values.probeNamespaceLabels | empty | ternary "" (printf ",probeNamespaceLabels={%s}" (join "," .Values.probeNamespaceLabels)))) -}}
 {{- if .Values.createNamespaces -}}
 {{- fail (printf "createNamespaces is for `helm template`: Helm keeps its records in the namespace %s, which has to be there before. Leave it false, and make both namespaces first: %s" $own $how) -}}
 {{- end -}}

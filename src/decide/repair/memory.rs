@@ -141,7 +141,7 @@ pub enum Outcome {
     Done,
     /// What was looked at is gone, or has changed: it is looked at anew.
     Overtaken,
-    /// A disruption budget is in the way, in the API server's words.
+    /// A disruption budget is in the way, or what would refuse the pod that is made instead, in the API server's words.
     Refused(String),
     /// Anything else, in words for people.
     Failed(String),

@@ -36,6 +36,8 @@ struct Prover {
     yields: watch::Receiver<Yields>,
     /// What keeps the watches from seeing, as it was said last.
     troubles: BTreeSet<String>,
+    /// Webhooks that another one stands in for, likewise.
+    superseded: BTreeSet<String>,
 }
 
 /// Proves for ever, from `gate` on.
@@ -70,7 +72,16 @@ pub(super) async fn run(
         metrics: Arc::clone(&context.metrics),
         seen: seen.linkerd.clone(),
     };
-    let prover = Prover { policy, looker, gate, published, seen, yields, troubles: BTreeSet::new() };
+    let prover = Prover {
+        policy,
+        looker,
+        gate,
+        published,
+        seen,
+        yields,
+        troubles: BTreeSet::new(),
+        superseded: BTreeSet::new(),
+    };
     tokio::select! {
         biased;
         never = tender.run() => never,
@@ -135,6 +146,11 @@ impl Prover {
             warn!("the prover cannot see everything: {trouble}");
         }
         self.troubles = troubles;
+        let superseded = self.seen.linkerd.superseded();
+        for webhook in superseded.difference(&self.superseded) {
+            warn!("{webhook}");
+        }
+        self.superseded = superseded;
     }
 
     fn step(&mut self, evidence: &Evidence) {

@@ -14,11 +14,11 @@ use super::scribe::Scribe;
 use super::teller::Teller;
 use super::watches::Watched;
 use super::{Context, LOOK_AGAIN, leads, prover, wall};
-use crate::cluster::repair;
+use crate::cluster::{repair, successor};
 use crate::decide::Gate;
 use crate::decide::PendingRepair;
 use crate::decide::by_hand::ByHand;
-use crate::decide::repair::{Act, Action, Memory, Outcome, Survey, Ungate, plan};
+use crate::decide::repair::{Act, Action, Memory, Outcome, State, Survey, Ungate, plan};
 
 /// How many writes are asked for at a time.
 const AT_A_TIME: usize = 16;
@@ -292,7 +292,16 @@ async fn perform(context: &Context, action: &Action) -> Outcome {
     match &action.act {
         Act::Delete([target]) => repair::remove(client, namespace, target, false).await,
         Act::Untrack { target: [target], gate } => repair::untrack(client, namespace, target, *gate).await,
-        Act::Evict([target]) => repair::remove(client, namespace, target, true).await,
+        Act::Evict([target]) => {
+            // What runs is worth more than what may never come; what never ran has nothing to lose.
+            if target.state == State::Running {
+                let tried = successor::prove(client.clone(), namespace, &action.owner).await;
+                if tried != Outcome::Done {
+                    return tried;
+                }
+            }
+            repair::remove(client, namespace, target, true).await
+        }
         Act::Suspend { resource_version, .. } => {
             repair::suspend(client, namespace, &action.owner, resource_version, wall()).await
         }

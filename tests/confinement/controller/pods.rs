@@ -301,10 +301,23 @@ async fn the_controller_proves_injection_by_dry_runs_and_creates_no_pod_that_sta
     let stays = send(&controller, &Write::create(&of(PROBE), &probe)).await;
     let refused = stays.as_ref().is_err_and(|refusal| refusal.by(POLICY) || refusal.by("linkerd-gate-probe"));
     ensure!(refused, "a pod that stays: {stays:?}");
-    let dry = "by dry-run only, in the namespace linkerd-gate-probe only";
+    let dry = "by dry-run only";
     for elsewhere in ["shop", "linkerd-gate", "kube-system"] {
         attack.write_is_refused(elsewhere, &Write::create(&of(elsewhere), &probe), dry).await?;
+        // What an owner's template has is nobody's to refuse here; nothing of it is stored.
+        let mut daring = probe.clone();
+        daring["spec"]["hostNetwork"] = true.into();
+        daring["spec"]["volumes"] = json!([{"name": "root", "hostPath": {"path": "/"}}]);
+        attack.write_is_refused(elsewhere, &Write::create(&of(elsewhere), &daring), dry).await?;
+        send(&controller, &Write::create(&of(elsewhere), &daring).dry_run()).await?;
+        let stored = get(&admin, &format!("{}/linkerd-gate-probe", of(elsewhere))).await;
+        ensure!(stored.is_err(), "a dry-run in {elsewhere} was stored: {stored:?}");
     }
+    let nowhere = stage.controller_without_a_pod().await?;
+    let by_nobody = Attack { attacker: &nowhere, ..attack };
+    by_nobody
+        .write_is_refused("a token of no pod", &Write::create(&of("shop"), &probe).dry_run(), "by the token of its pod")
+        .await?;
     let path = format!("{}/linkerd-gate-probe", of("shop"));
     attack.write_is_refused("by apply", &Write::apply(&path, &probe), dry).await?;
     let shares: [(&str, Change); 6] = [

@@ -190,6 +190,26 @@ async fn evicts_once_it_may(stage: &Stage) -> Result<()> {
         }
     };
     tokio::time::timeout(PATIENCE, evicted).await.context("it may not evict")??;
+
+    // And to try out what would be made instead, which is a file of its own.
+    let tried = pod("tried-out").running("app:test").json();
+    let create = || Write::create("/api/v1/namespaces/shop/pods", &tried);
+    let trying = create().dry_run();
+    let refused = send(&controller, &trying).await;
+    ensure!(refused.as_ref().is_err_and(|refusal| refusal.code == 403), "{refused:?}");
+    ensure!(optional("74-successors.yaml")?.len() == 2, "another right than that");
+    kubectl(stage, &["apply", "--validate=strict", "--filename", "optional/74-successors.yaml"]).await?;
+    let counts = async {
+        loop {
+            match send(&controller, &trying).await {
+                Err(refusal) if refusal.code == 403 => tokio::task::yield_now().await,
+                outcome => return outcome,
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, counts).await.context("it may not try out")??;
+    let stored = send(&controller, &create()).await;
+    ensure!(stored.as_ref().is_err_and(|refusal| refusal.by("linkerd-gate-controller-pods")), "{stored:?}");
     Ok(())
 }
 

@@ -20,7 +20,7 @@ use crate::cluster::node::{self as cluster_node, PatchError};
 use crate::cluster::watch::Seen;
 use crate::decide::answer::NodeAnswer;
 use crate::decide::lease::Record;
-use crate::decide::node::{Age, Change, Closed, Edit, NodeFacts, NodeState, NodeView, Plan, Tainting};
+use crate::decide::node::{Age, Change, Closed, Edit, NodeFacts, NodeState, NodeView, Opened, Plan, Tainting};
 use crate::decide::repair_wait::{ControllerLease, RepairWait};
 use crate::decide::{self, Answer, ByHand, Follower, Gate, Outcome};
 use crate::metrics::Written;
@@ -74,6 +74,8 @@ pub(super) struct Steward {
     acting: Option<BoxFuture<'static, Acted>>,
     /// Nothing is written before then.
     not_before: Option<Instant>,
+    /// When the node may be opened by what opens all nodes at once.
+    opens_at: Option<Instant>,
     /// The version for which a patch was a conflict: once the watch shows another one, it is time.
     conflict: Option<String>,
     schedule: Schedule,
@@ -134,6 +136,7 @@ impl Steward {
             foreign: None,
             acting: None,
             not_before: None,
+            opens_at: None,
             conflict: None,
             schedule: Schedule::asking(),
         }
@@ -197,6 +200,8 @@ impl Steward {
         self.tell_ending_taint(&node);
         let tainted = node.taint(&self.context.settings.node_policy.taint_key).is_some();
         self.act(plan.clone(), node);
+        let now = Instant::now();
+        wake = self.opens_at.filter(|at| *at > now).map_or(wake, |at| wake.min(at));
         self.show(&circumstances, Some((&plan.state, tainted)));
         wake
     }
@@ -401,6 +406,9 @@ impl Steward {
             }
             return;
         };
+        if self.opens_later(&plan.state) {
+            return;
+        }
         // The write brings an Event with it.
         self.told.announced = Some(plan.state.clone());
         let acted = async move {
@@ -420,6 +428,18 @@ impl Steward {
             Acted::Patched { from: node.resource_version, result }
         };
         self.acting = Some(acted.boxed());
+    }
+
+    /// Whether a write has to wait, because a thousand other agents learn at the same instant that they may open their nodes.
+    fn opens_later(&mut self, state: &NodeState) -> bool {
+        let with_all =
+            matches!(state, NodeState::Open(Opened::Proven | Opened::BeforeRepair(_) | Opened::NotInstalled));
+        if !with_all {
+            self.opens_at = None;
+            return false;
+        }
+        let at = *self.opens_at.get_or_insert_with(|| Instant::now() + Schedule::opening().next_pause());
+        Instant::now() < at
     }
 
     /// In audit mode: says what would be written, once; the plan stays the same until something changes.

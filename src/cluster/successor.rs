@@ -1,0 +1,168 @@
+//! Before a pod that runs is evicted: whether what its owner makes instead would be taken, and would have a proxy.
+//!
+//! A dry-run of the owner's own template in its own namespace, so that everything there has its say: Pod Security, quotas and limits, other
+//! programs' webhooks, and the injector with the namespace's annotations. Nothing is stored.
+
+use std::fmt::Debug;
+
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::apps::v1::{DaemonSet, ReplicaSet, StatefulSet};
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{
+    PersistentVolumeClaim, PersistentVolumeClaimVolumeSource, Pod, PodTemplateSpec, ReplicationController, Volume,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::{Api, ListParams, PostParams};
+use kube::{Client, Error, Resource};
+use serde::de::DeserializeOwned;
+
+use super::failure::describe;
+use crate::decide::proof::has_proxy;
+use crate::decide::repair::{Kind, Outcome, OwnerReference};
+
+/// What an owner makes pods of.
+struct Template {
+    template: PodTemplateSpec,
+    /// Of a StatefulSet: each pod gets a volume for each of these, which its template does not name.
+    claims: Vec<PersistentVolumeClaim>,
+}
+
+/// Whether a pod that `owner` makes now would be taken and would have Linkerd's proxy. [`Outcome::Done`] where it would; another program's
+/// kind of owner has no template that is known, so that nothing is sent and the annotation that allows its replacement counts.
+///
+/// [`Outcome::Refused`] is the word of what would refuse it; [`Outcome::Failed`] means that nobody knows.
+pub async fn prove(client: Client, namespace: &str, owner: &OwnerReference) -> Outcome {
+    let found = match owner.kind {
+        Kind::ReplicaSet => find::<ReplicaSet>(&client, namespace, owner, |set| Some(plain(set.spec?.template?))).await,
+        Kind::DaemonSet => find::<DaemonSet>(&client, namespace, owner, |set| Some(plain(set.spec?.template))).await,
+        Kind::Job => find::<Job>(&client, namespace, owner, |job| Some(plain(job.spec?.template))).await,
+        Kind::ReplicationController => {
+            find::<ReplicationController>(&client, namespace, owner, |controller| {
+                Some(plain(controller.spec?.template?))
+            })
+            .await
+        }
+        Kind::StatefulSet => {
+            let template = |set: StatefulSet| {
+                let spec = set.spec?;
+                Some(Template { template: spec.template, claims: spec.volume_claim_templates.unwrap_or_default() })
+            };
+            find::<StatefulSet>(&client, namespace, owner, template).await
+        }
+        Kind::Other(_) => return Outcome::Done,
+    };
+    match found {
+        Ok(Some(template)) => send(client, namespace, owner, template).await,
+        Ok(None) => Outcome::Overtaken,
+        Err(error) => {
+            Outcome::Failed(describe(&format!("read {} {namespace}/{}", owner.kind.names().1, owner.name), &error))
+        }
+    }
+}
+
+fn plain(template: PodTemplateSpec) -> Template {
+    Template { template, claims: Vec::new() }
+}
+
+/// By a list: that is a right which the controller has. Nothing where the owner is gone, or is another by now.
+async fn find<K>(
+    client: &Client,
+    namespace: &str,
+    owner: &OwnerReference,
+    template: impl FnOnce(K) -> Option<Template>,
+) -> Result<Option<Template>, Error>
+where
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + DeserializeOwned,
+{
+    let only = ListParams::default().fields(&format!("metadata.name={}", owner.name));
+    let all = Api::<K>::namespaced(client.clone(), namespace).list(&only).await?;
+    let found = all.items.into_iter().find(|found| found.meta().uid.as_deref() == Some(owner.uid.as_str()));
+    Ok(found.and_then(template))
+}
+
+async fn send(client: Client, namespace: &str, owner: &OwnerReference, template: Template) -> Outcome {
+    let parameters = PostParams { dry_run: true, field_manager: Some(super::FIELD_MANAGER.to_owned()) };
+    match Api::<Pod>::namespaced(client, namespace).create(&parameters, &pod(owner, template)).await {
+        Ok(pod) if has_proxy(&pod) => Outcome::Done,
+        Ok(_) => Outcome::Refused(
+            "not evicted: a dry-run of the pod that would be made instead came back without Linkerd's proxy; \
+             linkerd-gate explain says why"
+                .to_owned(),
+        ),
+        Err(Error::Api(status)) if status.is_forbidden() && status.message.contains("cannot create resource") => {
+            Outcome::Failed(format!(
+                "not evicted: whether a pod would be made instead cannot be tried out: {}; LINKERD_GATE_EVICTION=on needs \
+                 optional/74-successors.yaml beside optional/70-eviction.yaml",
+                status.message
+            ))
+        }
+        // The API server's own trouble, unless it names somebody.
+        Err(Error::Api(status)) if status.code >= 500 && !status.message.contains("admission webhook") => {
+            Outcome::Failed(describe("try out the pod that would be made instead", &Error::Api(status)))
+        }
+        Err(Error::Api(status)) => Outcome::Refused(format!(
+            "not evicted: the pod that would be made instead would be refused: {}",
+            status.message
+        )),
+        Err(error) => Outcome::Failed(describe("try out the pod that would be made instead", &error)),
+    }
+}
+
+/// As the owner's controller would make it, but for the owner: the injector looks owners up, and would write an Event on one.
+fn pod(owner: &OwnerReference, Template { template, claims }: Template) -> Pod {
+    let metadata = template.metadata.unwrap_or_default();
+    let mut spec = template.spec.unwrap_or_default();
+    for claim in claims {
+        let Some(name) = claim.metadata.name else { continue };
+        let volumes = spec.volumes.get_or_insert_default();
+        // The claim's volume takes the place of the template's of that name.
+        volumes.retain(|volume| volume.name != name);
+        volumes.push(Volume {
+            persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
+                claim_name: format!("{name}-{}-0", owner.name),
+                read_only: None,
+            }),
+            name,
+            ..Volume::default()
+        });
+    }
+    Pod {
+        metadata: ObjectMeta {
+            generate_name: Some(format!("{}-", owner.name)),
+            labels: metadata.labels,
+            annotations: metadata.annotations,
+            ..ObjectMeta::default()
+        },
+        spec: Some(spec),
+        status: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_stateful_sets_claims_are_volumes_of_the_pod_that_is_tried_out() {
+        let template = serde_json::from_value(json!({
+            "metadata": {"labels": {"app": "db"}, "annotations": {"linkerd.io/inject": "enabled"}},
+            "spec": {
+                "containers": [{"name": "db", "volumeMounts": [{"name": "data", "mountPath": "/data"}]}],
+                "volumes": [{"name": "data", "emptyDir": {}}, {"name": "tmp", "emptyDir": {}}],
+            },
+        }))
+        .unwrap();
+        let claims = serde_json::from_value(json!([{"metadata": {"name": "data"}}])).unwrap();
+        let owner = OwnerReference { kind: Kind::StatefulSet, name: "db".to_owned(), uid: "u".to_owned() };
+        let pod = serde_json::to_value(pod(&owner, Template { template, claims })).unwrap();
+        assert_eq!(pod["metadata"]["generateName"], "db-");
+        assert_eq!(pod["metadata"]["annotations"]["linkerd.io/inject"], "enabled");
+        let volumes = json!([
+            {"name": "tmp", "emptyDir": {}},
+            {"name": "data", "persistentVolumeClaim": {"claimName": "data-db-0"}},
+        ]);
+        assert_eq!(pod["spec"]["volumes"], volumes);
+        assert!(pod["metadata"]["ownerReferences"].is_null());
+    }
+}
