@@ -54,12 +54,12 @@ pub enum Command {
     )]
     Agent,
 
-    /// Replace pods that slipped past the injector, and wake owners whose pods were refused (a Deployment)
+    /// Replace pods that lack Linkerd's proxy, and retry owners whose pods were refused (a Deployment)
     #[command(
-        long_about = "Finds the pods that ask for Linkerd and were created without its proxy, and has their owners make them anew \
-                      once injection is proven: those that never ran by default, those that run where it is told to. Asks \
-                      owners whose creates were refused for want of injection to try again. Opens nodes whose agent is gone. Of \
-                      two replicas one acts. Runs as a Deployment; configured by environment only.",
+        long_about = "Finds the pods that request injection and have no proxy, and has their owners create them again once \
+                      injection is proven: by default those in which no container has started, by LINKERD_GATE_REPAIR=running the \
+                      others too. Retries owners whose pods admission refused. Opens closed nodes that have no agent. Of two \
+                      replicas one acts. Runs as a Deployment; configured by environment only.",
         after_help = exit_codes(),
         after_long_help = format!("{}\n\n{}", table::help(table::CONTROLLER), exit_codes()),
     )]
@@ -87,26 +87,27 @@ pub enum Command {
     )]
     Explain(ExplainArguments),
 
-    /// Break the glass: let pods start on nodes for a while, whatever Linkerd does
+    /// Manual override: let pods start on nodes for a while, whatever Linkerd does
     #[command(
         after_long_help = format!("{OPEN_EXAMPLES}\n\n{COMMAND_EXIT_CODES}"),
-        long_about = "Opens nodes by hand, for a time: their taint goes, and every linkerd-gate entry there lets its pod \
-                      through, whether Linkerd injects or not. It is one annotation, linkerd-gate/override, on each Node or, \
-                      for all of them, on the agents' Lease. Agents obey it even where nobody proves anything.",
+        long_about = "Opens nodes for a time: the node's agent lifts the taint, and each `wait` on the node lets its pod start, \
+                      injected or not. Writes one annotation, linkerd-gate/override, on each Node, or with --all on the agents' \
+                      Lease. An agent obeys it even while no agent proves injection; a node without an agent stays as it is. \
+                      Only --all also frees held pods (SchedulingGated): the controller takes the scheduling gate off them.",
         after_help = COMMAND_EXIT_CODES
     )]
     Open(SayArguments),
 
-    /// Break the glass: let no new pod start on nodes for a while, whatever Linkerd does
+    /// Manual override: let no new pod start on nodes for a while, whatever Linkerd does
     #[command(
         after_long_help = format!("{CLOSE_EXAMPLES}\n\n{COMMAND_EXIT_CODES}"),
-        long_about = "Closes nodes by hand, for a time: they are tainted, and every linkerd-gate entry there holds its pod. \
-                      What runs there goes on running. It is one annotation, as with `open`.",
+        long_about = "Closes nodes for a time: the node's agent taints it, and each `wait` on the node holds its pod. Running \
+                      pods go on. With --all the controller also replaces no pod meanwhile. Writes one annotation, as `open` does.",
         after_help = COMMAND_EXIT_CODES
     )]
     Close(SayArguments),
 
-    /// Take back what `open` or `close` said: what is proven counts again
+    /// Remove a manual override of `open` or `close`: automatic control resumes
     #[command(after_help = format!("Example:\n  linkerd-gate forget worker-1\n\n{COMMAND_EXIT_CODES}"))]
     Forget(ForgetArguments),
 
@@ -155,9 +156,9 @@ pub enum Command {
                       where injection is proven, and releases the others, which start outside the mesh); resumes Jobs that \
                       linkerd-gate has suspended; deletes the agents; lifts taints and annotations off nodes; deletes the \
                       Leases. What fails is named, the rest is done all the same, and the same command again does what is left. \
-                      Policies, rights and namespaces are left to `helm uninstall` or `kubectl delete -f`. Needs neither our \
+                      Policies, rights and namespaces are left to `helm uninstall` or `kubectl delete -k`. Needs neither our \
                       controller nor our image in the cluster.",
-        after_help = format!("Example:\n  linkerd-gate uninstall --now && kubectl delete -f deploy/manifests/\n\n{COMMAND_EXIT_CODES}")
+        after_help = format!("Example:\n  linkerd-gate uninstall --now && kubectl delete -k deploy/manifests\n\n{COMMAND_EXIT_CODES}")
     )]
     Uninstall(UninstallArguments),
 

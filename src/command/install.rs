@@ -55,10 +55,11 @@ macro_rules! manifest {
 }
 
 /// What is always there, beside the controller.
-const PARTS: [&str; 6] = [
+const PARTS: [&str; 7] = [
     manifest!("10-namespaces.yaml"),
     manifest!("20-confinement.yaml"),
     manifest!("30-rights.yaml"),
+    manifest!("35-flow-control.yaml"),
     manifest!("40-daemonset.yaml"),
     manifest!("50-controller-confinement.yaml"),
     manifest!("51-controller-rights.yaml"),

@@ -132,7 +132,7 @@ impl<W: Write> Run<'_, W> {
                 writeln!(
                     out,
                     "done: what is left (policies, rights, namespaces) starts and holds nothing; delete it by `helm uninstall`, or \
-                     by `kubectl delete -f` of the manifests"
+                     by `kubectl delete -k` of the manifests"
                 )?;
             } else {
                 if holds && no_controller {

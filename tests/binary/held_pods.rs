@@ -55,7 +55,7 @@ fn help_has_an_example_and_the_exit_codes() {
     for (command, example) in [
         ("release", "linkerd-gate release pod/web-7d4b9c-x2x7p -n shop"),
         ("recreate", "linkerd-gate recreate pod/shell -n shop"),
-        ("uninstall", "linkerd-gate uninstall --now && kubectl delete -f deploy/manifests/"),
+        ("uninstall", "linkerd-gate uninstall --now && kubectl delete -k deploy/manifests"),
     ] {
         let output = run(&[command, "--help"]);
         let help = String::from_utf8(output.stdout).unwrap();

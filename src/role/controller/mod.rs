@@ -166,7 +166,7 @@ fn face(settings: &Controller, gate: &Gate, readiness: Outcome) -> Face {
 /// What it is going to do, for the log's first line.
 fn words(settings: &Controller) -> String {
     let repair = &settings.repair;
-    let mode = if settings.mode == Mode::Audit { ", in audit mode: nothing but Events is written" } else { "" };
+    let mode = if settings.mode == Mode::Audit { ", audit mode: pods and owners are not changed" } else { "" };
     let nudges = if settings.nudges { "refused owners are nudged" } else { "nobody is nudged" };
     let eviction = if repair.evicts { "by eviction as well" } else { "no evictions" };
     format!("repair {}, {eviction}; {nudges}{mode}", repair.repair)
