@@ -184,8 +184,11 @@ impl Elector {
         self.seen = record.cloned();
         if let Some(record) = record.filter(|record| record.holder.as_ref() == Some(&self.me)) {
             let shown = |write: &UnderWay| write.renew_time.is_some() && write.renew_time == record.renewed;
-            if let Some(index) = self.unanswered.iter().position(shown) {
-                let write = self.unanswered.swap_remove(index);
+            let unanswered = self.unanswered.iter().position(shown).map(|index| self.unanswered.swap_remove(index));
+            // One that is under way may be shown before its answer comes, and that may be lost.
+            let under_way = self.write.as_ref().filter(|write| shown(write)).cloned();
+            if let Some(write) = unanswered.or(under_way) {
+                self.own = None;
                 self.accept(&write, now);
             }
         }

@@ -174,6 +174,18 @@ fn a_write_whose_answer_is_lost_counts_once_the_watch_shows_it() {
 }
 
 #[test]
+fn a_write_that_the_watch_shows_counts_before_its_answer_and_without_it() {
+    let mut scene = Scene::leading();
+    let write = scene.write(second(5));
+    scene.take(&holder("a"), "5s");
+    scene.observe(millis(5100));
+    assert_eq!((scene.elector.accepted(), scene.elector.renewed()), (write.number, Some(second(5))));
+    assert!(scene.elector.is_writing(), "the answer may come yet");
+    assert_eq!(scene.write(second(11)).record, scene.lease.clone(), "no conflict with what it wrote itself");
+    assert!(scene.elector.leads(millis(14_999)));
+}
+
+#[test]
 fn a_renewal_that_is_answered_after_its_deadline_does_not_keep_a_leader() {
     let mut scene = Scene::leading();
     let renewal = scene.write(second(5));

@@ -29,6 +29,9 @@ const UNGATED_AT_ONCE: usize = 200;
 /// How long one of them may take. Unlike its neighbours, so that a reason tells which limit fired.
 const ANSWER: Duration = Duration::from_millis(5300);
 
+/// How long the dry-run of a successor may take: an API server waits ten seconds for a webhook, unless it is told otherwise.
+const TRIAL: Duration = Duration::from_millis(10_700);
+
 /// The least pause between two plans: what changes together is planned for together.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -189,15 +192,24 @@ impl Repairer {
         self.audit(&audited);
         let (context, renewed, gate) = (&self.context, &self.renewed, &self.gate);
         let one = |action: Action| async move {
-            // Each time anew: others may take long.
-            let may = leads(renewed)
-                && (!action.act.needs_proof() || prover::proven(&gate.borrow(), context.now()).is_some());
-            if !may {
+            // Before each write: what comes before it may take long.
+            let may = || {
+                leads(renewed) && (!action.act.needs_proof() || prover::proven(&gate.borrow(), context.now()).is_some())
+            };
+            if !may() {
+                return (action, None);
+            }
+            if let Some(reason) = tried_in_vain(context, &action).await {
+                // Nothing was sent: the owner's other pods and everybody else's wait for nothing.
+                return (action, Some(Outcome::Refused(reason)));
+            }
+            if !may() {
                 return (action, None);
             }
             let outcome = tokio::time::timeout(ANSWER, perform(context, &action)).await;
             let late = || Outcome::Failed(format!("the API server did not answer in {ANSWER:?}"));
-            (action, Some(outcome.unwrap_or_else(|_| late())))
+            let outcome = outcome.unwrap_or_else(|_| late());
+            (action, Some(outcome))
         };
         let done: Vec<_> = futures::stream::iter(actions).map(one).buffer_unordered(AT_A_TIME).collect().await;
         for (action, outcome) in done {
@@ -287,21 +299,30 @@ impl Repairer {
     }
 }
 
+/// Why a running pod is not evicted: a dry-run of the pod that would be made instead failed, or was refused. Nothing where that
+/// is not asked: what never ran has nothing to lose.
+async fn tried_in_vain(context: &Context, action: &Action) -> Option<String> {
+    let Act::Evict([target]) = &action.act else { return None };
+    if target.state != State::Running {
+        return None;
+    }
+    let tried = successor::prove(context.client.clone(), &action.namespace, &action.owner);
+    match tokio::time::timeout(TRIAL, tried).await {
+        Ok(Outcome::Done) => None,
+        Ok(Outcome::Overtaken) => Some("not evicted: its owner has changed meanwhile".to_owned()),
+        Ok(Outcome::Refused(why) | Outcome::Failed(why)) => Some(why),
+        Err(_) => {
+            Some(format!("not evicted: a dry-run of the pod that would be made instead took longer than {TRIAL:?}"))
+        }
+    }
+}
+
 async fn perform(context: &Context, action: &Action) -> Outcome {
     let (client, namespace) = (context.client.clone(), action.namespace.as_str());
     match &action.act {
         Act::Delete([target]) => repair::remove(client, namespace, target, false).await,
         Act::Untrack { target: [target], gate } => repair::untrack(client, namespace, target, *gate).await,
-        Act::Evict([target]) => {
-            // What runs is worth more than what may never come; what never ran has nothing to lose.
-            if target.state == State::Running {
-                let tried = successor::prove(client.clone(), namespace, &action.owner).await;
-                if tried != Outcome::Done {
-                    return tried;
-                }
-            }
-            repair::remove(client, namespace, target, true).await
-        }
+        Act::Evict([target]) => repair::remove(client, namespace, target, true).await,
         Act::Suspend { resource_version, .. } => {
             repair::suspend(client, namespace, &action.owner, resource_version, wall()).await
         }

@@ -7,7 +7,7 @@ use tracing::{info, warn};
 use super::Steward;
 use crate::cluster::installation::{Installation, installation};
 use crate::cluster::node::{self as cluster_node, PatchError};
-use crate::decide::node::{Change, Edit, NodeView, Plan, Tainting};
+use crate::decide::node::{Change, NodeView, Plan, Tainting};
 
 impl Steward {
     /// The last writes: closes the node where its machine goes down, and leaves nothing where linkerd-gate is removed.
@@ -20,7 +20,8 @@ impl Steward {
             if policy.tainting == Tainting::Enforce
                 && let Some(change) = self.plan(&node, &circumstances).change
             {
-                self.write_last("the machine shuts down: closed, so that it comes back closed", &node, &change).await;
+                self.write_last("the machine shuts down: closed, so that it comes back closed", &node, &change, false)
+                    .await;
             }
             return;
         }
@@ -28,7 +29,7 @@ impl Steward {
             Ok(Installation::Since(_)) => {}
             Ok(Installation::Removed) => {
                 if let Some(change) = Plan::for_removal(policy, &node) {
-                    self.write_last("linkerd-gate is being removed: freed", &node, &change).await;
+                    self.write_last("linkerd-gate is being removed: freed", &node, &change, true).await;
                 }
             }
             Err(why) => warn!(
@@ -39,7 +40,8 @@ impl Steward {
         }
     }
 
-    async fn write_last(&mut self, what: &str, node: &NodeView, change: &Change) {
+    /// `removal`: whether the change frees the node for good, and is worked out again where the node has changed.
+    async fn write_last(&mut self, what: &str, node: &NodeView, change: &Change, removal: bool) {
         let context = Arc::clone(&self.context);
         let key = &context.settings.node_policy.taint_key;
         let mut node = node.clone();
@@ -56,7 +58,7 @@ impl Steward {
                         return;
                     }
                     let Some(current) = self.node() else { return };
-                    if change.opened_boot == Edit::Remove {
+                    if removal {
                         match Plan::for_removal(&context.settings.node_policy, &current) {
                             Some(again) => change = again,
                             None => return,
