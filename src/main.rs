@@ -22,6 +22,13 @@ use linkerd_gate::role::controller;
 use linkerd_gate::role::wait::{self, write_termination_message};
 use linkerd_gate::{observe, shutdown, telemetry};
 
+/// Says it on standard error. Where that is closed or full there is nobody left to tell, and `eprintln` would panic.
+macro_rules! tell {
+    ($($told:tt)*) => {{
+        let _nobody_left_to_tell = writeln!(std::io::stderr(), $($told)*);
+    }};
+}
+
 /// Its name is the program's; without `checks: always` its checks run where a namespace says that it is installed
 /// (linkerd2 `EXTENSIONS.md`).
 const EXTENSION_METADATA: &str = r#"{"name":"linkerd-gate"}"#;
@@ -160,7 +167,7 @@ fn run_explain(arguments: ExplainArguments) -> Exit {
         Ok(cli::Explained::Files(arguments)) => arguments,
         Ok(cli::Explained::Live(live, access)) => return run_explain_live(&live, &access),
         Err(tip) => {
-            eprintln!("linkerd-gate: {tip}");
+            tell!("linkerd-gate: {tip}");
             return Exit::Usage;
         }
     };
@@ -172,11 +179,11 @@ fn run_explain(arguments: ExplainArguments) -> Exit {
         // `explain … | head` has read what it wanted.
         Err(ExplainError::Write(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => Exit::Done,
         Err(error @ ExplainError::Input(_)) => {
-            eprintln!("{error}");
+            tell!("{error}");
             Exit::Usage
         }
         Err(ExplainError::Write(error)) => {
-            eprintln!("linkerd-gate: the explanation could not be written: {error}");
+            tell!("linkerd-gate: the explanation could not be written: {error}");
             Exit::Internal
         }
     }
@@ -215,7 +222,7 @@ fn run_by_hand(say: Say, places: PlaceArguments, dry_run: bool) -> Exit {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("linkerd-gate: cannot start: {error}");
+            tell!("linkerd-gate: cannot start: {error}");
             return Exit::Internal;
         }
     };
@@ -223,13 +230,13 @@ fn run_by_hand(say: Say, places: PlaceArguments, dry_run: bool) -> Exit {
         Ok(()) => Exit::Done,
         Err(error @ SayError::NotSaid(_)) => {
             for line in error.to_string().lines() {
-                eprintln!("linkerd-gate: {line}");
+                tell!("linkerd-gate: {line}");
             }
             Exit::GaveUp
         }
         Err(SayError::Write(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => Exit::Done,
         Err(error @ SayError::Write(_)) => {
-            eprintln!("linkerd-gate: {error}");
+            tell!("linkerd-gate: {error}");
             Exit::Internal
         }
     }
@@ -240,7 +247,7 @@ fn run_command(command: impl AsyncFnOnce(&mut StdoutLock<'static>) -> Result<(),
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("linkerd-gate: cannot start: {error}");
+            tell!("linkerd-gate: cannot start: {error}");
             return Exit::Internal;
         }
     };
@@ -248,13 +255,13 @@ fn run_command(command: impl AsyncFnOnce(&mut StdoutLock<'static>) -> Result<(),
         Ok(()) => Exit::Done,
         Err(error @ NotDone::Refused(_)) => {
             for line in error.to_string().lines() {
-                eprintln!("linkerd-gate: {line}");
+                tell!("linkerd-gate: {line}");
             }
             Exit::GaveUp
         }
         Err(NotDone::Write(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => Exit::Done,
         Err(error @ NotDone::Write(_)) => {
-            eprintln!("linkerd-gate: {error}");
+            tell!("linkerd-gate: {error}");
             Exit::Internal
         }
     }

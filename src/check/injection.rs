@@ -3,8 +3,9 @@
 use super::{
     Check, Proof, State,
     code::{PROVEN, PROVEN_EVERYWHERE},
+    installation::is_stale,
 };
-use crate::decide::{Basis, Outcome, publication::Word};
+use crate::decide::{Basis, Outcome, lease, publication::Word};
 
 pub(super) fn checks(state: &State) -> Vec<Check> {
     let mut checks = Vec::new();
@@ -36,6 +37,16 @@ fn here(proof: &Proof) -> Check {
 }
 
 fn everywhere(state: &State) -> Option<Check> {
+    if let Err(unread) = &state.leases {
+        return Some(PROVEN_EVERYWHERE.unread(unread));
+    }
+    // A verdict is as old as the last renewal of the Lease that it is on.
+    let renewed =
+        state.lease(lease::NAME).and_then(|lease| lease.spec.as_ref()?.renew_time.as_ref()).map(|time| time.0);
+    if state.verdict().is_some() && renewed.is_none_or(|renewed| is_stale(state, renewed)) {
+        let from = renewed.map_or_else(|| "a time that is not told".to_owned(), |renewed| renewed.to_string());
+        return Some(PROVEN_EVERYWHERE.warns(format!("not looked at: the verdict is from {from}")));
+    }
     match state.verdict() {
         None => {
             // Where nothing is installed, nothing is published.

@@ -6,7 +6,10 @@ use super::{
     state::variable,
 };
 use crate::decide::lease;
-use k8s_openapi::{api::core::v1::PodSpec, jiff::SignedDuration};
+use k8s_openapi::{
+    api::core::v1::PodSpec,
+    jiff::{SignedDuration, Timestamp},
+};
 
 /// How long after its last renewal a Lease counts as given up here: its time is by another machine's clock.
 const STALE: SignedDuration = SignedDuration::from_secs(60);
@@ -22,7 +25,7 @@ pub(super) fn checks(state: &State) -> Vec<Check> {
                 .warns("nothing of linkerd-gate is there: pods that are created while the injector is away start outside the mesh")
                 .with_fix(INSTALL),
         ),
-        (Err(unread), Err(_)) => checks.push(INSTALLED.unread(&unread)),
+        (Err(unread), Err(_) | Ok(None)) | (Ok(None), Err(unread)) => checks.push(INSTALLED.unread(&unread)),
         (agents, controller) => {
             checks.push(INSTALLED.passes());
             checks.extend(ready(state));
@@ -119,13 +122,18 @@ fn renewed(state: &State, name: &str, code: super::Code, consequence: &str) -> C
     }
     let renewed = spec.and_then(|spec| spec.renew_time.as_ref()).map(|time| time.0);
     match renewed {
-        Some(renewed) if state.now.duration_since(renewed) <= STALE => code.passes(),
+        Some(renewed) if !is_stale(state, renewed) => code.passes(),
         Some(renewed) => code.warns(format!(
             "{holder} renewed the Lease {name} last at {renewed}, which is more than a minute ago by this machine's clock: \
              {consequence}"
         )),
         None => code.warns(format!("the Lease {name} was never renewed: {consequence}")),
     }
+}
+
+/// Whether a Lease that was renewed then counts as given up.
+pub(super) fn is_stale(state: &State, renewed: Timestamp) -> bool {
+    state.now.duration_since(renewed) > STALE
 }
 
 fn enforces<'a>(specs: impl Iterator<Item = (&'static str, &'a PodSpec)>) -> Check {

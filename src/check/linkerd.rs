@@ -66,6 +66,9 @@ fn failure_policy(state: &State, policies: impl Iterator<Item = FailurePolicy>) 
              asked for or not",
         );
     }
+    if let Err(unread) = &state.admission {
+        return FAILURE_POLICY.unread(unread);
+    }
     if state.acts(HOLD) {
         FAILURE_POLICY.passes().described(
             "failurePolicy is Ignore, and hold is bound: a pod that asks and is created while the injector does not answer is held",

@@ -4,10 +4,12 @@
 //!
 //! - [`state`]: what is read, and what could not be.
 //! - [`survey`]: all pods in one pass: who asks, who is meshed, who is missed, by owner and reason.
+//! - `clean`: text of objects, made fit to be shown.
 //! - [`code`]: the codes, and where `docs/check.md` explains each.
 //! - one file for each category.
 
 mod admission;
+mod clean;
 pub mod code;
 mod injection;
 mod installation;
@@ -20,6 +22,7 @@ pub mod survey;
 mod versions;
 
 pub use self::{
+    clean::clean,
     code::Code,
     state::{Proof, Read, State, Unread},
     survey::{Owner, Row, Survey, Why},
@@ -136,7 +139,10 @@ pub fn unreachable(why: &str) -> Report {
 // === impl Report ===
 
 impl Report {
-    fn new(categories: Vec<Category>) -> Self {
+    fn new(mut categories: Vec<Category>) -> Self {
+        for check in categories.iter_mut().flat_map(|category| &mut category.checks) {
+            check.objects.iter_mut().for_each(|object| *object = clean(object));
+        }
         let mut report = Self { success: true, categories };
         report.success = report.level() < Level::Error;
         report
@@ -221,7 +227,7 @@ impl Code {
     }
 
     fn warns(self, error: impl Into<String>) -> Check {
-        Check { error: Some(error.into()), hint: Some(self.url()), result: Level::Warning, ..self.passes() }
+        Check { error: Some(clean(&error.into())), hint: Some(self.url()), result: Level::Warning, ..self.passes() }
     }
 
     fn fails(self, error: impl Into<String>) -> Check {
@@ -238,12 +244,12 @@ impl Code {
 
 impl Check {
     fn described(mut self, description: impl Into<String>) -> Self {
-        self.description = description.into();
+        self.description = clean(&description.into());
         self
     }
 
     fn with_fix(mut self, fix: impl Into<String>) -> Self {
-        self.fix = Some(fix.into());
+        self.fix = Some(clean::clean_whole(&fix.into()));
         self
     }
 
@@ -261,7 +267,7 @@ impl Check {
         let Some(error) = &mut self.error else { return };
         for line in lines.iter().take(LISTED) {
             error.push_str("\n\t* ");
-            error.push_str(line);
+            error.push_str(&clean(line));
         }
         if lines.len() > LISTED {
             let _infallible = write!(error, "\n\t* … and {} more", lines.len() - LISTED);

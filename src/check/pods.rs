@@ -11,13 +11,17 @@ pub(super) fn checks(state: &State) -> Vec<Check> {
         Err(unread) => return vec![MESHED.unread(unread)],
     };
     let headline = format!("asked pods: {} of {} meshed", survey.meshed, survey.asked());
+    // Those that have not started and that nothing holds are about to.
     let running: Vec<_> = survey.rows.iter().filter(|(_, row)| row.missed > row.held).collect();
     let mut checks = vec![if running.is_empty() {
         MESHED.passes().described(headline)
     } else {
         let count: usize = running.iter().map(|(_, row)| row.missed - row.held).sum();
         let mut check = MESHED
-            .fails(format!("{count} pods of {} owners run outside the mesh", running.len()))
+            .fails(format!(
+                "{count} pods of {} owners run outside the mesh, or will once they start: nothing holds them",
+                running.len()
+            ))
             .described(headline)
             .with_fix("linkerd-gate explain -A --missed -o commands   # prints what to type, safest first");
         let mut worst = running.clone();
@@ -34,8 +38,8 @@ pub(super) fn checks(state: &State) -> Vec<Check> {
         let gated: usize = held.iter().map(|(_, row)| row.gated).sum();
         let mut check = HELD
             .warns(format!(
-                "nothing has started in {} pods that were created without a proxy, {gated} of them held by linkerd-gate's scheduling \
-                 gate: they are created again once injection is proven",
+                "{} pods that were created without a proxy are held, {gated} of them by linkerd-gate's scheduling gate: they are created \
+                 again once injection is proven",
                 survey.held()
             ))
             .with_fix("linkerd-gate explain -A --missed");

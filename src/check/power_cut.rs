@@ -35,6 +35,9 @@ fn after_a_cut(state: &State) -> Check {
         Ok(survey) => survey,
         Err(unread) => return AFTER_A_CUT.unread(unread),
     };
+    if let Err(unread) = &state.admission {
+        return AFTER_A_CUT.unread(unread);
+    }
     if state.acts(HOLD) {
         return AFTER_A_CUT.passes().described("a pod that misses the injector is held until it can be created again");
     }
@@ -42,15 +45,19 @@ fn after_a_cut(state: &State) -> Check {
         return AFTER_A_CUT.passes().described("a pod that misses the injector is refused, and its owner tries again");
     }
     if survey.unguarded.is_empty() {
-        return AFTER_A_CUT.passes().described("every meshed pod has an entry of `wait`, which holds it");
+        return AFTER_A_CUT.passes().described(match (survey.asked(), survey.meshed) {
+            (0, _) => "there is no meshed pod, and none asks for Linkerd",
+            (_, 0) => "there is no meshed pod; every pod that asks has an entry of `wait`, which holds it",
+            _ => "every pod that asks has an entry of `wait`, which holds it",
+        });
     }
     let pods: usize = survey.unguarded.values().sum();
     let mut largest: Vec<_> = survey.unguarded.iter().collect();
     largest.sort_by_key(|(_, pods)| std::cmp::Reverse(**pods));
     let mut check = AFTER_A_CUT
         .warns(format!(
-            "{pods} pods of {} owners are meshed only because the injector answered: created again before it does, they start \
-             outside the mesh; the admission policies of linkerd-gate would hold them",
+            "nothing holds {pods} pods of {} owners: created again before the injector answers, they start outside the mesh; the \
+             admission policies of linkerd-gate would hold them",
             survey.unguarded.len()
         ))
         .with_fix(INSTALL);

@@ -152,13 +152,15 @@ impl State {
         Ok(all.iter().find(|it| is_ours(it.metadata.labels.as_ref(), "controller")))
     }
 
-    /// Whether the binding is there, finds its parameter, and does more than tell.
+    /// Whether the policy and its binding are there, and the binding finds its parameter and does more than tell. Nothing acts
+    /// where admission could not be read: whoever says so as a fact has to look at that first.
     pub fn acts(&self, name: &str) -> bool {
         self.admission.as_ref().is_ok_and(|admission| {
             admission.bindings.iter().any(|binding| {
                 let acts =
                     binding.kind == PolicyKind::Mutating || binding.actions.iter().any(|action| action == "Deny");
-                binding.name == name && binding.has_parameter && acts
+                let is_its = |(kind, policy): &(PolicyKind, String)| *kind == binding.kind && policy == name;
+                binding.name == name && binding.has_parameter && acts && admission.policies.iter().any(is_its)
             })
         })
     }

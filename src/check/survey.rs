@@ -1,6 +1,9 @@
 //! All pods in one pass, so that ten thousand of them need no memory: who asks, who is meshed, who is missed, by owner and reason.
 
-use super::state::{component, is_ours};
+use super::{
+    clean::{clean, is_name},
+    state::{component, is_ours},
+};
 use crate::{
     decide::hold,
     linkerd::{
@@ -23,9 +26,10 @@ use std::{
 pub struct Owner {
     /// Its namespace.
     pub namespace: String,
-    /// `deployment`, `statefulset`, …, in lower case; `pod` where no controller owns it.
+    /// `deployment`, `statefulset`, …, in lower case; `rollout.argoproj.io` where it is not of Kubernetes' own; `pod` where no
+    /// controller owns it.
     pub kind: String,
-    /// Its name.
+    /// Its name, without control characters. The API server takes any text for the name of an owner.
     pub name: String,
 }
 
@@ -49,14 +53,16 @@ pub enum Why {
 pub struct Row {
     /// So many pods of it are missed.
     pub missed: usize,
-    /// So many of those are held: nothing in them has started.
+    /// In so many of those nothing has started.
+    pub waiting: usize,
+    /// So many of these are held: by our scheduling gate or an entry of `wait`.
     pub held: usize,
     /// So many of those are held by our scheduling gate.
     pub gated: usize,
     /// Why: usually one reason.
     pub why: BTreeSet<Why>,
-    /// The names of those that are held.
-    pub held_names: Vec<String>,
+    /// The names of those in which nothing has started.
+    pub waiting_names: Vec<String>,
     /// The names of the others, where no workload can be restarted in their place.
     pub other_names: Vec<String>,
 }
@@ -80,7 +86,7 @@ pub struct Survey {
     pub broken: Vec<(String, String)>,
     /// How many proxies there are of each version.
     pub proxies: BTreeMap<String, usize>,
-    /// Owners whose pods are meshed now, and have no entry of `wait`, with how many pods they have.
+    /// Owners of pods that ask, meshed or not, and have no entry of `wait`, with how many pods they have.
     pub unguarded: BTreeMap<Owner, usize>,
     /// Nodes with an agent that is ready.
     pub agents: BTreeSet<String>,
@@ -116,7 +122,7 @@ impl Survey {
         self.rows.values().map(|row| row.missed).sum()
     }
 
-    /// Those of them in which nothing has started.
+    /// Those of them that something holds.
     pub fn held(&self) -> usize {
         self.rows.values().map(|row| row.held).sum()
     }
@@ -165,16 +171,20 @@ impl Survey {
             None if created < self.installed && created.is_some() => Why::BeforeLinkerd,
             None => Why::NotAnswered,
         };
-        let held = started(pod) == Started::Never;
+        let waiting = started(pod) == Started::Never;
         let owner = Owner::of(pod);
         let restarts = owner.restart().is_some();
+        if !waits(pod) {
+            *self.unguarded.entry(owner.clone()).or_default() += 1;
+        }
         let row = self.rows.entry(owner).or_default();
         row.missed += 1;
         row.why.insert(why);
-        if held {
-            row.held += 1;
+        if waiting {
+            row.waiting += 1;
+            row.held += usize::from(hold::is_gated(pod) || waits(pod));
             row.gated += usize::from(hold::is_gated(pod));
-            row.held_names.push(name.to_owned());
+            row.waiting_names.push(name.to_owned());
         } else if !restarts {
             row.other_names.push(name.to_owned());
         }
@@ -211,20 +221,34 @@ impl Owner {
         let Some(owner) = owners.find(|owner| owner.controller == Some(true)) else {
             return Self { namespace, kind: "pod".to_owned(), name: metadata.name.clone().unwrap_or_default() };
         };
-        if owner.kind == "ReplicaSet" {
+        let own = matches!(
+            (owner.api_version.as_str(), owner.kind.as_str()),
+            ("apps/v1", "Deployment" | "ReplicaSet" | "StatefulSet" | "DaemonSet")
+                | ("batch/v1", "Job" | "CronJob")
+                | ("v1", "ReplicationController" | "Node")
+        );
+        if own && owner.kind == "ReplicaSet" {
             let hash = metadata.labels.as_ref().and_then(|labels| labels.get("pod-template-hash"));
             let deployment = hash.and_then(|hash| owner.name.strip_suffix(hash.as_str())?.strip_suffix('-'));
             if let Some(name) = deployment {
-                return Self { namespace, kind: "deployment".to_owned(), name: name.to_owned() };
+                return Self { namespace, kind: "deployment".to_owned(), name: clean(name) };
             }
         }
-        Self { namespace, kind: owner.kind.to_lowercase(), name: owner.name.clone() }
+        let kind = owner.kind.to_lowercase();
+        let kind =
+            if own { kind } else { format!("{kind}.{}", owner.api_version.split('/').next().unwrap_or_default()) };
+        Self { namespace, kind: clean(&kind), name: clean(&owner.name) }
+    }
+
+    /// Whether its names may stand in a command: `; rm -r` is no name, and can be what a pod says of its owner.
+    fn is_named(&self) -> bool {
+        is_name(&self.name) && is_name(&self.namespace)
     }
 
     /// The command that has its pods created again, one after another; nothing where there is none.
     pub fn restart(&self) -> Option<String> {
         let Self { namespace, kind, name } = self;
-        matches!(kind.as_str(), "deployment" | "statefulset" | "daemonset")
+        (matches!(kind.as_str(), "deployment" | "statefulset" | "daemonset") && self.is_named())
             .then(|| format!("kubectl rollout restart {kind}/{name} -n {namespace}"))
     }
 }
@@ -245,18 +269,20 @@ impl Row {
         all.join("; ")
     }
 
-    /// Commands that have the missed pods of `owner` made again, each with how much it costs: 0 is nothing.
+    /// Commands that have the missed pods of `owner` made again, each with how much it costs: 0 is nothing. Only what Kubernetes
+    /// itself knows by such a name is in a command; for any other owner there is a shell's comment.
     pub fn commands(&self, owner: &Owner) -> Vec<(u8, String)> {
         const AT_ONCE: usize = 20;
         let namespace = &owner.namespace;
+        let is_key = |key: &str| key.split('/').all(|part| is_name(&part.to_ascii_lowercase().replace('_', "-")));
         let mut commands = Vec::new();
         if let Some(Why::Annotation(key, of_namespace)) = self.why.iter().next() {
             commands.push((
                 0,
-                if *of_namespace {
+                if *of_namespace && is_name(namespace) && is_key(key) {
                     format!("kubectl annotate namespace {namespace} {key}-   # it breaks Linkerd's patch")
                 } else {
-                    format!("# {owner}: take {key} off its pods' template first: it breaks Linkerd's patch")
+                    format!("# {owner}: take {} off its pods' template first: it breaks Linkerd's patch", clean(key))
                 },
             ));
         }
@@ -268,14 +294,16 @@ impl Row {
             )));
             return commands;
         }
-        let by_pod = matches!(owner.kind.as_str(), "replicaset" | "replicationcontroller");
+        let by_pod = matches!(owner.kind.as_str(), "replicaset" | "replicationcontroller") && owner.is_named();
+        let by_name = |names: &[String]| names.iter().filter(|name| is_name(name)).cloned().collect::<Vec<_>>();
+        let (waiting, others) = (by_name(&self.waiting_names), by_name(&self.other_names));
         let safe = by_pod || owner.restart().is_some();
         if safe {
-            for names in self.held_names.chunks(AT_ONCE) {
+            for names in waiting.chunks(AT_ONCE) {
                 commands.push((0, format!("kubectl delete pod -n {namespace} {}", names.join(" "))));
             }
         }
-        let running = self.missed - self.held;
+        let running = self.missed - self.waiting;
         match owner.restart() {
             Some(restart) if running > 0 => {
                 let cost = match owner.kind.as_str() {
@@ -287,7 +315,7 @@ impl Row {
             }
             Some(_) => {}
             None if by_pod => {
-                for name in &self.other_names {
+                for name in &others {
                     commands.push((3, format!("kubectl delete pod -n {namespace} {name}")));
                 }
             }

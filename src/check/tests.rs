@@ -1,4 +1,11 @@
 use super::*;
+use crate::{
+    check::state::{Admission, Binding, HOLD, PolicyKind, Version},
+    decide::lease,
+    linkerd::{TokenProjection, WebhookView, names},
+};
+use k8s_openapi::{api::coordination::v1::Lease, jiff::Timestamp};
+use serde_json::{Value, json};
 
 #[test]
 fn every_code_stands_once_and_is_explained() {
@@ -18,4 +25,201 @@ fn every_code_stands_once_and_is_explained() {
     ids.dedup();
     assert_eq!(ids.len(), count);
     assert_eq!(page.matches("\n### LG").count(), count, "docs/check.md explains a code that is none");
+}
+
+/// A cluster with Linkerd's webhook, a namespace `shop` that asks, and these pods.
+fn state(pods: &[Value]) -> State {
+    let of = |value: Value| serde_json::from_value(value).unwrap();
+    let mutating = vec![of(json!({
+        "metadata": {
+            "name": "linkerd-proxy-injector-webhook-config",
+            "labels": {names::label::CONTROL_PLANE_COMPONENT: names::component::PROXY_INJECTOR},
+        },
+        "webhooks": [{
+            "name": "linkerd-proxy-injector.linkerd.io", "sideEffects": "None", "admissionReviewVersions": ["v1"],
+            "failurePolicy": "Ignore",
+            "clientConfig": {"service": {"name": "linkerd-proxy-injector", "namespace": "linkerd", "path": "/"}},
+            "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}],
+        }],
+    }))];
+    let namespace = json!({"metadata": {"name": "shop", "annotations": {"linkerd.io/inject": "enabled"}}});
+    let namespaces = vec![serde_json::from_value(namespace).unwrap()];
+    let view = WebhookView::new(&mutating).unwrap();
+    let mut survey = Survey::new(view, None, TokenProjection::Enabled, &namespaces);
+    for pod in pods {
+        survey.add(&serde_json::from_value(pod.clone()).unwrap());
+    }
+    State {
+        pre: false,
+        now: "2026-01-01T12:00:00Z".parse().unwrap(),
+        version: Ok(Version::read("v1.36.0").unwrap()),
+        mutating: Ok(mutating),
+        validating: Ok(Vec::new()),
+        admission: Ok(Admission::default()),
+        namespaces: Ok(namespaces),
+        daemon_sets: Ok(Vec::new()),
+        deployments: Ok(Vec::new()),
+        leases: Ok(Vec::new()),
+        nodes: Ok(Vec::new()),
+        pods: Ok(survey),
+        proof: Proof::Skipped("not here".to_owned()),
+    }
+}
+
+/// A pod without a proxy, in this phase.
+fn bare(name: &str, phase: &str) -> Value {
+    json!({
+        "metadata": {"name": name, "namespace": "shop"},
+        "spec": {"containers": [{"name": "app", "image": "app"}]},
+        "status": {"phase": phase},
+    })
+}
+
+fn owned(mut pod: Value, api_version: &str, kind: &str, name: &str) -> Value {
+    pod["metadata"]["ownerReferences"] =
+        json!([{"apiVersion": api_version, "kind": kind, "name": name, "uid": "1", "controller": true}]);
+    pod
+}
+
+fn one(state: &State, code: Code) -> Check {
+    let report = check(state);
+    let mut found = report.checks().filter(|check| check.code == code);
+    let one = found.next().unwrap_or_else(|| panic!("{} is not told: {report:?}", code.id)).clone();
+    assert_eq!(found.next(), None);
+    one
+}
+
+fn error(state: &State, code: Code) -> String {
+    one(state, code).error.unwrap_or_default()
+}
+
+fn commands(pods: &[Value]) -> Vec<String> {
+    let survey = state(pods).pods.unwrap();
+    survey.rows.iter().flat_map(|(owner, row)| row.commands(owner)).map(|(_, command)| command).collect()
+}
+
+#[test]
+fn what_a_tenant_writes_is_no_command() {
+    let harm = "x; touch /tmp/pwned #\nreboot\u{1b}]0;owned\u{7}";
+    for (api_version, kind, name) in [
+        ("apps/v1", "StatefulSet", harm),
+        ("apps/v1", "ReplicaSet", harm),
+        ("batch/v1", "Job", harm),
+        ("v1", "Deployment", "web"),
+        ("example.com/v1", "StatefulSet", "web"),
+        ("apps/v1", "Deployment\nreboot", "web"),
+    ] {
+        let pods = [bare("a", "Pending"), bare("b", "Running")].map(|pod| owned(pod, api_version, kind, name));
+        let commands = commands(&pods);
+        assert!(!commands.is_empty());
+        for command in commands {
+            assert!(command.starts_with("# ") && !command.contains(char::is_control), "{command:?}");
+        }
+    }
+    let pods = [bare("a", "Pending"), bare("b", "Running")].map(|pod| owned(pod, "apps/v1", "StatefulSet", "db"));
+    assert_eq!(commands(&pods), ["kubectl delete pod -n shop a", "kubectl rollout restart statefulset/db -n shop"]);
+}
+
+#[test]
+fn held_is_what_something_holds() {
+    let waiting = [bare("a", "Pending"), bare("b", "Pending")];
+    assert_eq!(one(&state(&waiting), code::MESHED).result, Level::Error);
+    assert_eq!(one(&state(&waiting), code::HELD).result, Level::Success);
+    let mut gated = bare("a", "Pending");
+    gated["spec"]["schedulingGates"] = json!([{"name": crate::decide::hold::GATE}]);
+    let mut waits = bare("b", "Pending");
+    waits["spec"]["initContainers"] = json!([{"name": crate::linkerd::meshing::WAIT, "image": "gate"}]);
+    let held = state(&[gated, waits]);
+    assert_eq!(one(&held, code::MESHED).result, Level::Success);
+    assert!(error(&held, code::HELD).starts_with("2 pods that were created without a proxy are held, 1 of them by"));
+}
+
+#[test]
+fn a_power_cut_meets_what_is_bare_today_as_well() {
+    let told = |pods: &[Value]| one(&state(pods), code::AFTER_A_CUT);
+    assert!(told(&[bare("a", "Running")]).error.unwrap().starts_with("nothing holds 1 pods of 1 owners"));
+    assert!(told(&[]).description.starts_with("there is no meshed pod"));
+    let mut waits = bare("b", "Pending");
+    waits["spec"]["initContainers"] = json!([{"name": crate::linkerd::meshing::WAIT, "image": "gate"}]);
+    assert_eq!(told(&[waits]).result, Level::Success);
+}
+
+#[test]
+fn what_objects_say_acts_on_no_terminal() {
+    let harm = "\u{1b}]0;owned\u{7}";
+    let mut state = state(&[owned(bare("a", "Running"), "example.com/v1", "Thing", harm)]);
+    let holder = json!({
+        "metadata": {"name": lease::NAME},
+        "spec": {"holderIdentity": harm, "renewTime": "2020-01-01T00:00:00.000000Z"},
+    });
+    state.leases = Ok(vec![serde_json::from_value(holder).unwrap()]);
+    state.daemon_sets = Ok(vec![ours("agent")]);
+    state.proof = Proof::Skipped(format!("refused: {harm}{}", "x".repeat(5000)));
+    let report = check(&state);
+    for check in report.checks() {
+        let texts = check.error.iter().chain(&check.fix).chain(&check.objects).chain([&check.description]);
+        for text in texts {
+            let ours = text.replace("\n\t* ", "");
+            assert!(!ours.contains(char::is_control) && ours.chars().count() < 20_000, "{check:?}");
+        }
+    }
+    assert!(error(&state, code::PROVER).contains("]0;owned"));
+    assert!(error(&state, code::PROVEN).chars().count() < 1100);
+}
+
+fn ours<T: serde::de::DeserializeOwned>(component: &str) -> T {
+    let labels = json!({"app.kubernetes.io/name": "linkerd-gate", "app.kubernetes.io/component": component});
+    let object = json!({
+        "metadata": {"name": "linkerd-gate", "namespace": "linkerd-gate", "labels": labels},
+        "spec": {"selector": {}, "template": {}},
+    });
+    serde_json::from_value(object).unwrap()
+}
+
+#[test]
+fn an_old_verdict_proves_nothing() {
+    let lease = |renewed: &str| -> Lease {
+        let verdict = r#"{"version":1,"gate":"open","basis":"proven","proof":1}"#;
+        let lease = json!({
+            "metadata": {"name": lease::NAME, "annotations": {lease::VERDICT: verdict}},
+            "spec": {"holderIdentity": "n1", "renewTime": renewed},
+        });
+        serde_json::from_value(lease).unwrap()
+    };
+    let mut state = state(&[]);
+    state.leases = Ok(vec![lease("2026-01-01T11:59:50.000000Z")]);
+    assert_eq!(one(&state, code::PROVEN_EVERYWHERE).result, Level::Success);
+    state.leases = Ok(vec![lease("2020-01-01T00:00:00.000000Z")]);
+    let from: Timestamp = "2020-01-01T00:00:00Z".parse().unwrap();
+    assert_eq!(error(&state, code::PROVEN_EVERYWHERE), format!("not looked at: the verdict is from {from}"));
+}
+
+#[test]
+fn a_missing_right_is_told_as_no_fact() {
+    let forbidden = || Unread::Forbidden("get policies".to_owned());
+    let mut state = state(&[bare("a", "Running")]);
+    state.admission = Err(forbidden());
+    for code in [code::FAILURE_POLICY, code::AFTER_A_CUT] {
+        assert_eq!(error(&state, code), "not looked at: you may not get policies");
+    }
+    state.deployments = Err(forbidden());
+    assert_eq!(error(&state, code::INSTALLED), "not looked at: you may not get policies");
+    state.daemon_sets = Ok(vec![ours("agent")]);
+    assert_eq!(one(&state, code::INSTALLED).result, Level::Success);
+}
+
+#[test]
+fn a_binding_without_its_policy_holds_nothing() {
+    let binding =
+        Binding { kind: PolicyKind::Mutating, name: HOLD.to_owned(), actions: Vec::new(), has_parameter: true };
+    let mut state = state(&[bare("a", "Running")]);
+    state.admission = Ok(Admission { offers_mutating: true, policies: Vec::new(), bindings: vec![binding.clone()] });
+    for code in [code::FAILURE_POLICY, code::AFTER_A_CUT] {
+        assert_eq!(one(&state, code).result, Level::Warning, "{code:?}");
+    }
+    let policies = vec![(PolicyKind::Mutating, HOLD.to_owned())];
+    state.admission = Ok(Admission { offers_mutating: true, policies, bindings: vec![binding] });
+    for code in [code::FAILURE_POLICY, code::AFTER_A_CUT] {
+        assert_eq!(one(&state, code).result, Level::Success, "{code:?}");
+    }
 }

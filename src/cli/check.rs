@@ -87,13 +87,14 @@ fn wait(text: &str) -> Result<Duration, String> {
     })
 }
 
-/// The arguments as this program takes them, out of those that Linkerd's CLI gives an extension: all of its own flags, each
-/// with a value (`--as-group=[]`, `--verbose=false`; linkerd2 `cli/cmd/check_extensions.go`). Flags that this program does not
-/// know are left out, as its `EXTENSIONS.md` asks; they come second.
+/// The arguments as this program takes them, out of those that Linkerd's CLI gives an extension's `check`: its own flags, each
+/// with a value (`--as-group=[]`, `--verbose=false`; linkerd2 `cli/cmd/check_extensions.go`). Those of them that this program
+/// does not have are left out, as its `EXTENSIONS.md` asks; they come second. Any other flag is left to be refused, and so is
+/// each flag of another command, where leaving one out could do what it was meant to prevent.
 pub fn for_linkerd(arguments: Vec<OsString>) -> (Vec<OsString>, Vec<String>) {
     let mut command = super::Cli::command();
     command.build();
-    let Some(name) = arguments.get(1).and_then(|name| name.to_str()).filter(|name| LINKERDS.contains(name)) else {
+    let Some(name) = arguments.get(1).and_then(|name| name.to_str()).filter(|name| *name == "check") else {
         return (arguments, Vec::new());
     };
     let Some(subcommand) = command.find_subcommand(name) else { return (arguments, Vec::new()) };
@@ -106,6 +107,7 @@ pub fn for_linkerd(arguments: Vec<OsString>) -> (Vec<OsString>, Vec<String>) {
             let flag =
                 argument.to_str().filter(|_| *place > 1).and_then(|text| text.strip_prefix("--")?.split_once('='));
             match flag {
+                Some((flag, _)) if !LINKERDS.contains(&flag) => true,
                 // Its lists are empty by default.
                 Some((_, "" | "[]")) => false,
                 Some((flag, _)) if !known(flag) => {
@@ -120,8 +122,21 @@ pub fn for_linkerd(arguments: Vec<OsString>) -> (Vec<OsString>, Vec<String>) {
     (kept, left_out)
 }
 
-/// The commands that Linkerd's CLI runs, or that its users run by it.
-const LINKERDS: [&str; 3] = ["check", "install", "uninstall"];
+/// The flags that Linkerd's CLI hands on to the `check` of an extension, and those that all of its commands have.
+const LINKERDS: [&str; 12] = [
+    "api-addr",
+    "as",
+    "as-group",
+    "cni-namespace",
+    "context",
+    "kubeconfig",
+    "linkerd-namespace",
+    "namespace",
+    "output",
+    "proxy",
+    "verbose",
+    "wait",
+];
 
 #[cfg(test)]
 mod tests {
@@ -161,5 +176,22 @@ mod tests {
         assert_eq!(filtered(&typed), (typed.map(ToOwned::to_owned).to_vec(), vec![]));
         let typed = ["linkerd-gate", "check", "--pre", "--nonsense"];
         assert_eq!(filtered(&typed).0, typed);
+    }
+
+    #[test]
+    fn only_linkerds_flags_and_only_those_of_check_are_left_out() {
+        for typed in [
+            ["linkerd-gate", "uninstall", "--now", "--dry-run=true"],
+            ["linkerd-gate", "install", "--image=x", "--verbose=false"],
+            ["linkerd-gate", "check", "--namespace=shop", "--no-such=y"],
+        ] {
+            assert_eq!(filtered(&typed), (typed.map(ToOwned::to_owned).to_vec(), vec![]));
+        }
+        for refused in
+            [&["linkerd-gate", "uninstall", "--now", "--dryrun=true"][..], &["linkerd-gate", "check", "--no-such=y"]]
+        {
+            let error = super::super::Cli::try_parse_from(filtered(refused).0).unwrap_err();
+            assert_eq!(error.kind(), clap::error::ErrorKind::UnknownArgument, "{refused:?}");
+        }
     }
 }

@@ -109,7 +109,8 @@ impl Stage {
         }
         self.parts_are_ready(2, 2).await?;
         self.lease("linkerd-gate", "n1", OPEN, SignedDuration::from_hours(1)).await?;
-        self.finds("the prover is away", &[], &["LG105 warning"]).await?;
+        let report = self.finds("the prover is away", &[], &["LG105 warning", "LG302 warning"]).await?;
+        ensure!(report.to_string().contains("not looked at: the verdict is from"), "{report:#}");
         self.verdict(OPEN).await?;
         self.lease("linkerd-gate-controller", "", "", SignedDuration::ZERO).await?;
         self.finds("no controller leads", &[], &["LG106 warning"]).await?;
@@ -137,7 +138,8 @@ impl Stage {
             let object = documents.iter().find(|it| it["kind"] == what && it["metadata"]["name"] == name);
             let object = object.context(what)?;
             self.kubectl(&["delete", what, name], "").await?;
-            self.finds(&format!("without {what}"), &[], found).await?;
+            let report = self.finds(&format!("without {what}"), &[], found).await?;
+            ensure!(report.to_string().contains("hold is bound") == (name == "linkerd-gate-guard"), "{report:#}");
             self.apply(object).await?;
         }
         let label = "linkerd.io/control-plane-component";
@@ -219,7 +221,7 @@ impl Stage {
         self.finds("held, while the injector is away", &[], &away).await?;
         self.injector.recover().await?;
         let report = self.finds("held", &[], &["LG702 warning"]).await?;
-        ensure!(report.to_string().contains("1 of them held by linkerd-gate's scheduling gate"), "{report:#}");
+        ensure!(report.to_string().contains("are held, 1 of them by linkerd-gate's scheduling gate"), "{report:#}");
         let Ran { code, out, .. } = self.run(&["check", "-o", "short"]).await?;
         ensure!(
             code == Some(0) && out.contains("‼ no pod is held") && out.ends_with("Status check results are √\n"),

@@ -147,15 +147,21 @@ impl Stage {
 
         self.injector.suffer(Fault::Absent).await?;
         let bare = |name: &str| pod(name).in_namespace("shop").running("app:test");
-        self.pod(&bare("held").json(), json!({"phase": "Pending"})).await?;
+        self.pod(&bare("waiting").json(), json!({"phase": "Pending"})).await?;
+        let wrong = and(&["LG301 error", "LG404 warning", "LG701 error", "LG801 warning"]);
+        let report = self.finds("a pod that waits, and that nothing holds", &[], &wrong).await?;
+        ensure!(report.to_string().contains("pod/waiting -n shop"), "{report:#}");
+        let mut held = bare("held").json();
+        held["spec"]["schedulingGates"] = json!([{"name": "linkerd-gate/injected"}]);
+        self.pod(&held, json!({"phase": "Pending"})).await?;
         self.pod(&bare("runs").json(), running()).await?;
         self.pod(&bare("forged").labelled("linkerd.io/control-plane-ns", "linkerd").json(), running()).await?;
         let broken = bare("broken").annotated("config.linkerd.io/proxy-version", "a\"b");
         self.pod(&broken.json(), running()).await?;
         self.injector.recover().await?;
-        let wrong = and(&["LG701 error", "LG702 warning", "LG703 error", "LG704 error"]);
+        let wrong = and(&["LG701 error", "LG702 warning", "LG703 error", "LG704 error", "LG801 warning"]);
         let report = self.finds("pods outside the mesh", &[], &wrong).await?;
-        for told in ["asked pods: 0 of 4 meshed", "pod/runs -n shop", "pod/forged -n shop", "breaks Linkerd's patch"] {
+        for told in ["asked pods: 0 of 5 meshed", "pod/runs -n shop", "pod/forged -n shop", "breaks Linkerd's patch"] {
             ensure!(report.to_string().contains(told), "{told}: {report:#}");
         }
         self.finds("of another namespace", &["-n", "default"], &BASE).await?;
@@ -181,17 +187,21 @@ impl Stage {
             let uid = format!("00000000-0000-0000-0000-00000000000{}", number % 3);
             pod["metadata"]["ownerReferences"] =
                 json!([{"apiVersion": version, "kind": kind, "name": owner, "uid": uid, "controller": true}]);
+            // The first three are held, the next three are about to start.
+            if number < 3 {
+                pod["spec"]["schedulingGates"] = json!([{"name": "linkerd-gate/injected"}]);
+            }
             let status = if number < 6 { json!({"phase": "Pending"}) } else { running() };
             self.pod(&pod, status).await?;
         }
         self.injector.recover().await?;
-        self.finds("thirty bare pods", &[], &and(&["LG701 error", "LG702 warning"])).await?;
+        self.finds("thirty bare pods", &[], &and(&["LG701 error", "LG702 warning", "LG801 warning"])).await?;
         let Ran { code, out, err } = self.run(&["explain", "-A", "--missed"]).await?;
         ensure!(code == Some(0), "{err}");
         let lines: Vec<_> = out.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
         ensure!(lines[0] == "NAMESPACE OWNER MISSED HELD REASON", "{out}");
-        ensure!(lines[1].starts_with("shop deployment/web 10 2 the injector did not answer"), "{out}");
-        ensure!(lines[4] == "30 of 30 pods that ask are outside the mesh, 6 of them held", "{out}");
+        ensure!(lines[1].starts_with("shop deployment/web 10 1 the injector did not answer"), "{out}");
+        ensure!(lines[4] == "30 of 30 pods that ask are outside the mesh, 3 of them held", "{out}");
         let Ran { out, .. } = self.run(&["explain", "-A", "--missed", "-o", "json"]).await?;
         let rows: Value = serde_json::from_str(&out)?;
         ensure!(rows.as_array().is_some_and(|rows| rows.len() == 3) && rows[0]["missed"] == 10, "{out}");

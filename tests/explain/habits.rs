@@ -1,7 +1,11 @@
 //! What people type, and what they are answered.
 
 use crate::support::program;
-use std::{fs, io::Write as _};
+use std::{
+    fs,
+    io::Write as _,
+    process::{Command, Stdio},
+};
 
 const POD: &str = "{apiVersion: v1, kind: Pod, metadata: {name: p}, spec: {containers: [{name: c}]}}\n";
 
@@ -81,10 +85,10 @@ fn what_never_ends_or_is_too_large_is_refused_in_words_and_soon() {
         assert!(!err.contains("::") && !err.contains(" { "), "Rust's own words: {err}");
     }
     // A pipe whose writer never stops.
-    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_linkerd-gate"))
+    let mut child = Command::new(env!("CARGO_BIN_EXE_linkerd-gate"))
         .args(["explain", "-f", "-"])
-        .stdin(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped())
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
         .spawn()
         .unwrap();
     let mut stdin = child.stdin.take().unwrap();
@@ -103,4 +107,26 @@ fn help_has_examples() {
     let (code, help, _) = program(&["explain", "--help"], b"");
     assert_eq!(code, Some(0));
     assert!(help.contains("Examples:") && help.contains("--fail-on missing-entry"), "{help}");
+}
+
+#[test]
+fn where_nothing_can_be_written_it_ends_by_its_exit_code() {
+    let full = || fs::File::options().write(true).open("/dev/full").unwrap();
+    let end = |arguments: &[&str], out: Stdio, err: Stdio| {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_linkerd-gate"));
+        program.args(arguments).env_clear().stdin(Stdio::null()).stdout(out).stderr(err);
+        program.status().unwrap().code()
+    };
+    for (arguments, code) in [
+        (&["explain", "-f", "/nonexistent"][..], 2),
+        (&["explain"], 2),
+        (&["explain", "pod/web", "-n", "shop"], 69),
+        (&["open", "n1", "--for", "30m"], 69),
+        (&["no-such"], 2),
+    ] {
+        assert_eq!(end(arguments, Stdio::null(), full().into()), Some(code), "{arguments:?}");
+    }
+    let pod = "tests/explain/pod.json";
+    assert_eq!(end(&["explain", "-f", pod], full().into(), Stdio::null()), Some(70));
+    assert_eq!(end(&["explain", "-f", pod], full().into(), full().into()), Some(70));
 }

@@ -55,7 +55,9 @@ mod tests {
 
     fn written(short: bool, colour: bool) -> String {
         let mut out = Vec::new();
-        write(&unreachable("no such host\n\t* or so"), short, colour, &mut out).unwrap();
+        let mut report = unreachable("no such host");
+        report.categories[0].checks[0].error.as_mut().unwrap().push_str("\n\t* or so");
+        write(&report, short, colour, &mut out).unwrap();
         String::from_utf8(out).unwrap()
     }
 
