@@ -189,15 +189,11 @@ fn run_explain(arguments: ExplainArguments) -> Exit {
     }
 }
 
-fn run_explain_live(kinds: &[Live], access: &Person) -> Exit {
+fn run_explain_live(live: &Live, access: &Person) -> Exit {
     let mut explained = Explained { incomplete: false, failed: false };
     let exit = run_command(async |out| {
         let mut out = std::io::BufWriter::new(out);
-        for live in kinds {
-            let Explained { incomplete, failed } = explain_live(access, live, &mut out, &mut std::io::stderr()).await?;
-            explained.incomplete |= incomplete;
-            explained.failed |= failed;
-        }
+        explained = explain_live(access, live, &mut out, &mut std::io::stderr()).await?;
         Ok(())
     });
     match exit {

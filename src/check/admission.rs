@@ -6,6 +6,7 @@ use super::{
     installation::INSTALL,
     state::{Admission, Binding, GUARD, HOLD, HOLDS_FROM, PolicyKind},
 };
+use crate::linkerd::names;
 use k8s_openapi::api::admissionregistration::v1::{MutatingWebhook, RuleWithOperations};
 
 pub(super) fn checks(state: &State) -> Vec<Check> {
@@ -44,7 +45,9 @@ pub(super) fn hold_supported(state: &State) -> Check {
 fn policies(admission: &Admission) -> Vec<Check> {
     let has_policy = |name: &str| admission.policies.iter().any(|(_, policy)| policy == name);
     let binding = |name: &str| admission.bindings.iter().find(|binding| binding.name == name);
-    let holds = admission.offers_mutating;
+    // With `admission: refuse` the guard alone is there, also where pods could be held.
+    let refuses = has_policy(GUARD) && binding(GUARD).is_some();
+    let holds = admission.offers_mutating && !refuses;
     let mut wrong = Vec::new();
     for (name, wanted) in [(HOLD, holds), (GUARD, true)] {
         match (has_policy(name), binding(name)) {
@@ -116,6 +119,8 @@ fn later_webhooks(state: &State) -> Option<Check> {
         .iter()
         .filter(|it| it.metadata.name.as_deref() > Some(last))
         .filter(|it| it.webhooks.iter().flatten().any(creates_pods))
+        // Linkerd's own, of viz and jaeger: they make no pod ask.
+        .filter(|it| !it.metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(names::label::EXTENSION)))
         .filter_map(|it| it.metadata.name.clone())
         .collect();
     Some(if later.is_empty() || reinvoked {

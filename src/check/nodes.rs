@@ -71,12 +71,12 @@ pub(super) fn checks(state: &State) -> Vec<Check> {
             .filter(|node| node.metadata.name.as_ref().is_some_and(|name| !survey.agents.contains(name)))
             .map(object)
             .collect();
-        checks.push(if without.is_empty() {
-            NODES_WITHOUT_AGENT.passes()
-        } else {
-            NODES_WITHOUT_AGENT
+        checks.push(match &survey.agents_unread {
+            Some(unread) => NODES_WITHOUT_AGENT.unread(unread),
+            None if without.is_empty() => NODES_WITHOUT_AGENT.passes(),
+            None => NODES_WITHOUT_AGENT
                 .warns("at their next boot these nodes are not closed, or not opened before the controller does")
-                .about(without)
+                .about(without),
         });
     }
     let overrides = state.overrides();

@@ -1,6 +1,7 @@
 //! All pods in one pass, so that ten thousand of them need no memory: who asks, who is meshed, who is missed, by owner and reason.
 
 use super::{
+    Unread,
     clean::{clean, is_name},
     state::{component, is_ours},
 };
@@ -90,6 +91,8 @@ pub struct Survey {
     pub unguarded: BTreeMap<Owner, usize>,
     /// Nodes with an agent that is ready.
     pub agents: BTreeSet<String>,
+    /// Why these are not known; nothing where they are.
+    pub agents_unread: Option<Unread>,
     /// The node of each pod of Linkerd's control plane, by part.
     pub control_plane: BTreeMap<String, Vec<String>>,
 }
@@ -190,7 +193,8 @@ impl Survey {
         }
     }
 
-    fn parts(&mut self, pod: &Pod) {
+    /// Notes whether the pod is an agent of a node, or a part of the control plane, and counts it among none.
+    pub fn parts(&mut self, pod: &Pod) {
         let labels = pod.metadata.labels.as_ref();
         let Some(node) = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()) else { return };
         let mut conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());

@@ -1,6 +1,6 @@
 use super::*;
 use crate::{
-    check::state::{Admission, Binding, HOLD, PolicyKind, Version},
+    check::state::{Admission, Binding, GUARD, HOLD, PolicyKind, Version},
     decide::lease,
     linkerd::{TokenProjection, WebhookView, names},
 };
@@ -222,4 +222,40 @@ fn a_binding_without_its_policy_holds_nothing() {
     for code in [code::FAILURE_POLICY, code::AFTER_A_CUT] {
         assert_eq!(one(&state, code).result, Level::Success, "{code:?}");
     }
+}
+
+#[test]
+fn linkerds_own_extensions_make_no_pod_ask() {
+    let mut state = state(&[]);
+    let later = |labels: Value| {
+        let mut other = state.mutating.as_ref().unwrap()[0].clone();
+        other.metadata.name = Some("zz-tap-injector".to_owned());
+        other.metadata.labels = serde_json::from_value(labels).unwrap();
+        other.webhooks.as_mut().unwrap()[0].name = "other.example.com".to_owned();
+        other
+    };
+    let (viz, other) = (later(json!({"linkerd.io/extension": "viz"})), later(json!({"app": "x"})));
+    let first = state.mutating.as_ref().unwrap()[0].clone();
+    state.mutating = Ok(vec![first.clone(), viz]);
+    assert_eq!(one(&state, code::LATER_WEBHOOKS).result, Level::Success);
+    state.mutating = Ok(vec![first, other]);
+    assert_eq!(one(&state, code::LATER_WEBHOOKS).result, Level::Warning);
+}
+
+#[test]
+fn a_guard_alone_is_a_choice() {
+    let bound = |kind, name: &str| Binding {
+        kind,
+        name: name.to_owned(),
+        actions: vec!["Deny".to_owned()],
+        has_parameter: true,
+    };
+    let guard = (PolicyKind::Validating, GUARD.to_owned());
+    let mut state = state(&[]);
+    let admission = |policies, bindings| Ok(Admission { offers_mutating: true, policies, bindings });
+    state.admission = admission(vec![guard.clone()], vec![bound(PolicyKind::Validating, GUARD)]);
+    assert_eq!(one(&state, code::POLICIES).result, Level::Success);
+    let hold = (PolicyKind::Mutating, HOLD.to_owned());
+    state.admission = admission(vec![guard, hold], vec![bound(PolicyKind::Validating, GUARD)]);
+    assert!(error(&state, code::POLICIES).contains("linkerd-gate-hold is not bound"));
 }

@@ -88,8 +88,8 @@ pub struct ExplainArguments {
 pub enum Explained {
     /// Files: no cluster is asked.
     Files(Explain),
-    /// What is in a cluster; with how to get there. Each kind is explained on its own.
-    Live(Vec<Live>, Person),
+    /// What is in a cluster; with how to get there.
+    Live(Live, Person),
 }
 
 // === impl ExplainArguments ===
@@ -106,6 +106,12 @@ impl ExplainArguments {
             if self.no_token_projection { TokenProjection::Disabled } else { TokenProjection::Enabled };
         if output == Output::Commands && !self.missed {
             return Err("-o commands is for missed pods: linkerd-gate explain -A --missed -o commands".to_owned());
+        }
+        if self.missed && matches!(output, Output::Name | Output::Sarif) {
+            return Err(
+                "--missed counts by owner: -o text, json or commands; for each pod: linkerd-gate explain -A -o name"
+                    .to_owned(),
+            );
         }
         if files.is_empty() && words.is_empty() && !is_live {
             return Err("there is nothing to explain: linkerd-gate explain -f FILE, explain pod/NAME -n NAMESPACE, or explain -A".to_owned());
@@ -134,17 +140,9 @@ impl ExplainArguments {
                 words.join(" ")
             ));
         }
-        let live = kinds.into_iter().map(|(kind, names)| Live {
-            kind,
-            names,
-            namespace: namespace.clone(),
-            selector: self.selector.clone(),
-            missed: self.missed,
-            token_projection,
-            output,
-            fail_on: fail_on.clone(),
-        });
-        Ok(Explained::Live(live.collect(), person.read()))
+        let Self { selector, missed, .. } = self;
+        let live = Live { kinds, namespace, selector, missed, token_projection, output, fail_on };
+        Ok(Explained::Live(live, person.read()))
     }
 }
 

@@ -22,6 +22,9 @@ use crate::linkerd::{TokenProjection, WebhookView, names};
 /// How many objects of a kind are in memory at a time.
 const PAGE: u32 = 500;
 
+/// The labels of the agents' pods, as a selector.
+const AGENTS: &str = "app.kubernetes.io/name=linkerd-gate,app.kubernetes.io/component=agent";
+
 /// What is read, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scope {
@@ -214,7 +217,16 @@ fn our_namespace(state: &State) -> Option<String> {
 async fn pods(client: &Client, scope: &Scope, state: &State) -> Read<Survey> {
     let mutating = state.mutating.as_ref().map_err(|_| Unread::Needs("Linkerd's webhooks"))?;
     let namespaces = state.namespaces.as_ref().map_err(|_| Unread::Needs("the namespaces"))?;
-    count(client, scope, mutating, namespaces).await
+    let mut survey = count(client, scope, mutating, namespaces).await?;
+    // Of one namespace the agents' pods are not among those that were counted.
+    if (scope.namespace.is_some() || scope.selector.is_some())
+        && let Some(namespace) = our_namespace(state)
+    {
+        let agents = Api::<Pod>::namespaced(client.clone(), &namespace);
+        let act = format!("list pods in namespace {namespace}");
+        survey.agents_unread = each(&agents, Some(AGENTS), &act, |pod| survey.parts(&pod)).await.err();
+    }
+    Ok(survey)
 }
 
 async fn count(

@@ -24,6 +24,9 @@ pub mod label {
     /// On what Linkerd's CNI plug-in consists of. The chart's object selector excludes pods that carry it.
     pub const CNI_RESOURCE: &str = "linkerd.io/cni-resource";
 
+    /// On what belongs to an extension of Linkerd's: which one.
+    pub const EXTENSION: &str = "linkerd.io/extension";
+
     /// On a namespace, with [`DISABLED`](super::inject::DISABLED): none of Linkerd's webhooks is called for it.
     pub const ADMISSION_WEBHOOKS: &str = "config.linkerd.io/admission-webhooks";
 

@@ -190,7 +190,9 @@ impl Stage {
         self.kubectl(&["annotate", "node", "n1", "linkerd-gate/override-"], "").await?;
         self.kubectl(&["delete", "pod", "agent-n2", "-n", OURS, "--force"], "").await?;
         self.finds("a node without an agent", &[], &["LG603 warning"]).await?;
+        self.finds("a node without an agent, of one namespace", &["-n", "shop"], &["LG603 warning"]).await?;
         self.agent_on("n2").await?;
+        self.finds("agents are in another namespace", &["-n", "shop"], &[]).await?;
         self.kubectl(&["label", "node", "n1", "karpenter.sh/nodepool=default"], "").await?;
         let report = self.finds("an autoscaler", &[], &["LG804 warning"]).await?;
         ensure!(report.to_string().contains("readiness.k8s.io/"), "{report:#}");

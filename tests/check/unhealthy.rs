@@ -227,6 +227,11 @@ impl Stage {
         ensure!(code == Some(0) && out.contains("not-called"), "{out}");
         let Ran { code, err, .. } = self.run(&["explain", "pod/none", "-n", "shop"]).await?;
         ensure!(code == Some(69) && err.contains("pods/none"), "{err}");
+        let words = ["explain", "po/db-7", "ds/none", "po/none", "rs/none", "pod/db-1", "-n", "shop", "-o", "json"];
+        let Ran { code, out, err } = self.run(&words).await?;
+        let found: Value = serde_json::from_str(&out)?;
+        ensure!(code == Some(69) && found.as_array().is_some_and(|all| all.len() == 2), "{out}{err}");
+        ensure!(["daemonsets/none", "pods/none", "replicasets/none"].iter().all(|it| err.contains(it)), "{err}");
         let Ran { code, err, .. } = self.run(&["explain", "-A", "--fail-on", "missing-entry"]).await?;
         ensure!(code == Some(1) && err.contains("missing-entry"), "{err}");
         self.kubectl(&["delete", "pods", "--all", "-n", "shop", "--force"], "").await?;

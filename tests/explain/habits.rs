@@ -20,6 +20,8 @@ fn what_is_typed_at_kubectl_is_understood_or_put_right() {
         (&["explain", "pod/web", "-A"], "linkerd-gate explain pod/web -n NAMESPACE"),
         (&["explain", "-f", "x", "-A"], "give one of both"),
         (&["explain", "-A", "-o", "commands"], "linkerd-gate explain -A --missed -o commands"),
+        (&["explain", "-A", "--missed", "-o", "sarif"], "linkerd-gate explain -A -o name"),
+        (&["explain", "-A", "--missed", "-o", "name"], "linkerd-gate explain -A -o name"),
         (&["explain"], "linkerd-gate explain -f FILE"),
         (
             &["explain", "-f", "https://example.com/a.yaml"],

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     check::Unread,
-    cluster::{self, Client, Person, Refused, check::Scope, raw},
+    cluster::{self, Client, Person, check::Scope, raw},
     command::{explain::Finding, not_done::NotDone},
     linkerd::{Surroundings, TokenProjection},
 };
@@ -20,10 +20,8 @@ use std::io::Write;
 /// What is explained of a cluster, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Live {
-    /// Of which kind, and which of them; none is all of them.
-    pub kind: Kind,
-    /// Their names.
-    pub names: Vec<String>,
+    /// The kinds, in order, each with names; no name is all of them.
+    pub kinds: Vec<(Kind, Vec<String>)>,
     /// The namespace; nothing is all of them.
     pub namespace: Option<String>,
     /// A selector of labels, as kubectl takes it.
@@ -165,20 +163,22 @@ async fn explain(
             }
         }
     };
-    let path = live.kind.path(live.namespace.as_deref());
-    let plural = live.kind.plural;
+    // What is not there, or may not be read, stops nothing else: it is told at the end.
     let mut refused = Vec::new();
-    if live.names.is_empty() {
-        let right = format!("list on {plural}");
-        if let Err(why) = raw::list(client, &path, live.selector.as_deref(), &right, &mut take).await {
-            refused.push(why.to_string());
+    for (kind, names) in &live.kinds {
+        let path = kind.path(live.namespace.as_deref());
+        let plural = kind.plural;
+        if names.is_empty() {
+            let right = format!("list on {plural}");
+            if let Err(why) = raw::list(client, &path, live.selector.as_deref(), &right, &mut take).await {
+                refused.push(why.to_string());
+            }
         }
-    }
-    for name in &live.names {
-        match raw::object(client, &format!("{path}/{name}"), &format!("get on {plural}")).await {
-            Ok(text) => take(&text),
-            Err(Refused::NotFound(why)) => refused.push(format!("{plural}/{name}: {why}")),
-            Err(why) => refused.push(format!("{plural}/{name}: {why}")),
+        for name in names {
+            match raw::object(client, &format!("{path}/{name}"), &format!("get on {plural}")).await {
+                Ok(text) => take(&text),
+                Err(why) => refused.push(format!("{plural}/{name}: {why}")),
+            }
         }
     }
     report_written?;
