@@ -40,7 +40,11 @@ pub enum Command {
         long_about = "Holds its pod until Linkerd can inject and certify, and never lets a pod start that asked for the \
                       mesh and was created without a proxy. Runs as an init container; configured by environment only.",
         after_help = exit_codes(),
-        after_long_help = format!("{}\n\n{}", table::help(table::WAIT), exit_codes()),
+        after_long_help = format!(
+            "Examples:\n  kubectl logs web-0 -n shop -c linkerd-gate\n  linkerd-gate explain pod/web-0 -n shop\n\n{}\n\n{}",
+            table::help(table::WAIT),
+            exit_codes()
+        ),
     )]
     Wait,
 
@@ -50,7 +54,11 @@ pub enum Command {
                       it at :4192/gate. One agent of the cluster proves injection for all. Runs as a DaemonSet; configured by \
                       environment only.",
         after_help = exit_codes(),
-        after_long_help = format!("{}\n\n{}", table::help(table::AGENT), exit_codes()),
+        after_long_help = format!(
+            "Examples:\n  kubectl logs daemonset/linkerd-gate -n linkerd-gate\n  kubectl set env daemonset/linkerd-gate -n linkerd-gate LINKERD_GATE_MODE=audit\n\n{}\n\n{}",
+            table::help(table::AGENT),
+            exit_codes()
+        ),
     )]
     Agent,
 
@@ -61,7 +69,11 @@ pub enum Command {
                       others too. Retries owners whose pods admission refused. Opens closed nodes that have no agent. Of two \
                       replicas one acts. Runs as a Deployment; configured by environment only.",
         after_help = exit_codes(),
-        after_long_help = format!("{}\n\n{}", table::help(table::CONTROLLER), exit_codes()),
+        after_long_help = format!(
+            "Examples:\n  kubectl logs deployment/linkerd-gate-controller -n linkerd-gate\n  kubectl set env deployment/linkerd-gate-controller -n linkerd-gate LINKERD_GATE_MODE=audit\n\n{}\n\n{}",
+            table::help(table::CONTROLLER),
+            exit_codes()
+        ),
     )]
     Controller,
 

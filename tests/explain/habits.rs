@@ -109,6 +109,18 @@ fn help_has_examples() {
     let (code, help, _) = program(&["explain", "--help"], b"");
     assert_eq!(code, Some(0));
     assert!(help.contains("Examples:") && help.contains("--fail-on missing-entry"), "{help}");
+    let (_, all, _) = program(&["--help"], b"");
+    let (_, commands) = all.split_once("Commands:\n").unwrap();
+    let commands: Vec<_> = commands
+        .lines()
+        .take_while(|line| !line.is_empty())
+        .filter_map(|line| line.strip_prefix("  ").filter(|line| !line.starts_with(' '))?.split_whitespace().next())
+        .collect();
+    assert!(commands.len() > 10, "{all}");
+    for command in commands.into_iter().filter(|command| *command != "help") {
+        let (_, help, _) = program(&[command, "--help"], b"");
+        assert!(help.contains("Example:\n") || help.contains("Examples:\n"), "{command}: {help}");
+    }
 }
 
 #[test]
