@@ -1,15 +1,17 @@
 //! A cluster of one node, where everything the gate waits for has to run on the node that the gate closes; and nodes that join.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Result, ensure};
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{Api, DeleteParams, Patch, PatchParams};
-use linkerd_gate_kit::cluster::{ClusterOptions, NODE_DIRECTORY, NodeOptions};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
+use linkerd_gate_kit::cluster::{self, ClusterOptions, NODE_DIRECTORY, NodeOptions};
 use linkerd_gate_kit::linkerd::LinkerdDirectory;
 use linkerd_gate_kit::object::pod;
 use serde_json::{Value, json};
 
-use super::stage::{LINKERD, Stage, images, is_closed, is_scheduled};
+use super::stage::{LINKERD, PATIENCE, Stage, images, is_closed, is_scheduled};
 
 pub async fn nothing_that_the_gate_waits_for_waits_for_the_gate() -> Result<()> {
     let later = vec![NodeOptions { taints: Vec::new(), network_awaited: true }];
@@ -92,7 +94,7 @@ async fn identity_is_ready_by_its_endpoints_and_does_not_answer(stage: &Stage) -
     stage.until_all_nodes_are_open().await
 }
 
-/// Its network is set up by a DaemonSet that does not tolerate the taint: while that is so no node is tainted.
+/// Its network is set up by a DaemonSet that does not tolerate the taint: the node is not tainted before it has that pod.
 async fn a_node_joins_whose_network_does_not_tolerate_the_taint(stage: &Stage) -> Result<()> {
     stage.scale(LINKERD, "linkerd-proxy-injector", 0).await?;
     let agent_of = |node: &'static str| stage.agent_on(node);
@@ -103,12 +105,18 @@ async fn a_node_joins_whose_network_does_not_tolerate_the_taint(stage: &Stage) -
     stage.cluster.switch_on(joining).await?;
     stage.cluster.until_ready(joining).await?;
     agent_of("node-1").await?;
-    stage.until_agent_said("node-1", "kube-system/cni").await?;
-    let node = stage.nodes().await?.get(joining.name()).await?;
-    ensure!(!is_closed(&node), "tainted, though the network's DaemonSet does not tolerate it");
-    // Mended: the node is closed now, since nothing is proven.
-    stage.apply(&[cni(&json!([{"operator": "Exists"}]))]).await?;
+    // Whichever comes first, the agent or the DaemonSet's pod: the pod gets there, and then the node is closed.
+    let network = ListParams::default().labels("app=cni");
+    let runs_there = |pods: &BTreeMap<String, Pod>| {
+        let node = |pod: &Pod| pod.spec.as_ref()?.node_name.clone();
+        let phase = |pod: &Pod| pod.status.as_ref()?.phase.clone();
+        let runs = |pod: &Pod| node(pod).as_deref() == Some(joining.name()) && phase(pod).as_deref() == Some("Running");
+        pods.values().any(runs).then_some(())
+    };
+    let pods = stage.api::<Pod>("kube-system").await?;
+    cluster::until_any(&pods, &network, "the network's pod runs there", PATIENCE, runs_there).await?;
     stage.until_node(joining.name(), "closed", is_closed).await?;
+    stage.apply(&[cni(&json!([{"operator": "Exists"}]))]).await?;
     stage.scale(LINKERD, "linkerd-proxy-injector", 1).await?;
     stage.until_all_nodes_are_open().await
 }
