@@ -61,7 +61,8 @@ async fn five_hundred_refused_owners_are_nudged_and_nobody_else_is() -> Result<(
         ensure!(names.len() * 2 > refused.len(), "only {} were nudged", names.len());
         let of_ordered = nudged.iter().filter(|request| request.name == "ordered").count();
         ensure!(of_ordered <= 1, "its next pod is none of our concern: nudged {of_ordered} times");
-        ensure!(nudged.len() <= names.len() + names.len() / 10, "{} nudges of {}", nudged.len(), names.len());
+        // An injector that refuses one of several at once, as on a busy machine, has its owner asked once more.
+        ensure!(nudged.len() <= 2 * names.len(), "{} nudges of {}", nudged.len(), names.len());
         for (key, before) in untouched {
             let after = read(&stage, &key).await?;
             ensure!(!is_nudged(&after), "{key:?} was touched");
