@@ -3,7 +3,7 @@
 /// How many characters of one text are kept.
 pub const LONGEST: usize = 1000;
 
-/// Without what would move a cursor, end a line or turn the direction of writing, and cut after [`LONGEST`] characters.
+/// Without what would move a cursor, end a line or turn the direction of writing, and cut after a thousand characters.
 pub fn clean(text: &str) -> String {
     let mut cleaned: String = harmless(text).take(LONGEST).collect();
     if text.chars().nth(LONGEST).is_some() {
