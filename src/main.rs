@@ -22,10 +22,10 @@ use linkerd_gate::role::controller;
 use linkerd_gate::role::wait::{self, write_termination_message};
 use linkerd_gate::{observe, shutdown, telemetry};
 
-/// Says it on standard error. Where that is closed or full there is nobody left to tell, and `eprintln` would panic.
+/// Says it on standard error. `eprintln` would panic where that is closed or full.
 macro_rules! tell {
-    ($($told:tt)*) => {{
-        let _nobody_left_to_tell = writeln!(std::io::stderr(), $($told)*);
+    ($($text:tt)*) => {{
+        let _ = writeln!(std::io::stderr(), $($text)*); // standard error is closed or full
     }};
 }
 

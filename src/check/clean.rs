@@ -27,7 +27,8 @@ fn harmless(text: &str) -> impl Iterator<Item = char> {
 }
 
 /// Whether it is a name that a shell takes as it stands: of lower case letters, digits, `-` and `.`, with a letter or digit at
-/// both ends (DNS-1123, which objects' names keep, and references to them need not).
+/// both ends (DNS-1123, which objects' names keep, and references to them need not). So `..` is none, which would lead a path
+/// upwards.
 pub fn is_name(text: &str) -> bool {
     let usual =
         |character: char| character.is_ascii_lowercase() || character.is_ascii_digit() || "-.".contains(character);

@@ -44,7 +44,7 @@ fn everywhere(state: &State) -> Option<Check> {
     let renewed =
         state.lease(lease::NAME).and_then(|lease| lease.spec.as_ref()?.renew_time.as_ref()).map(|time| time.0);
     if state.verdict().is_some() && renewed.is_none_or(|renewed| is_stale(state, renewed)) {
-        let from = renewed.map_or_else(|| "a time that is not told".to_owned(), |renewed| renewed.to_string());
+        let from = renewed.map_or_else(|| "an unknown time".to_owned(), |renewed| renewed.to_string());
         return Some(PROVEN_EVERYWHERE.warns(format!("not looked at: the verdict is from {from}")));
     }
     match state.verdict() {

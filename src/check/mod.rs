@@ -9,7 +9,7 @@
 //! - one file for each category.
 
 mod admission;
-mod clean;
+pub mod clean;
 pub mod code;
 mod injection;
 mod installation;

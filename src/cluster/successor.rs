@@ -30,7 +30,7 @@ struct Template {
 /// Whether a pod that `owner` makes now would be taken and would have Linkerd's proxy. [`Outcome::Done`] where it would; another program's
 /// kind of owner has no template that is known, so that nothing is sent and the annotation that allows its replacement counts.
 ///
-/// [`Outcome::Refused`] is the word of what would refuse it; [`Outcome::Failed`] means that nobody knows.
+/// [`Outcome::Refused`] says what would refuse it; [`Outcome::Failed`] means that it could not be found out.
 pub async fn prove(client: Client, namespace: &str, owner: &OwnerReference) -> Outcome {
     let found = match owner.kind {
         Kind::ReplicaSet => find::<ReplicaSet>(&client, namespace, owner, |set| Some(plain(set.spec?.template?))).await,

@@ -1,5 +1,7 @@
 //! How a person names a pod: `pod/web`, as `kubectl get --output name` prints it, or `web`.
 
+use crate::check::clean::is_name;
+
 /// A pod's name.
 ///
 /// # Errors
@@ -34,17 +36,6 @@ pub fn namespace(text: &str) -> Result<String, String> {
         return Err("no namespace can have this name: it holds lower case letters, digits and `-`".to_owned());
     }
     Ok(text.to_owned())
-}
-
-/// Whether it leads to an object of that name and to no other place.
-fn is_name(text: &str) -> bool {
-    let usual =
-        |character: char| character.is_ascii_lowercase() || character.is_ascii_digit() || "-.".contains(character);
-    // `..` would lead a path upwards.
-    let ends = [text.chars().next(), text.chars().last()];
-    ends.iter().all(|end| end.is_some_and(|end| end.is_ascii_alphanumeric()))
-        && text.len() <= 253
-        && text.chars().all(usual)
 }
 
 #[cfg(test)]

@@ -112,7 +112,7 @@ pub struct LeaseWrite {
 pub enum Acquired {
     /// It held the Lease already: an earlier process of the same container, or itself before it could not renew.
     Again,
-    /// The Lease was nobody's.
+    /// The Lease had no live holder.
     Vacant(Vacancy),
 }
 
@@ -318,7 +318,7 @@ impl Elector {
             }
             (None, Stance::Lead) => (Acquired::Again, now),
             (None, Stance::Vacant(why)) => {
-                // That an agent of our own node is gone nobody else can know yet.
+                // Other nodes cannot know yet that this node's earlier agent is gone.
                 let chance = || if why == Vacancy::OfAnEarlierBoot { now } else { now + pause(Pause::Acquire) };
                 (Acquired::Vacant(why), *self.take_at.get_or_insert_with(chance))
             }
