@@ -1,6 +1,6 @@
 # syntax=docker/dockerfile:1
-# One static binary in an otherwise empty image, for every architecture that buildx is asked for. `make image` builds the very
-# same layout without a container engine; a test holds the two to each other.
+# One static binary in an otherwise empty image, for every architecture that buildx builds. `make image` builds the same layout
+# without a container engine; a test compares the two.
 FROM --platform=$TARGETPLATFORM rust:1.95-alpine AS build
 RUN apk add --no-cache musl-dev
 WORKDIR /src
@@ -18,6 +18,6 @@ LABEL org.opencontainers.image.title="linkerd-gate" \
       org.opencontainers.image.version="$VERSION" \
       org.opencontainers.image.revision="$REVISION"
 COPY --from=build /image/linkerd-gate /linkerd-gate
-# Linkerd's own uid: traffic of this user is not redirected into a proxy that does not run yet.
+# Linkerd's own uid: Linkerd does not redirect traffic of this user into a proxy that does not run yet.
 USER 2102:2102
 ENTRYPOINT ["/linkerd-gate"]

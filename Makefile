@@ -24,18 +24,18 @@ demo: ## Play a cluster boot without and with the gate: real processes, no clust
 test: lint ## Run every check and every test, on genuine Kubernetes parts that it fetches and builds (first time: ~32 min)
 	cargo test --locked --workspace
 
-# Whatever needs neither root nor a part of Kubernetes.
+# Tests that need neither root nor a part of Kubernetes.
 CHECKED := layers reference corpus cluster_api cluster_api_repair cluster_by_hand cluster_held_pod cluster_uninstall manifests serve
 
 .PHONY: check
-check: ## The everyday loop: format, lints, unit tests, scripted API server; no root, no Kubernetes (under 3 min, once built)
+check: ## Check format and lints, run unit tests and the scripted API server; no root, no Kubernetes (under 3 min, once built)
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets --quiet -- -D warnings
 	cargo test --locked --quiet --package linkerd-gate --lib $(CHECKED:%=--test %)
 
 # SOAK=10m, for instance.
 .PHONY: soak
-soak: ## Let owners and boots come and go for an hour on kwok, print the memory of controller and prover, and fail where it grows
+soak: ## Create and delete owners and boot nodes for an hour on kwok, print the memory of controller and prover, and fail if it grows
 	LINKERD_GATE_TESTS_SOAK="$${SOAK:-1h}" cargo test --locked --package linkerd-gate --test controller soak -- --nocapture
 
 # BENCH="--json", "--alone", "--only holding", …
@@ -63,11 +63,11 @@ lint: $(CARGO_DENY) ## Check format, lints, licences, banned crates and document
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --quiet
 
 .PHONY: docs
-docs: ## Write the reference pages anew from the tables in the source
+docs: ## Write the reference pages from the tables in the source
 	UPDATE_DOCS=1 cargo test --locked --quiet --test manifests is_the_table
 
 .PHONY: manifests
-manifests: ## Render deploy/manifests anew from deploy/chart
+manifests: ## Render deploy/manifests from deploy/chart
 	UPDATE_MANIFESTS=1 cargo test --locked --quiet --test chart the_manifests_are_what
 
 # Advisories need the advisory database, which not every machine can reach: the workflow checks them.
