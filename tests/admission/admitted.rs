@@ -56,8 +56,8 @@ async fn owners_of_every_kind_are_told_why_and_owners_of_other_pods_get_theirs()
         for kind in ["ReplicaSet", "StatefulSet", "DaemonSet", "Job", "ReplicationController"] {
             if asks {
                 let said = told(&stage, namespace, kind).await?;
-                ensure!(said.contains("asks for Linkerd and has no linkerd-proxy"), "{kind}: {said}");
-                ensure!(said.contains("tries again by itself"), "{kind}: {said}");
+                ensure!(said.contains("requests injection and has no linkerd-proxy"), "{kind}: {said}");
+                ensure!(said.contains("retries after a pause"), "{kind}: {said}");
             } else {
                 owned(&stage, namespace, kind).await?;
             }

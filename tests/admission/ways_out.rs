@@ -105,11 +105,10 @@ async fn the_words_say_what_happened_and_what_to_look_at(stage: &Stage, long: &s
         other => bail!("{other:?}"),
     };
     let words = refused(&asking("shop", "web")?).await?;
-    let start =
-        "pod shop/web asks for Linkerd and has no linkerd-proxy: the proxy injector did not answer, or was not called.";
+    let start = "pod shop/web requests injection and has no linkerd-proxy: the proxy injector did not answer, or was not called.";
     ensure!(words.starts_with(start), "{words}");
     for part in [
-        "Its owner (ReplicaSet, StatefulSet, DaemonSet, Job) tries again by itself",
+        "Its owner (ReplicaSet, StatefulSet, DaemonSet, Job) retries after a pause",
         "kubectl -n linkerd get pods",
         "kubectl get mutatingwebhookconfiguration linkerd-proxy-injector-webhook-config",
         "label the namespace or the pod linkerd-gate/admission=exempt",
@@ -159,7 +158,7 @@ async fn the_warning_binding_admits_warns_and_notes(stage: &Stage) -> Result<()>
         match answer {
         Answer::Admitted(_, warnings) => warnings.iter().any(|warning| {
             warning.contains(
-                "ValidatingAdmissionPolicy 'linkerd-gate-guard' with binding 'linkerd-gate-guard': pod shop/warned asks for",
+                "ValidatingAdmissionPolicy 'linkerd-gate-guard' with binding 'linkerd-gate-guard': pod shop/warned requests injection",
             )
         }),
         _ => false,
@@ -171,7 +170,7 @@ async fn the_warning_binding_admits_warns_and_notes(stage: &Stage) -> Result<()>
     let output = stage.kubectl(&["run", "seen", "--namespace=shop", "--image=app:test", "--dry-run=server"]).await?;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     ensure!(
-        output.status.success() && said.contains("Warning: ") && said.contains("pod shop/seen asks for"),
+        output.status.success() && said.contains("Warning: ") && said.contains("pod shop/seen requests injection"),
         "{output:?}"
     );
 

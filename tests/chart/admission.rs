@@ -83,7 +83,7 @@ fn hold_is_refused_where_the_api_server_cannot() {
         let output = template_on(Kubernetes::Older, NAMESPACE, &[set(path, value)]);
         assert!(!output.status.success(), "{path} was rendered");
         let said = String::from_utf8(output.stderr).unwrap();
-        for part in [path, "Kubernetes offers from 1.36 on", "--api-versions admissionregistration.k8s.io/v1/"] {
+        for part in [path, "Kubernetes has from 1.36 on", "--api-versions admissionregistration.k8s.io/v1/"] {
             assert!(said.contains(part), "no {part:?} in: {said}");
         }
     }

@@ -58,7 +58,7 @@ impl Stage {
             }
             Err(said) => bail!("not {why:?} with what to type, but: {said}"),
         };
-        refused(self.install(NAMESPACE, &[]).await, "the namespace linkerd-gate has to be there before")?;
+        refused(self.install(NAMESPACE, &[]).await, "the namespace linkerd-gate does not exist")?;
         let chart = chart();
         let words = [
             "install",
@@ -68,11 +68,10 @@ impl Stage {
             NAMESPACE,
             "--create-namespace",
         ];
-        refused(self.helm(&words, &[]).await, "the namespace linkerd-gate has to be there before")?;
+        refused(self.helm(&words, &[]).await, "the namespace linkerd-gate does not exist")?;
         refused(self.helm(&words, &[set("createNamespaces", true)]).await, "createNamespaces is for `helm template`")?;
         self.kubectl(&["create", "namespace", NAMESPACE], "").await.context("it was there before")?;
-        let label =
-            "the namespace linkerd-gate has to have config.linkerd.io/admission-webhooks=disabled among its labels";
+        let label = "the namespace linkerd-gate needs config.linkerd.io/admission-webhooks=disabled among its labels";
         refused(self.install(NAMESPACE, &[]).await, label)?;
         let nothing = self.helms_own().await?;
         ensure!(nothing.is_empty(), "something was written: {nothing:?}");
@@ -86,7 +85,7 @@ impl Stage {
         let notes = self.install(NAMESPACE, &[]).await.map_err(anyhow::Error::msg)?;
         for said in [
             "ADMISSION: hold (admission=auto, and this Kubernetes, v1.36.3, has MutatingAdmissionPolicy)",
-            "Nothing that ran is touched.",
+            "It replaces pods that request injection and have no proxy, if they never ran.",
             "linkerd-gate uninstall --now --namespace linkerd-gate --probe-namespace linkerd-gate-probe",
             "helm uninstall linkerd-gate --namespace linkerd-gate",
         ] {
@@ -162,12 +161,13 @@ impl Stage {
         // Nobody answers it, so pods that ask stay bare.
         let webhooks: Api<MutatingWebhookConfiguration> = Api::all(self.cluster.client().await?);
         webhooks.create(&PostParams::default(), &chart_default()).await?;
-        let words = "asks for Linkerd and has no linkerd-proxy";
+        let words = "requests injection and has no linkerd-proxy";
         let mut settings = all_on();
         settings.push(set("mode", "audit"));
         let notes = self.helm(upgrade, &settings).await.map_err(anyhow::Error::msg)?;
         ensure!(
-            notes.contains("ADMISSION: warn (admission=auto") && notes.contains("It starts outside the mesh."),
+            notes.contains("ADMISSION: warn (admission=auto")
+                && notes.contains("starts outside the mesh. Its creator gets a warning"),
             "{notes}"
         );
         self.is_there_as_rendered(&settings).await?;

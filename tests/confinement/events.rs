@@ -28,7 +28,7 @@ async fn an_agent_tells_of_its_own_node_and_of_nothing_else() -> Result<()> {
     let own = about("Node", "node-a");
     send(&agent, &Write::create(EVENTS, &own)).await?;
 
-    let node = "of the node that it runs on";
+    let node = "about the node that it runs on";
     let mut another_group = own.clone();
     another_group["involvedObject"]["apiVersion"] = "example.com/v1".into();
     let mut of_a_pod = about("Pod", "node-a");

@@ -48,7 +48,7 @@ async fn an_agent_writes_nothing_on_its_own_node_but_its_taint_and_its_annotatio
         }),
         ("somebody's taint lifted", taints, |node| drop(list(&mut node["spec"]["taints"]).remove(0))),
         ("somebody's taint and ours", taints, |node| list(&mut node["spec"]["taints"])[0] = closed()),
-        ("a taint with a time", "a value and nothing else", |node| {
+        ("a taint with a time", "with a value and no other field", |node| {
             let mut closed = closed();
             closed["timeAdded"] = "2026-01-01T00:00:00Z".into();
             taint(node, closed);

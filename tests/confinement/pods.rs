@@ -107,7 +107,7 @@ async fn a_pod_that_has_a_node_is_left_alone_and_so_is_one_that_tolerates_alread
     let mut bound = pod("bound").running("app:test").json();
     bound["spec"]["nodeName"] = "node-b".into();
     let bound = stage.create_pod("kube-system", &bound).await?;
-    attack.is_refused("a pod with a node", &bound, add, "wait for a node, and no others").await?;
+    attack.is_refused("a pod with a node", &bound, add, "only pods that have no node yet").await?;
 
     let waiting = stage.waiting_pod("kube-system", "no-agents").await?;
     let nowhere = stage.agent_without_a_node().await?;
@@ -128,7 +128,7 @@ async fn a_pod_of_a_user_gets_nothing() -> Result<()> {
     let stage = with_every_right().await?;
     let (admin, agent) = (stage.admin().await?, stage.agent("node-a").await?);
     let attack = Attack { anybody: &admin, attacker: &agent, policy: "linkerd-gate-agent-essential" };
-    let words = "shop is none: it is not Linkerd's, Linkerd's injector selects it";
+    let words = "shop is not essential: it is not Linkerd's, Linkerd's injector selects it";
     let path = stage.waiting_pod("shop", "of-a-user").await?;
     attack.is_refused("a user's pod", &path, |pod| tolerate(pod, toleration()), words).await
 }
@@ -138,7 +138,7 @@ async fn pods_are_not_deleted_bound_evicted_resized_entered_nor_told_their_statu
     let stage = with_every_right().await?;
     let (admin, agent) = (stage.admin().await?, stage.agent("node-a").await?);
     let attack = Attack { anybody: &admin, attacker: &agent, policy: POLICY };
-    let words = "neither deletes pods nor binds, evicts, resizes or enters them, nor writes their status";
+    let words = "neither deletes pods nor binds, evicts, resizes or execs into them, nor writes their status";
     let mut target = pod("target").running("app:test").json();
     target["spec"]["containers"][0]["resources"] = json!({"requests": {"cpu": "1"}});
     let path = stage.create_pod("kube-system", &target).await?;

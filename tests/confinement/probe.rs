@@ -67,7 +67,7 @@ async fn the_agent_creates_no_pod_that_stays_and_none_elsewhere_and_none_with_a_
         let mut pod = probe();
         share(&mut pod);
         let write = Write::create(PODS, &pod).dry_run();
-        attack.write_is_refused(what, &write, "have no share of the host").await?;
+        attack.write_is_refused(what, &write, "have no access to the host").await?;
     }
     Ok(())
 }
@@ -77,7 +77,7 @@ async fn nobody_runs_anything_in_the_probe_namespace() -> Result<()> {
     let stage = with_every_right().await?;
     let admin = stage.admin().await?;
     let attack = Attack { anybody: &admin, attacker: &admin, policy: "linkerd-gate-probe" };
-    let words = "nothing runs in linkerd-gate-probe";
+    let words = "no pod runs in linkerd-gate-probe";
     attack.write_is_refused("a pod", &Write::create(PODS, &probe()), words).await?;
 
     let metadata = json!({"name": "any"});

@@ -1,17 +1,17 @@
-{{/* What the API server offers from Kubernetes 1.36 on, and hold and bornClosed are made of. */}}
+{{/* Whether the API server has MutatingAdmissionPolicy (Kubernetes 1.36 or newer), which hold and bornClosed need. */}}
 {{- define "linkerd-gate.mutatingPolicies" -}}
 {{- .Capabilities.APIVersions.Has "admissionregistration.k8s.io/v1/MutatingAdmissionPolicy" -}}
 {{- end }}
 
-{{/* Ends the rendering where a value needs a MutatingAdmissionPolicy and this Kubernetes has none: (list . "admission=hold" "what to set instead"). */}}
+{{/* Fails if a value needs a MutatingAdmissionPolicy and this Kubernetes has none: (list . "admission=hold" "what to set instead"). */}}
 {{- define "linkerd-gate.needMutatingPolicies" -}}
 {{- $context := index . 0 -}}
 {{- if ne (include "linkerd-gate.mutatingPolicies" $context) "true" -}}
-{{- fail (printf "%s needs a MutatingAdmissionPolicy of admissionregistration.k8s.io/v1, which Kubernetes offers from 1.36 on; what this is rendered for (%s) does not. %s. Without a cluster, say what it offers: --api-versions admissionregistration.k8s.io/v1/MutatingAdmissionPolicy" (index . 1) $context.Capabilities.KubeVersion.Version (index . 2)) -}}
+{{- fail (printf "%s needs a MutatingAdmissionPolicy of admissionregistration.k8s.io/v1, which Kubernetes has from 1.36 on; this is rendered for %s. %s. Without a cluster, name what it has: --api-versions admissionregistration.k8s.io/v1/MutatingAdmissionPolicy" (index . 1) $context.Capabilities.KubeVersion.Version (index . 2)) -}}
 {{- end -}}
 {{- end }}
 
-{{/* What comes of the value `admission`, whatever the mode: hold, refuse, warn or off. */}}
+{{/* The value `admission` with `auto` resolved, in any mode: hold, refuse, warn or off. */}}
 {{- define "linkerd-gate.admissionChosen" -}}
 {{- $said := include "linkerd-gate.word" .Values.admission -}}
 {{- if eq $said "auto" -}}
@@ -24,29 +24,29 @@
 {{- end -}}
 {{- end }}
 
-{{/* What is rendered: the same, but in audit mode nothing is held and nothing refused. */}}
+{{/* The admission that is rendered: the same, but `warn` in audit mode. */}}
 {{- define "linkerd-gate.admission" -}}
 {{- $chosen := include "linkerd-gate.admissionChosen" . -}}
 {{ and (eq .Values.mode "audit") (ne $chosen "off") | ternary "warn" $chosen }}
 {{- end }}
 
-{{/* Whether no pod that asks starts bare, in whichever namespace. */}}
+{{/* Whether admission holds or refuses each pod without a proxy, in all namespaces. */}}
 {{- define "linkerd-gate.admissionEnforcedEverywhere" -}}
 {{- and (eq .Values.admissionNamespaces "all") (has (include "linkerd-gate.admission" .) (list "hold" "refuse")) -}}
 {{- end }}
 
-{{/* Where neither hold nor guard looks at pods at all. Labels of namespaces do not change within a request, so this is safe for hold. */}}
+{{/* The namespaces that hold and guard skip. A namespace's labels do not change within a request, so this is safe for hold. */}}
 {{- define "linkerd-gate.admission.namespaceSelector" -}}
 matchExpressions:
-# Linkerd cannot work before these do, and linkerd-gate has nothing to ask of itself. What else Linkerd's live webhook
-# does not select is left alone as well.
+# Linkerd needs kube-system, and linkerd-gate skips its own namespaces. The rules also skip every pod that Linkerd's live webhook
+# does not select.
 - {key: kubernetes.io/metadata.name, operator: NotIn, values: [kube-system, {{ .Release.Namespace }}, {{ .Values.probeNamespace }}]}
-# What the gate waits for must not wait for the gate.
+# Deadlock prevention: the gate waits for these pods.
 - {key: linkerd-gate/essential, operator: NotIn, values: ["true"]}
 - {key: linkerd-gate/admission, operator: NotIn, values: [exempt]}
 {{- end }}
 
-{{/* To which namespaces a binding goes, where they are chosen by a label. */}}
+{{/* The namespaces of a binding, if a label selects them. */}}
 {{- define "linkerd-gate.admission.matchResources" -}}
 {{- if eq .Values.admissionNamespaces "labelled" }}
   matchResources:
@@ -57,14 +57,14 @@ matchExpressions:
 {{/* The parameter of hold and guard: Linkerd's live webhook configuration. */}}
 {{- define "linkerd-gate.admission.paramRef" -}}
 {{- if .Values.linkerd.webhookConfiguration -}}
-# By name: this one counts whatever its labels are.
+# By name, with any labels.
 name: {{ .Values.linkerd.webhookConfiguration }}
 {{- else -}}
-# As Linkerd's own tools find it. Of several, one that calls the injector for the pod is enough. The chart's value
-# linkerd.webhookConfiguration names one instead, which then counts without this label too.
+# Linkerd's own tools find it by this label. If several have it, one that calls the injector for the pod is enough. The chart's value
+# linkerd.webhookConfiguration selects one by name instead, with or without this label.
 selector: {matchLabels: {linkerd.io/control-plane-component: proxy-injector}}
 {{- end }}
-# No configuration, so no Linkerd: no pod is held or refused.
+# No webhook configuration means no Linkerd: no pod is held or refused.
 parameterNotFoundAction: Allow
 {{- end }}
 
@@ -73,7 +73,7 @@ parameterNotFoundAction: Allow
 {{ first . }}.spec.?schedulingGates.orValue([]).exists(g, g.name == 'linkerd-gate/injected')
 {{- end }}
 
-{{/* A sidecar that an injected pod has, or for which the injector leaves a pod alone: (list CONTAINERS), as CEL has them. */}}
+{{/* Whether a pod has a proxy, or a sidecar for which the injector skips it: (list CONTAINERS), as CEL. */}}
 {{- define "linkerd-gate.admission.sidecar" -}}
 {{ first . }}.exists(c,
   c.name in ['linkerd-proxy', 'istio-proxy'] ||
@@ -86,30 +86,29 @@ has(object.spec.initContainers) && object.spec.initContainers.exists(c,
     c.image.startsWith('cr.l5d.io/linkerd/proxy-init:') || c.image.startsWith('gcr.io/istio-release/proxy_init:')))
 {{- end }}
 
-{{/* What hold and guard both ask of a pod. Each brings its own variable `containers`. */}}
+{{/* The variables that hold and guard share. Each defines `containers` itself. */}}
 {{- define "linkerd-gate.admission.variables" -}}
 - {name: nsLabels, expression: "namespaceObject.metadata.?labels.orValue({})"}
 - {name: podLabels, expression: "object.metadata.?labels.orValue({})"}
-# Values count to the letter: any other, `Enabled` say, is invalid, and Linkerd leaves such a pod alone. What a pod says counts
-# before what its namespace says, unless that is invalid.
+# Linkerd compares values exactly: any other, such as `Enabled`, is invalid, and Linkerd skips the pod. The pod's annotation precedes
+# its namespace's, unless the namespace's is invalid.
 - name: asked
   expression: >-
     object.metadata.?annotations[?'linkerd.io/inject'].orValue('') == '' ?
       namespaceObject.metadata.?annotations[?'linkerd.io/inject'].orValue('') in ['enabled', 'ingress'] :
       object.metadata.annotations['linkerd.io/inject'] in ['enabled', 'ingress'] &&
       namespaceObject.metadata.?annotations[?'linkerd.io/inject'].orValue('') in ['', 'disabled', 'enabled', 'ingress']
-# Linkerd's value identity.serviceAccountTokenProjection, which no webhook configuration tells. True is its default.
+# Linkerd's value identity.serviceAccountTokenProjection, which no webhook configuration contains. True is its default.
 - {name: tokenProjection, expression: {{ .Values.linkerd.tokenProjection | toString | quote }}}
-# Where it is false, only pods with a token are injected. By now the API server has mounted it where a pod gets one, as it has
-# when the injector looks.
+# If it is false, Linkerd injects only pods with a token. The API server mounts the token before webhooks and policies run.
 - name: token
   expression: >-
     object.spec.?automountServiceAccountToken.orValue(true) &&
     variables.containers[?0].?volumeMounts.orValue([]).exists(m,
       m.mountPath == '/var/run/secrets/kubernetes.io/serviceaccount')
-# Whether the API server calls Linkerd's injector for this pod, as far as anything but the API server can tell: a webhook with
-# match conditions does not count. A webhook is the injector's by its name, or by the label of its configuration. Where the
-# injector itself runs, the pods are that all others wait for.
+# Whether the API server calls Linkerd's injector for this pod. Only the API server can evaluate match conditions, so a webhook with
+# any does not count. A webhook is the injector's by its name, or by its configuration's label. The injector's own namespace does not
+# count: all other pods wait for its pods.
 - name: calling
   expression: >-
     params.?webhooks.orValue([]).exists(w,

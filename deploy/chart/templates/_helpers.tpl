@@ -1,9 +1,9 @@
-{{/* Whom the policies that confine the agent are about. */}}
+{{/* The user that the agent's policies confine. */}}
 {{- define "linkerd-gate.agentUser" -}}
 system:serviceaccount:{{ .Release.Namespace }}:linkerd-gate-agent
 {{- end }}
 
-{{/* Whom those that confine the controller are about. */}}
+{{/* The user that the controller's policies confine. */}}
 {{- define "linkerd-gate.controllerUser" -}}
 system:serviceaccount:{{ .Release.Namespace }}:linkerd-gate-controller
 {{- end }}
@@ -27,7 +27,7 @@ system:serviceaccount:{{ .Release.Namespace }}:linkerd-gate-controller
 {{- end -}}
 {{- end }}
 
-{{/* Variables out of a section's values, which are named alike. An empty value is the program's default. */}}
+{{/* Variables from a section's values of the same names. An empty value is the program's default. */}}
 {{- define "linkerd-gate.variables" -}}
 {{- $section := first . -}}
 {{- range $value := rest . -}}
@@ -37,29 +37,29 @@ system:serviceaccount:{{ .Release.Namespace }}:linkerd-gate-controller
 {{- end -}}
 {{- end }}
 
-{{/* The one value that agent and controller both go by. What it says by default they do by themselves. */}}
+{{/* The variable of `mode`, for agent and controller. `enforce` is the program's default. */}}
 {{- define "linkerd-gate.modeVariable" -}}
 {{- if eq .Values.mode "audit" }}
         - {name: LINKERD_GATE_MODE, value: audit}
 {{- end -}}
 {{- end }}
 
-{{/* Further variables of a section, unless there is a value for them. */}}
+{{/* Further variables of a section. Those that have a value are refused. */}}
 {{- define "linkerd-gate.extraEnv" -}}
 {{- $section := first . -}}
 {{- range last . -}}
 {{- if and (hasPrefix "LINKERD_GATE_" .name) (not (has .name (list "LINKERD_GATE_KUBECONFIG" "LINKERD_GATE_TERMINATION_LOG"))) -}}
-{{- fail (printf "%s.extraEnv has %s, for which there is a value: see values.yaml" $section .name) -}}
+{{- fail (printf "%s.extraEnv has %s, which has a value of its name: see values.yaml" $section .name) -}}
 {{- end -}}
 {{- list . | toYaml | nindent 8 -}}
 {{- end -}}
 {{- end }}
 
-{{/* The image, by digest where there is one. */}}
+{{/* The image, by digest if it is set. */}}
 {{- define "linkerd-gate.image" -}}
 {{- with .Values.image -}}
 {{- if not .repository -}}
-{{- fail "image.repository is not set, and there is no default: no image of linkerd-gate is published yet. Build one (make image), push it to a registry of yours, and say --set image.repository=registry.example.com/linkerd-gate" -}}
+{{- fail "image.repository is not set, and has no default: no image of linkerd-gate is published yet. Build one (make image), push it to your registry, and add --set image.repository=registry.example.com/linkerd-gate" -}}
 {{- end -}}
 {{ .repository }}{{ if .digest }}@{{ .digest }}{{ else }}:{{ .tag | default $.Chart.AppVersion }}{{ end }}
 {{- end }}
@@ -67,7 +67,7 @@ system:serviceaccount:{{ .Release.Namespace }}:linkerd-gate-controller
 
 {{/* The namespace of linkerd-gate itself. */}}
 {{- define "linkerd-gate.ownNamespace" -}}
-# The agent's own namespace. No webhook of Linkerd's is called for it, so nothing here waits for Linkerd.
+# The namespace of agents and controller. The API server calls no Linkerd webhook for it, so no pod here waits for Linkerd.
 apiVersion: v1
 kind: Namespace
 metadata:
@@ -77,9 +77,9 @@ metadata:
     linkerd.io/extension: gate
     {{- end }}
     config.linkerd.io/admission-webhooks: disabled
-    # Whatever becomes of the expressions of hold and guard.
+    # Hold and guard skip it, even if one of their expressions fails.
     linkerd-gate/admission: exempt
-    # The agent is on its host's network, which every other level refuses.
+    # The agent uses its host's network, which every other level refuses.
     pod-security.kubernetes.io/enforce: privileged
   annotations:
     linkerd.io/inject: disabled
@@ -87,7 +87,7 @@ metadata:
 
 {{/* The namespace of dry-run pods. */}}
 {{- define "linkerd-gate.probeNamespace" -}}
-# Where injection is proven: dry-run pods are created here and none ever runs (20-confinement.yaml).
+# The namespace of the dry-run pods that prove injection. No pod ever runs here (20-confinement.yaml).
 apiVersion: v1
 kind: Namespace
 metadata:
@@ -98,39 +98,39 @@ metadata:
     {{- $label := splitn "=" 2 . }}
     {{ $label._0 }}: {{ $label._1 | quote }}
     {{- end }}
-    # What the injector adds (NET_ADMIN) must not be what refuses the pod.
+    # Pod Security must not refuse the pod because of NET_ADMIN, which the injector adds.
     pod-security.kubernetes.io/enforce: privileged
   annotations:
     linkerd.io/inject: enabled
 {{- end }}
 
-{{/* Ends the rendering where a namespace is of another's, or is not as it has to be in the cluster that Helm talks to. */}}
+{{/* Fails if a namespace is another program's, or lacks its labels in the cluster that Helm installs into. */}}
 {{- define "linkerd-gate.checkNamespaces" -}}
 {{- $own := .Release.Namespace -}}
 {{- if or (eq $own "default") (hasPrefix "kube-" $own) -}}
-{{- fail (printf "linkerd-gate needs a namespace of its own, and %s is none: say --namespace linkerd-gate" $own) -}}
+{{- fail (printf "linkerd-gate needs a separate namespace, and %s belongs to Kubernetes: use --namespace linkerd-gate" $own) -}}
 {{- end -}}
 {{- if eq $own .Values.probeNamespace -}}
-{{- fail (printf "probeNamespace is %s, where linkerd-gate itself is: it has to be another one, in which nothing runs" $own) -}}
+{{- fail (printf "probeNamespace is %s, the namespace of linkerd-gate itself: set another one, in which no pod runs" $own) -}}
 {{- end -}}
-{{- /* Nothing is found where Helm only renders, or the release would be without these two. */ -}}
+{{- /* A lookup finds nothing if Helm only renders. */ -}}
 {{- if lookup "v1" "Namespace" "" "kube-system" -}}
 {{- $how := printf "kubectl apply -f deploy/manifests/10-namespaces.yaml, or: helm template CHART --namespace %s --set createNamespaces=true,probeNamespace=%s%s --show-only templates/namespaces.yaml | kubectl apply -f -" $own .Values.probeNamespace (printf "%s%s" (.Values.linkerdExtension | ternary ",linkerdExtension=true" "") (.Values.probeNamespaceLabels | empty | ternary "" (printf ",probeNamespaceLabels={%s}" (join "," .Values.probeNamespaceLabels)))) -}}
 {{- if .Values.createNamespaces -}}
-{{- fail (printf "createNamespaces is for `helm template`: Helm keeps its records in the namespace %s, which has to be there before. Leave it false, and make both namespaces first: %s" $own $how) -}}
+{{- fail (printf "createNamespaces is for `helm template`: Helm keeps its records in the namespace %s, which must exist first. Leave it false, and create both namespaces first: %s" $own $how) -}}
 {{- end -}}
 {{- range list "linkerd-gate.ownNamespace" "linkerd-gate.probeNamespace" -}}
 {{- $wanted := include . $ | fromYaml -}}
 {{- $name := $wanted.metadata.name -}}
 {{- $found := lookup "v1" "Namespace" "" $name -}}
 {{- if not $found -}}
-{{- fail (printf "the namespace %s has to be there before, with labels of its own: %s" $name $how) -}}
+{{- fail (printf "the namespace %s does not exist: create it with its labels first: %s" $name $how) -}}
 {{- end -}}
 {{- range $field := list "labels" "annotations" -}}
 {{- range $key, $value := get $wanted.metadata $field -}}
 {{- $is := get (get $found.metadata $field | default dict) $key -}}
 {{- if ne $is $value -}}
-{{- fail (printf "the namespace %s has to have %s=%s among its %s, and has %q: %s" $name $key $value $field $is $how) -}}
+{{- fail (printf "the namespace %s needs %s=%s among its %s, and has %q: %s" $name $key $value $field $is $how) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

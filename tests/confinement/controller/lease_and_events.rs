@@ -28,11 +28,8 @@ async fn a_controller_leads_in_its_own_name() -> Result<()> {
     let uid = uid.as_str().context("a uid")?;
     let own = format!("node-a/{pod}/3f2a9c1e");
     let attack = Attack { anybody: &admin, attacker: &controller, policy: "linkerd-gate-controller-lease" };
-    let (one, name, untouched) = (
-        "no Lease but linkerd-gate-controller",
-        "in the name of its own pod",
-        "labels, owners and finalizers as they are",
-    );
+    let (one, name, untouched) =
+        ("no Lease but linkerd-gate-controller", "in the name of its pod", "labels, owners and finalizers as they are");
     let annotation = "no annotation on the Lease but linkerd-gate/pending-repair";
     let named = |field: &str, value: Value| {
         let mut lease = lease(&own);
@@ -139,7 +136,7 @@ async fn the_controller_tells_of_pods_owners_and_nodes_in_its_own_name() -> Resu
     node["involvedObject"].as_object_mut().context("about what")?.remove("namespace");
     send(&controller, &Write::create(&default, &node)).await?;
 
-    let (of, own) = ("of pods, of what makes them, and of nodes", "in its own name");
+    let (of, own) = ("only about pods, their owners and nodes", "in its own name");
     for (api_version, kind) in [("v1", "Secret"), ("apps/v1", "Deployment"), ("example.com/v1", "Pod"), ("", "Pod")] {
         let (path, event) = about("shop", api_version, kind);
         attack.write_is_refused(kind, &Write::create(&path, &event), of).await?;

@@ -42,7 +42,7 @@ async fn the_controller_opens_a_node_and_does_nothing_else_to_it() -> Result<()>
     let (metadata, spec, one) = (
         "annotations, owners, finalizers and other metadata",
         "nothing of a node's spec but one taint",
-        "neither sets nor lifts another",
+        "neither sets nor removes another",
     );
     let attacks: [(&str, &str, Change); 14] = [
         ("a label", metadata, |node| node["metadata"]["labels"]["a"] = "c".into()),

@@ -77,7 +77,7 @@ async fn the_controller_changes_nothing_else_of_them() -> Result<()> {
     let (admin, controller) = (stage.admin().await?, stage.controller().await?);
     let attack = Attack { anybody: &admin, attacker: &controller, policy: POLICY };
     let (metadata, annotation, spec) =
-        ("other metadata of what makes pods", "writes no annotation", "nothing of the spec");
+        ("finalizers and other metadata", "writes no annotation", "nothing of an owner's spec");
     let attacks: [(&str, &str, Change); 8] = [
         ("a label", metadata, |owner| owner["metadata"]["labels"]["a"] = "c".into()),
         ("no label", metadata, |owner| {
@@ -137,7 +137,7 @@ async fn the_controller_makes_and_ends_no_owner_and_writes_no_status_and_no_scal
     let stage = with_every_right().await?;
     let (admin, controller) = (stage.admin().await?, stage.controller().await?);
     let attack = Attack { anybody: &admin, attacker: &controller, policy: POLICY };
-    let words = "neither creates nor deletes it, nor writes its status or scale";
+    let words = "neither creates nor deletes them, nor writes their status or scale";
     for ((collection, owner), (_, unborn)) in owners("stays").into_iter().zip(owners("unborn")) {
         let path = create(stage, collection, &owner).await?;
         attack.write_is_refused(&path, &Write::create(collection, &unborn), words).await?;
@@ -186,7 +186,8 @@ async fn a_pause_without_our_mark_is_somebody_elses() -> Result<()> {
     let stage = with_every_right().await?;
     let (admin, controller) = (stage.admin().await?, stage.controller().await?);
     let attack = Attack { anybody: &admin, attacker: &controller, policy: POLICY };
-    let (pause, mark) = ("suspends a Job with the annotation", "marks a Job as it suspends it");
+    let (pause, mark) =
+        ("suspends a Job with the annotation", "adds linkerd-gate/suspended-at only as it suspends a Job");
     let unmark: Change = |job| drop(annotations(job).remove(SUSPENDED));
     let set: Change = |job| job["metadata"]["annotations"][SUSPENDED] = NOW.into();
     let go_on: Change = |job| job["spec"]["suspend"] = false.into();
@@ -231,7 +232,7 @@ async fn a_job_whose_pods_do_not_ask_is_not_suspended() -> Result<()> {
     let mut bystander = job("bystander", false);
     bystander["spec"]["template"]["metadata"]["annotations"]["linkerd.io/inject"] = "disabled".into();
     let path = create(stage, JOBS, &bystander).await?;
-    attack.is_refused("it does not ask", &path, suspend, "would leave as it is").await?;
+    attack.is_refused("it does not ask", &path, suspend, "injector would inject").await?;
     // A nudge is nothing to be afraid of.
     change(&controller, Form::MergePatch, &path, false, nudge).await?.context("a merge patch can")??;
     Ok(())

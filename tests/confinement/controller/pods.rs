@@ -71,7 +71,7 @@ async fn a_deletion_says_exactly_which_pod_is_meant_and_leaves_it_its_grace_peri
     let path = owned(stage, "shop", target).await?;
     let exact = preconditions(stage, &path).await?;
     let (precondition, grace, dependents) =
-        ("by its uid and its resourceVersion", "its own grace period", "nothing of what becomes");
+        ("by its uid and its resourceVersion", "does not change a pod's grace period", "no propagation policy");
     attack.write_is_refused("no options", &Write::delete(&path), precondition).await?;
     for (what, options, words) in [
         ("no preconditions", json!({"gracePeriodSeconds": 30}), precondition),
@@ -115,8 +115,8 @@ async fn pods_that_ran_and_pods_that_nobody_makes_anew_are_not_deleted() -> Resu
     let (admin, controller) = (stage.admin().await?, stage.controller().await?);
     let attack = Attack { anybody: &admin, attacker: &controller, policy: POLICY };
     let (ran, owner) =
-        ("anything but the init container linkerd-gate has ever started", "nobody is known to make anew");
-    let (mirror, word) = ("no mirror pod", "says to leave");
+        ("other than the init container linkerd-gate has ever started", "without an owner that creates it again");
+    let (mirror, word) = ("no mirror pod", "on the pod or its namespace, excludes");
     let status = |state: Value| {
         json!({"containerStatuses": [{
             "name": "app", "image": "app:test", "imageID": "", "ready": false, "restartCount": 0, "state": state,
@@ -220,7 +220,13 @@ async fn a_namespace_says_what_may_become_of_its_pods() -> Result<()> {
     }]);
     silent["metadata"]["finalizers"] = json!(["example.com/stays"]);
     let silent = stage.create_pod("reported", &silent).await?;
-    attack.write_is_refused("the namespace's word", &deletion(stage, &silent).await?, "says to leave").await
+    attack
+        .write_is_refused(
+            "the namespace's word",
+            &deletion(stage, &silent).await?,
+            "on the pod or its namespace, excludes",
+        )
+        .await
 }
 
 #[tokio::test]
@@ -228,7 +234,7 @@ async fn pods_are_not_changed_bound_resized_entered_nor_told_their_status() -> R
     let stage = with_every_right().await?;
     let (admin, controller) = (stage.admin().await?, stage.controller().await?);
     let attack = Attack { anybody: &admin, attacker: &controller, policy: POLICY };
-    let words = "neither binds, resizes nor enters pods, nor writes their status";
+    let words = "neither binds, resizes nor execs into pods, nor writes their status";
     let mut target = missed("whole");
     target["spec"]["containers"][0]["resources"] = json!({"requests": {"cpu": "1"}});
     let path = owned(stage, "shop", target).await?;
@@ -271,7 +277,7 @@ async fn an_eviction_says_exactly_which_pod_is_meant() -> Result<()> {
         Write::create(&format!("{path}/eviction"), &eviction)
     };
     let (precondition, grace, dependents) =
-        ("by its uid and its resourceVersion", "its own grace period", "nothing of what becomes");
+        ("by its uid and its resourceVersion", "does not change a pod's grace period", "no propagation policy");
     for (what, options, words) in [
         ("no options", json!({}), precondition),
         ("no uid", json!({"preconditions": {"resourceVersion": exact["resourceVersion"]}}), precondition),
@@ -334,7 +340,7 @@ async fn the_controller_proves_injection_by_dry_runs_and_creates_no_pod_that_sta
     for (what, share) in shares {
         let mut pod = probe.clone();
         share(&mut pod);
-        attack.write_is_refused(what, &Write::create(&of(PROBE), &pod).dry_run(), "no share of the host").await?;
+        attack.write_is_refused(what, &Write::create(&of(PROBE), &pod).dry_run(), "no access to the host").await?;
     }
     Ok(())
 }
@@ -345,7 +351,7 @@ async fn without_asking_for_linkerd_no_pod_is_deleted() -> Result<()> {
     let (admin, controller) = (stage.admin().await?, stage.controller().await?);
     let attack = Attack { anybody: &admin, attacker: &controller, policy: ASKED };
     let says = |value: &str| json!({"metadata": {"annotations": {"linkerd.io/inject": value}}});
-    let (called, leaves) = ("injector is not called for", "would leave as it is");
+    let (called, leaves) = ("the API server calls Linkerd's injector", "injector would inject");
     for (name, namespace, over, words) in [
         ("says-disabled", "shop", says("disabled"), leaves),
         ("says-nothing", "shop", says(""), leaves),

@@ -11,7 +11,7 @@ use crate::write::{Attack, Change, Form, Write, change, get, send};
 const POLICY: &str = "linkerd-gate-controller-ungate";
 const HELD: &str = "no pod but those that the scheduling gate linkerd-gate/injected holds";
 const GATES: &str = "leaves all others as they are";
-const FINALIZERS: &str = "off a pod that stays held, and no other";
+const FINALIZERS: &str = "from a pod that stays held, and no other finalizer";
 const METADATA: &str = "labels, annotations, owners and other metadata";
 const SPEC: &str = "everything else of a pod's spec";
 
