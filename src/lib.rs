@@ -9,7 +9,7 @@
 //! - [`cluster`]: asks the API server and writes to it. The only user of kube.
 //! - [`role`]: the loops that join the above.
 //! - [`config`]: the environment becomes meaning; the table of variables.
-//! - [`serve`], [`metrics`]: the agent's HTTP face, and what it counts.
+//! - [`http`], [`metrics`]: the agent's HTTP face, and what it counts.
 //! - [`command`]: what a person runs in a shell.
 //! - [`cli`], [`exit`]: the command line and the exit codes.
 //! - [`retry`], [`shutdown`], [`telemetry`]: schedules, signals, logs.
@@ -21,11 +21,11 @@ pub mod command;
 pub mod config;
 pub mod decide;
 pub mod exit;
+pub mod http;
 pub mod linkerd;
 pub mod metrics;
 pub mod observe;
 pub mod retry;
 pub mod role;
-pub mod serve;
 pub mod shutdown;
 pub mod telemetry;

@@ -5,22 +5,20 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use linkerd_gate::cli;
 use linkerd_gate::cli::{
     CheckArguments, Cli, Command, ExplainArguments, PlaceArguments, VersionArguments, for_linkerd, tip_for_role,
     write_completion,
 };
 use linkerd_gate::cluster::Person;
-use linkerd_gate::command::by_hand::{self, Say, SayError};
 use linkerd_gate::command::explain::{ExplainError, Explained, Live, explain, explain_live};
+use linkerd_gate::command::manual_override::{self, Say, SayError};
 use linkerd_gate::command::not_done::NotDone;
 use linkerd_gate::command::{check, install, recreate, release, status, uninstall, version};
-use linkerd_gate::config::{Agent, Controller, LogFilter, LogFormat, Problems, Wait};
+use linkerd_gate::config::{AgentSettings, ControllerSettings, LogFilter, LogFormat, Problems, Wait};
 use linkerd_gate::exit::Exit;
-use linkerd_gate::role::agent;
-use linkerd_gate::role::controller;
 use linkerd_gate::role::wait::{self, write_termination_message};
-use linkerd_gate::{observe, shutdown, telemetry};
+use linkerd_gate::role::{agent, controller};
+use linkerd_gate::{cli, observe, shutdown, telemetry};
 
 /// Says it on standard error. `eprintln` would panic where that is closed or full.
 macro_rules! tell {
@@ -110,7 +108,7 @@ fn run_wait() -> Exit {
 }
 
 fn run_agent() -> Exit {
-    let settings = match Agent::read(std::env::vars_os()) {
+    let settings = match AgentSettings::read(std::env::vars_os()) {
         Ok(settings) => settings,
         Err(problems) => return misconfigured(&problems),
     };
@@ -121,7 +119,7 @@ fn run_agent() -> Exit {
 }
 
 fn run_controller() -> Exit {
-    let settings = match Controller::read(std::env::vars_os()) {
+    let settings = match ControllerSettings::read(std::env::vars_os()) {
         Ok(settings) => settings,
         Err(problems) => return misconfigured(&problems),
     };
@@ -222,7 +220,7 @@ fn run_by_hand(say: Say, places: PlaceArguments, dry_run: bool) -> Exit {
             return Exit::Internal;
         }
     };
-    match runtime.block_on(by_hand::run(&access, say, &subjects, dry_run, &mut std::io::stdout().lock())) {
+    match runtime.block_on(manual_override::run(&access, say, &subjects, dry_run, &mut std::io::stdout().lock())) {
         Ok(()) => Exit::Done,
         Err(error @ SayError::NotSaid(_)) => {
             for line in error.to_string().lines() {

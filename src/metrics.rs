@@ -12,7 +12,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Metric, Registry, Unit};
 
-use crate::decide::Outcome;
+use crate::decide::ProbeResult;
 
 /// What every name begins with.
 pub const PREFIX: &str = "linkerd_gate";
@@ -387,12 +387,12 @@ impl Metrics {
     }
 
     /// A proof was made: what it found, and how long it took.
-    pub fn proved(&self, found: &Outcome, took: Duration) {
+    pub fn proved(&self, found: &ProbeResult, took: Duration) {
         self.proof_duration.observe(took.as_secs_f64());
         self.proofs.count(&[match found {
-            Outcome::Ready => "ready",
-            Outcome::NotReady(_) => "not_ready",
-            Outcome::Unknown(_) => "unknown",
+            ProbeResult::Ready => "ready",
+            ProbeResult::NotReady(_) => "not_ready",
+            ProbeResult::Unknown(_) => "unknown",
         }]);
     }
 
@@ -609,7 +609,7 @@ mod tests {
     #[test]
     fn what_is_counted_is_found_under_its_label() {
         let metrics = Metrics::default();
-        for found in [Outcome::Ready, Outcome::not_ready("x"), Outcome::unknown("x")] {
+        for found in [ProbeResult::Ready, ProbeResult::not_ready("x"), ProbeResult::unknown("x")] {
             metrics.proved(&found, Duration::from_millis(30));
         }
         for how in Written::ALL {

@@ -3,23 +3,25 @@
 
 mod scripted;
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use http::{Method, StatusCode};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::jiff::Timestamp;
-use linkerd_gate::cluster::essential::{Tolerated, tolerate};
-use linkerd_gate::cluster::event::{Reporter, Subject};
+use linkerd_gate::cluster::dry_run::{self, DryRun};
+use linkerd_gate::cluster::event::{EventSubject, Reporter};
 use linkerd_gate::cluster::installation::{Installation, installation};
 use linkerd_gate::cluster::lease::LeaseError;
 use linkerd_gate::cluster::node::PatchError;
-use linkerd_gate::cluster::probe::{self, Proof};
+use linkerd_gate::cluster::tolerations::{Tolerated, tolerate};
 use linkerd_gate::cluster::{self, Deletion, NotReplaced, Replacing, RequestError, event, lease, node};
-use linkerd_gate::decide::essential::{Tolerate, Yields};
-use linkerd_gate::decide::lease::{Holder, NAME, Record};
-use linkerd_gate::decide::node::{Change, Edit, NodeView, TAINT_KEY};
-use linkerd_gate::decide::{Gate, Outcome, Publication};
+use linkerd_gate::decide::election::lease_record::{LeaseHolder, LeaseRecord, NAME};
+use linkerd_gate::decide::election::published_verdict::TaintSuppressions;
+use linkerd_gate::decide::node::essential::AddToleration;
+use linkerd_gate::decide::node::taint::{AnnotationEdit, NodeChange, NodeView, TAINT_KEY};
+use linkerd_gate::decide::{Gate, ProbeResult, PublishedVerdict};
 use scripted::{Step, scripted, status};
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, BTreeSet};
 
 fn own() -> Pod {
     serde_json::from_value(json!({
@@ -110,7 +112,7 @@ async fn a_proof_is_a_dry_run_of_a_pod_that_asks_as_ours_does_and_carries_nothin
 async fn a_dry_run_that_comes_back_bare_is_not_ready() {
     let steps = vec![prove((StatusCode::CREATED, twin()))];
     let outcome = scripted(steps, async |client| cluster::prove(client, &own()).await).await;
-    assert!(matches!(outcome.unwrap(), Outcome::NotReady(_)));
+    assert!(matches!(outcome.unwrap(), ProbeResult::NotReady(_)));
 }
 
 #[tokio::test]
@@ -119,7 +121,7 @@ async fn a_dry_run_that_the_injector_denies_is_not_ready_and_not_forbidden() {
         "admission webhook \"linkerd-proxy-injector.linkerd.io\" denied the request: namespaces \"shop\" not found";
     let steps = vec![prove(status(400, "BadRequest", message))];
     let outcome = scripted(steps, async |client| cluster::prove(client, &own()).await).await;
-    assert!(matches!(outcome.unwrap(), Outcome::NotReady(_)));
+    assert!(matches!(outcome.unwrap(), ProbeResult::NotReady(_)));
 }
 
 #[tokio::test]
@@ -186,7 +188,10 @@ async fn a_proof_that_fails_deletes_nothing_whichever_it_is() {
         let mut steps = vec![get((StatusCode::OK, own_json()))];
         steps.extend((0..proofs).map(|_| proven()));
         steps.push(prove((StatusCode::CREATED, twin())));
-        assert!(matches!(replace(steps).await, Err(NotReplaced::NotInjected(Outcome::NotReady(_)))), "after {proofs}");
+        assert!(
+            matches!(replace(steps).await, Err(NotReplaced::NotInjected(ProbeResult::NotReady(_)))),
+            "after {proofs}"
+        );
     }
 }
 
@@ -196,7 +201,7 @@ async fn an_injected_pod_that_is_refused_is_proof_of_the_injector_but_deletes_no
                    \"linkerd-init\" must not include \"NET_ADMIN\")";
     let steps = vec![get((StatusCode::OK, own_json())), prove(status(403, "Forbidden", message))];
     let why = replace(steps).await.unwrap_err();
-    assert!(matches!(why, NotReplaced::NotInjected(Outcome::NotReady(_))), "{why}");
+    assert!(matches!(why, NotReplaced::NotInjected(ProbeResult::NotReady(_))), "{why}");
     assert!(why.to_string().contains("once injected it is refused"), "{why}");
 }
 
@@ -258,17 +263,17 @@ fn view(node: Value) -> NodeView {
     NodeView::of(&serde_json::from_value::<Node>(node).unwrap())
 }
 
-fn set(value: &str) -> Edit {
-    Edit::Set(value.to_owned())
+fn set(value: &str) -> AnnotationEdit {
+    AnnotationEdit::Set(value.to_owned())
 }
 
-fn change(taint: Edit, opened_boot: Edit) -> Change {
-    Change { taint, opened_boot, ..Change::NOTHING }
+fn change(taint: AnnotationEdit, opened_boot: AnnotationEdit) -> NodeChange {
+    NodeChange { taint, opened_boot, ..NodeChange::NOTHING }
 }
 
 async fn patch_node(
     before: Value,
-    change: &Change,
+    change: &NodeChange,
     body: Value,
     answer: (StatusCode, Value),
 ) -> Result<NodeView, PatchError> {
@@ -291,7 +296,7 @@ async fn closing_a_node_adds_one_taint_to_those_that_were_read() {
     closed["spec"]["taints"] = json!([stranger(), ours("boot1-5")]);
     closed["metadata"]["resourceVersion"] = "8".into();
     let answer = (StatusCode::OK, closed.clone());
-    let after = patch_node(node_json(), &change(set("boot1-5"), Edit::Keep), body, answer).await;
+    let after = patch_node(node_json(), &change(set("boot1-5"), AnnotationEdit::Keep), body, answer).await;
     assert_eq!(after, Ok(view(closed)));
 }
 
@@ -305,7 +310,8 @@ async fn opening_a_node_lifts_one_taint_and_writes_one_annotation() {
         {"op": "add", "path": "/spec/taints", "value": [stranger()]},
         {"op": "add", "path": "/metadata/annotations/linkerd-gate~1opened-boot", "value": "boot-1"},
     ]);
-    let after = patch_node(closed, &change(Edit::Remove, set("boot-1")), body, (StatusCode::OK, node_json())).await;
+    let after =
+        patch_node(closed, &change(AnnotationEdit::Remove, set("boot-1")), body, (StatusCode::OK, node_json())).await;
     assert_eq!(after, Ok(view(node_json())));
 }
 
@@ -320,7 +326,16 @@ async fn freeing_a_node_leaves_nothing_behind() {
         {"op": "remove", "path": "/spec/taints"},
         {"op": "remove", "path": "/metadata/annotations/linkerd-gate~1opened-boot"},
     ]);
-    assert!(patch_node(closed, &change(Edit::Remove, Edit::Remove), body, (StatusCode::OK, node_json())).await.is_ok());
+    assert!(
+        patch_node(
+            closed,
+            &change(AnnotationEdit::Remove, AnnotationEdit::Remove),
+            body,
+            (StatusCode::OK, node_json())
+        )
+        .await
+        .is_ok()
+    );
 }
 
 #[tokio::test]
@@ -332,7 +347,11 @@ async fn adopting_a_node_writes_an_annotation_and_tests_no_taint() {
         {"op": "add", "path": "/metadata/annotations", "value": {}},
         {"op": "add", "path": "/metadata/annotations/linkerd-gate~1opened-boot", "value": "boot-1"},
     ]);
-    assert!(patch_node(bare, &change(Edit::Keep, set("boot-1")), body, (StatusCode::OK, node_json())).await.is_ok());
+    assert!(
+        patch_node(bare, &change(AnnotationEdit::Keep, set("boot-1")), body, (StatusCode::OK, node_json()))
+            .await
+            .is_ok()
+    );
 }
 
 #[tokio::test]
@@ -355,7 +374,7 @@ async fn a_node_that_was_not_patched_is_told_by_why_and_not_asked_for_again() {
         (status(500, "InternalError", "etcd is away"), "failed"),
     ] {
         let (code, message) = (answer.0, answer.1["message"].as_str().unwrap().to_owned());
-        let change = change(set("boot1-5"), Edit::Keep);
+        let change = change(set("boot1-5"), AnnotationEdit::Keep);
         let result = patch_node(node_json(), &change, body.clone(), answer).await.unwrap_err();
         let told = match &result {
             PatchError::Conflict => "conflict",
@@ -377,28 +396,28 @@ const LEASE: &str =
     "/apis/coordination.k8s.io/v1/namespaces/linkerd-gate/leases/linkerd-gate?fieldManager=linkerd-gate";
 const NOW: &str = "2026-01-01T00:00:00.000000Z";
 
-fn me() -> Holder {
-    Holder::read("node-0/linkerd-gate-x/boot-1")
+fn me() -> LeaseHolder {
+    LeaseHolder::read("node-0/linkerd-gate-x/boot-1")
 }
 
 fn now() -> Timestamp {
     NOW.parse().unwrap()
 }
 
-fn publication() -> Publication {
+fn publication() -> PublishedVerdict {
     let lacking = ("kube-system/cni".to_owned(), BTreeSet::from(["node-0".to_owned()]));
-    Publication::new(&Gate::closed(), Yields::from([lacking]), Vec::new())
+    PublishedVerdict::new(&Gate::closed(), TaintSuppressions::from([lacking]), Vec::new())
 }
 
 const VERDICT: &str = r#"{"version":1,"gate":"closed","obstacles":[],"yieldOn":{"kube-system/cni":["node-0"]}}"#;
 
-fn record(holder: Option<&str>) -> Record {
-    Record {
+fn record(holder: Option<&str>) -> LeaseRecord {
+    LeaseRecord {
         resource_version: "7".to_owned(),
-        holder: holder.map(Holder::read),
+        holder: holder.map(LeaseHolder::read),
         transitions: 3,
         by_hand: Some("open …".to_owned()),
-        ..Record::default()
+        ..LeaseRecord::default()
     }
 }
 
@@ -409,7 +428,7 @@ fn lease_json(version: &str) -> Value {
     })
 }
 
-async fn write_lease(record: Option<&Record>, step: Step) -> Result<Record, LeaseError> {
+async fn write_lease(record: Option<&LeaseRecord>, step: Step) -> Result<LeaseRecord, LeaseError> {
     scripted(vec![step], async |client| {
         lease::write(
             client,
@@ -492,7 +511,7 @@ async fn a_lease_that_another_wrote_made_or_removed_is_a_conflict_and_anything_e
 }
 
 async fn tolerated(has_tolerations: bool, body: Value, answer: (StatusCode, Value)) -> Result<Tolerated, String> {
-    let pod = Tolerate {
+    let pod = AddToleration {
         namespace: "kube-system".to_owned(),
         name: "dns-0".to_owned(),
         uid: "u-1".to_owned(),
@@ -552,10 +571,10 @@ async fn a_dry_run_is_sent_once_whatever_comes_of_it() {
         (status(429, "TooManyRequests", "later"), "unknown: a dry-run pod was refused"),
     ] {
         let proof = scripted(vec![dry_run(answer)], async |client| {
-            probe::send(client, "linkerd-gate-probe", &BTreeMap::new(), None).await
+            dry_run::send(client, "linkerd-gate-probe", &BTreeMap::new(), None).await
         })
         .await;
-        let Proof::Answered(outcome) = proof else { panic!("it did answer") };
+        let DryRun::Answered(outcome) = proof else { panic!("it did answer") };
         assert!(outcome.to_string().starts_with(expected), "{outcome}");
     }
 }
@@ -578,7 +597,7 @@ async fn an_event_is_created_on_the_node_and_nowhere_else() {
     let noted = async |warning: bool, answer| {
         scripted(event(warning, answer), async |client| {
             let reporter = Reporter { instance: "node-0", node: Some("node-0") };
-            let subject = Subject::node(&view(node_json()));
+            let subject = EventSubject::node(&view(node_json()));
             event::note(client, reporter, &subject, warning, "GateClosed", "closed: why", now()).await
         })
         .await

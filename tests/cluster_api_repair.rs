@@ -6,13 +6,13 @@ mod scripted;
 use http::{Method, StatusCode};
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::jiff::Timestamp;
-use linkerd_gate::cluster::event::{self, Reporter, Subject};
+use linkerd_gate::cluster::event::{self, EventSubject, Reporter};
 use linkerd_gate::cluster::{admission, lease, node, repair};
 use linkerd_gate::decide::PendingRepair;
-use linkerd_gate::decide::lease::{CONTROLLER_NAME, Holder, Record};
-use linkerd_gate::decide::node::{NodeView, TAINT_KEY};
-use linkerd_gate::decide::nudge::Nudge;
-use linkerd_gate::decide::repair::{Kind, Outcome, OwnerReference, State, Target, Ungate, ungate};
+use linkerd_gate::decide::election::lease_record::{CONTROLLER_NAME, LeaseHolder, LeaseRecord};
+use linkerd_gate::decide::node::taint::{NodeView, TAINT_KEY};
+use linkerd_gate::decide::repair::retry::OwnerRetry;
+use linkerd_gate::decide::repair::{Kind, MissedState, OwnerReference, Target, Ungate, UngateReason, WriteOutcome};
 use scripted::{Step, scripted, status};
 use serde_json::{Value, json};
 
@@ -23,7 +23,12 @@ fn now() -> Timestamp {
 }
 
 fn target() -> Target {
-    Target { name: "web-0".to_owned(), uid: "u-1".to_owned(), resource_version: "7".to_owned(), state: State::Held }
+    Target {
+        name: "web-0".to_owned(),
+        uid: "u-1".to_owned(),
+        resource_version: "7".to_owned(),
+        state: MissedState::Held,
+    }
 }
 
 fn owner(kind: Kind) -> OwnerReference {
@@ -42,13 +47,13 @@ fn races() -> [(StatusCode, Value); 2] {
     [status(404, "NotFound", "pods \"web-0\" not found"), status(409, "Conflict", "the precondition does not match")]
 }
 
-fn is_failed(outcome: &Outcome, words: &[&str]) -> bool {
-    matches!(outcome, Outcome::Failed(why) if words.iter().all(|word| why.contains(word)))
+fn is_failed(outcome: &WriteOutcome, words: &[&str]) -> bool {
+    matches!(outcome, WriteOutcome::Failed(why) if words.iter().all(|word| why.contains(word)))
 }
 
 // Removals.
 
-async fn remove(evict: bool, answer: (StatusCode, Value)) -> Outcome {
+async fn remove(evict: bool, answer: (StatusCode, Value)) -> WriteOutcome {
     let preconditions = json!({"uid": "u-1", "resourceVersion": "7"});
     let step = if evict {
         let body = json!({
@@ -67,16 +72,16 @@ async fn remove(evict: bool, answer: (StatusCode, Value)) -> Outcome {
 #[tokio::test]
 async fn a_removal_means_the_pod_that_was_looked_at_with_its_own_grace_period() {
     let pod = json!({"metadata": {"name": "web-0", "namespace": "shop"}});
-    assert_eq!(remove(false, (StatusCode::OK, pod)).await, Outcome::Done);
+    assert_eq!(remove(false, (StatusCode::OK, pod)).await, WriteOutcome::Done);
     let done = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
-    assert_eq!(remove(true, (StatusCode::CREATED, done)).await, Outcome::Done);
+    assert_eq!(remove(true, (StatusCode::CREATED, done)).await, WriteOutcome::Done);
 }
 
 #[tokio::test]
 async fn a_pod_that_is_gone_or_has_changed_is_overtaken_and_anything_else_fails() {
     for evict in [false, true] {
         for answer in races() {
-            assert_eq!(remove(evict, answer).await, Outcome::Overtaken);
+            assert_eq!(remove(evict, answer).await, WriteOutcome::Conflict);
         }
         // The API server's own haste, not a budget's.
         for code in [401, 422, 429, 500, 503, 504] {
@@ -95,18 +100,18 @@ async fn a_budget_refuses_an_eviction_in_its_own_words() {
     let refusal = "Cannot evict pod as it would violate the pod's disruption budget.";
     let refused = remove(true, caused(429, "TooManyRequests", refusal, &cause)).await;
     assert!(
-        matches!(&refused, Outcome::Refused(why) if why.contains(refusal) && why.contains("budget web needs 2")),
+        matches!(&refused, WriteOutcome::Refused(why) if why.contains(refusal) && why.contains("budget web needs 2")),
         "{refused:?}"
     );
 
     // A budget that cannot keep up says no by another code.
     let (code, mut body) = status(403, "Forbidden", "poddisruptionbudget.policy \"web\" is forbidden: map too big");
     body["details"] = json!({"name": "web", "group": "policy", "kind": "poddisruptionbudget"});
-    assert!(matches!(remove(true, (code, body)).await, Outcome::Refused(why) if why.contains("map too big")));
+    assert!(matches!(remove(true, (code, body)).await, WriteOutcome::Refused(why) if why.contains("map too big")));
 
     // And two of them by a third.
     let two = "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.";
-    assert_eq!(remove(true, status(500, "", two)).await, Outcome::Refused(two.to_owned()));
+    assert_eq!(remove(true, status(500, "", two)).await, WriteOutcome::Refused(two.to_owned()));
 }
 
 #[tokio::test]
@@ -135,7 +140,7 @@ async fn a_removal_that_is_forbidden_names_the_right() {
 async fn what_goes_with_its_namespace_is_overtaken() {
     let cause = json!({"reason": "NamespaceTerminating", "message": "namespace shop is being terminated", "field": "metadata.namespace"});
     let answer = caused(403, "Forbidden", "unable to create new content in namespace shop", &cause);
-    assert_eq!(remove(true, answer).await, Outcome::Overtaken);
+    assert_eq!(remove(true, answer).await, WriteOutcome::Conflict);
 }
 
 // Held pods.
@@ -152,7 +157,7 @@ fn pod_at(version: &str) -> (StatusCode, Value) {
     (StatusCode::OK, json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata}))
 }
 
-async fn ungated(answer: (StatusCode, Value)) -> Outcome {
+async fn ungated(answer: (StatusCode, Value)) -> WriteOutcome {
     let body = json!([
         {"op": "replace", "path": "/metadata/resourceVersion", "value": "7"},
         {"op": "test", "path": "/spec/schedulingGates/1/name", "value": "linkerd-gate/injected"},
@@ -166,16 +171,16 @@ async fn ungated(answer: (StatusCode, Value)) -> Outcome {
         resource_version: "7".to_owned(),
         index: 1,
         owner: None,
-        reason: ungate::Reason::Skipped,
+        reason: UngateReason::Skipped,
     };
     scripted(vec![step], async |client| repair::ungate(client, &ungate).await).await
 }
 
 #[tokio::test]
 async fn our_gate_comes_off_as_it_was_looked_at_and_no_other() {
-    assert_eq!(ungated(pod_at("8")).await, Outcome::Done);
+    assert_eq!(ungated(pod_at("8")).await, WriteOutcome::Done);
     for answer in races().into_iter().chain([test_failed()]) {
-        assert_eq!(ungated(answer).await, Outcome::Overtaken);
+        assert_eq!(ungated(answer).await, WriteOutcome::Conflict);
     }
     // A policy's denial is 422 as well, and is not repeated at once.
     for code in [403, 422, 429, 500] {
@@ -184,7 +189,7 @@ async fn our_gate_comes_off_as_it_was_looked_at_and_no_other() {
     }
 }
 
-async fn untracked(patched: (StatusCode, Value), deleted: Option<(StatusCode, Value)>) -> Outcome {
+async fn untracked(patched: (StatusCode, Value), deleted: Option<(StatusCode, Value)>) -> WriteOutcome {
     let body = json!([
         {"op": "replace", "path": "/metadata/resourceVersion", "value": "7"},
         {"op": "test", "path": "/spec/schedulingGates/0/name", "value": "linkerd-gate/injected"},
@@ -207,13 +212,13 @@ async fn untracked(patched: (StatusCode, Value), deleted: Option<(StatusCode, Va
 #[tokio::test]
 async fn a_gated_pod_of_a_job_loses_its_finalizer_and_is_deleted_as_it_is_then() {
     let gone = || (StatusCode::OK, json!({"metadata": {"name": "web-0", "namespace": "shop"}}));
-    assert_eq!(untracked(pod_at("8"), Some(gone())).await, Outcome::Done);
+    assert_eq!(untracked(pod_at("8"), Some(gone())).await, WriteOutcome::Done);
     for answer in races() {
-        assert_eq!(untracked(pod_at("8"), Some(answer)).await, Outcome::Overtaken);
+        assert_eq!(untracked(pod_at("8"), Some(answer)).await, WriteOutcome::Conflict);
     }
     // Without the patch, nothing is deleted.
     for answer in races().into_iter().chain([test_failed()]) {
-        assert_eq!(untracked(answer, None).await, Outcome::Overtaken);
+        assert_eq!(untracked(answer, None).await, WriteOutcome::Conflict);
     }
     for code in [403, 422, 429, 500] {
         let outcome = untracked(status(code, "X", "because"), None).await;
@@ -227,7 +232,7 @@ async fn a_gated_pod_of_a_job_loses_its_finalizer_and_is_deleted_as_it_is_then()
 
 const JOB: &str = "/apis/batch/v1/namespaces/shop/jobs/web?fieldManager=linkerd-gate";
 
-async fn suspend(answer: (StatusCode, Value)) -> Outcome {
+async fn suspend(answer: (StatusCode, Value)) -> WriteOutcome {
     let body = json!({
         "metadata": {
             "uid": "o-1", "resourceVersion": "7",
@@ -239,7 +244,7 @@ async fn suspend(answer: (StatusCode, Value)) -> Outcome {
     scripted(steps, async |client| repair::suspend(client, "shop", &owner(Kind::Job), "7", now()).await).await
 }
 
-async fn resume(answer: (StatusCode, Value)) -> Outcome {
+async fn resume(answer: (StatusCode, Value)) -> WriteOutcome {
     let body = json!({
         "metadata": {"uid": "o-1", "resourceVersion": "7", "annotations": {"linkerd-gate/suspended-at": null}},
         "spec": {"suspend": false},
@@ -254,11 +259,11 @@ fn metadata_of(name: &str) -> Value {
 
 #[tokio::test]
 async fn a_job_is_suspended_and_resumed_together_with_its_mark_and_as_it_was_looked_at() {
-    assert_eq!(suspend((StatusCode::OK, metadata_of("web"))).await, Outcome::Done);
-    assert_eq!(resume((StatusCode::OK, metadata_of("web"))).await, Outcome::Done);
+    assert_eq!(suspend((StatusCode::OK, metadata_of("web"))).await, WriteOutcome::Done);
+    assert_eq!(resume((StatusCode::OK, metadata_of("web"))).await, WriteOutcome::Done);
     for [one, other] in [races(), races()] {
-        assert_eq!(suspend(one).await, Outcome::Overtaken);
-        assert_eq!(resume(other).await, Outcome::Overtaken);
+        assert_eq!(suspend(one).await, WriteOutcome::Conflict);
+        assert_eq!(resume(other).await, WriteOutcome::Conflict);
     }
     for code in [403, 422, 429, 500] {
         let outcome = suspend(status(code, "X", "because")).await;
@@ -270,11 +275,11 @@ async fn a_job_is_suspended_and_resumed_together_with_its_mark_and_as_it_was_loo
 
 // Nudges.
 
-fn nudge(kind: Kind) -> Nudge {
-    Nudge { namespace: "shop".to_owned(), owner: owner(kind), has: 0 }
+fn nudge(kind: Kind) -> OwnerRetry {
+    OwnerRetry { namespace: "shop".to_owned(), owner: owner(kind), has: 0 }
 }
 
-async fn nudged(kind: Kind, path_and_query: &'static str, answer: (StatusCode, Value)) -> Outcome {
+async fn nudged(kind: Kind, path_and_query: &'static str, answer: (StatusCode, Value)) -> WriteOutcome {
     let body = json!({"metadata": {"uid": "o-1", "annotations": {"linkerd-gate/nudged-at": "2026-01-01T00:00:00Z"}}});
     let steps = vec![Step { method: Method::PATCH, path_and_query, body, answer }];
     scripted(steps, async |client| repair::nudge(client, &nudge(kind), now()).await).await
@@ -288,9 +293,9 @@ async fn a_nudge_writes_one_annotation_of_the_four_kinds() {
         (Kind::DaemonSet, "/apis/apps/v1/namespaces/shop/daemonsets/web?fieldManager=linkerd-gate"),
         (Kind::Job, JOB),
     ] {
-        assert_eq!(nudged(kind.clone(), path, (StatusCode::OK, metadata_of("web"))).await, Outcome::Done);
+        assert_eq!(nudged(kind.clone(), path, (StatusCode::OK, metadata_of("web"))).await, WriteOutcome::Done);
         for answer in races() {
-            assert_eq!(nudged(kind.clone(), path, answer).await, Outcome::Overtaken);
+            assert_eq!(nudged(kind.clone(), path, answer).await, WriteOutcome::Conflict);
         }
         for code in [403, 422, 429, 500] {
             let outcome = nudged(kind.clone(), path, status(code, "X", "because")).await;
@@ -304,7 +309,7 @@ async fn a_nudge_writes_one_annotation_of_the_four_kinds() {
 async fn an_owner_of_another_uid_is_another_owner() {
     let cause = json!({"reason": "FieldValueInvalid", "message": "field is immutable", "field": "metadata.uid"});
     let answer = caused(422, "Invalid", "Job.batch \"web\" is invalid: metadata.uid: field is immutable", &cause);
-    assert_eq!(nudged(Kind::Job, JOB, answer).await, Outcome::Overtaken);
+    assert_eq!(nudged(Kind::Job, JOB, answer).await, WriteOutcome::Conflict);
 }
 
 #[tokio::test]
@@ -327,7 +332,7 @@ fn node_json(taints: &Value) -> Value {
     })
 }
 
-async fn open_node(taints: Value, steps: Vec<Step>) -> Outcome {
+async fn open_node(taints: Value, steps: Vec<Step>) -> WriteOutcome {
     let view = NodeView::of(&serde_json::from_value::<Node>(node_json(&taints)).unwrap());
     scripted(steps, async |client| node::open_node(client, TAINT_KEY, &view).await).await
 }
@@ -353,23 +358,23 @@ async fn a_node_is_opened_by_lifting_our_taint_and_nothing_else() {
         }]
     };
     let opened = (StatusCode::OK, node_json(&json!([stranger, evicting])));
-    assert_eq!(open_node(taints.clone(), step(opened)).await, Outcome::Done);
+    assert_eq!(open_node(taints.clone(), step(opened)).await, WriteOutcome::Done);
     for answer in races().into_iter().chain([test_failed()]) {
-        assert_eq!(open_node(taints.clone(), step(answer)).await, Outcome::Overtaken);
+        assert_eq!(open_node(taints.clone(), step(answer)).await, WriteOutcome::Conflict);
     }
     for code in [403, 422, 429, 500] {
         let outcome = open_node(taints.clone(), step(status(code, "X", "because"))).await;
         assert!(is_failed(&outcome, &["open node node-0", "because"]), "{code}: {outcome:?}");
     }
-    assert_eq!(open_node(json!([stranger, evicting]), Vec::new()).await, Outcome::Done, "it is open");
+    assert_eq!(open_node(json!([stranger, evicting]), Vec::new()).await, WriteOutcome::Done, "it is open");
 }
 
 // Events.
 
 #[tokio::test]
 async fn an_event_lives_where_its_subject_does() {
-    let stateful_set = Subject::owner("shop", &owner(Kind::StatefulSet));
-    let rollout = Subject::owner("shop", &owner(Kind::Other("argoproj.io/v1alpha1 Rollout".to_owned())));
+    let stateful_set = EventSubject::owner("shop", &owner(Kind::StatefulSet));
+    let rollout = EventSubject::owner("shop", &owner(Kind::Other("argoproj.io/v1alpha1 Rollout".to_owned())));
     for (subject, api_version, kind) in
         [(stateful_set, "apps/v1", "StatefulSet"), (rollout, "argoproj.io/v1alpha1", "Rollout")]
     {
@@ -409,7 +414,7 @@ const LEASE: &str =
 
 #[tokio::test]
 async fn a_controllers_lease_has_no_verdict() {
-    let me = Holder::read("node-0/controller-0/boot-1");
+    let me = LeaseHolder::read("node-0/controller-0/boot-1");
     let answer = || {
         let lease = json!({
             "metadata": {"name": "linkerd-gate-controller", "resourceVersion": "8"},
@@ -431,7 +436,7 @@ async fn a_controllers_lease_has_no_verdict() {
     let body = json!({"metadata": {"resourceVersion": "7"}, "spec": {"holderIdentity": null, "renewTime": NOW}});
     let leave = Step { method: Method::PATCH, path_and_query: LEASE, body, answer: answer() };
 
-    let ours = Record { resource_version: "7".to_owned(), holder: Some(me.clone()), ..Record::default() };
+    let ours = LeaseRecord { resource_version: "7".to_owned(), holder: Some(me.clone()), ..LeaseRecord::default() };
     scripted(vec![create, renew, leave], async |client| {
         for record in [None, Some(&ours)] {
             let written = lease::write(client.clone(), "linkerd-gate", CONTROLLER_NAME, record, &me, None, now()).await;
@@ -444,8 +449,8 @@ async fn a_controllers_lease_has_no_verdict() {
 
 #[tokio::test]
 async fn a_controllers_lease_says_how_many_pods_are_pending() {
-    let me = Holder::read("node-0/controller-0/boot-1");
-    let ours = Record { resource_version: "7".to_owned(), holder: Some(me.clone()), ..Record::default() };
+    let me = LeaseHolder::read("node-0/controller-0/boot-1");
+    let ours = LeaseRecord { resource_version: "7".to_owned(), holder: Some(me.clone()), ..LeaseRecord::default() };
     let spec = json!({"holderIdentity": "node-0/controller-0/boot-1", "leaseDurationSeconds": 15, "renewTime": NOW});
     for pending in [PendingRepair::uncounted(), PendingRepair::new(3), PendingRepair::new(0)] {
         let annotations = json!({"linkerd-gate/pending-repair": pending.write()});

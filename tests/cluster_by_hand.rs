@@ -2,15 +2,14 @@
 
 mod scripted;
 
+use std::time::Duration;
+
 use http::{Method, StatusCode};
 use k8s_openapi::jiff::Timestamp;
-use linkerd_gate::{
-    cluster::Subject,
-    command::by_hand::{Say, run_with},
-};
+use linkerd_gate::cluster::OverrideTarget;
+use linkerd_gate::command::manual_override::{Say, run_with};
 use scripted::{Step, scripted, status};
 use serde_json::{Value, json};
-use std::time::Duration;
 
 const NODE: &str = "/api/v1/nodes/worker-1?fieldManager=linkerd-gate";
 const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/gate/leases/linkerd-gate?fieldManager=linkerd-gate";
@@ -51,16 +50,16 @@ fn not_found() -> (StatusCode, Value) {
     status(404, "NotFound", "not found")
 }
 
-fn node(name: &str) -> Subject {
-    Subject::Node(name.to_owned())
+fn node(name: &str) -> OverrideTarget {
+    OverrideTarget::Node(name.to_owned())
 }
 
-fn all() -> Subject {
-    Subject::All { namespace: "gate".to_owned() }
+fn all() -> OverrideTarget {
+    OverrideTarget::All { namespace: "gate".to_owned() }
 }
 
 /// What is told on standard output, and what on standard error.
-async fn say(steps: Vec<Step>, say: Say, subjects: &[Subject]) -> (String, String) {
+async fn say(steps: Vec<Step>, say: Say, subjects: &[OverrideTarget]) -> (String, String) {
     let now: Timestamp = "2026-01-01T05:00:00Z".parse().unwrap();
     let mut out = Vec::new();
     let ended = scripted(steps, async |client| run_with(&client, say, subjects, now, false, &mut out).await).await;

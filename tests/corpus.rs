@@ -4,10 +4,8 @@
 mod load;
 
 use linkerd_gate::linkerd::{
-    Injection, SkipReason, TokenProjection, WebhookView,
-    injection::{inject_annotation, injection},
-    meshed, missed,
-    webhook::chart_default,
+    Injection, SkipReason, TokenProjection, WebhookView, injection::injection, injection_input::inject_annotation,
+    meshed, missed, webhook::chart_default,
 };
 use load::{Case, Corpus, Expect};
 use std::collections::{BTreeMap, BTreeSet};

@@ -4,10 +4,10 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
-use linkerd_gate::decide::answer::NodeAnswer;
-use linkerd_gate::decide::{Answer, Gate, Outcome, Policy};
+use linkerd_gate::decide::gate_status::NodeStatus;
+use linkerd_gate::decide::{Gate, GateStatus, Policy, ProbeResult};
+use linkerd_gate::http::{self, Face, Limits};
 use linkerd_gate::metrics::Metrics;
-use linkerd_gate::serve::{self, Face, Limits};
 use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -50,16 +50,16 @@ async fn answer(mut stream: TcpStream) -> String {
 async fn a_server_without_descriptors_neither_ends_nor_spins_and_serves_again_with_the_first_that_is_free() {
     // Also the hard limit, or the server would ask for more.
     setrlimit(Resource::RLIMIT_NOFILE, 64, 64).unwrap();
-    let listener = serve::bind(0).unwrap();
+    let listener = http::bind(0).unwrap();
     let port = listener.local_addr().unwrap().port();
-    let node = NodeAnswer { name: "node-0".to_owned(), state: "closed".to_owned(), reason: "no verdict".to_owned() };
-    let closed = Answer::of(&Gate::closed(), &Policy::proven(), None, node);
-    let (_face, shown) = watch::channel(Face::new(&closed, Outcome::Ready));
+    let node = NodeStatus { name: "node-0".to_owned(), state: "closed".to_owned(), reason: "no verdict".to_owned() };
+    let closed = GateStatus::of(&Gate::closed(), &Policy::proven(), None, node);
+    let (_face, shown) = watch::channel(Face::new(&closed, ProbeResult::Ready));
     let (stop, stopped) = oneshot::channel::<()>();
     let shutdown = async move {
         let _ = stopped.await;
     };
-    let server = tokio::spawn(serve::serve(listener, shown, Arc::new(Metrics::default()), Limits::default(), shutdown));
+    let server = tokio::spawn(http::serve(listener, shown, Arc::new(Metrics::default()), Limits::default(), shutdown));
 
     let mut waiting = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     ask(&mut waiting, "/gate?wait=1s").await;

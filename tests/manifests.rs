@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use linkerd_gate::config::{Agent, Controller, Wait, table};
+use linkerd_gate::config::{AgentSettings, ControllerSettings, Wait, table};
 use linkerd_gate::metrics;
 use linkerd_gate_kit::object::gate;
 use serde_json::{Value, json};
@@ -137,8 +137,8 @@ fn every_variable_in_the_manifests_is_one_that_its_program_takes() {
             })
             .collect();
         let problems = match role {
-            table::Role::Controller => Controller::read(variables).err(),
-            _ => Agent::read(variables).err(),
+            table::Role::Controller => ControllerSettings::read(variables).err(),
+            _ => AgentSettings::read(variables).err(),
         };
         assert!(problems.is_none(), "{}: {problems:?}", role.as_str());
     }

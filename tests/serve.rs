@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use linkerd_gate::decide::answer::NodeAnswer;
-use linkerd_gate::decide::{Answer, Basis, Gate, Outcome, Policy};
+use linkerd_gate::decide::gate_status::NodeStatus;
+use linkerd_gate::decide::{Basis, Gate, GateStatus, Policy, ProbeResult};
+use linkerd_gate::http::{self, Face, Limits};
 use linkerd_gate::metrics::Metrics;
-use linkerd_gate::serve::{self, Face, Limits};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::{oneshot, watch};
@@ -34,17 +34,17 @@ struct Answered {
     body: String,
 }
 
-fn closed() -> Answer {
-    let node = NodeAnswer { name: "node-0".to_owned(), state: "closed".to_owned(), reason: "no verdict".to_owned() };
-    Answer::of(&Gate::closed(), &Policy::proven(), None, node)
+fn closed() -> GateStatus {
+    let node = NodeStatus { name: "node-0".to_owned(), state: "closed".to_owned(), reason: "no verdict".to_owned() };
+    GateStatus::of(&Gate::closed(), &Policy::proven(), None, node)
 }
 
-fn open() -> Answer {
-    Answer { open: true, basis: Some(Basis::Proven), reason: "open: proven".to_owned(), ..closed() }
+fn open() -> GateStatus {
+    GateStatus { open: true, basis: Some(Basis::Proven), reason: "open: proven".to_owned(), ..closed() }
 }
 
-fn face(answer: &Answer) -> Face {
-    Face::new(answer, Outcome::Ready)
+fn face(answer: &GateStatus) -> Face {
+    Face::new(answer, ProbeResult::Ready)
 }
 
 async fn in_time<T>(event: impl Future<Output = T>) -> T {
@@ -54,15 +54,15 @@ async fn in_time<T>(event: impl Future<Output = T>) -> T {
 // === impl Served ===
 
 impl Served {
-    fn start(answer: &Answer, limits: Limits) -> Self {
-        let listener = serve::bind(0).unwrap();
+    fn start(answer: &GateStatus, limits: Limits) -> Self {
+        let listener = http::bind(0).unwrap();
         let port = listener.local_addr().unwrap().port();
         let (face, shown) = watch::channel(face(answer));
         let (stop, stopped) = oneshot::channel::<()>();
         let shutdown = async move {
             let _ = stopped.await;
         };
-        let task = tokio::spawn(serve::serve(listener, shown, Arc::new(Metrics::default()), limits, shutdown));
+        let task = tokio::spawn(http::serve(listener, shown, Arc::new(Metrics::default()), limits, shutdown));
         Self { port, face, stop, task }
     }
 
@@ -159,12 +159,12 @@ async fn the_gate_is_told_by_status_and_by_json() {
     assert_eq!(answered.status, 503);
     assert_eq!(answered.field("content-type"), Some("application/json"));
     assert_eq!(answered.field("cache-control"), Some("no-store"));
-    assert_eq!(serde_json::from_str::<Answer>(&answered.body).unwrap(), closed());
+    assert_eq!(serde_json::from_str::<GateStatus>(&answered.body).unwrap(), closed());
 
     served.face.send_replace(face(&open()));
     let answered = served.get("/gate").await;
     assert_eq!(answered.status, 200);
-    assert_eq!(serde_json::from_str::<Answer>(&answered.body).unwrap(), open());
+    assert_eq!(serde_json::from_str::<GateStatus>(&answered.body).unwrap(), open());
     served.end().await;
 }
 
@@ -174,7 +174,7 @@ async fn readiness_has_a_reason_and_the_node_is_alive_for_as_long_as_its_loop_is
     assert_eq!(served.get("/ready").await.status, 200);
     assert_eq!(served.get("/live").await.status, 200);
 
-    served.face.send_replace(Face::new(&closed(), Outcome::unknown("the API server does not answer")));
+    served.face.send_replace(Face::new(&closed(), ProbeResult::unknown("the API server does not answer")));
     let answered = served.get("/ready").await;
     assert_eq!((answered.status, answered.body.as_str()), (503, "unknown: the API server does not answer\n"));
     assert_eq!(served.get("/live").await.status, 200);
@@ -262,7 +262,7 @@ async fn a_long_poll_is_released_by_the_opening_and_by_no_other_change() {
     client.ask("/gate?wait=60s").await;
     served.until_metric("linkerd_gate_waiters 1").await;
     for reason in ["one", "other"] {
-        served.face.send_replace(face(&Answer { reason: reason.to_owned(), ..closed() }));
+        served.face.send_replace(face(&GateStatus { reason: reason.to_owned(), ..closed() }));
         // Two more connections, made and answered after it: a waiter that had been woken would be gone by now.
         served.get("/gate").await;
         served.until_metric("linkerd_gate_waiters 1").await;
@@ -270,7 +270,7 @@ async fn a_long_poll_is_released_by_the_opening_and_by_no_other_change() {
     served.face.send_replace(face(&open()));
     let answered = client.answer().await;
     assert_eq!(answered.status, 200);
-    assert_eq!(serde_json::from_str::<Answer>(&answered.body).unwrap(), open());
+    assert_eq!(serde_json::from_str::<GateStatus>(&answered.body).unwrap(), open());
     served.until_metric("linkerd_gate_waiters 0").await;
 }
 
@@ -281,7 +281,7 @@ async fn a_long_poll_ends_by_its_own_time_or_by_the_servers() {
         let mut client = served.connect().await;
         client.ask(path).await;
         served.until_metric("linkerd_gate_waiters 1").await;
-        served.face.send_replace(face(&Answer { reason: "news".to_owned(), ..closed() }));
+        served.face.send_replace(face(&GateStatus { reason: "news".to_owned(), ..closed() }));
         let answered = client.answer().await;
         assert_eq!(answered.status, 503);
         assert!(answered.body.contains("news"), "it tells what holds now: {}", answered.body);
@@ -502,17 +502,18 @@ async fn a_silent_connection_makes_room_for_one_that_asks() {
 
 #[tokio::test]
 async fn who_comes_from_elsewhere_is_told_no_details() {
-    let node = NodeAnswer { reason: "secret".to_owned(), ..closed().node };
-    let answer = Answer { reason: "closed: secret".to_owned(), prover: Some("secret".to_owned()), node, ..closed() };
+    let node = NodeStatus { reason: "secret".to_owned(), ..closed().node };
+    let answer =
+        GateStatus { reason: "closed: secret".to_owned(), prover: Some("secret".to_owned()), node, ..closed() };
     let served = Served::start(&answer, Limits::default());
-    served.face.send_replace(Face::new(&answer, Outcome::unknown("secret")));
+    served.face.send_replace(Face::new(&answer, ProbeResult::unknown("secret")));
     for path in ["/gate", "/gate?wait=0s", "/ready"] {
         let (own, elsewhere) = (served.get(path).await, served.connect_from_elsewhere().await.get(path).await);
         assert_eq!((own.status, elsewhere.status), (503, 503), "{path}");
         assert!(own.body.contains("secret") && !elsewhere.body.contains("secret"), "{path}: {}", elsewhere.body);
     }
     let told = served.connect_from_elsewhere().await.get("/gate").await.body;
-    let told = serde_json::from_str::<Answer>(&told).unwrap();
+    let told = serde_json::from_str::<GateStatus>(&told).unwrap();
     assert_eq!((told.open, told.required, told.node.name), (false, answer.required, answer.node.name));
 }
 
@@ -539,12 +540,12 @@ async fn the_end_answers_those_who_wait_and_cuts_off_those_who_dawdle() {
 
 #[test]
 fn a_port_that_is_taken_is_told_with_what_to_do() {
-    let listener = serve::bind(0).unwrap();
+    let listener = http::bind(0).unwrap();
     let port = listener.local_addr().unwrap().port();
-    let told = serve::bind(port).unwrap_err().to_string();
+    let told = http::bind(port).unwrap_err().to_string();
     assert!(told.contains(&format!("port {port} is taken")) && told.contains("ss -ltnp"), "{told}");
 
     // Also where only one address of it is taken.
     let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    assert!(serve::bind(holder.local_addr().unwrap().port()).is_err());
+    assert!(http::bind(holder.local_addr().unwrap().port()).is_err());
 }

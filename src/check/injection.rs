@@ -1,11 +1,11 @@
 //! Whether a pod that is created now would be injected.
 
-use super::{
-    Check, Proof, State,
-    code::{PROVEN, PROVEN_EVERYWHERE},
-    installation::is_stale,
-};
-use crate::decide::{Basis, Outcome, lease, publication::Word};
+use super::code::{PROVEN, PROVEN_EVERYWHERE};
+use super::installation::is_stale;
+use super::{Check, Proof, State};
+use crate::decide::election::lease_record;
+use crate::decide::election::published_verdict::WireVerdict;
+use crate::decide::{Basis, ProbeResult};
 
 pub(super) fn checks(state: &State) -> Vec<Check> {
     let mut checks = Vec::new();
@@ -22,13 +22,13 @@ pub(super) fn checks(state: &State) -> Vec<Check> {
 
 fn here(proof: &Proof) -> Check {
     match proof {
-        Proof::Answered { namespace, outcome: Outcome::Ready } => {
+        Proof::Answered { namespace, outcome: ProbeResult::Ready } => {
             PROVEN.passes().described(format!("{} (a dry-run pod in namespace {namespace} was)", PROVEN.description))
         }
-        Proof::Answered { namespace, outcome: Outcome::NotReady(reason) } => {
+        Proof::Answered { namespace, outcome: ProbeResult::NotReady(reason) } => {
             PROVEN.fails(format!("a dry-run pod in namespace {namespace} was not: {reason}")).with_fix("linkerd check")
         }
-        Proof::Answered { namespace, outcome: Outcome::Unknown(reason) } => {
+        Proof::Answered { namespace, outcome: ProbeResult::Unknown(reason) } => {
             PROVEN.warns(format!("a dry-run pod in namespace {namespace} shows nothing: {reason}"))
         }
         Proof::Skipped(why) => PROVEN.warns(format!("not looked at: {why}")),
@@ -42,7 +42,7 @@ fn everywhere(state: &State) -> Option<Check> {
     }
     // A verdict is as old as the last renewal of the Lease that it is on.
     let renewed =
-        state.lease(lease::NAME).and_then(|lease| lease.spec.as_ref()?.renew_time.as_ref()).map(|time| time.0);
+        state.lease(lease_record::NAME).and_then(|lease| lease.spec.as_ref()?.renew_time.as_ref()).map(|time| time.0);
     if state.verdict().is_some() && renewed.is_none_or(|renewed| is_stale(state, renewed)) {
         let from = renewed.map_or_else(|| "an unknown time".to_owned(), |renewed| renewed.to_string());
         return Some(PROVEN_EVERYWHERE.warns(format!("not looked at: the verdict is from {from}")));
@@ -60,20 +60,20 @@ fn everywhere(state: &State) -> Option<Check> {
             Some(PROVEN_EVERYWHERE.warns(format!("not looked at: the published verdict cannot be used: {why}")))
         }
         Some(Ok(published)) => Some(match published.word {
-            Word::Open { basis: Basis::NotInstalled, .. } => {
+            WireVerdict::Open { basis: Basis::NotInstalled, .. } => {
                 PROVEN_EVERYWHERE.warns("the prover found no Linkerd when it looked last")
             }
-            Word::Open { doubt, .. } if doubt.is_empty() => PROVEN_EVERYWHERE.passes(),
-            Word::Open { doubt, .. } => {
+            WireVerdict::Open { doubt, .. } if doubt.is_empty() => PROVEN_EVERYWHERE.passes(),
+            WireVerdict::Open { doubt, .. } => {
                 let mut check = PROVEN_EVERYWHERE.warns("the prover could not look at everything lately");
                 check.listing(doubt.iter().map(ToString::to_string));
                 check
             }
-            Word::Settling => PROVEN_EVERYWHERE.warns("all probes are ready; settling"),
-            Word::Closed { obstacles } if obstacles.is_empty() => {
+            WireVerdict::Settling => PROVEN_EVERYWHERE.warns("all probes are ready; settling"),
+            WireVerdict::Closed { obstacles } if obstacles.is_empty() => {
                 PROVEN_EVERYWHERE.warns("the prover has not looked yet")
             }
-            Word::Closed { obstacles } => {
+            WireVerdict::Closed { obstacles } => {
                 let mut check = PROVEN_EVERYWHERE
                     .fails("the prover's gate is closed: nodes that boot now stay closed")
                     .with_fix("linkerd check");

@@ -1,15 +1,12 @@
 //! What of linkerd-gate is there, and what the user may read.
 
-use super::{
-    Check, Read, State, Unread,
-    code::{AGENTS, API_SERVER, CONTROLLER, ENFORCES, INSTALLED, LEADER, PROVER, RIGHTS},
-    state::variable,
-};
-use crate::decide::lease;
-use k8s_openapi::{
-    api::core::v1::PodSpec,
-    jiff::{SignedDuration, Timestamp},
-};
+use k8s_openapi::api::core::v1::PodSpec;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+
+use super::code::{AGENTS, API_SERVER, CONTROLLER, ENFORCES, INSTALLED, LEADER, PROVER, RIGHTS};
+use super::state::variable;
+use super::{Check, Read, State, Unread};
+use crate::decide::election::lease_record;
 
 /// How long after its last renewal a Lease counts as given up here: its time is by another machine's clock.
 const STALE: SignedDuration = SignedDuration::from_secs(60);
@@ -81,7 +78,12 @@ fn ready(state: &State) -> Vec<Check> {
             } else {
                 AGENTS.warns(told).with_fix(fix)
             });
-            checks.push(renewed(state, lease::NAME, PROVER, "no agent proves injection, and no node opens by a proof"));
+            checks.push(renewed(
+                state,
+                lease_record::NAME,
+                PROVER,
+                "no agent proves injection, and no node opens by a proof",
+            ));
         }
     }
     match state.controller() {
@@ -102,7 +104,7 @@ fn ready(state: &State) -> Vec<Check> {
             } else {
                 CONTROLLER.warns(told).with_fix(fix)
             });
-            checks.push(renewed(state, lease::CONTROLLER_NAME, LEADER, "no pod is repaired"));
+            checks.push(renewed(state, lease_record::CONTROLLER_NAME, LEADER, "no pod is repaired"));
         }
     }
     checks

@@ -1,17 +1,20 @@
 //! Linkerd as the creation of a pod meets it. What `linkerd check` looks at (its certificates' dates, its pods) is left to it.
 
-use super::{
-    Check, Proof, State,
-    code::{CA_BUNDLE, FAILURE_POLICY, LINKERD, NAMESPACE_ANNOTATIONS, NAMESPACE_INJECT, ONE_LINKERD, SELECTORS},
-    installation::INSTALL,
-    state::{GUARD, HOLD},
-};
-use crate::{
-    decide::Outcome,
-    linkerd::{PatchOutcome, injection::inject_annotation, names, patch_problems, webhook::FailurePolicy},
-};
-use k8s_openapi::{api::core::v1::Namespace, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use std::collections::BTreeSet;
+
+use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use super::code::{
+    CA_BUNDLE, FAILURE_POLICY, LINKERD, NAMESPACE_ANNOTATIONS, NAMESPACE_INJECT, ONE_LINKERD, SELECTORS,
+};
+use super::installation::INSTALL;
+use super::state::{GUARD, HOLD};
+use super::{Check, Proof, State};
+use crate::decide::ProbeResult;
+use crate::linkerd::injection_input::inject_annotation;
+use crate::linkerd::webhook::FailurePolicy;
+use crate::linkerd::{PatchOutcome, names, patch_problems};
 
 pub(super) fn checks(state: &State) -> Vec<Check> {
     let webhooks = match state.webhooks() {
@@ -47,7 +50,7 @@ pub(super) fn checks(state: &State) -> Vec<Check> {
             check.listing(bad);
             check
         }
-        (Proof::Answered { outcome: Outcome::Ready, .. }, true) => CA_BUNDLE.passes(),
+        (Proof::Answered { outcome: ProbeResult::Ready, .. }, true) => CA_BUNDLE.passes(),
         (_, true) => CA_BUNDLE.warns(
             "not looked at: only the answer to a dry-run pod shows it; for the certificates themselves: linkerd check",
         ),

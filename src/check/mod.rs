@@ -1,6 +1,6 @@
 //! `check`: what was read of a cluster becomes findings, each with a stable code, a cause and a command that mends it.
 //!
-//! Pure: a [`State`] in, a [`Report`] out. Reading is in `cluster::check`, writing in `command::check`.
+//! Pure: a [`MissedState`] in, a [`Report`] out. Reading is in `cluster::check`, writing in `command::check`.
 //!
 //! - [`state`]: what is read, and what could not be.
 //! - [`survey`]: all pods in one pass: who asks, who is meshed, who is missed, by owner and reason.
@@ -21,14 +21,15 @@ pub mod state;
 pub mod survey;
 mod versions;
 
-pub use self::{
-    clean::clean,
-    code::Code,
-    state::{Proof, Read, State, Unread},
-    survey::{Owner, Row, Survey, Why},
-};
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+
 use serde::Serialize;
-use std::{collections::BTreeSet, fmt::Write as _};
+
+pub use self::clean::clean;
+pub use self::code::Code;
+pub use self::state::{Proof, Read, State, Unread};
+pub use self::survey::{Owner, Row, Survey, Why};
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]

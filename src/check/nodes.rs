@@ -1,11 +1,11 @@
 //! Nodes: closed, yielding, without an agent, opened or closed by a person.
 
-use super::{
-    Check, State,
-    code::{CLOSED, NODES_WITHOUT_AGENT, OVERRIDES, YIELDS},
-};
-use crate::decide::{essential::EVERYWHERE, node::TAINT_EFFECT, publication::Word};
 use k8s_openapi::api::core::v1::Node;
+
+use super::code::{CLOSED, NODES_WITHOUT_AGENT, OVERRIDES, YIELDS};
+use super::{Check, State};
+use crate::decide::election::published_verdict::{EVERY_NODE, WireVerdict};
+use crate::decide::node::taint::TAINT_EFFECT;
 
 pub(super) fn checks(state: &State) -> Vec<Check> {
     let nodes = match &state.nodes {
@@ -24,13 +24,13 @@ pub(super) fn checks(state: &State) -> Vec<Check> {
     } else {
         let why = match state.verdict() {
             Some(Ok(published)) => match published.word {
-                Word::Closed { obstacles } if !obstacles.is_empty() => {
+                WireVerdict::Closed { obstacles } if !obstacles.is_empty() => {
                     obstacles.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
                 }
-                Word::Open { .. } => {
+                WireVerdict::Open { .. } => {
                     "injection is proven: they are about to open, or their agents do not run".to_owned()
                 }
-                Word::Settling | Word::Closed { .. } => "the prover makes sure of its proof".to_owned(),
+                WireVerdict::Settling | WireVerdict::Closed { .. } => "the prover makes sure of its proof".to_owned(),
             },
             Some(Err(_)) | None => "no verdict is published".to_owned(),
         };
@@ -56,7 +56,7 @@ pub(super) fn checks(state: &State) -> Vec<Check> {
             "where a pod of these is missing the node is not closed: they do not tolerate the taint {key}"
         ));
         check.listing(yields.iter().map(|(name, nodes)| {
-            let everywhere = nodes.contains(EVERYWHERE);
+            let everywhere = nodes.contains(EVERY_NODE);
             let nodes: Vec<_> = nodes.iter().take(3).map(String::as_str).collect();
             format!("{} (on {})", object(name), if everywhere { "every node".to_owned() } else { nodes.join(", ") })
         }));

@@ -1,24 +1,20 @@
 //! What a power cut would do, as far as what was read tells: nothing is tried.
 
-use super::{
-    Check, State,
-    admission::rules_create_pods,
-    code::{AFTER_A_CUT, AUTOSCALER, FAIL_WEBHOOKS, INTOLERANT},
-    installation::INSTALL,
-    state::{GUARD, HOLD, variable},
-};
-use crate::{
-    decide::{essential, node::TAINT_KEY},
-    linkerd::{names, selector::Selector},
-};
-use k8s_openapi::{
-    api::{
-        admissionregistration::v1::{RuleWithOperations, WebhookClientConfig},
-        core::v1::Namespace,
-    },
-    apimachinery::pkg::apis::meta::v1::LabelSelector,
-};
 use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::api::admissionregistration::v1::{RuleWithOperations, WebhookClientConfig};
+use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+
+use super::admission::rules_create_pods;
+use super::code::{AFTER_A_CUT, AUTOSCALER, FAIL_WEBHOOKS, INTOLERANT};
+use super::installation::INSTALL;
+use super::state::{GUARD, HOLD, variable};
+use super::{Check, State};
+use crate::decide::node::essential;
+use crate::decide::node::taint::TAINT_KEY;
+use crate::linkerd::names;
+use crate::linkerd::selector::Selector;
 
 pub(super) fn checks(state: &State) -> Vec<Check> {
     let mut checks = vec![after_a_cut(state)];
@@ -144,7 +140,7 @@ fn selects(selector: Option<&LabelSelector>, name: &str, namespaces: &[Namespace
 fn intolerant(state: &State) -> Option<Check> {
     let (namespaces, sets) = (state.namespaces.as_ref().ok()?, state.daemon_sets.as_ref().ok()?);
     let webhooks = state.webhooks().ok()?;
-    let views: Vec<_> = namespaces.iter().map(essential::NamespaceView::of).collect();
+    let views: Vec<_> = namespaces.iter().map(essential::EssentialNamespace::of).collect();
     let essential = essential::namespaces(&webhooks, &views, &BTreeSet::new());
     let sets: Vec<_> = sets.iter().map(essential::DaemonSetView::of).collect();
     let key = state.taint_key();

@@ -1,20 +1,19 @@
 //! What is read of a cluster, and what could not be.
 
+use std::collections::BTreeMap;
+use std::fmt;
+
+use k8s_openapi::api::admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration};
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{Container, Namespace, Node, PodSpec};
+use k8s_openapi::jiff::Timestamp;
+
 use super::Survey;
-use crate::{
-    decide::{Outcome, Publication, by_hand, lease},
-    linkerd::{WebhookView, names, webhook::ViewError},
-};
-use k8s_openapi::{
-    api::{
-        admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration},
-        apps::v1::{DaemonSet, Deployment},
-        coordination::v1::Lease,
-        core::v1::{Container, Namespace, Node, PodSpec},
-    },
-    jiff::Timestamp,
-};
-use std::{collections::BTreeMap, fmt};
+use crate::decide::election::lease_record;
+use crate::decide::{ProbeResult, PublishedVerdict, manual_override};
+use crate::linkerd::webhook::ViewError;
+use crate::linkerd::{WebhookView, names};
 
 /// A value, or why it could not be read.
 pub type Read<T> = Result<T, Unread>;
@@ -69,7 +68,7 @@ pub enum Proof {
         /// Where it was sent to.
         namespace: String,
         /// What the answer says of injection.
-        outcome: Outcome,
+        outcome: ProbeResult,
     },
     /// None was sent, or it was not answered: one sentence.
     Skipped(String),
@@ -172,9 +171,9 @@ impl State {
     }
 
     /// The verdict that the prover publishes; nothing where there is none, and an error where it cannot be read.
-    pub fn verdict(&self) -> Option<Result<Publication, String>> {
-        let text = self.lease(lease::NAME)?.metadata.annotations.as_ref()?.get(lease::VERDICT)?;
-        Some(Publication::read(text).map_err(|error| error.to_string()))
+    pub fn verdict(&self) -> Option<Result<PublishedVerdict, String>> {
+        let text = self.lease(lease_record::NAME)?.metadata.annotations.as_ref()?.get(lease_record::VERDICT)?;
+        Some(PublishedVerdict::read(text).map_err(|error| error.to_string()))
     }
 
     /// The key of the taint of closed nodes, as the agents have it.
@@ -182,21 +181,21 @@ impl State {
         let told = self.agents().ok().flatten().and_then(|agents| {
             variable(agents.spec.as_ref()?.template.spec.as_ref()?, "agent", "LINKERD_GATE_TAINT_KEY")
         });
-        told.unwrap_or_else(|| crate::decide::node::TAINT_KEY.to_owned())
+        told.unwrap_or_else(|| crate::decide::node::taint::TAINT_KEY.to_owned())
     }
 
     /// Manual overrides that are in force, by what they are for.
-    pub fn overrides(&self) -> Vec<(String, by_hand::ByHand)> {
+    pub fn overrides(&self) -> Vec<(String, manual_override::ManualOverride)> {
         let nodes = self.nodes.as_deref().unwrap_or_default();
         let nodes = nodes.iter().filter_map(|node| {
             let name = node.metadata.name.as_deref()?;
-            Some((format!("node/{name}"), node.metadata.annotations.as_ref()?.get(by_hand::ANNOTATION)?))
+            Some((format!("node/{name}"), node.metadata.annotations.as_ref()?.get(manual_override::ANNOTATION)?))
         });
-        let all = self.lease(lease::NAME).and_then(|lease| {
-            Some(("all nodes".to_owned(), lease.metadata.annotations.as_ref()?.get(by_hand::ANNOTATION)?))
+        let all = self.lease(lease_record::NAME).and_then(|lease| {
+            Some(("all nodes".to_owned(), lease.metadata.annotations.as_ref()?.get(manual_override::ANNOTATION)?))
         });
         let in_force = |(what, text): (String, &String)| {
-            let by_hand = by_hand::ByHand::in_force(Some(text), self.now).ok().flatten()?;
+            let by_hand = manual_override::ManualOverride::in_force(Some(text), self.now).ok().flatten()?;
             Some((what, by_hand))
         };
         nodes.chain(all).filter_map(in_force).collect()

@@ -1,25 +1,19 @@
 //! All pods in one pass, so that ten thousand of them need no memory: who asks, who is meshed, who is missed, by owner and reason.
 
-use super::{
-    Unread,
-    clean::{clean, is_name},
-    state::{component, is_ours},
-};
-use crate::{
-    decide::hold,
-    linkerd::{
-        Meshing, NamespaceOutline, PodOutline, Started, TokenProjection, WebhookView, meshing,
-        meshing::{WAIT, started},
-        names, patch_problems,
-    },
-};
-use k8s_openapi::{
-    api::core::v1::{Namespace, Pod},
-    jiff::Timestamp,
-};
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::jiff::Timestamp;
+
+use super::Unread;
+use super::clean::{clean, is_name};
+use super::state::{component, is_ours};
+use crate::decide::hold;
+use crate::linkerd::injection::injection_of;
+use crate::linkerd::mesh_state::{WAIT, started};
+use crate::linkerd::{
+    Meshing, NamespaceInput, PodInput, Started, TokenProjection, WebhookView, mesh_state, names, patch_problems,
 };
 
 /// What makes a pod, as a person restarts it.
@@ -74,7 +68,7 @@ pub struct Survey {
     webhooks: WebhookView,
     installed: Option<Timestamp>,
     projection: TokenProjection,
-    namespaces: BTreeMap<String, (Namespace, NamespaceOutline)>,
+    namespaces: BTreeMap<String, (Namespace, NamespaceInput)>,
     /// Pods that are not over and not going away.
     pub pods: usize,
     /// Those that are meshed.
@@ -109,7 +103,7 @@ impl Survey {
     ) -> Self {
         let named = |namespace: &Namespace| {
             let name = namespace.metadata.name.clone()?;
-            Some((name, (namespace.clone(), NamespaceOutline::of(namespace))))
+            Some((name, (namespace.clone(), NamespaceInput::of(namespace))))
         };
         let namespaces = namespaces.iter().filter_map(named).collect();
         Self { webhooks, installed, projection, namespaces, ..Self::default() }
@@ -142,7 +136,7 @@ impl Survey {
         self.pods += 1;
         self.parts(pod);
         let shown = || format!("pod/{name} -n {namespace}");
-        let meshing = meshing::meshing(pod);
+        let meshing = mesh_state::meshing(pod);
         if meshing == Meshing::ForgedLabel {
             self.forged.push(shown());
         }
@@ -158,7 +152,7 @@ impl Survey {
             return;
         }
         let Some((namespace, outline)) = self.namespaces.get(namespace) else { return };
-        let injection = PodOutline::of(pod).injection(outline, &self.webhooks, self.projection);
+        let injection = injection_of(&PodInput::of(pod), outline, &self.webhooks, self.projection);
         if !injection.is_inject() {
             return;
         }

@@ -1,11 +1,11 @@
-use super::*;
-use crate::{
-    check::state::{Admission, Binding, GUARD, HOLD, PolicyKind, Version},
-    decide::lease,
-    linkerd::{TokenProjection, WebhookView, names},
-};
-use k8s_openapi::{api::coordination::v1::Lease, jiff::Timestamp};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
+
+use super::*;
+use crate::check::state::{Admission, Binding, GUARD, HOLD, PolicyKind, Version};
+use crate::decide::election::lease_record;
+use crate::linkerd::{TokenProjection, WebhookView, names};
 
 #[test]
 fn every_code_stands_once_and_is_explained() {
@@ -128,7 +128,7 @@ fn held_is_what_something_holds() {
     let mut gated = bare("a", "Pending");
     gated["spec"]["schedulingGates"] = json!([{"name": crate::decide::hold::GATE}]);
     let mut waits = bare("b", "Pending");
-    waits["spec"]["initContainers"] = json!([{"name": crate::linkerd::meshing::WAIT, "image": "gate"}]);
+    waits["spec"]["initContainers"] = json!([{"name": crate::linkerd::mesh_state::WAIT, "image": "gate"}]);
     let held = state(&[gated, waits]);
     assert_eq!(one(&held, code::MESHED).result, Level::Success);
     assert!(error(&held, code::HELD).starts_with("2 pods that were created without a proxy are held, 1 of them by"));
@@ -140,7 +140,7 @@ fn a_power_cut_meets_what_is_bare_today_as_well() {
     assert!(told(&[bare("a", "Running")]).error.unwrap().starts_with("nothing holds 1 pods of 1 owners"));
     assert!(told(&[]).description.starts_with("there is no meshed pod"));
     let mut waits = bare("b", "Pending");
-    waits["spec"]["initContainers"] = json!([{"name": crate::linkerd::meshing::WAIT, "image": "gate"}]);
+    waits["spec"]["initContainers"] = json!([{"name": crate::linkerd::mesh_state::WAIT, "image": "gate"}]);
     assert_eq!(told(&[waits]).result, Level::Success);
 }
 
@@ -149,7 +149,7 @@ fn what_objects_say_acts_on_no_terminal() {
     let harm = "\u{1b}]0;owned\u{7}";
     let mut state = state(&[owned(bare("a", "Running"), "example.com/v1", "Thing", harm)]);
     let holder = json!({
-        "metadata": {"name": lease::NAME},
+        "metadata": {"name": lease_record::NAME},
         "spec": {"holderIdentity": harm, "renewTime": "2020-01-01T00:00:00.000000Z"},
     });
     state.leases = Ok(vec![serde_json::from_value(holder).unwrap()]);
@@ -181,7 +181,7 @@ fn an_old_verdict_proves_nothing() {
     let lease = |renewed: &str| -> Lease {
         let verdict = r#"{"version":1,"gate":"open","basis":"proven","proof":1}"#;
         let lease = json!({
-            "metadata": {"name": lease::NAME, "annotations": {lease::VERDICT: verdict}},
+            "metadata": {"name": lease_record::NAME, "annotations": {lease_record::VERDICT: verdict}},
             "spec": {"holderIdentity": "n1", "renewTime": renewed},
         });
         serde_json::from_value(lease).unwrap()

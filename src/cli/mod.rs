@@ -6,22 +6,23 @@ mod explain;
 mod install;
 mod tip;
 
-pub use self::{
-    check::{CheckArguments, for_linkerd},
-    completion::{CompletionShell, write_completion},
-    explain::{ExplainArguments, Explained},
-    install::{InstallArguments, StatusArguments},
-    tip::tip_for_role,
-};
+use std::path::PathBuf;
+use std::time::Duration;
+
 use clap::{Parser, Subcommand};
 
-use crate::{
-    cluster::{Person, Subject},
-    command::{by_hand, pod_name, recreate::Recreate, release::Release, uninstall::Uninstall, version},
-    config::table,
-    decide::node::TAINT_KEY,
-};
-use std::{path::PathBuf, time::Duration};
+pub use self::check::{CheckArguments, for_linkerd};
+pub use self::completion::{CompletionShell, write_completion};
+pub use self::explain::{ExplainArguments, Explained};
+pub use self::install::{InstallArguments, StatusArguments};
+pub use self::tip::tip_for_role;
+use crate::cluster::{OverrideTarget, Person};
+use crate::command::recreate::Recreate;
+use crate::command::release::Release;
+use crate::command::uninstall::Uninstall;
+use crate::command::{manual_override, pod_name, version};
+use crate::config::table;
+use crate::decide::node::taint::TAINT_KEY;
 
 /// Keeps workloads from starting outside the Linkerd mesh after a cluster or node boot.
 #[derive(Debug, Parser)]
@@ -231,7 +232,7 @@ const COMMAND_EXIT_CODES: &str = "Exit codes:
 #[derive(Debug, clap::Args)]
 pub struct SayArguments {
     /// How long it holds, from 1m to 168h: 90s, 30m, 1h30m
-    #[arg(long = "for", value_name = "TIME", value_parser = by_hand::lasts)]
+    #[arg(long = "for", value_name = "TIME", value_parser = manual_override::lasts)]
     pub lasts: Duration,
 
     /// Ask the API server to do everything but store it
@@ -255,7 +256,7 @@ pub struct ForgetArguments {
 #[derive(Debug, clap::Args)]
 pub struct PlaceArguments {
     /// Names of nodes
-    #[arg(value_name = "NODE", value_parser = by_hand::node, required_unless_present = "all")]
+    #[arg(value_name = "NODE", value_parser = manual_override::node, required_unless_present = "all")]
     pub nodes: Vec<String>,
 
     /// Every node, those that join meanwhile too
@@ -371,10 +372,13 @@ pub struct PersonArguments {
 
 impl PlaceArguments {
     /// Whom it is about, and how to get there.
-    pub fn read(self) -> (Vec<Subject>, Person) {
+    pub fn read(self) -> (Vec<OverrideTarget>, Person) {
         let Self { nodes, all, namespace, person } = self;
-        let subjects =
-            if all { vec![Subject::All { namespace }] } else { nodes.into_iter().map(Subject::Node).collect() };
+        let subjects = if all {
+            vec![OverrideTarget::All { namespace }]
+        } else {
+            nodes.into_iter().map(OverrideTarget::Node).collect()
+        };
         (subjects, person.read())
     }
 }

@@ -7,7 +7,7 @@ use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, ListParams};
 use kube::{Client, Error};
 use serde_json::Value;
 
-use super::failure::describe;
+use super::error::describe;
 
 /// The binding of the policy that lets missed pods be created with our scheduling gate.
 pub const HOLD: &str = "linkerd-gate-hold";
@@ -22,7 +22,7 @@ const HOLDS: &str = "MutatingAdmissionPolicyBinding";
 
 /// What there is of our admission policies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Admission {
+pub struct AdmissionPolicies {
     /// Whether the API server offers what [`HOLD`] needs, and it is not bound.
     pub hold_unbound: bool,
     /// Whether one of the two is bound and finds no webhook configuration: it does nothing then.
@@ -33,7 +33,7 @@ pub struct Admission {
 ///
 /// # Errors
 /// One sentence for the log.
-pub async fn look(client: &Client) -> Result<Admission, String> {
+pub async fn look(client: &Client) -> Result<AdmissionPolicies, String> {
     let resources = client.list_api_group_resources(GROUP_VERSION).await;
     let resources = resources.map_err(|error| describe(&format!("list the kinds of {GROUP_VERSION}"), &error))?;
     let offered = resources.resources.iter().any(|resource| resource.kind == HOLDS);
@@ -43,7 +43,7 @@ pub async fn look(client: &Client) -> Result<Admission, String> {
     for binding in [&hold, &guard].into_iter().flatten() {
         parameter_missing = parameter_missing || !has_parameter(client, binding).await?;
     }
-    Ok(Admission { hold_unbound: offered && hold.is_none(), parameter_missing })
+    Ok(AdmissionPolicies { hold_unbound: offered && hold.is_none(), parameter_missing })
 }
 
 /// A binding; nothing where it is absent.
@@ -90,8 +90,9 @@ fn selector(selector: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use serde_json::json;
+
+    use super::*;
 
     #[test]
     fn a_selector_is_written_as_a_query_has_it() {

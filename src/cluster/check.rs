@@ -12,8 +12,8 @@ use kube::{Client, Error};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::failure::innermost;
-use super::{admission, probe};
+use super::error::innermost;
+use super::{admission, dry_run};
 use crate::check::state::{Admission, Binding, GUARD, HOLD, PolicyKind, Version, is_of_use, is_ours};
 use crate::check::{Proof, Read, State, Survey, Unread};
 use crate::linkerd::webhook::Call;
@@ -277,14 +277,14 @@ async fn prove(client: &Client, scope: &Scope, state: &State) -> Proof {
     let Some(namespace) = found.and_then(|it| it.metadata.name.clone()) else {
         return Proof::Skipped("Linkerd's webhook selects no namespace without a label on the pod".to_owned());
     };
-    match probe::send_asking(client.clone(), &namespace).await {
-        probe::Proof::Answered(crate::decide::Outcome::Unknown(reason))
+    match dry_run::send_asking(client.clone(), &namespace).await {
+        dry_run::DryRun::Answered(crate::decide::ProbeResult::Unknown(reason))
             if reason.to_string().contains("may not be sent") =>
         {
             Proof::Forbidden(format!("create pods in namespace {namespace} (in a dry run)"))
         }
-        probe::Proof::Answered(outcome) => Proof::Answered { namespace, outcome },
-        probe::Proof::Unreachable(why) => Proof::Skipped(why),
+        dry_run::DryRun::Answered(outcome) => Proof::Answered { namespace, outcome },
+        dry_run::DryRun::Unreachable(why) => Proof::Skipped(why),
     }
 }
 

@@ -6,8 +6,8 @@ use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use kube::api::{Api, PostParams};
 
-use super::failure::describe;
-use crate::decide::node::NodeView;
+use super::error::describe;
+use crate::decide::node::taint::NodeView;
 use crate::decide::repair::{OwnerReference, PodView};
 
 /// Events of what has no namespace are kept in this one (client-go, `tools/record`).
@@ -18,7 +18,7 @@ const LONGEST: usize = 1024;
 
 /// What an Event is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Subject {
+pub struct EventSubject {
     /// The version of its API, with its group: `apps/v1`, say.
     pub api_version: String,
     /// Its kind.
@@ -47,7 +47,7 @@ pub struct Reporter<'a> {
 pub async fn note(
     client: Client,
     reporter: Reporter<'_>,
-    subject: &Subject,
+    subject: &EventSubject,
     warning: bool,
     reason: &str,
     message: &str,
@@ -79,9 +79,9 @@ pub async fn note(
     created.map(drop).map_err(|error| describe(&format!("create an event on {subject}"), &error))
 }
 
-// === impl Subject ===
+// === impl EventSubject ===
 
-impl Subject {
+impl EventSubject {
     /// A node.
     pub fn node(node: &NodeView) -> Self {
         Self {
@@ -133,7 +133,7 @@ impl Subject {
     }
 }
 
-impl std::fmt::Display for Subject {
+impl std::fmt::Display for EventSubject {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} ", self.kind.to_lowercase())?;
         match &self.namespace {

@@ -12,7 +12,7 @@ use kube::{Client, Resource};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::event::{Reporter, Subject, note};
+use super::event::{EventSubject, Reporter, note};
 use super::refused::Refused;
 use crate::decide::hold;
 use crate::retry::Schedule;
@@ -73,7 +73,7 @@ pub(super) async fn patch(client: &Client, purpose: Purpose, pod: &Pod, document
 /// One sentence: the release itself stands.
 pub async fn note_release(client: &Client, pod: &Pod, now: Timestamp) -> Result<(), String> {
     let metadata = &pod.metadata;
-    let subject = Subject {
+    let subject = EventSubject {
         api_version: "v1".to_owned(),
         kind: "Pod".to_owned(),
         namespace: metadata.namespace.clone(),

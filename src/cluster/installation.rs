@@ -4,7 +4,7 @@ use k8s_openapi::api::apps::v1::DaemonSet;
 use kube::Client;
 use kube::api::Api;
 
-use super::failure::describe;
+use super::error::describe;
 
 /// The name of the agents' DaemonSet.
 pub const DAEMON_SET: &str = "linkerd-gate";

@@ -11,9 +11,9 @@ use kube::{Client, Error};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use super::failure::describe;
+use super::error::describe;
 use super::watch::{Seen, follow};
-use crate::decide::lease::{DURATION, Holder, Record};
+use crate::decide::election::lease_record::{LEASE_DURATION, LeaseHolder, LeaseRecord};
 
 /// Why the Lease was not written.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -31,13 +31,13 @@ pub async fn follow_lease(
     client: Client,
     namespace: &str,
     name: &str,
-    sink: watch::Sender<Seen<Record>>,
+    sink: watch::Sender<Seen<LeaseRecord>>,
 ) -> Infallible {
     let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
-    follow("leases", Api::<Lease>::namespaced(client, namespace), config, Record::of, sink).await
+    follow("leases", Api::<Lease>::namespaced(client, namespace), config, LeaseRecord::of, sink).await
 }
 
-/// The present, as precisely as a Lease can have it: a [`Record`] shows it as it was written.
+/// The present, as precisely as a Lease can have it: a [`LeaseRecord`] shows it as it was written.
 pub fn renew_time() -> Timestamp {
     let now = Timestamp::now();
     Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now)
@@ -55,11 +55,11 @@ pub async fn write(
     client: Client,
     namespace: &str,
     name: &str,
-    record: Option<&Record>,
-    holder: &Holder,
+    record: Option<&LeaseRecord>,
+    holder: &LeaseHolder,
     annotation: Option<Annotation>,
     now: Timestamp,
-) -> Result<Record, LeaseError> {
+) -> Result<LeaseRecord, LeaseError> {
     let leases = Api::<Lease>::namespaced(client, namespace);
     let written = match record {
         None => {
@@ -77,9 +77,9 @@ pub async fn give_up(
     client: Client,
     namespace: &str,
     name: &str,
-    record: &Record,
+    record: &LeaseRecord,
     now: Timestamp,
-) -> Result<Record, LeaseError> {
+) -> Result<LeaseRecord, LeaseError> {
     let leases = Api::<Lease>::namespaced(client, namespace);
     let document = json!({
         "metadata": {"resourceVersion": record.resource_version},
@@ -94,9 +94,9 @@ async fn patch(leases: &Api<Lease>, name: &str, document: &Value) -> Result<Leas
     leases.patch(name, &parameters, &Patch::Merge(document)).await
 }
 
-fn finish(act: &str, name: &str, written: Result<Lease, Error>) -> Result<Record, LeaseError> {
+fn finish(act: &str, name: &str, written: Result<Lease, Error>) -> Result<LeaseRecord, LeaseError> {
     match written {
-        Ok(lease) => Ok(Record::of(&lease)),
+        Ok(lease) => Ok(LeaseRecord::of(&lease)),
         // 409 on a create: somebody made it. 404 on a patch: somebody removed it.
         Err(Error::Api(status)) if status.code == 409 || status.code == 404 && status.message.contains("leases") => {
             Err(LeaseError::Conflict)
@@ -105,7 +105,7 @@ fn finish(act: &str, name: &str, written: Result<Lease, Error>) -> Result<Record
     }
 }
 
-fn creation(name: &str, holder: &Holder, annotation: Option<Annotation>, now: Timestamp) -> Lease {
+fn creation(name: &str, holder: &LeaseHolder, annotation: Option<Annotation>, now: Timestamp) -> Lease {
     Lease {
         metadata: ObjectMeta {
             name: Some(name.to_owned()),
@@ -114,7 +114,7 @@ fn creation(name: &str, holder: &Holder, annotation: Option<Annotation>, now: Ti
         },
         spec: Some(LeaseSpec {
             holder_identity: Some(holder.to_string()),
-            lease_duration_seconds: i32::try_from(DURATION.as_secs()).ok(),
+            lease_duration_seconds: i32::try_from(LEASE_DURATION.as_secs()).ok(),
             acquire_time: Some(MicroTime(now)),
             renew_time: Some(MicroTime(now)),
             lease_transitions: Some(0),
@@ -124,10 +124,10 @@ fn creation(name: &str, holder: &Holder, annotation: Option<Annotation>, now: Ti
 }
 
 /// A merge patch: `metadata.resourceVersion` in it makes the API server refuse a race that is lost.
-fn renewal(record: &Record, holder: &Holder, annotation: Option<Annotation>, now: Timestamp) -> Value {
+fn renewal(record: &LeaseRecord, holder: &LeaseHolder, annotation: Option<Annotation>, now: Timestamp) -> Value {
     let mut spec = json!({
         "holderIdentity": holder.to_string(),
-        "leaseDurationSeconds": DURATION.as_secs(),
+        "leaseDurationSeconds": LEASE_DURATION.as_secs(),
         "renewTime": MicroTime(now),
     });
     if record.holder.as_ref() != Some(holder) {

@@ -10,10 +10,10 @@ use kube::{Client, Error};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use super::failure::describe;
+use super::error::describe;
 use super::watch::{Seen, follow};
-use crate::decide::node::{Change, Edit, LEFT_OPEN_BOOT, NodeView, OPENED_BOOT};
-use crate::decide::repair::Outcome;
+use crate::decide::node::taint::{AnnotationEdit, LEFT_OPEN_BOOT, NodeChange, NodeView, OPENED_BOOT};
+use crate::decide::repair::WriteOutcome;
 
 /// What an API server says of a patch whose `test` fails, and of it alone (k8s.io/apimachinery, `NewGenericServerResponse`).
 pub(super) const TEST_FAILED: &str = "the server rejected our request due to an error in our request";
@@ -52,10 +52,10 @@ pub async fn follow_nodes(client: Client, key: &str, sink: watch::Sender<Seen<No
 }
 
 /// Writes `change`, if the Node still is as `node` says. Returns it as it is then.
-pub async fn patch(client: Client, key: &str, node: &NodeView, change: &Change) -> Result<NodeView, PatchError> {
+pub async fn patch(client: Client, key: &str, node: &NodeView, change: &NodeChange) -> Result<NodeView, PatchError> {
     match send(client, key, node, change).await {
         Ok(patched) => Ok(NodeView::of(&patched)),
-        Err(error) if is_overtaken(&error) => Err(PatchError::Conflict),
+        Err(error) if is_conflict(&error) => Err(PatchError::Conflict),
         Err(error) => {
             let told = describe(&format!("patch node {}", node.name), &error);
             // A policy's denial does not get better by being repeated.
@@ -69,20 +69,20 @@ pub async fn patch(client: Client, key: &str, node: &NodeView, change: &Change) 
 }
 
 /// Lifts our taint, if the Node still is as `node` says, and touches nothing else: which boot was opened is the agent's to say.
-pub async fn open_node(client: Client, key: &str, node: &NodeView) -> Outcome {
+pub async fn open_node(client: Client, key: &str, node: &NodeView) -> WriteOutcome {
     if node.taint(key).is_none() {
-        return Outcome::Done;
+        return WriteOutcome::Done;
     }
-    match send(client, key, node, &Change { taint: Edit::Remove, ..Change::NOTHING }).await {
-        Ok(_) => Outcome::Done,
-        Err(error) if is_overtaken(&error) || matches!(&error, Error::Api(status) if status.code == 404) => {
-            Outcome::Overtaken
+    match send(client, key, node, &NodeChange { taint: AnnotationEdit::Remove, ..NodeChange::NOTHING }).await {
+        Ok(_) => WriteOutcome::Done,
+        Err(error) if is_conflict(&error) || matches!(&error, Error::Api(status) if status.code == 404) => {
+            WriteOutcome::Conflict
         }
-        Err(error) => Outcome::Failed(describe(&format!("open node {}", node.name), &error)),
+        Err(error) => WriteOutcome::Failed(describe(&format!("open node {}", node.name), &error)),
     }
 }
 
-async fn send(client: Client, key: &str, node: &NodeView, change: &Change) -> Result<Node, Error> {
+async fn send(client: Client, key: &str, node: &NodeView, change: &NodeChange) -> Result<Node, Error> {
     let patch = serde_json::from_value(document(key, node, change)).map_err(Error::SerdeError)?;
     let parameters = PatchParams { field_manager: Some(super::FIELD_MANAGER.to_owned()), ..PatchParams::default() };
     Api::<Node>::all(client).patch(&node.name, &parameters, &Patch::<()>::Json(patch)).await
@@ -90,19 +90,19 @@ async fn send(client: Client, key: &str, node: &NodeView, change: &Change) -> Re
 
 /// Whether somebody else was faster. Operations come before the resource version: a race that is lost over the taints themselves
 /// ends at their `test`.
-fn is_overtaken(error: &Error) -> bool {
+fn is_conflict(error: &Error) -> bool {
     matches!(error, Error::Api(status) if status.is_conflict() || status.code == 422 && status.message == TEST_FAILED)
 }
 
 /// The JSON patch. Replacing the resource version makes a lost race a conflict, which is planned anew; `test` holds the taints
 /// to what was read, whatever becomes of that.
-fn document(key: &str, node: &NodeView, change: &Change) -> Value {
+fn document(key: &str, node: &NodeView, change: &NodeChange) -> Value {
     let mut operations =
         vec![json!({"op": "replace", "path": "/metadata/resourceVersion", "value": node.resource_version})];
     let taints = match &change.taint {
-        Edit::Keep => None,
-        Edit::Set(value) => Some(node.with_taint(key, Some(value))),
-        Edit::Remove => Some(node.with_taint(key, None)),
+        AnnotationEdit::Keep => None,
+        AnnotationEdit::Set(value) => Some(node.with_taint(key, Some(value))),
+        AnnotationEdit::Remove => Some(node.with_taint(key, None)),
     };
     if let Some(taints) = taints {
         // An absent list is `null` to a test.
@@ -114,16 +114,16 @@ fn document(key: &str, node: &NodeView, change: &Change) -> Value {
         }
     }
     let notes = [(OPENED_BOOT, &change.opened_boot), (LEFT_OPEN_BOOT, &change.left_open_boot)];
-    if !node.has_annotations && notes.iter().any(|(_, edit)| matches!(edit, Edit::Set(_))) {
+    if !node.has_annotations && notes.iter().any(|(_, edit)| matches!(edit, AnnotationEdit::Set(_))) {
         operations.push(json!({"op": "add", "path": "/metadata/annotations", "value": {}}));
     }
     for (annotation, edit) in notes {
         // A slash within a name is `~1` in a path (RFC 6901).
         let path = format!("/metadata/annotations/{}", annotation.replace('/', "~1"));
         match edit {
-            Edit::Set(boot) => operations.push(json!({"op": "add", "path": path, "value": boot})),
-            Edit::Remove => operations.push(json!({"op": "remove", "path": path})),
-            Edit::Keep => {}
+            AnnotationEdit::Set(boot) => operations.push(json!({"op": "add", "path": path, "value": boot})),
+            AnnotationEdit::Remove => operations.push(json!({"op": "remove", "path": path})),
+            AnnotationEdit::Keep => {}
         }
     }
     operations.into()
@@ -132,13 +132,17 @@ fn document(key: &str, node: &NodeView, change: &Change) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decide::node::TAINT_KEY;
+    use crate::decide::node::taint::TAINT_KEY;
 
     #[test]
     fn the_first_taint_of_a_node_without_any_is_tested_against_null() {
         let node = NodeView { resource_version: "7".to_owned(), ..NodeView::default() };
         assert_eq!(
-            document(TAINT_KEY, &node, &Change { taint: Edit::Set("b-1".to_owned()), ..Change::NOTHING }),
+            document(
+                TAINT_KEY,
+                &node,
+                &NodeChange { taint: AnnotationEdit::Set("b-1".to_owned()), ..NodeChange::NOTHING }
+            ),
             json!([
                 {"op": "replace", "path": "/metadata/resourceVersion", "value": "7"},
                 {"op": "test", "path": "/spec/taints", "value": null},
@@ -155,7 +159,11 @@ mod tests {
             document(
                 TAINT_KEY,
                 &tainted,
-                &Change { taint: Edit::Remove, opened_boot: Edit::Set("b".to_owned()), ..Change::NOTHING }
+                &NodeChange {
+                    taint: AnnotationEdit::Remove,
+                    opened_boot: AnnotationEdit::Set("b".to_owned()),
+                    ..NodeChange::NOTHING
+                }
             ),
             json!([
                 {"op": "replace", "path": "/metadata/resourceVersion", "value": "8"},

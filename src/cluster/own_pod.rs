@@ -7,12 +7,13 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{DeleteParams, PostParams, Preconditions};
 use kube::{Api, Client, Error};
 
-use crate::decide::Outcome;
-use crate::decide::proof::{self, Answer};
+use crate::decide::ProbeResult;
+use crate::decide::readiness::dry_run;
+use crate::decide::readiness::dry_run::DryRunResponse;
 
 /// The API server said no for want of a right.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub struct Refusal {
+pub struct Rejection {
     verb: &'static str,
     namespace: String,
     service_account: Option<String>,
@@ -32,7 +33,7 @@ pub enum Deletion {
 pub enum RequestError {
     /// A right is missing.
     #[error(transparent)]
-    Refused(#[from] Refusal),
+    Refused(#[from] Rejection),
     /// Anything else.
     #[error("the API server did not {verb} pod {namespace}/{name}: {source}")]
     Failed {
@@ -60,21 +61,25 @@ pub async fn get(client: Client, namespace: &str, name: &str) -> Result<Option<P
 /// It proves what matters here: that the *next* pod of this owner would be injected. Labels and annotations are those of
 /// `own`, and so are the outlines of its containers and what else the injector looks at, because they decide; what the
 /// containers run, mount and know is left out.
-pub async fn prove(client: Client, own: &Pod) -> Result<Outcome, RequestError> {
+pub async fn prove(client: Client, own: &Pod) -> Result<ProbeResult, RequestError> {
     let twin = twin(own);
     let namespace = twin.metadata.namespace.clone().unwrap_or_default();
     let name = twin.metadata.name.clone().unwrap_or_default();
     let parameters = PostParams { dry_run: true, field_manager: Some("linkerd-gate".to_owned()) };
     match Api::<Pod>::namespaced(client, &namespace).create(&parameters, &twin).await {
-        Ok(pod) => Ok(proof::outcome(Answer::Admitted(&pod))),
+        Ok(pod) => Ok(dry_run::result(DryRunResponse::Admitted(&pod))),
         Err(error) => match refusal("create", &namespace, &error) {
             Some(refusal) => Err(refusal.into()),
             None => match error {
-                Error::Api(status) => Ok(match proof::outcome(Answer::Refused(status.code, &status.message)) {
-                    // Injected and then refused: proof of the injector, but the next pod of this owner would not exist.
-                    Outcome::Ready => Outcome::not_ready(format!("once injected it is refused: {}", status.message)),
-                    outcome => outcome,
-                }),
+                Error::Api(status) => {
+                    Ok(match dry_run::result(DryRunResponse::Refused(status.code, &status.message)) {
+                        // Injected and then refused: proof of the injector, but the next pod of this owner would not exist.
+                        ProbeResult::Ready => {
+                            ProbeResult::not_ready(format!("once injected it is refused: {}", status.message))
+                        }
+                        outcome => outcome,
+                    })
+                }
                 other => Err(failed("create", &namespace, &name, other)),
             },
         },
@@ -151,19 +156,19 @@ fn failed(verb: &'static str, namespace: &str, name: &str, error: Error) -> Requ
 }
 
 /// RBAC's refusals are 403 like an admission plugin's; only RBAC's say which verb the user "cannot".
-fn refusal(verb: &'static str, namespace: &str, error: &Error) -> Option<Refusal> {
+fn refusal(verb: &'static str, namespace: &str, error: &Error) -> Option<Rejection> {
     let Error::Api(status) = error else { return None };
     if status.code != 403 || !status.message.contains(&format!("cannot {verb} resource \"pods\"")) {
         return None;
     }
     let user = status.message.split("system:serviceaccount:").nth(1).and_then(|rest| rest.split('"').next());
     let service_account = user.and_then(|user| user.split(':').nth(1)).map(str::to_owned);
-    Some(Refusal { verb, namespace: namespace.to_owned(), service_account })
+    Some(Rejection { verb, namespace: namespace.to_owned(), service_account })
 }
 
-// === impl Refusal ===
+// === impl Rejection ===
 
-impl fmt::Display for Refusal {
+impl fmt::Display for Rejection {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { verb, namespace, service_account } = self;
         let account = service_account.as_deref().unwrap_or("SERVICE_ACCOUNT");

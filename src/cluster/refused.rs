@@ -2,7 +2,7 @@
 
 use kube::Error;
 
-use super::failure::innermost;
+use super::error::innermost;
 
 /// A write or a look that did not succeed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -61,8 +61,9 @@ impl Refused {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use kube::core::Status;
+
+    use super::*;
 
     fn refused(code: u16, message: &str) -> Refused {
         let status = Status { code, message: message.to_owned(), ..Status::default() };

@@ -17,15 +17,15 @@ use kube::{Api, Client, Error, Resource};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::failure::describe;
+use super::error::describe;
 use crate::decide::hold::GATE;
-use crate::decide::nudge::Nudge;
-use crate::decide::repair::view::{JOB_TRACKING, NUDGED_AT, SUSPENDED};
-use crate::decide::repair::{Kind, Outcome, OwnerReference, Target, Ungate};
+use crate::decide::repair::object::{JOB_TRACKING, NUDGED_AT, SUSPENDED};
+use crate::decide::repair::retry::OwnerRetry;
+use crate::decide::repair::{Kind, OwnerReference, Target, Ungate, WriteOutcome};
 
 /// Removes the pod that was looked at, as it was looked at, with its own grace period: by a deletion, or by an eviction, which
 /// disruption budgets may refuse.
-pub async fn remove(client: Client, namespace: &str, target: &Target, evict: bool) -> Outcome {
+pub async fn remove(client: Client, namespace: &str, target: &Target, evict: bool) -> WriteOutcome {
     let pods = Api::<Pod>::namespaced(client, namespace);
     if evict { self::evict(&pods, namespace, target).await } else { delete(&pods, namespace, target).await }
 }
@@ -34,7 +34,7 @@ pub async fn remove(client: Client, namespace: &str, target: &Target, evict: boo
 ///
 /// `gate` is the place of our gate among its scheduling gates. Whoever stops between the two leaves a gated pod without the finalizer,
 /// which [`remove`] is for.
-pub async fn untrack(client: Client, namespace: &str, target: &Target, gate: usize) -> Outcome {
+pub async fn untrack(client: Client, namespace: &str, target: &Target, gate: usize) -> WriteOutcome {
     let act = format!("take the finalizer {JOB_TRACKING} off pod {namespace}/{}", target.name);
     let operations = json!([
         {"op": "replace", "path": "/metadata/resourceVersion", "value": target.resource_version},
@@ -56,7 +56,7 @@ pub async fn untrack(client: Client, namespace: &str, target: &Target, gate: usi
 }
 
 /// Takes our gate off a pod as it was looked at: other gates stay, and so does the rest of it.
-pub async fn ungate(client: Client, ungate: &Ungate) -> Outcome {
+pub async fn ungate(client: Client, ungate: &Ungate) -> WriteOutcome {
     let Ungate { namespace, name, resource_version, index, .. } = ungate;
     let path = format!("/spec/schedulingGates/{index}");
     let operations = json!([
@@ -76,7 +76,7 @@ pub async fn suspend(
     job: &OwnerReference,
     resource_version: &str,
     now: Timestamp,
-) -> Outcome {
+) -> WriteOutcome {
     let document = json!({
         "metadata": {
             "uid": job.uid,
@@ -90,7 +90,7 @@ pub async fn suspend(
 }
 
 /// Resumes a Job that we suspended, and takes our mark away.
-pub async fn resume(client: Client, namespace: &str, job: &OwnerReference, resource_version: &str) -> Outcome {
+pub async fn resume(client: Client, namespace: &str, job: &OwnerReference, resource_version: &str) -> WriteOutcome {
     let document = json!({
         "metadata": {
             "uid": job.uid,
@@ -104,8 +104,8 @@ pub async fn resume(client: Client, namespace: &str, job: &OwnerReference, resou
 }
 
 /// Asks an owner's controller to try a refused create again, by a change that means nothing else.
-pub async fn nudge(client: Client, nudge: &Nudge, now: Timestamp) -> Outcome {
-    let Nudge { namespace, owner, .. } = nudge;
+pub async fn nudge(client: Client, nudge: &OwnerRetry, now: Timestamp) -> WriteOutcome {
+    let OwnerRetry { namespace, owner, .. } = nudge;
     let document = json!({"metadata": {"uid": owner.uid, "annotations": {NUDGED_AT: now.to_string()}}});
     let act = format!("nudge {} {namespace}/{}", owner.kind.names().1.to_lowercase(), owner.name);
     let patched = match owner.kind {
@@ -114,13 +114,13 @@ pub async fn nudge(client: Client, nudge: &Nudge, now: Timestamp) -> Outcome {
         Kind::DaemonSet => patch::<DaemonSet>(client, namespace, &owner.name, &document).await,
         Kind::Job => patch::<Job>(client, namespace, &owner.name, &document).await,
         Kind::ReplicationController | Kind::Other(_) => {
-            return Outcome::Failed(format!("nobody knows how to {act}, so nothing is written"));
+            return WriteOutcome::Failed(format!("nobody knows how to {act}, so nothing is written"));
         }
     };
     outcome(&act, patched)
 }
 
-async fn delete(pods: &Api<Pod>, namespace: &str, target: &Target) -> Outcome {
+async fn delete(pods: &Api<Pod>, namespace: &str, target: &Target) -> WriteOutcome {
     let parameters = DeleteParams::default().preconditions(Preconditions {
         uid: Some(target.uid.clone()),
         resource_version: Some(target.resource_version.clone()),
@@ -129,7 +129,7 @@ async fn delete(pods: &Api<Pod>, namespace: &str, target: &Target) -> Outcome {
     outcome(&format!("delete pod {namespace}/{}", target.name), deleted)
 }
 
-async fn evict(pods: &Api<Pod>, namespace: &str, target: &Target) -> Outcome {
+async fn evict(pods: &Api<Pod>, namespace: &str, target: &Target) -> WriteOutcome {
     // Not by kube's own `evict`: it sends the options as `delete_options`, which an API server does not know and drops.
     let eviction = Eviction {
         metadata: ObjectMeta {
@@ -149,9 +149,9 @@ async fn evict(pods: &Api<Pod>, namespace: &str, target: &Target) -> Outcome {
     let answer =
         pods.create_subresource::<_, Status>("eviction", &target.name, &PostParams::default(), &eviction).await;
     match answer {
-        Err(Error::Api(status)) if is_of_a_budget(&status) => Outcome::Refused(words(&status)),
+        Err(Error::Api(status)) if is_of_a_budget(&status) => WriteOutcome::Refused(words(&status)),
         Err(Error::Api(status)) if status.message.contains("cannot create resource \"pods/eviction\"") => {
-            Outcome::Failed(format!(
+            WriteOutcome::Failed(format!(
                 "{}; LINKERD_GATE_EVICTION=on needs the right to create pods/eviction",
                 describe(&act, &Error::Api(status)),
             ))
@@ -178,16 +178,16 @@ async fn patch_pod(pods: &Api<Pod>, name: &str, operations: Value) -> Result<Obj
     Ok(patched.metadata)
 }
 
-fn outcome(act: &str, answer: Result<(), Error>) -> Outcome {
+fn outcome(act: &str, answer: Result<(), Error>) -> WriteOutcome {
     match answer {
-        Ok(()) => Outcome::Done,
-        Err(Error::Api(status)) if is_overtaken(&status) => Outcome::Overtaken,
-        Err(error) => Outcome::Failed(describe(act, &error)),
+        Ok(()) => WriteOutcome::Done,
+        Err(Error::Api(status)) if is_conflict(&status) => WriteOutcome::Conflict,
+        Err(error) => WriteOutcome::Failed(describe(act, &error)),
     }
 }
 
 /// Whether what was looked at is gone or going, or has changed, or another of its name is there.
-fn is_overtaken(status: &Status) -> bool {
+fn is_conflict(status: &Status) -> bool {
     status.code == 404
         || status.code == 409
         // A `test` that failed: the list that was looked at has changed.

@@ -16,9 +16,9 @@ use kube::api::{Api, ListParams, PostParams};
 use kube::{Client, Error, Resource};
 use serde::de::DeserializeOwned;
 
-use super::failure::describe;
-use crate::decide::proof::has_proxy;
-use crate::decide::repair::{Kind, Outcome, OwnerReference};
+use super::error::describe;
+use crate::decide::readiness::dry_run::has_proxy;
+use crate::decide::repair::{Kind, OwnerReference, WriteOutcome};
 
 /// What an owner makes pods of.
 struct Template {
@@ -31,7 +31,7 @@ struct Template {
 /// kind of owner has no template that is known, so that nothing is sent and the annotation that allows its replacement counts.
 ///
 /// [`Outcome::Refused`] says what would refuse it; [`Outcome::Failed`] means that it could not be found out.
-pub async fn prove(client: Client, namespace: &str, owner: &OwnerReference) -> Outcome {
+pub async fn prove(client: Client, namespace: &str, owner: &OwnerReference) -> WriteOutcome {
     let found = match owner.kind {
         Kind::ReplicaSet => find::<ReplicaSet>(&client, namespace, owner, |set| Some(plain(set.spec?.template?))).await,
         Kind::DaemonSet => find::<DaemonSet>(&client, namespace, owner, |set| Some(plain(set.spec?.template))).await,
@@ -49,13 +49,13 @@ pub async fn prove(client: Client, namespace: &str, owner: &OwnerReference) -> O
             };
             find::<StatefulSet>(&client, namespace, owner, template).await
         }
-        Kind::Other(_) => return Outcome::Done,
+        Kind::Other(_) => return WriteOutcome::Done,
     };
     match found {
         Ok(Some(template)) => send(client, namespace, owner, template).await,
-        Ok(None) => Outcome::Overtaken,
+        Ok(None) => WriteOutcome::Conflict,
         Err(error) => {
-            Outcome::Failed(describe(&format!("read {} {namespace}/{}", owner.kind.names().1, owner.name), &error))
+            WriteOutcome::Failed(describe(&format!("read {} {namespace}/{}", owner.kind.names().1, owner.name), &error))
         }
     }
 }
@@ -80,17 +80,17 @@ where
     Ok(found.and_then(template))
 }
 
-async fn send(client: Client, namespace: &str, owner: &OwnerReference, template: Template) -> Outcome {
+async fn send(client: Client, namespace: &str, owner: &OwnerReference, template: Template) -> WriteOutcome {
     let parameters = PostParams { dry_run: true, field_manager: Some(super::FIELD_MANAGER.to_owned()) };
     match Api::<Pod>::namespaced(client, namespace).create(&parameters, &pod(owner, template)).await {
-        Ok(pod) if has_proxy(&pod) => Outcome::Done,
-        Ok(_) => Outcome::Refused(
+        Ok(pod) if has_proxy(&pod) => WriteOutcome::Done,
+        Ok(_) => WriteOutcome::Refused(
             "not evicted: a dry-run of the pod that would be made instead came back without Linkerd's proxy; \
              linkerd-gate explain says why"
                 .to_owned(),
         ),
         Err(Error::Api(status)) if status.is_forbidden() && status.message.contains("cannot create resource") => {
-            Outcome::Failed(format!(
+            WriteOutcome::Failed(format!(
                 "not evicted: whether a pod would be made instead cannot be tried out: {}; LINKERD_GATE_EVICTION=on needs \
                  optional/74-successors.yaml beside optional/70-eviction.yaml",
                 status.message
@@ -98,13 +98,13 @@ async fn send(client: Client, namespace: &str, owner: &OwnerReference, template:
         }
         // The API server's own trouble, unless it names somebody.
         Err(Error::Api(status)) if status.code >= 500 && !status.message.contains("admission webhook") => {
-            Outcome::Failed(describe("try out the pod that would be made instead", &Error::Api(status)))
+            WriteOutcome::Failed(describe("try out the pod that would be made instead", &Error::Api(status)))
         }
-        Err(Error::Api(status)) => Outcome::Refused(format!(
+        Err(Error::Api(status)) => WriteOutcome::Refused(format!(
             "not evicted: the pod that would be made instead would be refused: {}",
             status.message
         )),
-        Err(error) => Outcome::Failed(describe("try out the pod that would be made instead", &error)),
+        Err(error) => WriteOutcome::Failed(describe("try out the pod that would be made instead", &error)),
     }
 }
 
@@ -140,8 +140,9 @@ fn pod(owner: &OwnerReference, Template { template, claims }: Template) -> Pod {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use serde_json::json;
+
+    use super::*;
 
     #[test]
     fn a_stateful_sets_claims_are_volumes_of_the_pod_that_is_tried_out() {

@@ -16,10 +16,10 @@ use serde_json::{Value, json};
 use super::held_pod::{self, Purpose, until_gone};
 use super::refused::Refused;
 use super::repair;
-use crate::decide::repair::view::JOB_TRACKING;
-use crate::decide::repair::{Kind, Outcome, OwnerReference};
+use crate::decide::hold;
+use crate::decide::repair::object::JOB_TRACKING;
+use crate::decide::repair::{Kind, OwnerReference, WriteOutcome, recreate};
 use crate::decide::uninstall::{self, OnNode, is_suspended_by_us};
-use crate::decide::{hold, recreate};
 
 /// How many objects of a kind are in memory at a time while all of them are looked through.
 const PAGE: u32 = 500;
@@ -213,9 +213,9 @@ pub async fn resume(client: &Client, job: &Job) -> Result<(), String> {
     let namespace = metadata.namespace.as_deref().unwrap_or_default();
     let resource_version = metadata.resource_version.as_deref().unwrap_or_default();
     match repair::resume(client.clone(), namespace, &reference, resource_version).await {
-        Outcome::Done => Ok(()),
-        Outcome::Overtaken => Err("it has changed in the same moment: run this command again".to_owned()),
-        Outcome::Refused(why) | Outcome::Failed(why) => Err(why),
+        WriteOutcome::Done => Ok(()),
+        WriteOutcome::Conflict => Err("it has changed in the same moment: run this command again".to_owned()),
+        WriteOutcome::Refused(why) | WriteOutcome::Failed(why) => Err(why),
     }
 }
 

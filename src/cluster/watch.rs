@@ -12,7 +12,7 @@ use kube::{Api, Resource, ResourceExt as _};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
-use super::failure::{describe, is_silence};
+use super::error::{describe, is_silence};
 use crate::retry::Schedule;
 
 /// What a watch knows.
@@ -331,8 +331,9 @@ impl<V> Seen<V> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use k8s_openapi::api::core::v1::Node;
+
+    use super::*;
 
     fn node(name: &str, version: &str) -> Node {
         let mut node = Node::default();

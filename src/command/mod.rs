@@ -10,10 +10,10 @@
 //! - [`version`]: which versions are here and in the cluster.
 //! - [`uninstall`]: takes everything of ours out of the way, held pods included.
 
-pub mod by_hand;
 pub mod check;
 pub mod explain;
 pub mod install;
+pub mod manual_override;
 pub mod not_done;
 pub mod pod_name;
 pub mod recreate;

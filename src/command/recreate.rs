@@ -3,23 +3,18 @@
 //! Nothing is deleted before a dry run under another name has shown that the pod can be created, and comes back with a proxy and
 //! without our gate; and before its manifest is in a file, so that not even the end of this process loses it.
 
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
 use k8s_openapi::api::core::v1::Pod;
-use std::{
-    fs::{File, OpenOptions},
-    io::{self, Write},
-    os::unix::fs::OpenOptionsExt as _,
-    path::{Path, PathBuf},
-    time::Duration,
-};
 
 use super::not_done::NotDone;
-use crate::{
-    cluster::{
-        Client, Person, Refused, access_of_person,
-        held_pod::{self, Purpose},
-    },
-    decide::recreate,
-};
+use crate::cluster::held_pod::Purpose;
+use crate::cluster::{Client, Person, Refused, access_of_person, held_pod};
+use crate::decide::repair::recreate;
 
 /// How long a deleted pod may take to be gone, beside its own grace period. One without a node is gone at once.
 const GONE_LIMIT: Duration = Duration::from_mins(1);

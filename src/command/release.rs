@@ -2,18 +2,16 @@
 //!
 //! It needs the API server and nothing of ours: no controller, no agent.
 
-use k8s_openapi::{api::core::v1::Pod, jiff::Timestamp};
 use std::io::Write;
 
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::jiff::Timestamp;
+
 use super::not_done::NotDone;
-use crate::{
-    cluster::{
-        Client, Person, Refused,
-        held_pod::{self, Purpose},
-        of_person,
-    },
-    decide::{hold, recreate::controller},
-};
+use crate::cluster::held_pod::Purpose;
+use crate::cluster::{Client, Person, Refused, held_pod, of_person};
+use crate::decide::hold;
+use crate::decide::repair::recreate::controller;
 
 /// How often a pod is read again that has changed between the read and the write.
 const TRIES: u32 = 3;

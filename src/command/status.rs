@@ -1,15 +1,20 @@
 //! `linkerd-gate status`: one screen, or one object.
 
-use super::not_done::NotDone;
-use crate::{
-    check::{State, state::variable},
-    cluster::{self, Person, check::Scope},
-    decide::{Basis, lease, node::OPENED_BOOT, node::TAINT_EFFECT, publication::Word},
-};
-use serde::Serialize;
 use std::io::Write;
 
+use serde::Serialize;
+
+use super::not_done::NotDone;
 pub use super::version::Output;
+use crate::check::State;
+use crate::check::state::variable;
+use crate::cluster;
+use crate::cluster::Person;
+use crate::cluster::check::Scope;
+use crate::decide::Basis;
+use crate::decide::election::lease_record;
+use crate::decide::election::published_verdict::WireVerdict;
+use crate::decide::node::taint::{OPENED_BOOT, TAINT_EFFECT};
 
 /// What there is. As JSON, fields are added and never renamed; what could not be read is null, and among `problems`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -113,7 +118,7 @@ impl Status {
                 (None, Vec::new())
             }
             Some(Ok(published)) => match published.word {
-                Word::Open { basis, doubt, .. } => {
+                WireVerdict::Open { basis, doubt, .. } => {
                     let basis = match basis {
                         Basis::Proven => "proven by an injected dry-run pod",
                         Basis::NotInstalled => "Linkerd is not installed",
@@ -122,8 +127,10 @@ impl Status {
                     let doubt = doubt.iter().map(|doubt| format!("not looked at lately: {doubt}"));
                     (Some("open"), [basis.to_owned()].into_iter().chain(doubt).collect())
                 }
-                Word::Settling => (Some("settling"), vec!["all probes are ready".to_owned()]),
-                Word::Closed { obstacles } => (Some("closed"), obstacles.iter().map(ToString::to_string).collect()),
+                WireVerdict::Settling => (Some("settling"), vec!["all probes are ready".to_owned()]),
+                WireVerdict::Closed { obstacles } => {
+                    (Some("closed"), obstacles.iter().map(ToString::to_string).collect())
+                }
             },
         };
         let agents = state.agents().ok().flatten().and_then(|it| it.spec.as_ref()?.template.spec.as_ref());
@@ -133,8 +140,8 @@ impl Status {
         Self {
             verdict,
             because,
-            prover: holder(state, lease::NAME),
-            leader: holder(state, lease::CONTROLLER_NAME),
+            prover: holder(state, lease_record::NAME),
+            leader: holder(state, lease_record::CONTROLLER_NAME),
             versions: Versions {
                 client: env!("CARGO_PKG_VERSION"),
                 kubernetes: state.version.as_ref().ok().map(|version| version.text.clone()),

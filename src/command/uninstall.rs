@@ -3,22 +3,19 @@
 //! The order, and what becomes of each pod, are [`crate::decide::uninstall`]'s. A step that fails is named, and the next ones are
 //! taken all the same; to run it again does what is left to do.
 
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::time::Duration;
+
 use k8s_openapi::api::core::v1::Pod;
-use std::{collections::BTreeMap, io::Write, time::Duration};
 
 use super::not_done::NotDone;
-use crate::{
-    cluster::{
-        Client, Person, Refused, access_of_person,
-        probe::{self, Proof},
-        uninstall::{self as cluster, Binding, StillHeld, Workload},
-    },
-    decide::{
-        Outcome,
-        uninstall::{ORDER, Step, Treatment, on_node, treatment},
-    },
-    retry::Schedule,
-};
+use crate::cluster::dry_run::{self, DryRun};
+use crate::cluster::uninstall::{self as cluster, Binding, StillHeld, Workload};
+use crate::cluster::{Client, Person, Refused, access_of_person};
+use crate::decide::ProbeResult;
+use crate::decide::uninstall::{ORDER, Step, Treatment, on_node, treatment};
+use crate::retry::Schedule;
 
 /// What runs our parts, and its name.
 const CONTROLLER: (Workload, &str) = (Workload::Deployment, "linkerd-gate-controller");
@@ -283,9 +280,10 @@ impl<W: Write> Run<'_, W> {
     async fn prove(&mut self) -> Result<bool, NotDone> {
         for _ in 0..PROOFS {
             let outcome =
-                match probe::send(self.client.clone(), &self.uninstall.probe_namespace, &BTreeMap::new(), None).await {
-                    Proof::Answered(outcome) => outcome,
-                    Proof::Unreachable(why) => Outcome::unknown(why),
+                match dry_run::send(self.client.clone(), &self.uninstall.probe_namespace, &BTreeMap::new(), None).await
+                {
+                    DryRun::Answered(outcome) => outcome,
+                    DryRun::Unreachable(why) => ProbeResult::unknown(why),
                 };
             if !outcome.is_ready() {
                 let why = format!("not proven ({outcome}): held pods");

@@ -12,11 +12,11 @@ use super::proving::{Proving, ProvingRaw};
 use super::table::Role;
 use super::value::{LogFormat, Mode, Taint};
 use super::{Problems, Reader, duration, given, namespace, word};
-use crate::decide::node::{NodePolicy, TAINT_KEY, Tainting};
+use crate::decide::node::taint::{NodePolicy, TAINT_KEY, Tainting};
 
 /// What `agent` was told.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Agent {
+pub struct AgentSettings {
     /// The name of its node.
     pub node: String,
     /// The name of its pod.
@@ -76,9 +76,9 @@ struct Raw {
     log_format: Option<String>,
 }
 
-// === impl Agent ===
+// === impl AgentSettings ===
 
-impl Agent {
+impl AgentSettings {
     /// Reads the variables of `agent` out of a process's environment; others are left alone.
     ///
     /// # Errors
@@ -98,7 +98,7 @@ impl Agent {
 
 impl Reader {
     /// Goes on with a default after each problem: only the problems are used then.
-    fn agent(&mut self, raw: Raw) -> Agent {
+    fn agent(&mut self, raw: Raw) -> AgentSettings {
         let taint = self.optional("LINKERD_GATE_TAINT", raw.taint, word).unwrap_or(Taint::Auto);
         let mode = self.optional("LINKERD_GATE_MODE", raw.mode, word).unwrap_or(Mode::Enforce);
         let node_policy = NodePolicy {
@@ -117,7 +117,7 @@ impl Reader {
                 .optional("LINKERD_GATE_REPAIR_GRACE", raw.repair_grace, duration)
                 .unwrap_or(Duration::from_secs(30)),
         };
-        Agent {
+        AgentSettings {
             node: self.needed("LINKERD_GATE_NODE_NAME", raw.node_name, NEEDED),
             pod: self.needed("LINKERD_GATE_POD_NAME", raw.pod_name, NEEDED),
             namespace: self.needed("LINKERD_GATE_POD_NAMESPACE", raw.pod_namespace, NEEDED),
@@ -216,15 +216,15 @@ mod tests {
         ("LINKERD_GATE_POD_NAMESPACE", "linkerd-gate"),
     ];
 
-    fn read(variables: &[(&str, &str)]) -> Result<Agent, Problems> {
-        Agent::read(variables.iter().map(|(name, value)| ((*name).into(), (*value).into())))
+    fn read(variables: &[(&str, &str)]) -> Result<AgentSettings, Problems> {
+        AgentSettings::read(variables.iter().map(|(name, value)| ((*name).into(), (*value).into())))
     }
 
-    fn with(variables: &[(&str, &str)]) -> Result<Agent, Problems> {
+    fn with(variables: &[(&str, &str)]) -> Result<AgentSettings, Problems> {
         read(&[&GIVEN, variables].concat())
     }
 
-    fn complaints(result: Result<Agent, Problems>) -> Vec<String> {
+    fn complaints(result: Result<AgentSettings, Problems>) -> Vec<String> {
         result.unwrap_err().iter().map(|problem| problem.variable.clone()).collect()
     }
 

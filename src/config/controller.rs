@@ -13,13 +13,13 @@ use super::proving::{Proving, ProvingRaw};
 use super::table::Role;
 use super::value::{AdmissionChoice, LogFormat, Mode, Switch};
 use super::{Problems, Reader, duration, given, word};
-use crate::decide::node::TAINT_KEY;
+use crate::decide::node::taint::TAINT_KEY;
 use crate::decide::repair::{Rate, Repair, RepairPolicy};
 use crate::linkerd::TokenProjection;
 
 /// What `controller` was told.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Controller {
+pub struct ControllerSettings {
     /// The name of its node.
     pub node: String,
     /// The name of its pod.
@@ -90,9 +90,9 @@ struct Raw {
     log_format: Option<String>,
 }
 
-// === impl Controller ===
+// === impl ControllerSettings ===
 
-impl Controller {
+impl ControllerSettings {
     /// Reads the variables of `controller` out of a process's environment; others are left alone.
     ///
     /// # Errors
@@ -117,7 +117,7 @@ impl Controller {
 
 impl Reader {
     /// Goes on with a default after each problem: only the problems are used then.
-    fn controller(&mut self, raw: Raw) -> Controller {
+    fn controller(&mut self, raw: Raw) -> ControllerSettings {
         let repair = self.optional("LINKERD_GATE_REPAIR", raw.repair, word).unwrap_or(Repair::Held);
         let eviction = self.optional("LINKERD_GATE_EVICTION", raw.eviction, word);
         let mode = self.optional("LINKERD_GATE_MODE", raw.mode, word).unwrap_or(Mode::Enforce);
@@ -134,7 +134,7 @@ impl Reader {
                 .unwrap_or(Duration::from_secs(10)),
         };
         let projection = self.optional("LINKERD_GATE_TOKEN_PROJECTION", raw.token_projection, word);
-        Controller {
+        ControllerSettings {
             node: self.needed("LINKERD_GATE_NODE_NAME", raw.node_name, NEEDED),
             pod: self.needed("LINKERD_GATE_POD_NAME", raw.pod_name, NEEDED),
             uid: self.needed("LINKERD_GATE_POD_UID", raw.pod_uid, NEEDED),
@@ -189,15 +189,15 @@ mod tests {
         ("LINKERD_GATE_POD_UID", "5f1d3a52"),
     ];
 
-    fn read(variables: &[(&str, &str)]) -> Result<Controller, Problems> {
-        Controller::read(variables.iter().map(|(name, value)| ((*name).into(), (*value).into())))
+    fn read(variables: &[(&str, &str)]) -> Result<ControllerSettings, Problems> {
+        ControllerSettings::read(variables.iter().map(|(name, value)| ((*name).into(), (*value).into())))
     }
 
-    fn with(variables: &[(&str, &str)]) -> Result<Controller, Problems> {
+    fn with(variables: &[(&str, &str)]) -> Result<ControllerSettings, Problems> {
         read(&[&GIVEN, variables].concat())
     }
 
-    fn complaints(result: Result<Controller, Problems>) -> BTreeSet<String> {
+    fn complaints(result: Result<ControllerSettings, Problems>) -> BTreeSet<String> {
         result.unwrap_err().iter().map(|problem| problem.variable.clone()).collect()
     }
 

@@ -19,8 +19,8 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-pub use self::agent::Agent;
-pub use self::controller::Controller;
+pub use self::agent::AgentSettings;
+pub use self::controller::ControllerSettings;
 pub use self::log_filter::LogFilter;
 pub use self::problem::{Problem, Problems};
 pub use self::proving::Proving;

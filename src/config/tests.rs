@@ -210,8 +210,8 @@ fn each_refusal_gives_one_value_that_is_taken() {
         let variables = variables.iter().map(|(name, value)| ((*name).into(), (*value).into()));
         let problems = match role {
             Role::Wait => Wait::from_variables(variables).err(),
-            Role::Agent => Agent::read(variables).err(),
-            Role::Controller => Controller::read(variables).err(),
+            Role::Agent => AgentSettings::read(variables).err(),
+            Role::Controller => ControllerSettings::read(variables).err(),
         };
         problems.iter().flat_map(Problems::iter).map(|it| (it.variable.clone(), it.to_string())).collect::<Vec<_>>()
     };

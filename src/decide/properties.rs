@@ -1,27 +1,33 @@
 //! What holds for every story, not only for those somebody thought of.
 
-use super::{Basis, Change, Evidence, Gate, Installation, Outcome, Policy, Probe, Verdict, gate::Closure};
-use proptest::{collection::vec, prelude::*, sample::subsequence};
-use std::{num::NonZeroU32, time::Duration};
+use std::num::NonZeroU32;
+use std::time::Duration;
 
-fn outcome() -> impl Strategy<Value = Outcome> {
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::subsequence;
+
+use super::readiness::gate::ClosedReason;
+use super::{Basis, Evidence, Gate, LinkerdInstallation, Policy, Probe, ProbeResult, Transition, Verdict};
+
+fn outcome() -> impl Strategy<Value = ProbeResult> {
     // Ready is drawn more often, so that runs of proofs are found at all.
     prop_oneof![
-        8 => Just(Outcome::Ready),
-        1 => "[ab]".prop_map(Outcome::not_ready),
-        1 => "[ab]".prop_map(Outcome::unknown),
+        8 => Just(ProbeResult::Ready),
+        1 => "[ab]".prop_map(ProbeResult::not_ready),
+        1 => "[ab]".prop_map(ProbeResult::unknown),
     ]
 }
 
-fn unready() -> impl Strategy<Value = Outcome> {
-    prop_oneof!["[ab]".prop_map(Outcome::not_ready), "[ab]".prop_map(Outcome::unknown)]
+fn unready() -> impl Strategy<Value = ProbeResult> {
+    prop_oneof!["[ab]".prop_map(ProbeResult::not_ready), "[ab]".prop_map(ProbeResult::unknown)]
 }
 
-fn installation() -> impl Strategy<Value = Installation> {
+fn installation() -> impl Strategy<Value = LinkerdInstallation> {
     prop_oneof![
-        4 => Just(Installation::Unseen),
-        4 => Just(Installation::Present),
-        1 => Just(Installation::Absent),
+        4 => Just(LinkerdInstallation::Unseen),
+        4 => Just(LinkerdInstallation::Present),
+        1 => Just(LinkerdInstallation::Absent),
     ]
 }
 
@@ -42,7 +48,7 @@ prop_compose! {
         outcomes in [outcome(), outcome(), outcome(), outcome(), outcome(), outcome()],
     ) -> Evidence {
         Probe::ALL.into_iter().zip(outcomes).fold(
-            Evidence::at(Duration::from_secs(taken)).with_installation(installation),
+            Evidence::at(Duration::from_secs(taken)).with_linkerd_installation(installation),
             |evidence, (probe, outcome)| evidence.with(probe, outcome),
         )
     }
@@ -70,9 +76,9 @@ fn after(policy: &Policy, story: &[Evidence]) -> Gate {
 /// An open gate, whatever its basis, with or without a doubt.
 fn open(policy: &Policy, basis: Basis, since: u64) -> Gate {
     let proof = match basis {
-        Basis::NotInstalled => Evidence::at(Duration::ZERO).with_installation(Installation::Absent),
+        Basis::NotInstalled => Evidence::at(Duration::ZERO).with_linkerd_installation(LinkerdInstallation::Absent),
         Basis::Proven | Basis::Reachable => {
-            Probe::ALL.into_iter().fold(Evidence::at(Duration::ZERO), |all, probe| all.with(probe, Outcome::Ready))
+            Probe::ALL.into_iter().fold(Evidence::at(Duration::ZERO), |all, probe| all.with(probe, ProbeResult::Ready))
         }
     };
     let mut gate = Gate::closed();
@@ -126,7 +132,7 @@ proptest! {
     fn enough_proofs_over_enough_time_open_whatever_came_before(policy in policy(), story in story()) {
         let gate = after(&policy, &story);
         let start = story.iter().map(|evidence| evidence.taken).max().unwrap_or_default();
-        let ready = Probe::ALL.into_iter().fold(Evidence::at(Duration::ZERO), |all, probe| all.with(probe, Outcome::Ready));
+        let ready = Probe::ALL.into_iter().fold(Evidence::at(Duration::ZERO), |all, probe| all.with(probe, ProbeResult::Ready));
         let mut gate = gate;
         for second in 1..=u64::from(policy.proofs().get()).max(policy.settling().as_secs() + 1) {
             let mut ready = ready.clone();
@@ -143,9 +149,9 @@ proptest! {
         mut evidence in evidence(),
         place in any::<prop::sample::Index>(),
     ) {
-        evidence.installation = Installation::Present;
+        evidence.installation = LinkerdInstallation::Present;
         let probe = policy.required()[place.index(policy.required().len())];
-        let evidence = evidence.with(probe, Outcome::unknown("could not look"));
+        let evidence = evidence.with(probe, ProbeResult::unknown("could not look"));
         let gate = after(&policy, &before);
         let was_open = gate.is_open();
         let next = gate.step(&policy, &evidence);
@@ -155,7 +161,7 @@ proptest! {
 
     #[test]
     fn unknown_never_closes_what_was_proven_open(policy in policy(), installation in installation(), taken in 0u64..200) {
-        let blind = Evidence::at(Duration::from_secs(taken)).with_installation(installation);
+        let blind = Evidence::at(Duration::from_secs(taken)).with_linkerd_installation(installation);
         let gate = open(&policy, Basis::Proven, 100).step(&policy, &blind);
         prop_assert!(gate.is_open());
         // And where the absence was what was proven, a look that failed does not close either.
@@ -171,12 +177,12 @@ proptest! {
         place in any::<prop::sample::Index>(),
         basis in basis(),
     ) {
-        evidence.installation = Installation::Present;
+        evidence.installation = LinkerdInstallation::Present;
         let probe = policy.required()[place.index(policy.required().len())];
-        let evidence = evidence.with(probe, Outcome::not_ready("no"));
+        let evidence = evidence.with(probe, ProbeResult::not_ready("no"));
         for gate in [after(&policy, &before), open(&policy, basis, 10)] {
             let gate = gate.step(&policy, &evidence);
-            let closed = matches!(&gate, Gate::Closed { why: Closure::NotReady(_), .. });
+            let closed = matches!(&gate, Gate::Closed { why: ClosedReason::NotReady(_), .. });
             prop_assert!(closed, "{:?}", gate);
         }
     }
@@ -185,7 +191,7 @@ proptest! {
     fn what_the_policy_does_not_require_changes_nothing(policy in policy(), story in story(), noise in story()) {
         let noisy: Vec<_> = story.iter().enumerate().map(|(place, evidence)| {
             noise.get(place).map_or_else(|| evidence.clone(), |noise| {
-                noise.outcomes().filter(|(probe, _)| !policy.requires(*probe)).fold(
+                noise.results().filter(|(probe, _)| !policy.requires(*probe)).fold(
                     evidence.clone(),
                     |evidence, (probe, outcome)| evidence.with(probe, outcome.clone()),
                 )
@@ -201,8 +207,8 @@ proptest! {
         evidence in evidence(),
     ) {
         let shuffled = told.into_iter().fold(
-            Evidence::at(evidence.taken).with_installation(evidence.installation),
-            |shuffled, probe| shuffled.with(probe, evidence.outcome(probe).clone()),
+            Evidence::at(evidence.taken).with_linkerd_installation(evidence.installation),
+            |shuffled, probe| shuffled.with(probe, evidence.result(probe).clone()),
         );
         prop_assert_eq!(&shuffled, &evidence);
         let policy = |required: Vec<Probe>| Policy::new(required, NonZeroU32::MIN, Duration::ZERO).unwrap();
@@ -220,7 +226,7 @@ proptest! {
             prop_assert_eq!(&once, &gate.step(&policy, evidence));
             let twice = once.clone().step(&policy, evidence);
             prop_assert_eq!(&twice, &once);
-            prop_assert_eq!(Change::between(&once, &twice), None);
+            prop_assert_eq!(Transition::between(&once, &twice), None);
             gate = once;
         }
     }
@@ -229,7 +235,7 @@ proptest! {
     fn no_instant_panics(policy in policy(), instants in vec(prop_oneof![Just(Duration::ZERO), Just(Duration::MAX), any::<Duration>()], 0..12)) {
         let mut gate = Gate::closed();
         for taken in instants {
-            let ready = Probe::ALL.into_iter().fold(Evidence::at(taken), |all, probe| all.with(probe, Outcome::Ready));
+            let ready = Probe::ALL.into_iter().fold(Evidence::at(taken), |all, probe| all.with(probe, ProbeResult::Ready));
             gate = gate.step(&policy, &ready);
         }
     }
@@ -241,15 +247,15 @@ proptest! {
         bad in unready(),
         place in any::<prop::sample::Index>(),
     ) {
-        evidence.installation = Installation::Present;
+        evidence.installation = LinkerdInstallation::Present;
         let probe = policy.required()[place.index(policy.required().len())];
         let evidence = evidence.with(probe, bad);
         let verdict = Verdict::of(&policy, &evidence);
         let text = verdict.to_string();
         prop_assert!(!text.contains('\n'));
         for probe in Probe::ALL {
-            let in_the_way = policy.requires(probe) && !evidence.outcome(probe).is_ready();
-            let named = text.contains(&format!("{probe} {}", evidence.outcome(probe)));
+            let in_the_way = policy.requires(probe) && !evidence.result(probe).is_ready();
+            let named = text.contains(&format!("{probe} {}", evidence.result(probe)));
             prop_assert_eq!(in_the_way, named, "{} in {}", probe, text);
         }
     }
@@ -261,7 +267,7 @@ proptest! {
         let mut gate = Gate::closed();
         for evidence in &story {
             let next = gate.clone().step(&policy, evidence);
-            prop_assert_eq!(Change::between(&gate, &next).is_some(), seen(&gate) != seen(&next), "{:?} -> {:?}", gate, next);
+            prop_assert_eq!(Transition::between(&gate, &next).is_some(), seen(&gate) != seen(&next), "{:?} -> {:?}", gate, next);
             gate = next;
         }
     }

@@ -3,12 +3,14 @@
 //! A pod that our gate holds stays held for ever once the policy and the controller are gone (seen). So they go first, then what is
 //! held is let go, and at the end nothing of ours is left on pods, Jobs and nodes.
 
-use super::{hold, node, recreate::controller, repair::view::SUSPENDED};
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{Node, Pod, Taint};
+
+use super::hold;
+use super::node::taint;
+use super::repair::object::SUSPENDED;
+use super::repair::recreate::controller;
 use crate::linkerd::names;
-use k8s_openapi::api::{
-    batch::v1::Job,
-    core::v1::{Node, Pod, Taint},
-};
 
 /// The beginning of the keys of all our annotations.
 const PREFIX: &str = "linkerd-gate/";
@@ -121,7 +123,7 @@ pub fn on_node(node: &Node, taint_key: &str) -> OnNode {
 
 /// Whether the taint is ours. Another effect of the same key is not.
 pub fn is_ours(taint: &Taint, taint_key: &str) -> bool {
-    taint.key == taint_key && taint.effect == node::TAINT_EFFECT
+    taint.key == taint_key && taint.effect == taint::TAINT_EFFECT
 }
 
 /// Whether we suspended the Job.
@@ -158,8 +160,9 @@ fn has_proxy(pod: &Pod) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use serde_json::{Value, json};
+
+    use super::*;
 
     fn gated(owner: Option<(&str, &str)>) -> Value {
         let owners: Vec<Value> = owner

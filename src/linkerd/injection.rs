@@ -1,15 +1,12 @@
 //! Whether the injector would be called for a pod, and what it would do.
 
-use super::{
-    names,
-    outline::{NamespaceOutline, PodOutline},
-    webhook::{Exclusion, WebhookView},
-};
-use k8s_openapi::{
-    api::core::v1::{Container, Namespace, Pod, PodSpec},
-    apimachinery::pkg::apis::meta::v1::ObjectMeta,
-};
-use std::{collections::BTreeMap, fmt};
+use std::fmt;
+
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+
+use super::injection_input::{NamespaceInput, PodInput};
+use super::names;
+use super::webhook::{Call, Exclusion, WebhookView};
 
 /// What becomes of a pod that is created now, if everything works.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,25 +111,55 @@ pub enum TokenProjection {
 /// The pod is the one that the injector would be sent, *before* injection: an injected pod, asked about again, is skipped
 /// because it has a sidecar. Ask [`meshing`](super::meshing::meshing) first.
 pub fn injection(pod: &Pod, namespace: &Namespace, webhooks: &WebhookView, projection: TokenProjection) -> Injection {
-    PodOutline::of(pod).injection(&NamespaceOutline::of(namespace), webhooks, projection)
+    injection_of(&PodInput::of(pod), &NamespaceInput::of(namespace), webhooks, projection)
 }
 
-/// The labels by which a namespace is selected: its own, and its name under the key that the API server always sets.
-pub(super) fn namespace_labels(metadata: &ObjectMeta) -> BTreeMap<String, String> {
-    let mut labels = metadata.labels.clone().unwrap_or_default();
-    if let Some(name) = &metadata.name {
-        labels.insert(names::label::METADATA_NAME.to_owned(), name.clone());
+/// The same as [`injection`], for a pod and a namespace of which only the injector's input was kept.
+pub fn injection_of(
+    pod: &PodInput,
+    namespace: &NamespaceInput,
+    webhooks: &WebhookView,
+    projection: TokenProjection,
+) -> Injection {
+    let mut excluded = Vec::new();
+    let mut conditions = Vec::new();
+    let mut called = false;
+    for webhook in &webhooks.webhooks {
+        match webhook.call(&namespace.labels, &pod.labels) {
+            Call::Called => called = true,
+            Call::Conditional(names) => conditions.push(Condition { webhook: webhook.name.clone(), names }),
+            Call::Excluded(by) => excluded.push(Excluded { webhook: webhook.name.clone(), by }),
+        }
     }
-    labels
+    if webhooks.is_empty() {
+        return Injection::NotCalled(NotCalled::NotInstalled);
+    }
+    if !called && conditions.is_empty() {
+        return Injection::NotCalled(NotCalled::Excluded(excluded));
+    }
+    let asked = asked(&namespace.inject, &pod.inject);
+    let reasons = reasons(pod, asked.err(), projection);
+    match asked {
+        Ok(asked_by) if reasons.is_empty() && called => Injection::Inject(asked_by),
+        Ok(_) if reasons.is_empty() => Injection::Conditional(conditions),
+        Ok(_) | Err(_) => Injection::Skip(reasons),
+    }
 }
 
-/// The value of the annotation that asks for injection; empty where there is none, which Linkerd does not tell apart.
-pub fn inject_annotation(metadata: &ObjectMeta) -> &str {
-    metadata
-        .annotations
-        .as_ref()
-        .and_then(|annotations| annotations.get(names::annotation::INJECT))
-        .map_or("", String::as_str)
+/// Why the injector leaves the pod alone once it is called (`Report.Injectable` in `pkg/inject/report.go`).
+fn reasons(pod: &PodInput, unasked: Option<SkipReason>, projection: TokenProjection) -> Vec<SkipReason> {
+    let Some(spec) = pod.spec else {
+        return vec![SkipReason::UnsupportedResource];
+    };
+    [
+        spec.host_network.then_some(SkipReason::HostNetwork),
+        spec.sidecar.then_some(SkipReason::SidecarExists),
+        unasked,
+        (projection == TokenProjection::Disabled && !spec.token).then_some(SkipReason::NoServiceAccountToken),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 /// Whether the two annotations together ask for injection. Values count to the letter: `Enabled` and ` enabled` are invalid.
@@ -156,45 +183,6 @@ pub(super) fn asked(namespace: &str, pod: &str) -> Result<AskedBy, SkipReason> {
         (Says::Yes, Says::No) => Err(SkipReason::DisableAnnotationPresent),
         (Says::No | Says::Nothing, Says::No | Says::Nothing) => Err(SkipReason::EnableAnnotationAbsent),
     }
-}
-
-/// Whether the pod has a proxy, or what prepares for one, by `HasExistingSidecars` in `pkg/healthcheck/sidecar.go`.
-pub(super) fn has_sidecar(spec: &PodSpec) -> bool {
-    all_containers(spec).any(is_sidecar) || init_containers(spec).any(is_sidecar_init)
-}
-
-/// Whether the injector takes this container, wherever it stands in a pod, for a sidecar.
-pub fn is_sidecar(container: &Container) -> bool {
-    [names::container::PROXY, names::container::ISTIO_PROXY].contains(&container.name.as_str())
-        || has_image(container, &[names::image_prefix::PROXY, names::image_prefix::ISTIO_PROXY])
-}
-
-/// Whether the injector takes this container, among a pod's init containers, for one that prepares for a sidecar.
-pub fn is_sidecar_init(container: &Container) -> bool {
-    [names::container::INIT, names::container::ISTIO_INIT].contains(&container.name.as_str())
-        || has_image(container, &[names::image_prefix::PROXY_INIT, names::image_prefix::ISTIO_PROXY_INIT])
-}
-
-fn has_image(container: &Container, prefixes: &[&str]) -> bool {
-    container.image.as_deref().is_some_and(|image| prefixes.iter().any(|prefix| image.starts_with(prefix)))
-}
-
-/// Whether the API server mounted a service account's token where the proxy would look for it: in the first container.
-pub(super) fn has_token(spec: &PodSpec) -> bool {
-    spec.automount_service_account_token != Some(false)
-        && spec.containers.first().is_some_and(|container| {
-            let mut mounts = container.volume_mounts.iter().flatten();
-            mounts.any(|mount| mount.mount_path == names::path::SERVICE_ACCOUNT)
-        })
-}
-
-fn init_containers(spec: &PodSpec) -> impl Iterator<Item = &Container> {
-    spec.init_containers.iter().flatten()
-}
-
-/// Init containers, then containers.
-pub(super) fn all_containers(spec: &PodSpec) -> impl Iterator<Item = &Container> {
-    init_containers(spec).chain(&spec.containers)
 }
 
 // === impl Injection ===

@@ -17,23 +17,21 @@
 pub mod annotation;
 pub mod endpoints;
 pub mod injection;
-pub mod meshing;
+pub mod injection_input;
+pub mod mesh_state;
 pub mod names;
-pub mod outline;
 pub mod patch;
 mod quantity;
 pub mod refusal;
 pub mod selector;
 pub mod webhook;
 
-pub use self::{
-    injection::{AskedBy, Injection, NotCalled, SkipReason, TokenProjection, injection},
-    meshing::{Meshing, Started, held, meshed, missed},
-    outline::{NamespaceOutline, PodOutline},
-    patch::{PatchOutcome, PatchProblem, patch_problems},
-    refusal::{Refusal, Surroundings, refusals},
-    webhook::{InjectorWebhook, WebhookView},
-};
+pub use self::injection::{AskedBy, Injection, NotCalled, SkipReason, TokenProjection, injection};
+pub use self::injection_input::{NamespaceInput, PodInput};
+pub use self::mesh_state::{Meshing, Started, held, meshed, missed};
+pub use self::patch::{PatchOutcome, PatchProblem, patch_problems};
+pub use self::refusal::{Refusal, Surroundings, refusals};
+pub use self::webhook::{InjectorWebhook, WebhookView};
 
 #[cfg(test)]
 mod properties;

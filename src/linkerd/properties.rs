@@ -1,26 +1,20 @@
 //! The rules against a model of their own: the guard's CEL, said again in the plainest Rust.
 
-use super::{
-    injection::{Injection, NotCalled, SkipReason, TokenProjection, injection},
-    meshing::{meshed, missed},
-    names,
-    selector::Selector,
-    webhook::{WebhookView, chart_default},
-};
-use k8s_openapi::{
-    api::{
-        admissionregistration::v1::{MatchCondition, MutatingWebhookConfiguration},
-        core::v1::{Container, Namespace, Pod, PodSpec, VolumeMount},
-    },
-    apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement, ObjectMeta},
-};
-use proptest::{
-    collection::{btree_map, vec},
-    option,
-    prelude::*,
-    sample::select,
-};
 use std::collections::BTreeMap;
+
+use k8s_openapi::api::admissionregistration::v1::{MatchCondition, MutatingWebhookConfiguration};
+use k8s_openapi::api::core::v1::{Container, Namespace, Pod, PodSpec, VolumeMount};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement, ObjectMeta};
+use proptest::collection::{btree_map, vec};
+use proptest::option;
+use proptest::prelude::*;
+use proptest::sample::select;
+
+use super::injection::{Injection, NotCalled, SkipReason, TokenProjection, injection};
+use super::mesh_state::{meshed, missed};
+use super::names;
+use super::selector::Selector;
+use super::webhook::{WebhookView, chart_default};
 
 type Labels = BTreeMap<String, String>;
 

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use reqwest::StatusCode;
 
-use super::names::Names;
-use super::{failure, plain_client};
+use super::dns::Dns;
+use super::{error, plain_client};
 use crate::config::Address;
 use crate::decide::Reason;
-use crate::decide::answer::{Answer, NodeAnswer, VERSION};
+use crate::decide::gate_status::{GateStatus, NodeStatus, VERSION};
 
 /// How long a connection to the agent may take: it is on this very node.
 const CONNECT_LIMIT: Duration = Duration::from_millis(650);
@@ -21,9 +21,9 @@ const ANSWER_LIMIT: Duration = Duration::from_millis(700);
 const LONGEST_ANSWER: usize = 16 * 1024;
 
 /// Asks the node's agent.
-pub struct Agent {
+pub struct AgentClient {
     address: Address,
-    names: Names,
+    names: Dns,
     client: reqwest::Client,
 }
 
@@ -43,23 +43,23 @@ pub enum NoAnswer {
 #[error("cannot make an HTTP client for the agent: {0}")]
 pub struct AgentError(#[from] reqwest::Error);
 
-// === impl Agent ===
+// === impl AgentClient ===
 
-impl Agent {
+impl AgentClient {
     /// Prepares to ask at `address`. Sends nothing.
     ///
     /// # Errors
     /// An HTTP client that cannot be made.
     pub fn new(address: Address) -> Result<Self, AgentError> {
         let client = plain_client().http1_only().connect_timeout(CONNECT_LIMIT).build()?;
-        Ok(Self { address, names: Names::default(), client })
+        Ok(Self { address, names: Dns::default(), client })
     }
 
     /// One question: what holds now, or, with `wait`, as soon as it is open, and after that time at the latest.
     ///
     /// # Errors
     /// Whatever is not an agent's answer.
-    pub async fn ask(&self, wait: Option<Duration>) -> Result<Answer, NoAnswer> {
+    pub async fn ask(&self, wait: Option<Duration>) -> Result<GateStatus, NoAnswer> {
         let addresses = self.names.resolve(&self.address).await;
         let address = match addresses.as_deref() {
             Ok([first, ..]) => *first,
@@ -94,8 +94,9 @@ impl Agent {
 }
 
 /// Takes an answer for what it says; one that contradicts itself, or is in a format of another time, is none.
-fn read(body: &[u8], open: bool) -> Result<Answer, String> {
-    let answer: Answer = serde_json::from_slice(body).map_err(|error| format!("its answer cannot be read: {error}"))?;
+fn read(body: &[u8], open: bool) -> Result<GateStatus, String> {
+    let answer: GateStatus =
+        serde_json::from_slice(body).map_err(|error| format!("its answer cannot be read: {error}"))?;
     if answer.version != VERSION {
         return Err(format!("its answer is in format {}, and this version reads {VERSION}", answer.version));
     }
@@ -107,10 +108,10 @@ fn read(body: &[u8], open: bool) -> Result<Answer, String> {
     }
     // Texts of somebody else's: each becomes one line of bounded length.
     let line = |text: String| Reason::from(text.as_str()).to_string();
-    Ok(Answer {
+    Ok(GateStatus {
         reason: line(answer.reason),
         by_hand: answer.by_hand.map(line),
-        node: NodeAnswer { name: line(answer.node.name), ..answer.node },
+        node: NodeStatus { name: line(answer.node.name), ..answer.node },
         ..answer
     })
 }
@@ -123,7 +124,7 @@ async fn unreachable(error: &reqwest::Error, address: SocketAddr, limit: Duratio
             format!("{address} accepted the question and did not answer it in {limit:?}")
         });
     }
-    let outcome = failure::outcome(error, address).await;
+    let outcome = error::outcome(error, address).await;
     NoAnswer::Unreachable(outcome.reason().map(ToString::to_string).unwrap_or_default())
 }
 

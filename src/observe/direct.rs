@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
+use super::admin::Admin;
+use super::dns::Dns;
 use super::identity::Identity;
 use super::injector::Injector;
-use super::names::Names;
-use super::ready::Admin;
 use super::tls::CaFileError;
 use crate::config::{Component, Linkerd};
-use crate::decide::{Evidence, Outcome, Probe};
+use crate::decide::{Evidence, Probe, ProbeResult};
 
 /// How long the word of a part that was not asked again is passed on, while another part keeps the gate closed.
 const PASSED_ON: Duration = Duration::from_secs(5);
@@ -22,7 +22,7 @@ const CHEAPEST_FIRST: [Probe; 4] = [Probe::Destination, Probe::Policy, Probe::Id
 /// are: that halves what a held pod costs itself and the cluster's DNS. What the others were last seen as is passed on
 /// meanwhile, for people to read; in a look that finds every part ready, every part was asked.
 pub struct Direct {
-    names: Names,
+    names: Dns,
     injector: Option<Injector>,
     identity: Option<Identity>,
     destination: Option<Admin>,
@@ -65,7 +65,7 @@ impl Direct {
         let required = |component: Component| require(component).then_some(());
         let ca_file = linkerd.ca_file.clone();
         Ok(Self {
-            names: Names::default(),
+            names: Dns::default(),
             injector: required(Component::Injector)
                 .map(|()| Injector::new(linkerd.injector.clone(), &linkerd.injector_name, ca_file))
                 .transpose()?,
@@ -93,7 +93,7 @@ impl Direct {
             Some((obstacle, last)) => {
                 let mut evidence = self.ask(|probe| probe == obstacle, last.evidence).await;
                 evidence.taken = taken;
-                if evidence.outcome(obstacle).is_ready() {
+                if evidence.result(obstacle).is_ready() {
                     Last { evidence: self.ask(|probe| probe != obstacle, evidence).await, all_asked: taken }
                 } else {
                     Last { evidence, ..last }
@@ -112,7 +112,7 @@ impl Direct {
             async { Some(self.destination.as_ref().filter(|_| wanted(Probe::Destination))?.look(names).await) },
             async { Some(self.policy.as_ref().filter(|_| wanted(Probe::Policy))?.look(names).await) },
         );
-        let found: [(Probe, Option<Outcome>); 4] = [
+        let found: [(Probe, Option<ProbeResult>); 4] = [
             (Probe::Injector, injector),
             (Probe::Identity, identity),
             (Probe::Destination, destination),
@@ -128,7 +128,7 @@ impl Direct {
 /// The part that alone keeps a gate closed: the cheapest of those that looked and are not ready. One that could not be
 /// looked at says nothing, so then all are asked.
 fn obstacle(evidence: &Evidence) -> Option<Probe> {
-    CHEAPEST_FIRST.into_iter().find(|probe| matches!(evidence.outcome(*probe), Outcome::NotReady(_)))
+    CHEAPEST_FIRST.into_iter().find(|probe| matches!(evidence.result(*probe), ProbeResult::NotReady(_)))
 }
 
 #[cfg(test)]
@@ -138,10 +138,10 @@ mod tests {
     #[test]
     fn the_cheapest_part_that_is_not_ready_is_asked_alone_and_one_that_could_not_be_looked_at_is_not() {
         let evidence = Evidence::at(Duration::ZERO)
-            .with(Probe::Injector, Outcome::not_ready("refused"))
-            .with(Probe::Identity, Outcome::unknown("no DNS"));
+            .with(Probe::Injector, ProbeResult::not_ready("refused"))
+            .with(Probe::Identity, ProbeResult::unknown("no DNS"));
         assert_eq!(obstacle(&evidence), Some(Probe::Injector));
-        assert_eq!(obstacle(&evidence.with(Probe::Identity, Outcome::not_ready("refused"))), Some(Probe::Identity));
+        assert_eq!(obstacle(&evidence.with(Probe::Identity, ProbeResult::not_ready("refused"))), Some(Probe::Identity));
         assert_eq!(obstacle(&Evidence::at(Duration::ZERO)), None);
     }
 }

@@ -6,10 +6,10 @@
 
 use std::net::SocketAddr;
 
-use super::names::Names;
-use super::{failure, plain_client, ready};
+use super::dns::Dns;
+use super::{admin, error, plain_client};
 use crate::config::Address;
-use crate::decide::Outcome;
+use crate::decide::ProbeResult;
 
 /// gRPC's INVALID_ARGUMENT: <https://grpc.io/docs/guides/status-codes/>.
 const INVALID_ARGUMENT: &str = "3";
@@ -30,11 +30,11 @@ impl Identity {
         Ok(Self { address, client: plain_client().http2_prior_knowledge().build()? })
     }
 
-    pub(super) async fn look(&self, names: &Names) -> Outcome {
-        ready::any(names, &self.address, |address| self.ask(address)).await
+    pub(super) async fn look(&self, names: &Dns) -> ProbeResult {
+        admin::any(names, &self.address, |address| self.ask(address)).await
     }
 
-    pub(super) async fn ask(&self, address: SocketAddr) -> Outcome {
+    pub(super) async fn ask(&self, address: SocketAddr) -> ProbeResult {
         let request = self
             .client
             .post(format!("http://{address}/io.linkerd.proxy.identity.Identity/Certify"))
@@ -43,15 +43,15 @@ impl Identity {
             .body(EMPTY_MESSAGE.to_vec());
         let response = match request.send().await {
             Ok(response) => response,
-            Err(error) => return failure::outcome(&error, address).await,
+            Err(error) => return error::outcome(&error, address).await,
         };
         let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
         match (header("grpc-status"), header("grpc-message").unwrap_or("without a message")) {
-            (Some(INVALID_ARGUMENT), _) => Outcome::Ready,
+            (Some(INVALID_ARGUMENT), _) => ProbeResult::Ready,
             (Some(status), message) => {
-                Outcome::not_ready(format!("{address} cannot certify: gRPC status {status}, {message}"))
+                ProbeResult::not_ready(format!("{address} cannot certify: gRPC status {status}, {message}"))
             }
-            (None, _) => Outcome::not_ready(format!("{address} answered HTTP {}, not gRPC", response.status())),
+            (None, _) => ProbeResult::not_ready(format!("{address} answered HTTP {}, not gRPC", response.status())),
         }
     }
 }

@@ -10,11 +10,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use reqwest::StatusCode;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
-use super::names::Names;
+use super::dns::Dns;
 use super::tls::{CaFileError, Trust};
-use super::{client, failure};
+use super::{client, error};
 use crate::config::{Address, DnsName};
-use crate::decide::Outcome;
+use crate::decide::ProbeResult;
 
 /// Asks the injector.
 pub(super) struct Injector {
@@ -47,16 +47,16 @@ impl Injector {
         matches!(self.trust, Trust::Bundle(_))
     }
 
-    pub(super) async fn look(&mut self, names: &Names) -> Outcome {
+    pub(super) async fn look(&mut self, names: &Dns) -> ProbeResult {
         if let Err(why) = self.follow_ca_file() {
-            return Outcome::unknown(why);
+            return ProbeResult::unknown(why);
         }
         let addresses = match names.resolve(&self.address).await {
             Ok(addresses) => addresses,
             Err(outcome) => return outcome,
         };
         // A service has one address per family: the first that serves is enough, the last word is the reason.
-        let mut last = Outcome::unknown("no address was asked");
+        let mut last = ProbeResult::unknown("no address was asked");
         for address in addresses.into_iter().take(super::ADDRESSES_ASKED) {
             last = self.ask(address).await;
             if last.is_ready() {
@@ -66,15 +66,15 @@ impl Injector {
         last
     }
 
-    async fn ask(&self, address: SocketAddr) -> Outcome {
+    async fn ask(&self, address: SocketAddr) -> ProbeResult {
         self.pinned.set(address);
         match self.client.get(&self.url).send().await {
-            Ok(response) if response.status() == StatusCode::OK && is_page(&response) => Outcome::not_ready(format!(
-                "{address} answered with a web page: something else than Linkerd's injector is there"
-            )),
-            Ok(response) if response.status() == StatusCode::OK => Outcome::Ready,
-            Ok(response) => Outcome::not_ready(format!("{address} answered HTTP {}", response.status())),
-            Err(error) => failure::outcome(&error, address).await,
+            Ok(response) if response.status() == StatusCode::OK && is_page(&response) => ProbeResult::not_ready(
+                format!("{address} answered with a web page: something else than Linkerd's injector is there"),
+            ),
+            Ok(response) if response.status() == StatusCode::OK => ProbeResult::Ready,
+            Ok(response) => ProbeResult::not_ready(format!("{address} answered HTTP {}", response.status())),
+            Err(error) => error::outcome(&error, address).await,
         }
     }
 

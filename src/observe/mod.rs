@@ -3,22 +3,22 @@
 //!
 //! Every wait on the network has a limit of its own, different from its neighbours', so that a reason tells which fired.
 
+mod admin;
 mod agent;
+mod control_plane;
 mod direct;
-mod failure;
+mod dns;
+mod error;
 mod identity;
 mod injector;
-mod names;
-mod parts;
-mod ready;
 mod tls;
 
 use std::path::Path;
 use std::time::Duration;
 
-pub use self::agent::{Agent, AgentError, NoAnswer};
+pub use self::agent::{AgentClient, AgentError, NoAnswer};
+pub use self::control_plane::{ControlPlane, ControlPlaneError};
 pub use self::direct::{Direct, DirectError, Issuer};
-pub use self::parts::{Parts, PartsError};
 pub use self::tls::CaFileError;
 use self::tls::Trust;
 

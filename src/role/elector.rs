@@ -1,4 +1,4 @@
-//! Leader election: performs what the pure step asks for ([`crate::decide::elector`]). Agents and controllers both run it.
+//! Leader election: performs what the pure step asks for ([`crate::decide::election::elector`]). Agents and controllers both run it.
 
 use std::future::pending;
 use std::sync::Arc;
@@ -13,9 +13,9 @@ use tracing::{info, warn};
 use crate::cluster::Client;
 use crate::cluster::lease::{self, Annotation, LeaseError};
 use crate::cluster::watch::Seen;
-use crate::decide::elector::{Acquired, CATCH_UP, Lost, Pause, Step, WRITE_DEADLINE, WriteError};
-use crate::decide::lease::{DURATION, Holder, Record};
-use crate::decide::{self, PendingRepair, Publication};
+use crate::decide::election::elector::{Acquired, CATCH_UP, LossReason, Pause, Step, WRITE_DEADLINE, WriteError};
+use crate::decide::election::lease_record::{LEASE_DURATION, LeaseHolder, LeaseRecord};
+use crate::decide::{self, PendingRepair, PublishedVerdict};
 use crate::metrics::{Metrics, Written};
 use crate::retry::Schedule;
 
@@ -41,7 +41,7 @@ pub(super) struct Candidate {
     /// Its name.
     pub name: &'static str,
     /// Who writes it.
-    pub me: Holder,
+    pub me: LeaseHolder,
     /// What instants are counted from.
     pub epoch: Instant,
     /// Where writes are counted.
@@ -62,10 +62,10 @@ pub(super) enum Standby<'a> {
 /// One candidate at work.
 pub(super) struct Elector {
     candidate: Candidate,
-    lease: watch::Receiver<Seen<Record>>,
-    step: decide::elector::Elector,
+    lease: watch::Receiver<Seen<LeaseRecord>>,
+    step: decide::election::elector::Elector,
     retry: Schedule,
-    write: Option<BoxFuture<'static, (u64, Result<Record, LeaseError>)>>,
+    write: Option<BoxFuture<'static, (u64, Result<LeaseRecord, LeaseError>)>>,
     /// Why the Lease could not be written, as it was logged last.
     logged: Option<String>,
 }
@@ -73,8 +73,8 @@ pub(super) struct Elector {
 // === impl Elector ===
 
 impl Elector {
-    pub(super) fn new(candidate: Candidate, lease: watch::Receiver<Seen<Record>>) -> Self {
-        let step = decide::elector::Elector::new(candidate.me.clone());
+    pub(super) fn new(candidate: Candidate, lease: watch::Receiver<Seen<LeaseRecord>>) -> Self {
+        let step = decide::election::elector::Elector::new(candidate.me.clone());
         Self { candidate, lease, step, retry: Schedule::asking(), write: None, logged: None }
     }
 
@@ -82,7 +82,7 @@ impl Elector {
     /// how the Lease was acquired.
     pub(super) async fn acquire<C: Content>(
         &mut self,
-        content: impl Fn(&decide::elector::Elector, Option<&Record>) -> C,
+        content: impl Fn(&decide::election::elector::Elector, Option<&LeaseRecord>) -> C,
         standby: impl Fn(Standby<'_>),
     ) -> (Acquired, C) {
         let mut sent = content(&self.step, None);
@@ -113,7 +113,7 @@ impl Elector {
         mut written: C,
         content: &mut watch::Receiver<C>,
         renewed: &watch::Sender<Instant>,
-    ) -> Lost {
+    ) -> LossReason {
         let mut sent: Option<(u64, C)> = None;
         loop {
             if let Some((_, sent)) = sent.take_if(|(number, _)| *number == self.step.accepted()) {
@@ -174,12 +174,12 @@ impl Elector {
             // Another's already, or deleted.
             Err(LeaseError::Conflict) => {}
             Err(LeaseError::Failed(error)) => {
-                warn!(lease, error, "cannot give up the Lease; it expires in {DURATION:?}");
+                warn!(lease, error, "cannot give up the Lease; it expires in {LEASE_DURATION:?}");
             }
         }
     }
 
-    async fn give_up(&self, record: &Record) -> Result<Record, LeaseError> {
+    async fn give_up(&self, record: &LeaseRecord) -> Result<LeaseRecord, LeaseError> {
         let Candidate { client, namespace, name, .. } = &self.candidate;
         lease::give_up(client.clone(), namespace, name, record, Timestamp::now()).await
     }
@@ -207,7 +207,7 @@ impl Elector {
         }
     }
 
-    fn send(&mut self, write: decide::elector::LeaseWrite, annotation: Annotation) {
+    fn send(&mut self, write: decide::election::elector::LeaseWrite, annotation: Annotation) {
         let Candidate { client, namespace, name, me, .. } = &self.candidate;
         let (client, namespace, name, me) = (client.clone(), namespace.clone(), *name, me.clone());
         let now = lease::renew_time();
@@ -255,7 +255,7 @@ impl Elector {
         }
     }
 
-    fn answered(&mut self, number: u64, answer: Result<Record, LeaseError>) {
+    fn answered(&mut self, number: u64, answer: Result<LeaseRecord, LeaseError>) {
         self.candidate.metrics.lease_written(match &answer {
             Ok(_) => Written::Done,
             Err(LeaseError::Conflict) => Written::Conflict,
@@ -293,11 +293,11 @@ fn length(pause: Pause, courtesy: Option<&mut Schedule>, retry: &mut Schedule) -
     }
 }
 
-// === impl Content ===
+// === impl PublishedVerdict ===
 
-impl Content for Publication {
+impl Content for PublishedVerdict {
     fn annotation(&self) -> Annotation {
-        (decide::lease::VERDICT, self.write())
+        (decide::election::lease_record::VERDICT, self.write())
     }
 
     fn due(&self, _written: &Self) -> Duration {
@@ -307,7 +307,7 @@ impl Content for Publication {
 
 impl Content for PendingRepair {
     fn annotation(&self) -> Annotation {
-        (decide::pending_repair::ANNOTATION, self.write())
+        (decide::election::pending_repair::ANNOTATION, self.write())
     }
 
     fn due(&self, written: &Self) -> Duration {

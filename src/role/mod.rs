@@ -3,5 +3,5 @@
 pub mod agent;
 pub mod controller;
 mod elector;
-mod proving;
+mod readiness;
 pub mod wait;

@@ -5,7 +5,7 @@ use k8s_openapi::api::admissionregistration::v1::{MutatingWebhookConfiguration, 
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::Api;
 use linkerd_gate::cluster;
-use linkerd_gate::decide::Outcome;
+use linkerd_gate::decide::ProbeResult;
 use linkerd_gate_kit::cluster::{ApiOptions, until};
 use linkerd_gate_kit::object::{namespace, pod, webhook_configuration};
 use serde_json::{Value, json};
@@ -229,7 +229,10 @@ async fn a_policy_that_fails_leaves_exempt_namespaces_alone(stage: &Stage) -> Re
 /// Where the guard refuses, a proof of injection fails for want of injection, and not for want of a pod.
 async fn a_proof_reads_the_refusal(stage: &Stage) -> Result<()> {
     let outcome = cluster::prove(stage.admin.clone(), &asking("shop", "web")?).await?;
-    ensure!(matches!(outcome, Outcome::NotReady(_)) && outcome.to_string().contains("was not injected"), "{outcome}");
+    ensure!(
+        matches!(outcome, ProbeResult::NotReady(_)) && outcome.to_string().contains("was not injected"),
+        "{outcome}"
+    );
     Ok(())
 }
 

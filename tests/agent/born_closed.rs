@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1::Node;
 use kube::api::PostParams;
-use linkerd_gate::decide::node::{NodeView, TAINT_KEY};
+use linkerd_gate::decide::node::taint::{NodeView, TAINT_KEY};
 use linkerd_gate_kit::parts::find_helm;
 use serde_json::json;
 use tokio::process::Command;

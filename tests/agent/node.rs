@@ -5,8 +5,8 @@ use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{Event, Node};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
-use linkerd_gate::decide::by_hand::ANNOTATION as OVERRIDE;
-use linkerd_gate::decide::node::{LEFT_OPEN_BOOT, OPENED_BOOT, TAINT_KEY};
+use linkerd_gate::decide::manual_override::ANNOTATION as OVERRIDE;
+use linkerd_gate::decide::node::taint::{LEFT_OPEN_BOOT, OPENED_BOOT, TAINT_KEY};
 use serde_json::json;
 use tokio::process::Command;
 

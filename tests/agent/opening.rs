@@ -1,17 +1,18 @@
 //! A verdict that opens a thousand nodes at once: what their agents write must not keep the prover from its Lease.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result, bail, ensure};
 use futures::future::{join_all, try_join_all};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, PostParams};
-use linkerd_gate::cluster::event::{self, Reporter, Subject};
+use linkerd_gate::cluster::event::{self, EventSubject, Reporter};
 use linkerd_gate::cluster::node::open_node;
-use linkerd_gate::decide::node::{NodeView, TAINT_KEY};
-use linkerd_gate::decide::repair::Outcome;
+use linkerd_gate::decide::node::taint::{NodeView, TAINT_KEY};
+use linkerd_gate::decide::repair::WriteOutcome;
 use serde_json::json;
-use std::time::Duration;
 
 use super::rights::apply;
 use super::stage::{GATE, Stage, agent_of, holder, object};
@@ -53,8 +54,8 @@ async fn a_thousand_openings_at_once_delay_no_lease() -> Result<()> {
             let mut seen = node.clone();
             loop {
                 match open_node(client.clone(), TAINT_KEY, &seen).await {
-                    Outcome::Done => break,
-                    Outcome::Overtaken => {
+                    WriteOutcome::Done => break,
+                    WriteOutcome::Conflict => {
                         seen = NodeView::of(&Api::<Node>::all(client.clone()).get(&node.name).await?);
                     }
                     failed => bail!("{}: {failed:?}", node.name),
@@ -62,7 +63,7 @@ async fn a_thousand_openings_at_once_delay_no_lease() -> Result<()> {
             }
             let reporter = Reporter { instance: &node.name, node: Some(&node.name) };
             let message = "open: proven by an injected dry-run pod";
-            event::note(client, reporter, &Subject::node(node), false, "GateOpened", message, Timestamp::now())
+            event::note(client, reporter, &EventSubject::node(node), false, "GateOpened", message, Timestamp::now())
                 .await
                 .map_err(anyhow::Error::msg)
         }

@@ -7,7 +7,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
-use linkerd_gate::decide::lease::{DURATION, VERDICT};
+use linkerd_gate::decide::election::lease_record::{LEASE_DURATION, VERDICT};
 use linkerd_gate_kit::cluster::AuditedRequest;
 use linkerd_gate_kit::standin::Fault;
 use nix::sys::signal::Signal;
@@ -56,7 +56,7 @@ async fn dies(stage: &Stage, agents: &mut Agents, first: &str) -> Result<()> {
     let second = holder(&lease).context("nobody")?;
     let waited = acquired(&lease)?.duration_since(last);
     println!("a killed prover was replaced {waited:#} after its last renewal");
-    ensure!(waited >= SignedDuration::try_from(DURATION)?, "taken too early: {waited:#}");
+    ensure!(waited >= SignedDuration::try_from(LEASE_DURATION)?, "taken too early: {waited:#}");
     for (node, agent) in &*agents {
         if *node == second {
             let line = agent.until_says("gate: still open, but nobody could look: injection unknown: ").await?;

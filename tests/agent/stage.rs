@@ -16,7 +16,7 @@ use k8s_openapi::api::core::v1::{Event, Node, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::rbac::v1::ClusterRoleBinding;
 use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
-use linkerd_gate::decide::node::{NodeView, OPENED_BOOT, TAINT_KEY};
+use linkerd_gate::decide::node::taint::{NodeView, OPENED_BOOT, TAINT_KEY};
 use linkerd_gate_kit::cluster::{self, Api as Cluster, ApiOptions, AuditedRequest, LoopbackAddress};
 use linkerd_gate_kit::object::{endpoint_slice, namespace as namespace_of, service, webhook_configuration};
 use linkerd_gate_kit::standin::{Certificates, Fault, Injector, Namespaces, Sidecar, Standin};

@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, ListParams, Patch, PatchParams};
-use linkerd_gate::decide::essential::DaemonPodView;
+use linkerd_gate::decide::node::essential::DaemonPodView;
 use linkerd_gate_kit::cluster;
 use serde_json::{Value, json};
 

@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::{Namespace, Pod, Service, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use linkerd_gate::cluster::{self, Deletion, RequestError};
-use linkerd_gate::decide::Outcome;
+use linkerd_gate::decide::ProbeResult;
 use linkerd_gate_kit::cluster::{Api as Cluster, LoopbackAddress};
 use linkerd_gate_kit::object::{namespace, pod, service, webhook_configuration};
 use linkerd_gate_kit::standin::{Certificates, Fault, Injector, Namespaces, Sidecar, Standin};
@@ -127,18 +127,18 @@ async fn a_proof_tells_injection_from_its_absence(stage: &Stage) -> Result<()> {
     let own = stage.create_pod("missed").await?;
 
     let outcome = cluster::prove(admin.clone(), &own).await?;
-    ensure!(matches!(outcome, Outcome::NotReady(_)), "with the injector absent: {outcome}");
+    ensure!(matches!(outcome, ProbeResult::NotReady(_)), "with the injector absent: {outcome}");
 
     stage.injector.suffer(Fault::NotReady).await?;
     let outcome = cluster::prove(admin.clone(), &own).await?;
-    ensure!(matches!(outcome, Outcome::NotReady(_)), "while the injector denies: {outcome}");
+    ensure!(matches!(outcome, ProbeResult::NotReady(_)), "while the injector denies: {outcome}");
     ensure!(outcome.to_string().contains("not found"), "{outcome}");
 
     // An API server keeps its connection to a webhook: a new certificate shows only after that connection is cut.
     stage.injector.suffer(Fault::Absent).await?;
     stage.injector.suffer(Fault::Certificate(linkerd_gate_kit::standin::Flaw::Authority)).await?;
     let outcome = cluster::prove(admin.clone(), &own).await?;
-    ensure!(matches!(outcome, Outcome::NotReady(_)), "with a certificate outside the bundle: {outcome}");
+    ensure!(matches!(outcome, ProbeResult::NotReady(_)), "with a certificate outside the bundle: {outcome}");
 
     stage.injector.recover().await?;
     let outcome = cluster::prove(admin.clone(), &own).await?;

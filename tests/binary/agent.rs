@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use linkerd_gate::decide::answer::{Answer, NodeAnswer, VERSION};
-use linkerd_gate::decide::{Basis, Obstacle, Outcome, Policy, Probe};
+use linkerd_gate::decide::gate_status::{GateStatus, NodeStatus, VERSION};
+use linkerd_gate::decide::{Basis, FailedProbe, Policy, Probe, ProbeResult};
+use linkerd_gate::http::{self, Face, Limits};
 use linkerd_gate::metrics::Metrics;
-use linkerd_gate::serve::{self, Face, Limits};
 use linkerd_gate_kit::standin::Fault;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -26,9 +26,9 @@ struct Agent {
     task: JoinHandle<std::io::Result<()>>,
 }
 
-fn answer(open: bool, reason: &str) -> Answer {
-    let obstacle = Obstacle { probe: Probe::Injector, outcome: Outcome::not_ready("x") };
-    Answer {
+fn answer(open: bool, reason: &str) -> GateStatus {
+    let obstacle = FailedProbe { probe: Probe::Injector, outcome: ProbeResult::not_ready("x") };
+    GateStatus {
         version: VERSION,
         open,
         basis: open.then_some(Basis::Proven),
@@ -38,40 +38,40 @@ fn answer(open: bool, reason: &str) -> Answer {
         by_hand: None,
         blind: false,
         prover: Some("node-1".to_owned()),
-        node: NodeAnswer { name: "node-0".to_owned(), state: "open".to_owned(), reason: "proven".to_owned() },
+        node: NodeStatus { name: "node-0".to_owned(), state: "open".to_owned(), reason: "proven".to_owned() },
     }
 }
 
-fn closed() -> Answer {
+fn closed() -> GateStatus {
     answer(false, "closed: injector not ready: none of its endpoints is ready")
 }
 
-fn open() -> Answer {
+fn open() -> GateStatus {
     answer(true, "open: proven by an injected dry-run pod")
 }
 
 // === impl Agent ===
 
 impl Agent {
-    fn start(said: &Answer) -> Self {
+    fn start(said: &GateStatus) -> Self {
         Self::start_at(0, said)
     }
 
-    fn start_at(port: u16, said: &Answer) -> Self {
-        let listener = serve::bind(port).unwrap();
+    fn start_at(port: u16, said: &GateStatus) -> Self {
+        let listener = http::bind(port).unwrap();
         let port = listener.local_addr().unwrap().port();
-        let (face, shown) = watch::channel(Face::new(said, Outcome::Ready));
+        let (face, shown) = watch::channel(Face::new(said, ProbeResult::Ready));
         let (stop, stopped) = oneshot::channel::<()>();
         let shutdown = async move {
             let _ = stopped.await;
         };
         let metrics = Arc::new(Metrics::default());
-        let task = tokio::spawn(serve::serve(listener, shown, metrics, Limits::default(), shutdown));
+        let task = tokio::spawn(http::serve(listener, shown, metrics, Limits::default(), shutdown));
         Self { port, face, stop, task }
     }
 
-    fn say(&self, answer: &Answer) {
-        self.face.send_replace(Face::new(answer, Outcome::Ready));
+    fn say(&self, answer: &GateStatus) {
+        self.face.send_replace(Face::new(answer, ProbeResult::Ready));
     }
 
     async fn metrics(&self) -> String {
@@ -143,7 +143,7 @@ async fn a_pod_is_told_the_agents_reason_at_once_and_released_when_the_agent_ope
 #[tokio::test]
 async fn without_an_agent_linkerd_is_looked_at_and_one_line_says_so() {
     let linkerd = Linkerd::start().await;
-    let port = serve::bind(0).unwrap().local_addr().unwrap().port();
+    let port = http::bind(0).unwrap().local_addr().unwrap().port();
     for variable in [("AGENT_ADDRESS", format!("127.0.0.1:{port}")), ("AGENT_ADDRESS", "none".to_owned())] {
         let expected = usize::from(variable.1 != "none");
         let ended = missed().asking(&linkerd).with("ON_MISSED", "exit").with(variable.0, variable.1).end().await;
@@ -156,7 +156,7 @@ async fn without_an_agent_linkerd_is_looked_at_and_one_line_says_so() {
 #[tokio::test]
 async fn a_pod_follows_an_agent_that_comes_and_does_without_one_that_goes_with_a_line_for_each() {
     let linkerd = gone().await;
-    let port = serve::bind(0).unwrap().local_addr().unwrap().port();
+    let port = http::bind(0).unwrap().local_addr().unwrap().port();
     let address = format!("127.0.0.1:{port}");
     let mut run = missed().asking(&linkerd).with("ON_MISSED", "exit").with("AGENT_ADDRESS", address).start();
     run.until("looking at Linkerd itself until this node's agent can be followed").await;
@@ -238,7 +238,7 @@ async fn an_agent_that_looks_at_less_than_the_pod_requires_is_not_followed_and_t
     run.until("destination not ready").await;
     assert!(run.is_running());
 
-    let more = Answer { required: Policy::proven().and(Probe::Destination).required().to_vec(), ..open() };
+    let more = GateStatus { required: Policy::proven().and(Probe::Destination).required().to_vec(), ..open() };
     agent.say(&more);
     let run = following(&agent, &linkerd).with("ON_MISSED", "exit").with("REQUIRE", "injector,identity,destination");
     assert_eq!(run.end().await.code, 75);
@@ -277,7 +277,7 @@ async fn closed_by_hand_holds_whatever_the_evidence() {
 #[tokio::test]
 async fn where_linkerd_is_not_installed_a_missed_pod_is_held_and_others_start() {
     let linkerd = gone().await;
-    let agent = Agent::start(&Answer { basis: Some(Basis::NotInstalled), ..open() });
+    let agent = Agent::start(&GateStatus { basis: Some(Basis::NotInstalled), ..open() });
     let mut run = following(&agent, &linkerd).with("ON_MISSED", "exit").start();
     run.until("Linkerd is not installed, says this node's agent: nobody can inject this pod").await;
     assert!(run.is_running());

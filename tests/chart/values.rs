@@ -177,7 +177,7 @@ fn the_image_is_named_by_digest_else_by_tag_else_by_the_charts_version() {
 /// A scheduler's word on it: one agent for each machine, and none for a node that is none.
 #[test]
 fn virtual_nodes_get_no_agent() {
-    use linkerd_gate::decide::placement::{NodePlace, Placement};
+    use linkerd_gate::decide::node::placement::{NodePlace, Placement};
     let documents = render(NAMESPACE, &all_on());
     let found = documents.into_iter().map(|document| document.value()).find(|document| document["kind"] == "DaemonSet");
     let spec = found.expect("a DaemonSet")["spec"]["template"]["spec"].clone();

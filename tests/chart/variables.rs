@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 
-use linkerd_gate::config::{Agent, Controller, table};
+use linkerd_gate::config::{AgentSettings, ControllerSettings, table};
 use serde_json::{Value, json};
 
 use crate::helm::{NAMESPACE, Setting, another, leaves, refusal, render, set};
@@ -94,12 +94,12 @@ fn os(variables: &BTreeMap<String, String>) -> impl Iterator<Item = (OsString, O
     variables.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)))
 }
 
-fn agent(variables: &BTreeMap<String, String>) -> Agent {
-    Agent::read(os(variables)).unwrap_or_else(|problems| panic!("{problems}"))
+fn agent(variables: &BTreeMap<String, String>) -> AgentSettings {
+    AgentSettings::read(os(variables)).unwrap_or_else(|problems| panic!("{problems}"))
 }
 
-fn controller(variables: &BTreeMap<String, String>) -> Controller {
-    Controller::read(os(variables)).unwrap_or_else(|problems| panic!("{problems}"))
+fn controller(variables: &BTreeMap<String, String>) -> ControllerSettings {
+    ControllerSettings::read(os(variables)).unwrap_or_else(|problems| panic!("{problems}"))
 }
 
 /// `agent.nodeMaxClosed` is `LINKERD_GATE_NODE_MAX_CLOSED`.

@@ -1,12 +1,13 @@
 //! Which namespaces are essential: the policy's CEL and the agent's Rust give one answer, whatever the live webhook selects.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context as _, Result, bail, ensure};
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
-use linkerd_gate::decide::essential::{NamespaceView, namespaces};
+use linkerd_gate::decide::node::essential::{EssentialNamespace, namespaces};
 use linkerd_gate::linkerd::WebhookView;
 use linkerd_gate_kit::object::{namespace, webhook_configuration};
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
 
 use crate::pods::toleration;
 use crate::stage::{PATIENCE, Stage};
@@ -99,7 +100,7 @@ pub async fn exercise(stage: &Stage) -> Result<()> {
         let view = WebhookView::new([&live])?;
         for (name, path) in &paths {
             let labels = get(&admin, &format!("/api/v1/namespaces/{name}")).await?["metadata"]["labels"].clone();
-            let subject = NamespaceView { name: (*name).to_owned(), labels: serde_json::from_value(labels)? };
+            let subject = EssentialNamespace { name: (*name).to_owned(), labels: serde_json::from_value(labels)? };
             let essential = !namespaces(&view, [&subject], &BTreeSet::new()).is_empty();
             let outcome = may(path).await?;
             ensure!(outcome.is_ok() == essential, "{name} under {selector}: essential={essential}, but {outcome:?}");

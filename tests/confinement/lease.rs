@@ -1,8 +1,8 @@
 //! The Lease: one, in one's own name, with the verdict and without a person's word.
 
 use anyhow::{Context as _, Result, ensure};
-use linkerd_gate::decide::by_hand::ANNOTATION as OVERRIDE;
-use linkerd_gate::decide::lease::{Holder, NAME, VERDICT};
+use linkerd_gate::decide::election::lease_record::{LeaseHolder, NAME, VERDICT};
+use linkerd_gate::decide::manual_override::ANNOTATION as OVERRIDE;
 use serde_json::{Value, json};
 
 use crate::stage::with_every_right;
@@ -14,7 +14,7 @@ const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/linkerd-gate/leases
 const WORD: &str = "open 2026-01-01T06:00:00Z";
 
 fn holder(node: &str) -> String {
-    Holder { node: node.to_owned(), pod: "linkerd-gate-x7k2p".to_owned(), boot: "3f2a9c1e".to_owned() }.to_string()
+    LeaseHolder { node: node.to_owned(), pod: "linkerd-gate-x7k2p".to_owned(), boot: "3f2a9c1e".to_owned() }.to_string()
 }
 
 fn lease(holder: &str) -> Value {

@@ -1,8 +1,8 @@
 //! Nodes: its own, one taint, one annotation.
 
 use anyhow::{Context as _, Result, ensure};
-use linkerd_gate::decide::by_hand;
-use linkerd_gate::decide::node::{LEFT_OPEN_BOOT, OPENED_BOOT, TAINT_EFFECT, TAINT_KEY};
+use linkerd_gate::decide::manual_override;
+use linkerd_gate::decide::node::taint::{LEFT_OPEN_BOOT, OPENED_BOOT, TAINT_EFFECT, TAINT_KEY};
 use serde_json::{Value, json};
 
 use crate::stage::{PATIENCE, with_every_right};
@@ -55,7 +55,7 @@ async fn an_agent_writes_nothing_on_its_own_node_but_its_taint_and_its_annotatio
         }),
         ("an annotation", annotation, |node| node["metadata"]["annotations"]["a"] = "b".into()),
         ("a person's word", annotation, |node| {
-            node["metadata"]["annotations"][by_hand::ANNOTATION] = "open 2026-01-01T06:00:00Z".into();
+            node["metadata"]["annotations"][manual_override::ANNOTATION] = "open 2026-01-01T06:00:00Z".into();
         }),
         ("somebody's annotation", annotation, |node| {
             node["metadata"]["annotations"]["example.com/somebody"] = "mine".into();

@@ -1,7 +1,8 @@
 //! Pods that exist: one toleration more, for what waits for a node in an essential namespace.
 
 use anyhow::{Context as _, Result};
-use linkerd_gate::decide::{essential, node::TAINT_KEY};
+use linkerd_gate::decide::node::essential;
+use linkerd_gate::decide::node::taint::TAINT_KEY;
 use linkerd_gate_kit::object::pod;
 use serde_json::{Value, json};
 

@@ -8,7 +8,7 @@ use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use linkerd_gate::decide::hold;
-use linkerd_gate::decide::repair::view::JOB_TRACKING;
+use linkerd_gate::decide::repair::object::JOB_TRACKING;
 use linkerd_gate_kit::standin::Fault;
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, Patch, PatchParams};
-use linkerd_gate::decide::node::TAINT_KEY;
+use linkerd_gate::decide::node::taint::TAINT_KEY;
 use linkerd_gate_kit::cluster;
 use serde_json::{Value, json};
 

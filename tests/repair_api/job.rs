@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, ListParams};
 use linkerd_gate::cluster::repair::{resume, suspend};
-use linkerd_gate::decide::repair::{Outcome, OwnerReference, OwnerView};
+use linkerd_gate::decide::repair::{OwnerReference, OwnerView, WriteOutcome};
 use linkerd_gate_kit::cluster::{until, until_any};
 use linkerd_gate_kit::object::{job, pod};
 use serde_json::json;
@@ -73,7 +73,7 @@ fn reference(job: &Job) -> (OwnerReference, String) {
 
 async fn refuses_what_was_not_looked_at(
     jobs: &Api<Job>,
-    act: impl AsyncFn(&OwnerReference, &str) -> Outcome,
+    act: impl AsyncFn(&OwnerReference, &str) -> WriteOutcome,
 ) -> Result<()> {
     let (owner, stale) = reference(&jobs.get("once").await?);
     let touched = merge(jobs, "once", json!({"metadata": {"labels": {"touched": stale}}})).await?;
@@ -84,7 +84,7 @@ async fn refuses_what_was_not_looked_at(
         [("an older version", &owner, &stale), ("another uid", &another, &version), ("no Job", &gone, &version)]
     {
         let outcome = act(owner, version).await;
-        ensure!(outcome == Outcome::Overtaken, "{what}: {outcome:?}");
+        ensure!(outcome == WriteOutcome::Conflict, "{what}: {outcome:?}");
     }
     let after = jobs.get("once").await?;
     ensure!(
@@ -95,13 +95,13 @@ async fn refuses_what_was_not_looked_at(
 }
 
 /// Its controller writes it too: a lost race is looked at anew, as the controller of ours would.
-async fn until_done(jobs: &Api<Job>, act: impl AsyncFn(&OwnerReference, &str) -> Outcome) -> Result<()> {
+async fn until_done(jobs: &Api<Job>, act: impl AsyncFn(&OwnerReference, &str) -> WriteOutcome) -> Result<()> {
     let attempts = async {
         loop {
             let (owner, version) = reference(&jobs.get("once").await?);
             match act(&owner, &version).await {
-                Outcome::Done => return Ok(()),
-                Outcome::Overtaken => {}
+                WriteOutcome::Done => return Ok(()),
+                WriteOutcome::Conflict => {}
                 other => bail!("{other:?}"),
             }
         }

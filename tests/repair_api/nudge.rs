@@ -15,13 +15,13 @@ use kube::api::{Api, DeleteParams, ListParams, PostParams};
 use kube::runtime::watcher;
 use linkerd_gate::cluster::repair::nudge;
 use linkerd_gate::cluster::watch::{Seen, follow};
-use linkerd_gate::cluster::workload::{
+use linkerd_gate::cluster::workloads::{
     follow_daemon_sets, follow_jobs, follow_refusals, follow_replica_sets, follow_replication_controllers,
     follow_stateful_sets,
 };
-use linkerd_gate::decide::nudge::{Nudge, Refusal, is_ours};
-use linkerd_gate::decide::repair::view::NUDGED_AT;
-use linkerd_gate::decide::repair::{Kind, Outcome, OwnerReference, OwnerView};
+use linkerd_gate::decide::repair::object::NUDGED_AT;
+use linkerd_gate::decide::repair::retry::{OwnerRetry, RefusedCreate, is_ours};
+use linkerd_gate::decide::repair::{Kind, OwnerReference, OwnerView, WriteOutcome};
 use linkerd_gate_kit::cluster::until_any;
 use linkerd_gate_kit::object::{job, pod, stateful_set};
 use serde_json::{Value, json};
@@ -66,8 +66,9 @@ async fn a_nudge_wakes_owners_of_all_four_kinds_that_were_refused() -> Result<()
             owners.push(seen(reader, &format!("a {kind} that lacks pods"), lacking).await?);
         }
         for owner in &owners {
-            let told = |all: &Seen<Refusal>| {
-                let of_this = |refusal: &&Refusal| refusal.namespace == namespace && refusal.owner == owner.reference;
+            let told = |all: &Seen<RefusedCreate>| {
+                let of_this =
+                    |refusal: &&RefusedCreate| refusal.namespace == namespace && refusal.owner == owner.reference;
                 all.iter().find(of_this).cloned()
             };
             let refusal = seen(&mut refusals, &format!("the refusal of {}", owner.reference), told).await?;
@@ -95,7 +96,7 @@ async fn a_nudge_wakes_owners_of_all_four_kinds_that_were_refused() -> Result<()
         for owner in &owners {
             another_owner_is_not_touched(&client, &namespace, owner).await?;
             let outcome = nudge(client.clone(), &of(owner), nudged).await;
-            ensure!(outcome == Outcome::Done, "{}: {outcome:?}", owner.reference);
+            ensure!(outcome == WriteOutcome::Done, "{}: {outcome:?}", owner.reference);
         }
         let pods: Api<Pod> = Api::namespaced(client.clone(), &namespace);
         let all = |pods: &BTreeMap<String, Pod>| {
@@ -118,8 +119,8 @@ fn belongs_to(pod: &Pod, uid: &str) -> bool {
     pod.metadata.owner_references.iter().flatten().any(|owner| owner.uid == uid)
 }
 
-fn of(owner: &OwnerView) -> Nudge {
-    Nudge { namespace: owner.namespace.clone(), owner: owner.reference.clone(), has: owner.has }
+fn of(owner: &OwnerView) -> OwnerRetry {
+    OwnerRetry { namespace: owner.namespace.clone(), owner: owner.reference.clone(), has: owner.has }
 }
 
 impl Watched {
@@ -245,13 +246,14 @@ async fn another_owner_is_not_touched(client: &Client, namespace: &str, owner: &
         Kind::DaemonSet => annotation::<DaemonSet>(client, namespace).await,
         _ => annotation::<Job>(client, namespace).await,
     };
-    let Nudge { namespace: place, owner: reference, has } = of(owner);
+    let OwnerRetry { namespace: place, owner: reference, has } = of(owner);
     let another = OwnerReference { uid: "00000000-0000-0000-0000-000000000000".to_owned(), ..reference.clone() };
     let gone = OwnerReference { name: "gone".to_owned(), ..reference };
     for owner in [another, gone] {
         let told = owner.to_string();
-        let outcome = nudge(client.clone(), &Nudge { namespace: place.clone(), owner, has }, Timestamp::now()).await;
-        ensure!(outcome == Outcome::Overtaken, "{told}: {outcome:?}");
+        let outcome =
+            nudge(client.clone(), &OwnerRetry { namespace: place.clone(), owner, has }, Timestamp::now()).await;
+        ensure!(outcome == WriteOutcome::Conflict, "{told}: {outcome:?}");
     }
     ensure!(annotations().await?.is_none(), "{}: it was touched", owner.reference);
     Ok(())

@@ -6,14 +6,14 @@ use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1::{Event, Node, Pod};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, DeleteParams, ListParams};
-use linkerd_gate::cluster::event::{self, Reporter, Subject};
+use linkerd_gate::cluster::event::{self, EventSubject, Reporter};
 use linkerd_gate::cluster::lease::{LeaseError, follow_lease, give_up, write};
 use linkerd_gate::cluster::node::{follow_nodes, open_node};
 use linkerd_gate::cluster::watch::Seen;
-use linkerd_gate::cluster::workload::{follow_namespaces, follow_pods};
-use linkerd_gate::decide::lease::{CONTROLLER_NAME, Holder};
-use linkerd_gate::decide::node::{NodeView, TAINT_KEY};
-use linkerd_gate::decide::repair::{Kind, Outcome, OwnerReference, PodView, Repair};
+use linkerd_gate::cluster::workloads::{follow_namespaces, follow_pods};
+use linkerd_gate::decide::election::lease_record::{CONTROLLER_NAME, LeaseHolder};
+use linkerd_gate::decide::node::taint::{NodeView, TAINT_KEY};
+use linkerd_gate::decide::repair::{Kind, OwnerReference, PodView, Repair, WriteOutcome};
 use linkerd_gate_kit::object::pod;
 use serde_json::json;
 use tokio::sync::watch;
@@ -39,15 +39,18 @@ async fn a_node_without_an_agent_is_opened_and_keeps_everything_else() -> Result
         let outcome = loop {
             // The node's own controllers write it too.
             merge(&nodes, "left", json!({"metadata": {"labels": {"touched": stale.resource_version}}})).await?;
-            ensure!(open_node(client.clone(), TAINT_KEY, &stale).await == Outcome::Overtaken, "it was changed since");
+            ensure!(
+                open_node(client.clone(), TAINT_KEY, &stale).await == WriteOutcome::Conflict,
+                "it was changed since"
+            );
             let view = NodeView::of(&nodes.get("left").await?);
             ensure!(view.taint(TAINT_KEY).is_some(), "it was opened all the same");
             match open_node(client.clone(), TAINT_KEY, &view).await {
-                Outcome::Overtaken => {}
+                WriteOutcome::Conflict => {}
                 other => break other,
             }
         };
-        ensure!(outcome == Outcome::Done, "{outcome:?}");
+        ensure!(outcome == WriteOutcome::Done, "{outcome:?}");
         let open = |all: &Seen<_>| {
             all.iter().find(|view: &&NodeView| view.name == "left" && view.taint(TAINT_KEY).is_none()).cloned()
         };
@@ -56,7 +59,7 @@ async fn a_node_without_an_agent_is_opened_and_keeps_everything_else() -> Result
         let taints = nodes.get("left").await?.spec.and_then(|spec| spec.taints).unwrap_or_default();
         ensure!(taints.iter().any(|taint| taint.key == "example.com/mine"), "{taints:?}");
         nodes.delete("left", &DeleteParams::default()).await?;
-        ensure!(open_node(client, TAINT_KEY, &stale).await == Outcome::Overtaken, "it is gone");
+        ensure!(open_node(client, TAINT_KEY, &stale).await == WriteOutcome::Conflict, "it is gone");
         following.abort();
         Ok(())
     })
@@ -69,9 +72,9 @@ async fn an_event_about_anything_in_a_namespace_is_taken() -> Result<()> {
         let owner = |kind| OwnerReference { kind, name: "web".to_owned(), uid: "o-1".to_owned() };
         let held: Pod = create(&Api::namespaced(client.clone(), &namespace), pod("held").json()).await?;
         let subjects = [
-            Subject::pod(&PodView::of(&held)),
-            Subject::owner(&namespace, &owner(Kind::StatefulSet)),
-            Subject::owner(&namespace, &owner(Kind::Other("argoproj.io/v1alpha1 Rollout".to_owned()))),
+            EventSubject::pod(&PodView::of(&held)),
+            EventSubject::owner(&namespace, &owner(Kind::StatefulSet)),
+            EventSubject::owner(&namespace, &owner(Kind::Other("argoproj.io/v1alpha1 Rollout".to_owned()))),
         ];
         for subject in &subjects {
             let reporter = Reporter { instance: "controller-0", node: None };
@@ -99,8 +102,8 @@ async fn a_controllers_lease_is_followed_taken_and_given_up() -> Result<()> {
             let (client, namespace) = (client.clone(), namespace.clone());
             async move { follow_lease(client, &namespace, CONTROLLER_NAME, sink).await }
         });
-        let [one, other] = ["a/controller-a/1", "b/controller-b/1"].map(Holder::read);
-        let write = async |record: Option<&_>, holder: &Holder| {
+        let [one, other] = ["a/controller-a/1", "b/controller-b/1"].map(LeaseHolder::read);
+        let write = async |record: Option<&_>, holder: &LeaseHolder| {
             write(client.clone(), &namespace, CONTROLLER_NAME, record, holder, None, Timestamp::now()).await
         };
         let made = write(None, &one).await?;

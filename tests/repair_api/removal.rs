@@ -6,7 +6,7 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::Client;
 use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use linkerd_gate::cluster::repair::remove;
-use linkerd_gate::decide::repair::{Outcome, Target};
+use linkerd_gate::decide::repair::{Target, WriteOutcome};
 use linkerd_gate_kit::cluster::{until, until_gone};
 use linkerd_gate_kit::object::{self, pod};
 use serde_json::json;
@@ -30,7 +30,7 @@ async fn a_pod_is_removed_as_it_was_looked_at_or_not_at_all() -> Result<()> {
             pods.delete("running", &DeleteParams::default().grace_period(0)).await?;
             until_gone(&pods, "running", going.metadata.uid.as_deref().unwrap_or_default(), PATIENCE).await?;
             ensure!(
-                remove(client.clone(), &namespace, &target(&going), evict).await == Outcome::Overtaken,
+                remove(client.clone(), &namespace, &target(&going), evict).await == WriteOutcome::Conflict,
                 "it is gone"
             );
         }
@@ -51,12 +51,12 @@ async fn only_as_looked_at(client: &Client, pods: &Api<Pod>, namespace: &str, be
     let another = Target { uid: "00000000-0000-0000-0000-000000000000".to_owned(), ..target(&now) };
     for (what, wrong) in [("an older version", stale), ("another uid", another)] {
         let outcome = remove(client.clone(), namespace, &wrong, evict).await;
-        ensure!(outcome == Outcome::Overtaken, "evict={evict}, {what}: {outcome:?}");
+        ensure!(outcome == WriteOutcome::Conflict, "evict={evict}, {what}: {outcome:?}");
         let after = pods.get(&wrong.name).await?;
         ensure!(after == now, "evict={evict}, {what}: it was touched: {after:?}");
     }
     let outcome = remove(client.clone(), namespace, &target(&now), evict).await;
-    ensure!(outcome == Outcome::Done, "evict={evict}: {outcome:?}");
+    ensure!(outcome == WriteOutcome::Done, "evict={evict}: {outcome:?}");
     Ok(())
 }
 
@@ -92,12 +92,12 @@ async fn a_disruption_budget_refuses_an_eviction_and_a_deletion_does_not_ask_it(
 
         let refused = remove(client.clone(), &namespace, &target(&running), true).await;
         ensure!(
-            matches!(&refused, Outcome::Refused(why) if why.contains("The disruption budget keep needs 1 healthy pods")),
+            matches!(&refused, WriteOutcome::Refused(why) if why.contains("The disruption budget keep needs 1 healthy pods")),
             "{refused:?}"
         );
         create(&budgets, budget("two")).await?;
         let refused = remove(client.clone(), &namespace, &target(&running), true).await;
-        ensure!(matches!(&refused, Outcome::Refused(why) if why.contains("more than one")), "{refused:?}");
+        ensure!(matches!(&refused, WriteOutcome::Refused(why) if why.contains("more than one")), "{refused:?}");
         budgets.delete("two", &DeleteParams::default()).await?;
         ensure!(pods.get("web").await? == running, "it was touched");
 
@@ -105,7 +105,7 @@ async fn a_disruption_budget_refuses_an_eviction_and_a_deletion_does_not_ask_it(
         allowing("keep", 1).await?;
         // Nothing stale before it: the API server asks the budget first, and an eviction that then fails has used it up.
         let outcome = remove(client.clone(), &namespace, &target(&running), true).await;
-        ensure!(outcome == Outcome::Done, "{outcome:?}");
+        ensure!(outcome == WriteOutcome::Done, "{outcome:?}");
         let going = pods.get("web").await?;
         let conditions = going.status.and_then(|status| status.conditions).unwrap_or_default();
         ensure!(conditions.iter().any(|condition| condition.type_ == "DisruptionTarget"), "{conditions:?}");
@@ -114,7 +114,7 @@ async fn a_disruption_budget_refuses_an_eviction_and_a_deletion_does_not_ask_it(
         merge(&budgets, "keep", json!({"spec": {"minAvailable": 1}})).await?;
         let never_ran = create(&pods, held("held").labelled("app", "web").json()).await?;
         allowing("keep", 0).await?;
-        ensure!(remove(client, &namespace, &target(&never_ran), false).await == Outcome::Done, "a deletion asks no budget");
+        ensure!(remove(client, &namespace, &target(&never_ran), false).await == WriteOutcome::Done, "a deletion asks no budget");
         Ok(())
     })
     .await
@@ -131,7 +131,7 @@ async fn a_removal_without_the_right_says_which_it_is() -> Result<()> {
             (true, "LINKERD_GATE_EVICTION=on needs the right to create pods/eviction"),
         ] {
             let outcome = remove(nobody.clone(), &namespace, &never_ran, evict).await;
-            ensure!(matches!(&outcome, Outcome::Failed(why) if why.contains(words)), "{outcome:?}");
+            ensure!(matches!(&outcome, WriteOutcome::Failed(why) if why.contains(words)), "{outcome:?}");
         }
         Ok(())
     })
@@ -149,7 +149,7 @@ async fn a_pod_that_goes_with_its_namespace_is_no_failure() -> Result<()> {
         let going = until(&pods, "last", "going", PATIENCE, |pod| pod.metadata.deletion_timestamp.is_some()).await?;
         for evict in [true, false] {
             let outcome = remove(client.clone(), &namespace, &target(&going), evict).await;
-            ensure!(matches!(outcome, Outcome::Done | Outcome::Overtaken), "evict={evict}: {outcome:?}");
+            ensure!(matches!(outcome, WriteOutcome::Done | WriteOutcome::Conflict), "evict={evict}: {outcome:?}");
         }
         let uid = going.metadata.uid.context("no uid")?;
         pods.delete("last", &DeleteParams::default().grace_period(0)).await?;

@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::Client;
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use linkerd_gate::cluster::watch::Seen;
-use linkerd_gate::decide::repair::{State, Target};
+use linkerd_gate::decide::repair::{MissedState, Target};
 use linkerd_gate_kit::cluster::{Api as Cluster, ApiOptions};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -78,7 +78,7 @@ pub fn target(pod: &Pod) -> Target {
         name: text(&pod.metadata.name),
         uid: text(&pod.metadata.uid),
         resource_version: text(&pod.metadata.resource_version),
-        state: State::Held,
+        state: MissedState::Held,
     }
 }
 

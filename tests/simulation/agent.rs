@@ -1,25 +1,27 @@
 //! One agent's process: the pure core, and as much of a loop around it as the role has. It sees what its watches and the
 //! answers to its requests bring, and never the world.
 
-use crate::{
-    api_server::{LeaseWrite, Refused, Request, Truth, Word},
-    random::Random,
-};
+use std::collections::BTreeSet;
+use std::rc::Rc;
+use std::time::Duration;
+
 use k8s_openapi::jiff::Timestamp;
-use linkerd_gate::{
-    decide::{
-        ByHand, Evidence, Follower, Gate, Installation, Outcome, Policy, Probe, Publication,
-        elector::{Elector, Pause, Step, WriteError},
-        essential::{self, DaemonPodView, DaemonSetView, NamespaceView, PodView, Yields},
-        gate::Closure,
-        lease::{Holder, Record},
-        node::{Age, Closed, NodeFacts, NodePolicy, NodeState, NodeView, Plan, TAINT_KEY},
-        placement::NodePlace,
-        repair_wait::ControllerLease,
-    },
-    linkerd::WebhookView,
+use linkerd_gate::decide::election::elector::{Elector, Pause, Step, WriteError};
+use linkerd_gate::decide::election::lease_record::{LeaseHolder, LeaseRecord};
+use linkerd_gate::decide::election::published_verdict::TaintSuppressions;
+use linkerd_gate::decide::node::essential;
+use linkerd_gate::decide::node::essential::{DaemonPodView, DaemonSetView, EssentialNamespace, UnboundPod};
+use linkerd_gate::decide::node::placement::NodePlace;
+use linkerd_gate::decide::node::repair_wait::ControllerLease;
+use linkerd_gate::decide::node::taint::{Age, Closed, NodeFacts, NodePlan, NodePolicy, NodeState, NodeView, TAINT_KEY};
+use linkerd_gate::decide::readiness::gate::ClosedReason;
+use linkerd_gate::decide::{
+    Evidence, Follower, Gate, LinkerdInstallation, ManualOverride, Policy, Probe, ProbeResult, PublishedVerdict,
 };
-use std::{collections::BTreeSet, rc::Rc, time::Duration};
+use linkerd_gate::linkerd::WebhookView;
+
+use crate::api_server::{LeaseWrite, Refused, Request, Truth, Word};
+use crate::random::Random;
 
 /// How long an agent waits for the answer to a patch of its node, or to a look.
 pub const REQUEST_LIMIT: Duration = Duration::from_secs(7);
@@ -43,7 +45,7 @@ pub struct Surroundings<'a> {
     pub policies: &'a Policies,
     pub random: &'a mut Random,
     /// What identity answers to its node.
-    pub identity: Outcome,
+    pub identity: ProbeResult,
     /// When linkerd-gate was installed.
     pub installed: i64,
     pub cluster: &'a Cluster,
@@ -53,8 +55,8 @@ pub struct Surroundings<'a> {
 #[derive(Debug, Default)]
 pub struct Cluster {
     pub webhooks: WebhookView,
-    pub namespaces: Vec<NamespaceView>,
-    pub pods: Vec<PodView>,
+    pub namespaces: Vec<EssentialNamespace>,
+    pub pods: Vec<UnboundPod>,
     pub daemon_sets: Vec<DaemonSetView>,
     pub daemon_pods: Vec<DaemonPodView>,
     pub places: Vec<NodePlace>,
@@ -63,11 +65,11 @@ pub struct Cluster {
 /// What came of a look: what each probe found, without an instant.
 #[derive(Clone, Debug)]
 pub struct Found {
-    pub installation: Installation,
-    pub webhook: Outcome,
-    pub injector: Outcome,
-    pub injection: Outcome,
-    pub identity: Outcome,
+    pub installation: LinkerdInstallation,
+    pub webhook: ProbeResult,
+    pub injector: ProbeResult,
+    pub injection: ProbeResult,
+    pub identity: ProbeResult,
 }
 
 /// What an agent asked for, and what came of it.
@@ -75,7 +77,7 @@ pub struct Found {
 pub enum Answer {
     Node(Result<Rc<NodeView>, Refused>),
     /// The Lease as the write of that number left it.
-    Lease(u64, Result<Record, Refused>),
+    Lease(u64, Result<LeaseRecord, Refused>),
     Look(Found),
     Tolerate(String),
 }
@@ -87,7 +89,7 @@ pub enum Message {
     Lease(Option<Rc<Word>>),
     Node(Rc<NodeView>),
     /// The controllers' Lease.
-    Controller(Option<Rc<Record>>),
+    Controller(Option<Rc<LeaseRecord>>),
     /// With when the request was sent.
     Answer(Answer, Duration),
 }
@@ -103,7 +105,7 @@ pub enum Process {
 /// A process.
 pub struct Agent {
     pub node: usize,
-    pub me: Holder,
+    pub me: LeaseHolder,
     proven_again: Duration,
     /// When its node booted, by the world's clock.
     pub booted: Duration,
@@ -124,7 +126,7 @@ pub struct Agent {
     truth: Truth,
     node_view: Option<Rc<NodeView>>,
     lease: Option<Rc<Word>>,
-    identity: Outcome,
+    identity: ProbeResult,
     identity_due: Duration,
     closed_since: Option<Duration>,
     controller: ControllerLease,
@@ -156,7 +158,7 @@ struct Prover {
     evidence: Option<Duration>,
     proven_again: Duration,
     /// What must run everywhere and does not tolerate our taint; until its own watches know, what its predecessor said.
-    yield_on: Yields,
+    yield_on: TaintSuppressions,
     listed: bool,
     tolerating: BTreeSet<String>,
 }
@@ -185,7 +187,7 @@ impl Writing {
 // === impl Agent ===
 
 impl Agent {
-    pub fn new(node: usize, me: Holder, booted: Duration, now: Duration, policies: &Policies) -> Self {
+    pub fn new(node: usize, me: LeaseHolder, booted: Duration, now: Duration, policies: &Policies) -> Self {
         Self {
             node,
             elector: Elector::new(me.clone()),
@@ -205,7 +207,7 @@ impl Agent {
             truth: Truth::default(),
             node_view: None,
             lease: None,
-            identity: Outcome::unknown("not asked yet"),
+            identity: ProbeResult::unknown("not asked yet"),
             identity_due: Duration::ZERO,
             closed_since: None,
             controller: ControllerLease::default(),
@@ -309,7 +311,7 @@ impl Agent {
         let local = self.local(now);
         let before = self.follower.step(&self.identity, local);
         self.check_gate(&before)?;
-        if let Some(stale) = self.follower.sightings().stale_at() {
+        if let Some(stale) = self.follower.observer().stale_at() {
             self.wake_at(self.booted + stale, now);
         }
         let mut requests = Vec::new();
@@ -329,7 +331,9 @@ impl Agent {
         match (before, self.follower.gate()) {
             (
                 Gate::Open { .. },
-                Gate::Closed { why: Closure::Unknown(_) | Closure::NoEvidence | Closure::Overtaken, .. },
+                Gate::Closed {
+                    why: ClosedReason::Unknown(_) | ClosedReason::NoEvidence | ClosedReason::Overtaken, ..
+                },
             ) => Err(format!("{} closed its gate for want of knowledge: {}", self.me, self.follower.gate())),
             (Gate::Closed { .. } | Gate::Settling { .. }, Gate::Open { .. }) => {
                 if self.truth.renewed < self.started {
@@ -344,10 +348,10 @@ impl Agent {
         }
     }
 
-    fn by_hand(&self, wall: Timestamp) -> Option<ByHand> {
+    fn by_hand(&self, wall: Timestamp) -> Option<ManualOverride> {
         let of_node = self.node_view.as_ref().and_then(|view| view.by_hand.as_deref());
         let of_all = self.lease.as_ref().and_then(|word| word.record.by_hand.as_deref());
-        let in_force = |word| ByHand::in_force(word, wall).ok().flatten();
+        let in_force = |word| ManualOverride::in_force(word, wall).ok().flatten();
         in_force(of_node).or_else(|| in_force(of_all))
     }
 
@@ -356,7 +360,7 @@ impl Agent {
         let Some(view) = self.node_view.clone() else { return };
         let by_hand = self.by_hand(around.wall);
         let local = self.local(now);
-        let yield_to = self.follower.publication(local).map(|word| word.yields(&self.me.node)).unwrap_or_default();
+        let yield_to = self.follower.published(local).map(|word| word.suppressed_by(&self.me.node)).unwrap_or_default();
         let policy = &around.policies.node;
         let facts = NodeFacts {
             node: &view,
@@ -369,7 +373,7 @@ impl Agent {
             repair: self.controller.wait(self.follower.gate(), policy.repair_grace, local),
             by_hand,
         };
-        let plan = Plan::of(policy, &facts);
+        let plan = NodePlan::of(policy, &facts);
         let wanted = matches!(
             plan.state,
             NodeState::Closed { why: Closed::Unproven | Closed::AwaitsRepair(_), .. } | NodeState::Yielding(_)
@@ -450,8 +454,9 @@ impl Agent {
         // What its predecessor said, where it lived to see it: after a power loss that would be old news, and a taint that is
         // there for a moment too long does less harm than one that is not.
         let said = self.lease.as_ref().and_then(|word| word.record.verdict.as_deref());
-        let said = said.filter(|_| self.follower.sightings().stale_at().is_some());
-        let yield_on = said.and_then(|said| Publication::read(said).ok()).map(|word| word.yield_on).unwrap_or_default();
+        let said = said.filter(|_| self.follower.observer().stale_at().is_some());
+        let yield_on =
+            said.and_then(|said| PublishedVerdict::read(said).ok()).map(|word| word.yield_on).unwrap_or_default();
         Prover {
             gate: self.follower.prover_gate(self.local(now)),
             looking: None,
@@ -474,9 +479,9 @@ impl Agent {
         let Some(prover) = &mut self.prover else { return };
         if prover.looking.is_some_and(|sent| now >= sent + REQUEST_LIMIT) {
             prover.looking = None;
-            let lost = || Outcome::unknown("the API server did not answer in time");
+            let lost = || ProbeResult::unknown("the API server did not answer in time");
             let nothing = Found {
-                installation: Installation::Unseen,
+                installation: LinkerdInstallation::Unseen,
                 webhook: lost(),
                 injector: lost(),
                 injection: lost(),
@@ -494,8 +499,8 @@ impl Agent {
                 essential::namespaces(&around.cluster.webhooks, &around.cluster.namespaces, &BTreeSet::new());
             let Cluster { daemon_sets, daemon_pods, places, .. } = around.cluster;
             let sets = essential::intolerant(TAINT_KEY, &essential, &[], daemon_sets);
-            prover.yield_on = essential::yields(TAINT_KEY, &sets, places, daemon_pods, &prover.yield_on);
-            for tolerate in essential::tolerate(TAINT_KEY, &essential, &around.cluster.pods) {
+            prover.yield_on = essential::suppressions(TAINT_KEY, &sets, places, daemon_pods, &prover.yield_on);
+            for tolerate in essential::missing_tolerations(TAINT_KEY, &essential, &around.cluster.pods) {
                 if prover.tolerating.insert(tolerate.uid.clone()) {
                     requests.push(Request::Tolerate(tolerate.uid));
                 }
@@ -518,13 +523,13 @@ fn length(pause: Pause, random: &mut Random) -> Duration {
 impl Prover {
     /// What it publishes.
     fn verdict(&self) -> String {
-        Publication::new(&self.gate, self.yield_on.clone(), Vec::new()).write()
+        PublishedVerdict::new(&self.gate, self.yield_on.clone(), Vec::new()).write()
     }
 
     fn found(&mut self, found: &Found, sent: Duration, (now, local): (Duration, Duration), random: &mut Random) {
         // By the same clock as its follower's: one process has one.
         let evidence = Evidence::at(local)
-            .with_installation(found.installation)
+            .with_linkerd_installation(found.installation)
             .with(Probe::Webhook, found.webhook.clone())
             .with(Probe::Injector, found.injector.clone())
             .with(Probe::Injection, found.injection.clone())
@@ -538,7 +543,7 @@ impl Prover {
         } else {
             self.pause = (self.pause * 3 / 2).min(Duration::from_secs(5));
         }
-        self.listed |= found.installation != Installation::Unseen;
+        self.listed |= found.installation != LinkerdInstallation::Unseen;
         self.look_at = now
             + match &self.gate {
                 Gate::Open { doubt: None, .. } => {

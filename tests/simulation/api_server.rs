@@ -1,10 +1,10 @@
 //! The API server: objects with versions, and writes that are refused where somebody else was faster.
 
-use linkerd_gate::decide::{
-    lease::{Holder, Record},
-    node::{Change, Edit, NodeState, NodeView, TAINT_KEY},
-};
-use std::{rc::Rc, time::Duration};
+use std::rc::Rc;
+use std::time::Duration;
+
+use linkerd_gate::decide::election::lease_record::{LeaseHolder, LeaseRecord};
+use linkerd_gate::decide::node::taint::{AnnotationEdit, NodeChange, NodeState, NodeView, TAINT_KEY};
 
 /// What etcd keeps, whatever loses its power.
 #[derive(Debug, Default)]
@@ -14,13 +14,13 @@ pub struct ApiServer {
     pub nodes: Vec<Rc<NodeView>>,
     pub lease: Option<Rc<Word>>,
     /// The controllers'.
-    pub controller: Option<Rc<Record>>,
+    pub controller: Option<Rc<LeaseRecord>>,
 }
 
 /// The Lease, with what nobody in the world can see.
 #[derive(Clone, Debug)]
 pub struct Word {
-    pub record: Record,
+    pub record: LeaseRecord,
     pub truth: Truth,
 }
 
@@ -39,7 +39,7 @@ pub enum Request {
     /// One JSON patch of the agent's own node.
     PatchNode {
         resource_version: String,
-        change: Change,
+        change: NodeChange,
         /// The plan behind it: for the invariants.
         state: NodeState,
         /// What the agent knows of the Lease: for the invariants.
@@ -59,7 +59,7 @@ pub struct LeaseWrite {
     pub number: u64,
     /// Nothing where there is no Lease: then this creates it.
     pub resource_version: Option<String>,
-    pub holder: Holder,
+    pub holder: LeaseHolder,
     pub renewed: String,
     pub transitions: i32,
     pub verdict: String,
@@ -96,25 +96,25 @@ impl ApiServer {
         self.nodes[node] = Rc::new(view);
     }
 
-    pub fn patch_node(&mut self, node: usize, expected: &str, change: &Change) -> Result<Rc<NodeView>, Refused> {
+    pub fn patch_node(&mut self, node: usize, expected: &str, change: &NodeChange) -> Result<Rc<NodeView>, Refused> {
         if self.nodes[node].resource_version != expected {
             return Err(Refused::Conflict);
         }
         self.change_node(node, |view| {
             match &change.taint {
-                Edit::Keep => {}
-                Edit::Set(value) => view.taints = Some(view.with_taint(TAINT_KEY, Some(value))),
-                Edit::Remove => view.taints = Some(view.with_taint(TAINT_KEY, None)),
+                AnnotationEdit::Keep => {}
+                AnnotationEdit::Set(value) => view.taints = Some(view.with_taint(TAINT_KEY, Some(value))),
+                AnnotationEdit::Remove => view.taints = Some(view.with_taint(TAINT_KEY, None)),
             }
             match &change.opened_boot {
-                Edit::Keep => {}
-                Edit::Set(boot) => view.opened_boot = Some(boot.clone()),
-                Edit::Remove => view.opened_boot = None,
+                AnnotationEdit::Keep => {}
+                AnnotationEdit::Set(boot) => view.opened_boot = Some(boot.clone()),
+                AnnotationEdit::Remove => view.opened_boot = None,
             }
             match &change.left_open_boot {
-                Edit::Keep => {}
-                Edit::Set(boot) => view.left_open_boot = Some(boot.clone()),
-                Edit::Remove => view.left_open_boot = None,
+                AnnotationEdit::Keep => {}
+                AnnotationEdit::Set(boot) => view.left_open_boot = Some(boot.clone()),
+                AnnotationEdit::Remove => view.left_open_boot = None,
             }
         });
         Ok(Rc::clone(&self.nodes[node]))
@@ -125,7 +125,7 @@ impl ApiServer {
         if stored != write.resource_version.as_deref() {
             return Err(Refused::Conflict);
         }
-        let record = Record {
+        let record = LeaseRecord {
             resource_version: self.next_version(),
             holder: Some(write.holder.clone()),
             renewed: Some(write.renewed.clone()),
@@ -143,7 +143,7 @@ impl ApiServer {
     /// What a person writes into the Lease of all, who creates it where there is none.
     pub fn annotate_lease(&mut self, by_hand: Option<String>) {
         let mut word =
-            self.lease.as_deref().cloned().unwrap_or(Word { record: Record::default(), truth: Truth::default() });
+            self.lease.as_deref().cloned().unwrap_or(Word { record: LeaseRecord::default(), truth: Truth::default() });
         word.record.by_hand = by_hand;
         word.record.resource_version = self.next_version();
         self.lease = Some(Rc::new(word));

@@ -1,12 +1,12 @@
 //! What befalls the world, by its seed.
 
-use crate::{
-    agent::Process,
-    world::{Part, SECOND, World, node_name},
-};
-use k8s_openapi::jiff::SignedDuration;
-use linkerd_gate::decide::ByHand;
 use std::time::Duration;
+
+use k8s_openapi::jiff::SignedDuration;
+use linkerd_gate::decide::ManualOverride;
+
+use crate::agent::Process;
+use crate::world::{Part, SECOND, World, node_name};
 
 /// A machine takes at least so long to come back: longer than a look or a write may still be on its way.
 const DARK: Duration = Duration::from_secs(18);
@@ -306,14 +306,14 @@ fn victim(world: &mut World) -> Option<usize> {
     }
 }
 
-fn say(world: &mut World, open: bool) -> ByHand {
+fn say(world: &mut World, open: bool) -> ManualOverride {
     let lasts = world.random.between(5000, 60_000);
     let until = world.wall() + SignedDuration::from_secs(i64::try_from(lasts.as_secs()).unwrap());
     if !open {
         let end = world.now + lasts;
         world.closed_by_hand_until = Some(world.closed_by_hand_until.map_or(end, |until| until.max(end)));
     }
-    ByHand { open, until }
+    ManualOverride { open, until }
 }
 
 fn power_off(world: &mut World, node: usize) {

@@ -1,31 +1,32 @@
 //! The world: power, an API server, Linkerd's parts, a scheduler, and the agents' processes, on a clock of its own.
 
-use crate::{
-    agent::{Agent, Answer, Cluster, Found, Message, Policies, Process, Surroundings},
-    api_server::{ApiServer, Refused, Request, Truth, Word},
-    random::Random,
-    story::Happening,
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::fmt::Write as _;
+use std::rc::Rc;
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Toleration;
+use k8s_openapi::jiff::Timestamp;
+use linkerd_gate::decide::election::lease_record::{LEASE_DURATION, LeaseHolder, LeaseRecord};
+use linkerd_gate::decide::election::published_verdict::TaintSuppressions;
+use linkerd_gate::decide::manual_override::ANNOTATION;
+use linkerd_gate::decide::node::essential;
+use linkerd_gate::decide::node::essential::{DaemonPodView, DaemonSetView, EssentialNamespace, UnboundPod};
+use linkerd_gate::decide::node::placement::{NodePlace, Placement};
+use linkerd_gate::decide::node::taint::{
+    AnnotationEdit, NodeChange, NodePolicy, NodeState, NodeView, Opened, TAINT_EFFECT, TAINT_KEY, Tainting,
 };
-use k8s_openapi::{api::core::v1::Toleration, jiff::Timestamp};
-use linkerd_gate::{
-    decide::{
-        ByHand, Gate, Installation, Outcome, PendingRepair, Policy, Publication,
-        by_hand::ANNOTATION,
-        essential::{self, DaemonPodView, DaemonSetView, NamespaceView, PodView, Yields},
-        lease::{DURATION, Holder, Record},
-        node::{Change, Edit, NodePolicy, NodeState, NodeView, Opened, TAINT_EFFECT, TAINT_KEY, Tainting},
-        placement::{NodePlace, Placement},
-    },
-    linkerd::WebhookView,
+use linkerd_gate::decide::{
+    Gate, LinkerdInstallation, ManualOverride, PendingRepair, Policy, ProbeResult, PublishedVerdict,
 };
-use std::{
-    cmp::Reverse,
-    collections::{BTreeMap, BinaryHeap, VecDeque},
-    fmt::Write as _,
-    rc::Rc,
-    sync::LazyLock,
-    time::Duration,
-};
+use linkerd_gate::linkerd::WebhookView;
+
+use crate::agent::{Agent, Answer, Cluster, Found, Message, Policies, Process, Surroundings};
+use crate::api_server::{ApiServer, Refused, Request, Truth, Word};
+use crate::random::Random;
+use crate::story::Happening;
 
 /// A second of the world.
 pub const SECOND: Duration = Duration::from_secs(1);
@@ -143,7 +144,7 @@ pub struct Pod {
     pub part: Part,
     pub node: Option<usize>,
     pub starts: Duration,
-    pub view: PodView,
+    pub view: UnboundPod,
 }
 
 /// The controllers, one of which leads.
@@ -239,7 +240,7 @@ impl World {
             },
             proven_again: setting.proven_again,
         };
-        let namespace = |name: &str| NamespaceView { name: name.to_owned(), ..NamespaceView::default() };
+        let namespace = |name: &str| EssentialNamespace { name: name.to_owned(), ..EssentialNamespace::default() };
         let cluster = Cluster {
             webhooks: CHART.clone(),
             namespaces: ["kube-system", "linkerd", "shop"].map(namespace).into(),
@@ -288,12 +289,12 @@ impl World {
             // What etcd remembers: an open verdict of a prover that is no more.
             let open =
                 Gate::Open { basis: linkerd_gate::decide::Basis::Proven, since: SECOND, latest: SECOND, doubt: None };
-            let record = Record {
+            let record = LeaseRecord {
                 resource_version: "0".to_owned(),
-                holder: Some(Holder { node: node_name(0), pod: "agent-before".to_owned(), boot: boot_id(0, 0) }),
+                holder: Some(LeaseHolder { node: node_name(0), pod: "agent-before".to_owned(), boot: boot_id(0, 0) }),
                 renewed: Some("before".to_owned()),
                 transitions: 4,
-                verdict: Some(Publication::new(&open, Yields::new(), Vec::new()).write()),
+                verdict: Some(PublishedVerdict::new(&open, TaintSuppressions::new(), Vec::new()).write()),
                 by_hand: None,
                 pending_repair: None,
             };
@@ -454,7 +455,7 @@ impl World {
             machine.first_agent = Some(self.now);
             machine.tainted_since = machine.tainted_since.map(|_| self.now);
         }
-        let me = Holder { node: node_name(node), pod, boot: boot_id(node, boot) };
+        let me = LeaseHolder { node: node_name(node), pod, boot: boot_id(node, boot) };
         let twin = self.agents.iter().any(|agent| agent.me == me && agent.process.lives());
         if twin {
             return;
@@ -637,11 +638,11 @@ impl World {
         let controllers = &mut self.controllers;
         (controllers.renewed, controllers.published) = (self.now, pending);
         controllers.published_since = (pending > 0).then(|| controllers.published_since.unwrap_or(self.now));
-        self.api.controller = Some(Rc::new(Record {
-            holder: Some(Holder::read("anywhere/controller/uid")),
+        self.api.controller = Some(Rc::new(LeaseRecord {
+            holder: Some(LeaseHolder::read("anywhere/controller/uid")),
             renewed: Some(self.now.as_micros().to_string()),
             pending_repair: Some(PendingRepair::new(pending).write()),
-            ..Record::default()
+            ..LeaseRecord::default()
         }));
         for agent in 0..self.agents.len() {
             if self.agents[agent].wants_controller {
@@ -741,19 +742,19 @@ impl World {
     /// What a dry-run pod and the prover's watches show at this instant.
     fn look(&mut self) -> Found {
         if !self.webhook_present {
-            let absent = || Outcome::unknown("there is no webhook");
+            let absent = || ProbeResult::unknown("there is no webhook");
             return Found {
-                installation: Installation::Absent,
-                webhook: Outcome::not_ready("there is none"),
+                installation: LinkerdInstallation::Absent,
+                webhook: ProbeResult::not_ready("there is none"),
                 injector: absent(),
-                injection: Outcome::not_ready("came back bare"),
+                injection: ProbeResult::not_ready("came back bare"),
                 identity: absent(),
             };
         }
-        let ready = |up: bool, why: &str| if up { Outcome::Ready } else { Outcome::not_ready(why.to_owned()) };
+        let ready = |up: bool, why: &str| if up { ProbeResult::Ready } else { ProbeResult::not_ready(why.to_owned()) };
         let injects = self.injects();
         Found {
-            installation: Installation::Present,
+            installation: LinkerdInstallation::Present,
             webhook: ready(!self.webhook_placeholder, "its CA bundle is a placeholder"),
             // Endpoints are what etcd remembers: they may call an injector ready that lost its power.
             injector: ready(injects || (self.now.as_secs() / 20).is_multiple_of(2), "no endpoint is ready"),
@@ -783,15 +784,15 @@ impl World {
             && self.identity_up()
     }
 
-    fn identity_seen_from(&mut self, node: usize) -> Outcome {
+    fn identity_seen_from(&mut self, node: usize) -> ProbeResult {
         if !self.machines[node].powered {
-            Outcome::unknown("no power")
+            ProbeResult::unknown("no power")
         } else if self.identity_up() {
-            Outcome::Ready
+            ProbeResult::Ready
         } else if self.random.chance(50) {
-            Outcome::not_ready("refused")
+            ProbeResult::not_ready("refused")
         } else {
-            Outcome::unknown("timed out")
+            ProbeResult::unknown("timed out")
         }
     }
 
@@ -805,7 +806,7 @@ impl World {
         } else {
             Some(vec![Toleration { key: Some("node.kubernetes.io/not-ready".to_owned()), ..Toleration::default() }])
         };
-        let view = PodView {
+        let view = UnboundPod {
             namespace: namespace.to_owned(),
             name: format!("{part:?}-{number}"),
             uid: format!("{part:?}-{number}"),
@@ -961,7 +962,7 @@ impl World {
     }
 
     /// Nobody takes the Lease from a prover that may still be acting, and nobody overwrites a successor.
-    fn check_lease(&self, before: Option<&Word>, holder: &Holder, transitions: i32) -> Result<(), String> {
+    fn check_lease(&self, before: Option<&Word>, holder: &LeaseHolder, transitions: i32) -> Result<(), String> {
         let Some(word) = before else { return Ok(()) };
         let Some(former) = &word.record.holder else { return Ok(()) };
         if former == holder {
@@ -969,7 +970,7 @@ impl World {
         }
         let dead = former.node == holder.node && former.boot != holder.boot;
         let silent = self.now.saturating_sub(word.truth.renewed);
-        if !dead && silent < DURATION {
+        if !dead && silent < LEASE_DURATION {
             return Err(format!("{holder} took the Lease from {former}, which had renewed it {silent:?} ago"));
         }
         if transitions != word.record.transitions + 1 {
@@ -983,13 +984,13 @@ impl World {
         &mut self,
         agent: usize,
         before: &NodeView,
-        change: &Change,
+        change: &NodeChange,
         state: &NodeState,
         truth: Truth,
     ) -> Result<(), String> {
         let Agent { node, me, .. } = &self.agents[agent];
         let machine = &self.machines[*node];
-        let opens = matches!(change.opened_boot, Edit::Set(_)) || change.taint == Edit::Remove;
+        let opens = matches!(change.opened_boot, AnnotationEdit::Set(_)) || change.taint == AnnotationEdit::Remove;
         if !opens || me.boot != boot_id(*node, machine.boot) || !machine.powered {
             return Ok(());
         }
@@ -1069,9 +1070,10 @@ impl World {
             self.webhook_absent = Some(self.now);
         }
         let fresh = self.api.lease.as_ref().filter(|word| self.now < word.truth.renewed + Duration::from_secs(8));
-        let published = fresh.and_then(|word| Publication::read(word.record.verdict.as_deref()?).ok());
+        let published = fresh.and_then(|word| PublishedVerdict::read(word.record.verdict.as_deref()?).ok());
         for node in 0..self.machines.len() {
-            let named = published.as_ref().is_some_and(|published| !published.yields(&node_name(node)).is_empty());
+            let named =
+                published.as_ref().is_some_and(|published| !published.suppressed_by(&node_name(node)).is_empty());
             let machine = &mut self.machines[node];
             machine.yields_since = named.then(|| machine.yields_since.unwrap_or(self.now));
         }
@@ -1145,7 +1147,7 @@ impl World {
     }
 
     /// The node's annotation of that name, given by a person.
-    pub fn annotate_node(&mut self, node: usize, word: Option<ByHand>) {
+    pub fn annotate_node(&mut self, node: usize, word: Option<ManualOverride>) {
         self.tell(|_| format!("-- {ANNOTATION} of node-{node}: {word:?}"));
         self.api.change_node(node, |view| view.by_hand = word.map(|word| word.to_string()));
         self.notify_node(node);
@@ -1171,9 +1173,9 @@ fn lost(answer: Answer) -> Answer {
 }
 
 fn nothing_found() -> Found {
-    let unknown = || Outcome::unknown("the API server does not answer");
+    let unknown = || ProbeResult::unknown("the API server does not answer");
     Found {
-        installation: Installation::Unseen,
+        installation: LinkerdInstallation::Unseen,
         webhook: unknown(),
         injector: unknown(),
         injection: unknown(),

@@ -1,23 +1,19 @@
 //! One pod, explained.
 
-use super::{
-    CLUSTER,
-    entry::{Entry, Found, Remark},
-    finding::Finding,
-    plain,
-    read::Place,
-    subject::Subject,
-    told::{Told, Warning},
-};
-use crate::linkerd::{
-    Meshing, Started, Surroundings, TokenProjection, WebhookView,
-    injection::injection,
-    meshing::{meshing, missed, started},
-    names, patch_problems, refusals,
-};
+use std::io::{self, Write};
+
 use k8s_openapi::api::core::v1::{Namespace, Pod, VolumeMount};
 use serde::Serialize;
-use std::io::{self, Write};
+
+use super::entry::{Entry, Found, Remark};
+use super::finding::Finding;
+use super::read::Place;
+use super::subject::Subject;
+use super::told::{Told, Warning};
+use super::{CLUSTER, plain};
+use crate::linkerd::injection::injection;
+use crate::linkerd::mesh_state::{meshing, missed, started};
+use crate::linkerd::{Meshing, Started, Surroundings, TokenProjection, WebhookView, names, patch_problems, refusals};
 
 /// The version of what `-o json` prints: it grows when a field is renamed, goes away, or means something else. Fields that
 /// are added do not change it.

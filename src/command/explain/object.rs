@@ -1,21 +1,18 @@
 //! Documents become the objects that decisions are about.
 
-use super::{
-    Problem, plain,
-    read::{Node, Place, Repeated, Sink, Value},
-    subject::{Kept, Limits, Maker, Subject},
-    template::{self, Removed},
-};
-use crate::linkerd::{injection::inject_annotation, names};
-use k8s_openapi::{
-    api::{
-        admissionregistration::v1::MutatingWebhookConfiguration,
-        core::v1::{LimitRange, Namespace, Pod, PodTemplateSpec, ResourceQuota},
-    },
-    apimachinery::pkg::apis::meta::v1::ObjectMeta,
-};
-use serde::de::DeserializeOwned;
 use std::fmt;
+
+use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
+use k8s_openapi::api::core::v1::{LimitRange, Namespace, Pod, PodTemplateSpec, ResourceQuota};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::de::DeserializeOwned;
+
+use super::read::{Node, Place, Repeated, Sink, Value};
+use super::subject::{Kept, Limits, Maker, Subject};
+use super::template::{self, Removed};
+use super::{Problem, plain};
+use crate::linkerd::injection_input::inject_annotation;
+use crate::linkerd::names;
 
 /// Everything that the given files hold, in order.
 #[derive(Debug, Default)]

@@ -1,12 +1,15 @@
 //! The variables of the entry as the kubelet will set them, and what `wait` does by them.
 
-use crate::{
-    config::{OnTimeout, Problems, Wait, table},
-    linkerd::{injection::inject_annotation, names},
-    role::wait::{Standing, Then},
-};
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::time::Duration;
+
 use k8s_openapi::api::core::v1::{Container, EnvVar, Pod};
-use std::{collections::BTreeMap, ffi::OsString, time::Duration};
+
+use crate::config::{OnTimeout, Problems, Wait, table};
+use crate::linkerd::injection_input::inject_annotation;
+use crate::linkerd::names;
+use crate::role::wait::{PodClass, Then};
 
 pub(super) const INJECTED_BY: &str = "LINKERD_GATE_INJECTED_BY";
 pub(super) const INJECT: &str = "LINKERD_GATE_INJECT";
@@ -141,15 +144,15 @@ fn value(pod: &Pod, variable: &EnvVar) -> String {
 impl Effect {
     /// What `wait` does with these settings in the pod that they were read in.
     pub(super) fn of(settings: &Wait) -> Self {
-        Self::at(Standing::of(&settings.pod), settings)
+        Self::at(PodClass::of(&settings.pod), settings)
     }
 
     /// What `wait` does with these settings in a missed pod.
     pub(super) fn of_missed(settings: &Wait) -> Self {
-        Self::at(Standing::Missed, settings)
+        Self::at(PodClass::Missed, settings)
     }
 
-    fn at(standing: Standing, settings: &Wait) -> Self {
+    fn at(standing: PodClass, settings: &Wait) -> Self {
         let then = standing.then(settings.on_missed, &settings.pod);
         match (then, settings.timeout, settings.on_timeout) {
             (Then::Open, ..) => Self::Opens,

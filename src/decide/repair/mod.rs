@@ -1,41 +1,41 @@
-//! Repair: which missed pods are replaced, when, and how.
+//! Repair: which missed pods are replaced, when, and how; which refused owners are retried.
 //!
-//! [`Memory::observe`] folds what is seen into what is remembered; [`plan`](plan()) is a function of facts, memory, policy and
-//! time; what became of each act is told to [`Memory::acted`]. Nothing here reads a clock or asks anybody.
+//! [`Tracker::observe`] takes in what is seen; [`plan`](plan()) is a function of a snapshot, a scan, the tracker, a policy and
+//! an instant; [`Tracker::acted`] takes in the result of each action.
 //!
-//! - [`view`]: pods, namespaces and owners, reduced to what decides.
-//! - [`facts`]: everything that is seen, at one moment.
-//! - [`standing`]: how one pod stands: in order, missed and held, missed and running.
-//! - [`survey`]: one pass over all pods.
-//! - [`disposition`]: what may become of a missed pod, and why not.
-//! - [`ungate`]: when our scheduling gate comes off a pod.
-//! - [`mod@resume`]: when a Job goes on that we suspended.
-//! - [`memory`]: what was done and what came of it: flights, strikes, cooldowns.
-//! - [`mod@plan`]: which acts are due now.
-//! - [`bucket`]: how many evictions at most; how many removals is for the [window](super::window) to say.
+//! - [`object`]: pods, namespaces and owners, reduced to what decides.
+//! - [`scan`]: one pass over all pods: meshed, skipped, missed.
+//! - [`decision`]: what may be done with a missed pod, and why it is kept otherwise.
+//! - [`action`]: what can be done: delete, evict, suspend, resume, remove our gate.
+//! - [`ungate`]: when our scheduling gate is removed from a pod.
+//! - [`mod@resume`]: when a Job that we suspended is resumed.
+//! - [`tracker`]: what was done and with which result: replacements, failures, breakers, cooldowns.
+//! - [`mod@plan`]: which actions are due now.
+//! - [`window`]: how many replacements or retries may be pending, by their results.
+//! - [`token_bucket`]: the rate of evictions.
+//! - [`retry`]: which owners, whose pods the API server refused, are retried.
+//! - [`recreate`]: which pods `recreate` creates again, and from which manifest.
 
-pub mod bucket;
-pub mod disposition;
-pub mod facts;
-pub mod memory;
+pub mod action;
+pub mod decision;
+pub mod object;
 pub mod plan;
+pub mod recreate;
 pub mod resume;
-pub mod standing;
-pub mod survey;
+pub mod retry;
+pub mod scan;
+pub mod token_bucket;
+pub mod tracker;
 pub mod ungate;
-pub mod view;
+pub mod window;
 
-pub use self::{
-    bucket::{Bucket, Rate},
-    disposition::{Because, Disposition},
-    facts::{Facts, ManualOverride, Owners},
-    memory::{Memory, Outcome},
-    plan::{Act, Action, Missed, Plan, RepairPolicy, Target, Way, plan},
-    standing::{Standing, State},
-    survey::Survey,
-    ungate::Ungate,
-    view::{Kind, Life, NamespaceView, OwnerReference, OwnerView, PodView, Repair},
-};
+pub use self::action::{Action, Method, Operation, RepairPolicy, Target, Ungate, UngateReason};
+pub use self::decision::{Decision, KeepReason};
+pub use self::object::{Kind, Life, NamespaceView, OwnerReference, OwnerView, PodView, Repair};
+pub use self::plan::{Missed, RepairPlan, plan};
+pub use self::scan::{ClusterOverride, MissedState, Owners, PodState, Scan, Snapshot};
+pub use self::token_bucket::{Rate, TokenBucket};
+pub use self::tracker::{Tracker, WriteOutcome};
 
 #[cfg(test)]
 mod tests;

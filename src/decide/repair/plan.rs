@@ -1,104 +1,18 @@
 //! Which acts are due now.
 
-use super::bucket::Rate;
-use super::disposition::{Disposition, disposition};
-use super::facts::Facts;
-use super::memory::{Memory, OwnerMemory, STRIKES};
-use super::resume;
-use super::standing::{Standing, State};
-use super::survey::Survey;
-use super::ungate::{self, Reason, Ungate};
-use super::view::{Detail, Kind, Life, OwnerReference, OwnerView, PodView, Repair};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// What the operator wants.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RepairPolicy {
-    /// What is replaced where no annotation says otherwise.
-    pub repair: Repair,
-    /// Whether this controller acts: in audit mode it does not, and nothing waits for it.
-    pub enforces: bool,
-    /// Whether pods may be evicted.
-    pub evicts: bool,
-    /// How many evictions at most, one at a time.
-    pub eviction_rate: Rate,
-    /// How long an owner is left alone after an eviction, and after a replacement that came back missed.
-    pub cooldown: Duration,
-    /// For how long our gate holds a pod at most, from its creation on; nothing where there is no such limit.
-    pub hold_max: Option<Duration>,
-}
-
-/// What is done with a missed pod.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Way {
-    /// It is deleted, with its own grace period.
-    Delete,
-    /// The finalizer is taken off by which its Job counts it, and it is deleted: the Job counts nothing.
-    Untrack,
-    /// It is evicted, so that disruption budgets hold.
-    Evict,
-    /// Its Job is suspended and resumed.
-    Suspend,
-}
-
-/// One thing to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Action {
-    /// The namespace.
-    pub namespace: String,
-    /// Whose pods it is about.
-    pub owner: OwnerReference,
-    /// What.
-    pub act: Act,
-}
-
-/// What to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Act {
-    /// Delete a pod.
-    Delete([Target; 1]),
-    /// Take the finalizer off a gated pod by which its Job counts it, and delete it.
-    Untrack {
-        /// The pod.
-        target: [Target; 1],
-        /// The place of our gate among its scheduling gates.
-        gate: usize,
-    },
-    /// Evict a pod.
-    Evict([Target; 1]),
-    /// Suspend a Job, which ends its active pods.
-    Suspend {
-        /// The Job's version that was looked at.
-        resource_version: String,
-        /// Those pods.
-        pods: Vec<Target>,
-    },
-    /// Resume a Job that we suspended, and take our mark away.
-    Resume {
-        /// The Job's version that was looked at.
-        resource_version: String,
-        /// Whether that is because its pods have been held for as long as they may be.
-        overdue: bool,
-    },
-}
-
-/// A pod that is to go, as it was looked at: a changed one is not meant.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Target {
-    /// Its name.
-    pub name: String,
-    /// Its uid.
-    pub uid: String,
-    /// Its version.
-    pub resource_version: String,
-    /// What it has done so far.
-    pub state: State,
-}
+use super::action::{Action, Method, Operation, RepairPolicy, Target, Ungate, UngateReason};
+use super::decision::{Decision, decision};
+use super::object::{Detail, Kind, Life, OwnerReference, OwnerView, PodView};
+use super::scan::{MissedState, PodState, Scan, Snapshot};
+use super::tracker::{MAX_FAILURES, OwnerTracker, Tracker};
+use super::{resume, ungate};
 
 /// What is due, and what is to be told.
 #[derive(Debug)]
-pub struct Plan<'a> {
+pub struct RepairPlan<'a> {
     /// What is due now, in this order: no more than the window and the rate of evictions allow.
     pub actions: Vec<Action>,
     /// Gates that come off now.
@@ -120,9 +34,9 @@ pub struct Missed<'a> {
     /// The pod.
     pub pod: &'a PodView,
     /// What it has done so far.
-    pub state: State,
+    pub state: MissedState,
     /// What may become of it.
-    pub disposition: Disposition,
+    pub decision: Decision,
 }
 
 /// What an owner's pods wait for: [`due`].
@@ -130,47 +44,47 @@ struct Candidates<'a> {
     owner: &'a OwnerReference,
     view: Option<&'a OwnerView>,
     /// In the order in which they are to go.
-    pods: Vec<(&'a PodView, State, Way)>,
+    pods: Vec<(&'a PodView, MissedState, Method)>,
 }
 
 /// What is due at `now`.
 ///
-/// `memory` has [observed](Memory::observe) the same facts and survey at the same instant.
+/// `tracker` has [observed](Tracker::observe) the same snapshot and scan at the same instant.
 pub fn plan<'a>(
-    facts: &Facts<'a>,
-    survey: &Survey<'a>,
-    memory: &Memory,
+    snapshot: &Snapshot<'a>,
+    scan: &Scan<'a>,
+    tracker: &Tracker,
     policy: &RepairPolicy,
     now: Duration,
-) -> Plan<'a> {
-    let missed = dispositions(facts, survey, memory, policy);
-    let mut wakes: Vec<Duration> = memory.wakes(policy).filter(|wake| *wake > now).collect();
-    wakes.extend(overdue(facts, survey, policy, now));
+) -> RepairPlan<'a> {
+    let missed = decisions(snapshot, scan, tracker, policy);
+    let mut wakes: Vec<Duration> = tracker.wakes(policy).filter(|wake| *wake > now).collect();
+    wakes.extend(overdue(snapshot, scan, policy, now));
     // Not on a proof from before a replacement came back missed.
-    let proven = facts.proven.is_some_and(|proven| memory.missed_again_at.is_none_or(|missed| proven > missed));
-    let mut room = memory.window().saturating_sub(memory.under_way(now));
+    let proven = snapshot.proven.is_some_and(|proven| tracker.missed_again_at.is_none_or(|missed| proven > missed));
+    let mut room = tracker.window().saturating_sub(tracker.under_way(now));
     let mut actions = Vec::new();
-    for (action, makes_pods) in resume::due(facts, survey, memory, policy, now) {
+    for (action, makes_pods) in resume::due(snapshot, scan, tracker, policy, now) {
         if makes_pods && room == 0 {
             continue;
         }
         room -= usize::from(makes_pods);
         actions.push(action);
     }
-    let due = candidates(facts, &missed)
+    let due = candidates(snapshot, &missed)
         .into_values()
-        .flat_map(|candidates| due(&candidates, survey, memory, policy, now).into_iter().enumerate());
+        .flat_map(|candidates| due(&candidates, scan, tracker, policy, now).into_iter().enumerate());
     // What a Job loses by being suspended is its clock: that waits for no proof.
     let (suspensions, mut due): (Vec<_>, Vec<_>) =
-        due.partition(|(_, action)| matches!(action.act, Act::Suspend { .. }));
-    if facts.manual.is_none() {
+        due.partition(|(_, action)| matches!(action.act, Operation::Suspend { .. }));
+    if snapshot.manual.is_none() {
         actions.extend(suspensions.into_iter().map(|(_, action)| action));
     }
     if proven {
         // One of each owner before the second of any; first of the one that was not acted on for the longest time, so that those
         // that are refused again and again do not take everybody's turn.
-        due.sort_by_key(|(turn, action)| (*turn, memory.owner(&action.owner.uid).map(|past| past.acted_at)));
-        let mut evictions = memory.evictions.clone();
+        due.sort_by_key(|(turn, action)| (*turn, tracker.owner(&action.owner.uid).map(|past| past.acted_at)));
+        let mut evictions = tracker.evictions.clone();
         for (_, action) in due {
             let Some((targets, evicts)) = action.act.removes() else { continue };
             // Something comes, or does not come in time: either way it is planned again then.
@@ -188,34 +102,34 @@ pub fn plan<'a>(
             actions.push(action);
         }
     }
-    let ungates = ungates(facts, survey, &missed, memory, policy, now);
+    let ungates = ungates(snapshot, scan, &missed, tracker, policy, now);
     let pending = if policy.enforces { missed.iter().filter(|missed| missed.is_pending()).count() } else { 0 };
     let mut held = BTreeMap::new();
-    for (pod, _) in &survey.gated {
+    for (pod, _) in &scan.gated {
         *held.entry(pod.namespace.as_str()).or_default() += 1;
     }
-    Plan { actions, ungates, held, pending, missed, again: wakes.into_iter().min() }
+    RepairPlan { actions, ungates, held, pending, missed, again: wakes.into_iter().min() }
 }
 
 /// Gates that come off.
 fn ungates(
-    facts: &Facts<'_>,
-    survey: &Survey<'_>,
+    snapshot: &Snapshot<'_>,
+    scan: &Scan<'_>,
     missed: &[Missed<'_>],
-    memory: &Memory,
+    tracker: &Tracker,
     policy: &RepairPolicy,
     now: Duration,
 ) -> Vec<Ungate> {
-    let of_missed = missed.iter().filter_map(|missed| match missed.disposition {
-        Disposition::Ungate(reason) => Some((missed.pod, reason)),
-        Disposition::Replace(_) | Disposition::Leave(_) => None,
+    let of_missed = missed.iter().filter_map(|missed| match missed.decision {
+        Decision::Ungate(reason) => Some((missed.pod, reason)),
+        Decision::Replace(_) | Decision::Leave(_) => None,
     });
-    let others = survey.gated.iter().filter(|(_, standing)| !matches!(standing, Standing::Missed(_)));
+    let others = scan.gated.iter().filter(|(_, standing)| !matches!(standing, PodState::Missed(_)));
     let others =
-        others.filter_map(|(pod, standing)| Some((*pod, ungate::reason(pod, *standing, facts, memory, policy)?)));
-    let ungate = |(pod, reason): (&PodView, Reason)| {
+        others.filter_map(|(pod, standing)| Some((*pod, ungate::reason(pod, *standing, snapshot, tracker, policy)?)));
+    let ungate = |(pod, reason): (&PodView, UngateReason)| {
         let (gate, resource_version) = (pod.gate.as_ref()?, pod.resource_version.clone()?);
-        let may = memory.may_ungate(&pod.uid, &resource_version, now);
+        let may = tracker.may_ungate(&pod.uid, &resource_version, now);
         may.then(|| Ungate {
             namespace: pod.namespace.clone(),
             name: pod.name.clone(),
@@ -230,29 +144,34 @@ fn ungates(
 }
 
 /// When gated pods will have been held for as long as they may be.
-fn overdue(facts: &Facts<'_>, survey: &Survey<'_>, policy: &RepairPolicy, now: Duration) -> Vec<Duration> {
+fn overdue(snapshot: &Snapshot<'_>, scan: &Scan<'_>, policy: &RepairPolicy, now: Duration) -> Vec<Duration> {
     let Some(longest) = policy.hold_max else { return Vec::new() };
-    let ages = survey.gated.iter().filter_map(|(pod, _)| ungate::age(pod, facts));
+    let ages = scan.gated.iter().filter_map(|(pod, _)| ungate::age(pod, snapshot));
     let limits = [longest, longest.saturating_add(ungate::REPLACED_WITHIN)];
     let left = ages.flat_map(|age| limits.map(|limit| limit.saturating_sub(age))).filter(|left| !left.is_zero());
     // A limit of years is looked at once a day.
     left.map(|left| now + left.min(Duration::from_hours(24))).collect()
 }
 
-fn dispositions<'a>(facts: &Facts<'a>, survey: &Survey<'a>, memory: &Memory, policy: &RepairPolicy) -> Vec<Missed<'a>> {
-    let of = |(pod, state): &(&'a PodView, State)| {
-        let siblings = pod.owner.as_ref().map_or(&[] as &[_], |owner| survey.siblings_of(&owner.uid));
-        Missed { pod, state: *state, disposition: disposition(pod, *state, siblings, facts, memory, policy) }
+fn decisions<'a>(
+    snapshot: &Snapshot<'a>,
+    scan: &Scan<'a>,
+    tracker: &Tracker,
+    policy: &RepairPolicy,
+) -> Vec<Missed<'a>> {
+    let of = |(pod, state): &(&'a PodView, MissedState)| {
+        let siblings = pod.owner.as_ref().map_or(&[] as &[_], |owner| scan.siblings_of(&owner.uid));
+        Missed { pod, state: *state, decision: decision(pod, *state, siblings, snapshot, tracker, policy) }
     };
-    survey.missed.iter().map(of).collect()
+    scan.missed.iter().map(of).collect()
 }
 
 /// What may go, by owner.
-fn candidates<'a>(facts: &Facts<'a>, missed: &[Missed<'a>]) -> BTreeMap<&'a str, Candidates<'a>> {
+fn candidates<'a>(snapshot: &Snapshot<'a>, missed: &[Missed<'a>]) -> BTreeMap<&'a str, Candidates<'a>> {
     let mut owners: BTreeMap<&str, Candidates<'_>> = BTreeMap::new();
-    for Missed { pod, state, disposition } in missed {
-        let (Disposition::Replace(way), Some(owner)) = (disposition, &pod.owner) else { continue };
-        let view = || facts.owners.get(&pod.namespace, owner);
+    for Missed { pod, state, decision } in missed {
+        let (Decision::Replace(way), Some(owner)) = (decision, &pod.owner) else { continue };
+        let view = || snapshot.owners.get(&pod.namespace, owner);
         let entry = owners.entry(&owner.uid).or_insert_with(|| Candidates { owner, view: view(), pods: Vec::new() });
         entry.pods.push((pod, *state, *way));
     }
@@ -276,15 +195,15 @@ fn ordinal(name: &str) -> Option<u64> {
 /// What is due of one owner, whatever the rates.
 fn due(
     candidates: &Candidates<'_>,
-    survey: &Survey<'_>,
-    memory: &Memory,
+    scan: &Scan<'_>,
+    tracker: &Tracker,
     policy: &RepairPolicy,
     now: Duration,
 ) -> Vec<Action> {
     let Candidates { owner, view, pods } = candidates;
-    let siblings = survey.siblings_of(&owner.uid);
-    let remembered = memory.owner(&owner.uid);
-    let nothing = OwnerMemory::default();
+    let siblings = scan.siblings_of(&owner.uid);
+    let remembered = tracker.owner(&owner.uid);
+    let nothing = OwnerTracker::default();
     let past = remembered.unwrap_or(&nothing);
     if past.again_at > now {
         return Vec::new();
@@ -294,12 +213,12 @@ fn due(
     let idle = past.under_way(lacks) == 0;
     // A loop costs no more than three pods before anything is seen of what comes instead of them; one at a time once it looks
     // like one. Whoever was just seen to make pods with a proxy is held up by the window alone.
-    let room = if past.is_struck() {
+    let room = if past.has_failures() {
         usize::from(cooled && idle)
     } else if past.is_trusted(now) && !past.is_late(lacks) {
         usize::MAX
     } else {
-        STRIKES.saturating_sub(past.unseen(lacks))
+        MAX_FAILURES.saturating_sub(past.unseen(lacks))
     };
     // What somebody else removes counts as well: another controller's act, or that of this one before it began anew.
     let going = siblings.iter().filter(|(pod, _)| pod.life == Life::Going && !past.removes(&pod.uid)).count();
@@ -319,30 +238,30 @@ fn due(
         }
         let Some(target) = Target::of(pod, *state) else { continue };
         let act = match way {
-            Way::Delete => Act::Delete([target]),
-            Way::Untrack => {
+            Method::Delete => Operation::Delete([target]),
+            Method::Untrack => {
                 let Some(gate) = &pod.gate else { continue };
-                Act::Untrack { target: [target], gate: gate.index }
+                Operation::Untrack { target: [target], gate: gate.index }
             }
-            Way::Evict => {
+            Method::Evict => {
                 if past.evict_again_at > now {
                     continue;
                 }
-                if *state == State::Running
+                if *state == MissedState::Running
                     && !(cooled && idle && actions.is_empty() && spares(owner, *view, pod, siblings))
                 {
                     continue;
                 }
-                Act::Evict([target])
+                Operation::Evict([target])
             }
-            Way::Suspend => {
+            Method::Suspend => {
                 let held = pods.iter().filter_map(|(pod, state, _)| Target::of(pod, *state)).collect();
                 let version = view.and_then(|view| view.resource_version.clone());
                 let Some(resource_version) = version.filter(|_| idle) else { continue };
                 actions.push(Action {
                     namespace: pod.namespace.clone(),
                     owner: (*owner).clone(),
-                    act: Act::Suspend { resource_version, pods: held },
+                    act: Operation::Suspend { resource_version, pods: held },
                 });
                 break;
             }
@@ -356,7 +275,7 @@ fn due(
 }
 
 /// Whether the others of an owner can spare a pod that runs. A disruption budget may say more; it is the API server's to hold.
-fn spares(owner: &OwnerReference, view: Option<&OwnerView>, pod: &PodView, siblings: &[(&PodView, Standing)]) -> bool {
+fn spares(owner: &OwnerReference, view: Option<&OwnerView>, pod: &PodView, siblings: &[(&PodView, PodState)]) -> bool {
     let others = siblings.iter().filter(|(other, _)| other.uid != pod.uid && !other.is_finished());
     let unready = others.filter(|(other, _)| other.life != Life::Ready).count();
     // Who cannot make what it lacks already would lack one more.
@@ -377,53 +296,19 @@ fn budget(view: Option<&OwnerView>) -> usize {
     }
 }
 
-// === impl Act ===
-
-impl Act {
-    /// The pods that go by it, and whether by eviction; nothing where none goes.
-    pub fn removes(&self) -> Option<(&[Target], bool)> {
-        match self {
-            Self::Delete(target) | Self::Untrack { target, .. } => Some((target, false)),
-            Self::Evict(target) => Some((target, true)),
-            Self::Suspend { pods, .. } => Some((pods, false)),
-            Self::Resume { .. } => None,
-        }
-    }
-
-    /// Whether it ends a pod that is made again at once: only a proof says that the next one is injected.
-    pub const fn needs_proof(&self) -> bool {
-        match self {
-            Self::Delete(_) | Self::Untrack { .. } | Self::Evict(_) => true,
-            // What is suspended makes nothing; when a Job goes on is decided where that is planned.
-            Self::Suspend { .. } | Self::Resume { .. } => false,
-        }
-    }
-
-    /// One word, for metrics and logs.
-    pub const fn key(&self) -> &'static str {
-        match self {
-            Self::Delete(_) => "delete",
-            Self::Untrack { .. } => "untrack",
-            Self::Evict(_) => "evict",
-            Self::Suspend { .. } => "suspend",
-            Self::Resume { .. } => "resume",
-        }
-    }
-}
-
 // === impl Missed ===
 
 impl Missed<'_> {
     /// Whether a node that opens could let it start outside the mesh before it is replaced.
     fn is_pending(&self) -> bool {
-        matches!(self.disposition, Disposition::Replace(_)) && self.pod.node.is_none() && self.pod.gate.is_none()
+        matches!(self.decision, Decision::Replace(_)) && self.pod.node.is_none() && self.pod.gate.is_none()
     }
 }
 
 // === impl Target ===
 
 impl Target {
-    fn of(pod: &PodView, state: State) -> Option<Self> {
+    fn of(pod: &PodView, state: MissedState) -> Option<Self> {
         Some(Self {
             name: pod.name.clone(),
             uid: pod.uid.clone(),

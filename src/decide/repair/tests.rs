@@ -2,7 +2,7 @@
 
 mod breaker;
 mod cast;
-mod disposition;
+mod decision;
 mod due;
 mod jobs;
 mod scene;

@@ -8,14 +8,14 @@ use tracing::warn;
 use crate::cluster::Client;
 use crate::cluster::lease::follow_lease;
 use crate::cluster::watch::Seen;
-use crate::decide::lease::{CONTROLLER_NAME, Record};
+use crate::decide::election::lease_record::{CONTROLLER_NAME, LeaseRecord};
 
 /// Follows it for ever, but only while it is wanted.
 pub(super) async fn follow(
     client: Client,
     namespace: &str,
     mut wanted: watch::Receiver<bool>,
-    sink: watch::Sender<Seen<Record>>,
+    sink: watch::Sender<Seen<LeaseRecord>>,
 ) -> Infallible {
     loop {
         if wanted.wait_for(|wanted| *wanted).await.is_err() {

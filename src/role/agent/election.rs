@@ -8,9 +8,9 @@ use tracing::{info, warn};
 
 use super::{Context, prover};
 use crate::cluster::watch::Seen;
-use crate::decide::elector::{Acquired, Lost};
-use crate::decide::lease::{NAME, Record};
-use crate::decide::{Gate, Publication};
+use crate::decide::election::elector::{Acquired, LossReason};
+use crate::decide::election::lease_record::{LeaseRecord, NAME};
+use crate::decide::{Gate, PublishedVerdict};
 use crate::retry::Schedule;
 use crate::role::elector::{Candidate, Elector};
 
@@ -27,7 +27,7 @@ pub(super) struct Election {
 impl Election {
     pub(super) fn new(
         context: Arc<Context>,
-        lease: watch::Receiver<Seen<Record>>,
+        lease: watch::Receiver<Seen<LeaseRecord>>,
         gate: watch::Receiver<Gate>,
     ) -> Self {
         let candidate = Candidate {
@@ -46,14 +46,14 @@ impl Election {
     pub(super) async fn run(&mut self) -> Infallible {
         loop {
             let gate = self.gate.clone();
-            let first = |elector: &crate::decide::elector::Elector, record: Option<&Record>| {
+            let first = |elector: &crate::decide::election::elector::Elector, record: Option<&LeaseRecord>| {
                 // What was proven open stays open while this agent probes for itself. Of what the Lease says from before, only
                 // the nodes that yield and the addresses of identity are taken over, and only from a prover that was seen
                 // alive: what was there at the first look may be from before a power cut.
                 let before = record.filter(|_| elector.observer().stale_at().is_some());
-                let before = before.and_then(|record| Publication::read(record.verdict.as_deref()?).ok());
+                let before = before.and_then(|record| PublishedVerdict::read(record.verdict.as_deref()?).ok());
                 let (yield_on, identity) = before.map(|before| (before.yield_on, before.identity)).unwrap_or_default();
-                Publication::new(&gate.borrow(), yield_on, identity)
+                PublishedVerdict::new(&gate.borrow(), yield_on, identity)
             };
             let (how, publication) = self.elector.acquire(first, |_| ()).await;
             Box::pin(self.lead(publication, how)).await;
@@ -66,7 +66,7 @@ impl Election {
     }
 
     /// Proves until the Lease is lost.
-    async fn lead(&mut self, publication: Publication, how: Acquired) {
+    async fn lead(&mut self, publication: PublishedVerdict, how: Acquired) {
         info!("this agent proves injection for the cluster from now on ({how})");
         self.context.metrics.prover.set(1);
         let seed = self.gate.borrow().clone();
@@ -81,8 +81,8 @@ impl Election {
         self.context.metrics.prover.set(0);
         self.context.metrics.yielding.set(0);
         match lost {
-            Lost::To(holder) => info!("no longer proves: the agent of node {} holds the Lease", holder.node),
-            Lost::Unrenewed { since, why } => {
+            LossReason::To(holder) => info!("no longer proves: the agent of node {} holds the Lease", holder.node),
+            LossReason::Unrenewed { since, why } => {
                 warn!("no longer proves: the Lease could not be renewed for {} s: {why}", since.as_secs());
             }
         }

@@ -7,16 +7,16 @@ use std::net::SocketAddr;
 use tokio::sync::watch;
 
 use crate::config::IdentityBy;
-use crate::decide::Outcome;
-use crate::observe::Parts;
+use crate::decide::ProbeResult;
+use crate::observe::ControlPlane;
 use crate::retry::Schedule;
 
 /// Asks at the addresses that the verdict names, again and again, and at once when they change.
 pub(super) async fn ask(
-    parts: Parts,
+    parts: ControlPlane,
     by: IdentityBy,
     mut addresses: watch::Receiver<Vec<SocketAddr>>,
-    found: watch::Sender<Outcome>,
+    found: watch::Sender<ProbeResult>,
 ) -> Infallible {
     let mut proving = Schedule::proving();
     let mut again = Schedule::looking_again();
@@ -24,8 +24,8 @@ pub(super) async fn ask(
         let current = addresses.borrow_and_update().clone();
         let outcome = match by {
             // Where agents are kept out, the prover's word is all there is: it has looked at the endpoints.
-            IdentityBy::Endpoints => Outcome::Ready,
-            IdentityBy::Ask if current.is_empty() => Outcome::unknown("nobody has said yet where to ask it"),
+            IdentityBy::Endpoints => ProbeResult::Ready,
+            IdentityBy::Ask if current.is_empty() => ProbeResult::unknown("nobody has said yet where to ask it"),
             IdentityBy::Ask => hint(parts.identity(&current).await),
         };
         let pause = if outcome.is_ready() {
@@ -54,11 +54,11 @@ pub(super) async fn ask(
 }
 
 /// Not being let through is a thing of its own, with a way out of its own.
-fn hint(outcome: Outcome) -> Outcome {
+fn hint(outcome: ProbeResult) -> ProbeResult {
     match outcome {
-        Outcome::Unknown(reason) => Outcome::unknown(format!(
+        ProbeResult::Unknown(reason) => ProbeResult::unknown(format!(
             "{reason}; if a NetworkPolicy keeps agents out, LINKERD_GATE_IDENTITY=endpoints takes its endpoints' word"
         )),
-        outcome @ (Outcome::Ready | Outcome::NotReady(_)) => outcome,
+        outcome @ (ProbeResult::Ready | ProbeResult::NotReady(_)) => outcome,
     }
 }

@@ -15,11 +15,11 @@
 mod controller_lease;
 mod election;
 mod identity;
+mod node_reconciler;
 mod prover;
-mod steward;
-mod tender;
+mod taint_suppression;
+mod tolerations;
 mod watches;
-mod yielder;
 
 use std::io;
 use std::path::PathBuf;
@@ -33,21 +33,22 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use self::election::Election;
-use self::steward::{Ends, Steward};
+use self::node_reconciler::{Channels, NodeReconciler};
 use crate::cluster::watch::Seen;
 use crate::cluster::{self, Access, Client, ClientError};
-use crate::config::Agent;
-use crate::decide::lease::{self, Holder};
-use crate::decide::policy::NothingRequired;
-use crate::decide::{Follower, Gate, Outcome};
+use crate::config::AgentSettings;
+use crate::decide::election::lease_record;
+use crate::decide::election::lease_record::LeaseHolder;
+use crate::decide::readiness::policy::NothingRequired;
+use crate::decide::{Follower, Gate, ProbeResult};
 use crate::exit::Exit;
+use crate::http::{self, Face, Limits};
 use crate::metrics::Metrics;
-use crate::observe::{Parts, PartsError};
+use crate::observe::{ControlPlane, ControlPlaneError};
 use crate::retry::Schedule;
-use crate::serve::{self, Face, Limits};
 
 /// How long the last writes may take once the process is to end: kubelet gives it 30 s.
-const FAREWELL: Duration = Duration::from_secs(8);
+const STEP_DOWN_DEADLINE: Duration = Duration::from_secs(8);
 
 /// Why `agent` cannot begin.
 #[derive(Debug, thiserror::Error)]
@@ -73,7 +74,7 @@ pub enum StartError {
     Client(#[from] ClientError),
     /// Nothing can be asked.
     #[error(transparent)]
-    Parts(#[from] PartsError),
+    Parts(#[from] ControlPlaneError),
     /// Nothing is required.
     #[error(transparent)]
     Policy(#[from] NothingRequired),
@@ -81,12 +82,12 @@ pub enum StartError {
 
 /// What all loops share.
 struct Context {
-    settings: Agent,
+    settings: AgentSettings,
     access: Access,
     /// For requests that are answered at once.
     client: Client,
     /// This very agent.
-    me: Holder,
+    me: LeaseHolder,
     /// What instants are counted from.
     epoch: Instant,
     metrics: Arc<Metrics>,
@@ -96,14 +97,14 @@ struct Context {
 ///
 /// # Errors
 /// [`StartError`] when it cannot even begin; once it runs, every failure is a reason to stay as it is.
-pub async fn run(settings: Agent, shutdown: impl Future<Output = &'static str>) -> Result<Exit, StartError> {
+pub async fn run(settings: AgentSettings, shutdown: impl Future<Output = &'static str>) -> Result<Exit, StartError> {
     let boot = boot_id(&settings)?;
     let access = match &settings.kubeconfig {
         Some(path) => Access::by_kubeconfig(path).await?,
         None => Access::in_cluster()?,
     };
     let client = access.client()?;
-    let me = Holder { node: settings.node.clone(), pod: settings.pod.clone(), boot };
+    let me = LeaseHolder { node: settings.node.clone(), pod: settings.pod.clone(), boot };
     info!("agent of node {} begins, in boot {}", me.node, me.boot);
     let context = Arc::new(Context {
         access,
@@ -119,21 +120,23 @@ pub async fn run(settings: Agent, shutdown: impl Future<Output = &'static str>) 
     let (controller_sink, controller) = watch::channel(Seen::default());
     let (wants_controller, controller_wanted) = watch::channel(false);
     let (addresses_sink, addresses) = watch::channel(Vec::new());
-    let (identity_sink, identity) = watch::channel(Outcome::unknown("nobody has said yet where to ask it"));
+    let (identity_sink, identity) = watch::channel(ProbeResult::unknown("nobody has said yet where to ask it"));
     let (gate_sink, gate) = watch::channel(Gate::closed());
-    let (face_sink, face) = watch::channel(Face::new(&steward::first_answer(&context), Outcome::unknown("it begins")));
+    let (face_sink, face) =
+        watch::channel(Face::new(&node_reconciler::first_answer(&context), ProbeResult::unknown("it begins")));
     let (ended_sink, ended) = watch::channel(false);
 
     let follow_node = pin!(cluster::node::follow_node(context.access.watching()?, &context.settings.node, node_sink));
     let lease_client = context.access.watching_the_lease()?;
     let namespace = &context.settings.namespace;
-    let follow_lease = pin!(cluster::lease::follow_lease(lease_client, namespace, lease::NAME, lease_sink));
+    let follow_lease = pin!(cluster::lease::follow_lease(lease_client, namespace, lease_record::NAME, lease_sink));
     let controller_client = context.access.watching_the_lease()?;
     let follow_controller = controller_lease::follow(controller_client, namespace, controller_wanted, controller_sink);
     let (mut follow_node, mut follow_lease) = (follow_node, follow_lease);
-    let ask_identity = identity::ask(Parts::new()?, context.settings.proving.identity_by, addresses, identity_sink);
+    let ask_identity =
+        identity::ask(ControlPlane::new()?, context.settings.proving.identity_by, addresses, identity_sink);
     let follower = Follower::new(&context.settings.proving.policy())?;
-    let ends = Ends {
+    let ends = Channels {
         node,
         lease: lease.clone(),
         controller,
@@ -143,7 +146,7 @@ pub async fn run(settings: Agent, shutdown: impl Future<Output = &'static str>) 
         gate: gate_sink,
         face: face_sink,
     };
-    let mut steward = Steward::new(Arc::clone(&context), follower, ends);
+    let mut steward = NodeReconciler::new(Arc::clone(&context), follower, ends);
     let mut election = Election::new(Arc::clone(&context), lease, gate);
     let mut served = Box::pin(serve(Arc::clone(&context), face, ended));
 
@@ -171,7 +174,7 @@ pub async fn run(settings: Agent, shutdown: impl Future<Output = &'static str>) 
         // Kubelet writes its Node in the same moments: the last write has to see that.
         never = follow_node => match never {},
         never = follow_lease => match never {},
-        () = tokio::time::sleep(FAREWELL) => {
+        () = tokio::time::sleep(STEP_DOWN_DEADLINE) => {
             warn!("the API server did not answer in time: the node and the Lease are left as they are");
         }
     }
@@ -186,7 +189,7 @@ async fn serve(context: Arc<Context>, face: watch::Receiver<Face>, mut ended: wa
     let mut schedule = Schedule::accepting();
     let mut told = None;
     let listener = loop {
-        match serve::bind(context.settings.port) {
+        match http::bind(context.settings.port) {
             Ok(listener) => {
                 if told.is_some() {
                     info!("/gate is served now");
@@ -210,12 +213,12 @@ async fn serve(context: Arc<Context>, face: watch::Receiver<Face>, mut ended: wa
     let end = async move {
         let _sender_gone = ended.wait_for(|ended| *ended).await;
     };
-    if let Err(error) = serve::serve(listener, face, Arc::clone(&context.metrics), Limits::default(), end).await {
+    if let Err(error) = http::serve(listener, face, Arc::clone(&context.metrics), Limits::default(), end).await {
         error!("/gate cannot be served: {error}");
     }
 }
 
-fn boot_id(settings: &Agent) -> Result<String, StartError> {
+fn boot_id(settings: &AgentSettings) -> Result<String, StartError> {
     let path = &settings.boot_id_file;
     let content = std::fs::read_to_string(path).map_err(|source| StartError::BootId { path: path.clone(), source })?;
     let id = content.trim();

@@ -11,16 +11,16 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::Context;
-use super::tender::Tender;
+use super::taint_suppression::TaintSuppressor;
+use super::tolerations::TolerationWriter;
 use super::watches::{Watched, Watches};
-use super::yielder::Yielder;
-use crate::decide::essential::Yields;
-use crate::decide::{Change, Evidence, Gate, Policy, Publication};
+use crate::decide::election::published_verdict::TaintSuppressions;
+use crate::decide::{Evidence, Gate, Policy, PublishedVerdict, Transition};
 use crate::linkerd::endpoints;
 use crate::linkerd::names::service;
-use crate::observe::Parts;
+use crate::observe::ControlPlane;
 use crate::retry::Schedule;
-use crate::role::proving::{Looker, Pauses, linkerds_namespace};
+use crate::role::readiness::{Pauses, Prober, linkerds_namespace};
 
 /// How long the first look waits for the watches' first lists.
 const FIRST_LISTS: Duration = Duration::from_secs(3);
@@ -28,12 +28,12 @@ const FIRST_LISTS: Duration = Duration::from_secs(3);
 /// A prover at work.
 struct Prover {
     policy: Policy,
-    looker: Looker,
+    looker: Prober,
     gate: Gate,
-    published: watch::Sender<Publication>,
+    published: watch::Sender<PublishedVerdict>,
     seen: Watched,
     /// Which nodes yield to what.
-    yields: watch::Receiver<Yields>,
+    yields: watch::Receiver<TaintSuppressions>,
     /// What keeps the watches from seeing, as it was said last.
     troubles: BTreeSet<String>,
     /// Webhooks that another one stands in for, likewise.
@@ -44,13 +44,13 @@ struct Prover {
 pub(super) async fn run(
     context: Arc<Context>,
     gate: Gate,
-    published: watch::Sender<Publication>,
+    published: watch::Sender<PublishedVerdict>,
     renewed: watch::Receiver<Instant>,
 ) -> Infallible {
     let mut schedule = Schedule::asking();
     let (parts, client) = loop {
         // Both only make clients; what can fail is reading the service account's files.
-        match (Parts::new(), context.access.watching()) {
+        match (ControlPlane::new(), context.access.watching()) {
             (Ok(parts), Ok(client)) => break (parts, client),
             (Err(error), _) => warn!("cannot prove: {error}"),
             (_, Err(error)) => warn!("cannot prove: {error}"),
@@ -61,10 +61,10 @@ pub(super) async fn run(
     // One client for all watches: a client has connections of its own.
     let watches = Watches::begin(client.clone());
     let seen = watches.seen.clone();
-    let tender = Tender::new(Arc::clone(&context), client.clone(), seen.clone(), renewed);
+    let tender = TolerationWriter::new(Arc::clone(&context), client.clone(), seen.clone(), renewed);
     let (yields_sink, yields) = watch::channel(published.borrow().yield_on.clone());
-    let yielder = Yielder::new(Arc::clone(&context), client, seen.clone(), yields_sink);
-    let looker = Looker {
+    let yielder = TaintSuppressor::new(Arc::clone(&context), client, seen.clone(), yields_sink);
+    let looker = Prober {
         access: context.access.clone(),
         epoch: context.epoch,
         wanted: context.settings.proving.clone(),
@@ -99,7 +99,7 @@ impl Prover {
         let mut next = Instant::now();
         // A look before anything was listed would only say so; an API server that lists nothing is said after a moment.
         let _said_by_the_look = tokio::time::timeout(FIRST_LISTS, self.seen.listed()).await;
-        let mut watched = self.seen.linkerd.facts();
+        let mut watched = self.seen.linkerd.inputs();
         loop {
             self.tell_troubles();
             self.publish();
@@ -113,7 +113,7 @@ impl Prover {
                 biased;
                 () = self.seen.changed() => {
                     // What decides about proofs has changed: look at once, as if it were the first time.
-                    let now = self.seen.linkerd.facts();
+                    let now = self.seen.linkerd.inputs();
                     if now != watched {
                         watched = now;
                         next = next.min(Instant::now() + pauses.at_once());
@@ -156,7 +156,7 @@ impl Prover {
     fn step(&mut self, evidence: &Evidence) {
         let before = std::mem::take(&mut self.gate);
         self.gate = before.clone().step(&self.policy, evidence);
-        match Change::between(&before, &self.gate) {
+        match Transition::between(&before, &self.gate) {
             None => {}
             Some(change) if change.is_setback() => warn!("proof: {change}"),
             Some(change) => info!("proof: {change}"),
@@ -173,7 +173,7 @@ impl Prover {
             // What the last prover knew is better than nothing.
             before.identity.clone()
         };
-        let publication = Publication::new(&self.gate, self.yields.borrow().clone(), identity);
+        let publication = PublishedVerdict::new(&self.gate, self.yields.borrow().clone(), identity);
         self.published.send_if_modified(|current| {
             let news = *current != publication;
             *current = publication;

@@ -7,10 +7,11 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::cluster::Client;
-use crate::cluster::essential::{follow_daemon_sets, follow_namespaces};
+use crate::cluster::tolerations::{follow_daemon_sets, follow_namespaces};
 use crate::cluster::watch::Seen;
-use crate::decide::essential::{self, DaemonSetView, NamespaceView};
-use crate::role::proving::{self, join};
+use crate::decide::node::essential;
+use crate::decide::node::essential::{DaemonSetView, EssentialNamespace};
+use crate::role::readiness::{self, join};
 
 /// The watches at work. None of them ends by itself, but for a fault of ours.
 pub(super) struct Watches {
@@ -21,8 +22,8 @@ pub(super) struct Watches {
 /// What they see. A clone has read what the original has read, and goes on by itself.
 #[derive(Clone)]
 pub(super) struct Watched {
-    pub(super) linkerd: proving::Watched,
-    pub(super) namespaces: watch::Receiver<Seen<NamespaceView>>,
+    pub(super) linkerd: readiness::Watched,
+    pub(super) namespaces: watch::Receiver<Seen<EssentialNamespace>>,
     pub(super) daemon_sets: watch::Receiver<Seen<DaemonSetView>>,
 }
 
@@ -31,7 +32,7 @@ pub(super) struct Watched {
 impl Watches {
     pub(super) fn begin(client: Client) -> Self {
         let mut tasks = JoinSet::new();
-        let linkerd = proving::Watched::begin(&client, &mut tasks);
+        let linkerd = readiness::Watched::begin(&client, &mut tasks);
         let (sink, namespaces) = watch::channel(Seen::default());
         tasks.spawn(follow_namespaces(client.clone(), sink));
         let (sink, daemon_sets) = watch::channel(Seen::default());

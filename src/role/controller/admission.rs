@@ -7,7 +7,7 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 use super::Context;
-use crate::cluster::admission::{self, Admission};
+use crate::cluster::admission::{self, AdmissionPolicies};
 
 /// How often it is looked.
 const RECHECK: Duration = Duration::from_mins(1);
@@ -17,7 +17,7 @@ const ANSWER: Duration = Duration::from_millis(6100);
 
 /// Looks for ever.
 pub(super) async fn run(context: Arc<Context>) -> Infallible {
-    let mut reported: Option<Admission> = None;
+    let mut reported: Option<AdmissionPolicies> = None;
     let mut failed: Option<String> = None;
     loop {
         let looked = tokio::time::timeout(ANSWER, admission::look(&context.client)).await;
@@ -25,7 +25,7 @@ pub(super) async fn run(context: Arc<Context>) -> Infallible {
             Ok(found) => {
                 // What was not wanted is not missing.
                 let hold_unbound = found.hold_unbound && context.settings.wants_hold();
-                let found = Admission { hold_unbound, ..found };
+                let found = AdmissionPolicies { hold_unbound, ..found };
                 context.metrics.hold_unbound.set(i64::from(found.hold_unbound));
                 context.metrics.admission_parameter_missing.set(i64::from(found.parameter_missing));
                 report(reported, found);
@@ -43,8 +43,8 @@ pub(super) async fn run(context: Arc<Context>) -> Infallible {
 }
 
 /// Says what is another than it was.
-fn report(before: Option<Admission>, now: Admission) {
-    let was = |of: fn(&Admission) -> bool| before.as_ref().is_some_and(of);
+fn report(before: Option<AdmissionPolicies>, now: AdmissionPolicies) {
+    let was = |of: fn(&AdmissionPolicies) -> bool| before.as_ref().is_some_and(of);
     match (was(|before| before.hold_unbound), now.hold_unbound) {
         (false, true) => warn!(
             "this API server offers MutatingAdmissionPolicy, and linkerd-gate-hold is not bound: pods that ask for Linkerd are not \

@@ -10,17 +10,17 @@
 //!       └──────────────────────────► opener ────► nodes' taint  ┘
 //! ```
 //!
-//! Nobody acts but on a proof of its own, with a Lease that was renewed within [`LEADS_FOR`], and
+//! Nobody acts but on a proof of its own, with a Lease that was renewed within [`RENEW_DEADLINE`], and
 //! on what every watch sees without trouble.
 
 mod admission;
-mod leader;
-mod nudger;
-mod opener;
+mod election;
+mod event_recorder;
+mod orphan_nodes;
 mod prover;
-mod repairer;
-mod scribe;
-mod teller;
+mod repair;
+mod report;
+mod retry;
 mod watches;
 
 use std::sync::Arc;
@@ -31,26 +31,26 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
-use self::leader::Leader;
+use self::election::Election;
 use crate::cluster::watch::Seen;
 use crate::cluster::{Access, Client, ClientError, lease};
-use crate::config::{Controller, Mode};
-use crate::decide::answer::NodeAnswer;
-use crate::decide::lease::{CONTROLLER_NAME, Holder, LEADS_FOR};
-use crate::decide::policy::NothingRequired;
-use crate::decide::{Answer, Gate, Outcome};
+use crate::config::{ControllerSettings, Mode};
+use crate::decide::election::lease_record::{CONTROLLER_NAME, LeaseHolder, RENEW_DEADLINE};
+use crate::decide::gate_status::NodeStatus;
+use crate::decide::readiness::policy::NothingRequired;
+use crate::decide::{Gate, GateStatus, ProbeResult};
 use crate::exit::Exit;
+use crate::http::{self, Face, Limits};
 use crate::metrics::Metrics;
-use crate::observe::PartsError;
+use crate::observe::ControlPlaneError;
 use crate::retry::Schedule;
-use crate::serve::{self, Face, Limits};
 
 /// How long the last write may take once the process is to end: kubelet gives it 30 s.
-const FAREWELL: Duration = Duration::from_secs(8);
+const STEP_DOWN_DEADLINE: Duration = Duration::from_secs(8);
 
 /// How soon it is looked again whether something may be done that may not be done now: what that depends on is seen by more watches than
 /// each loop waits for.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
+const RECHECK: Duration = Duration::from_secs(1);
 
 /// Why `controller` cannot begin.
 #[derive(Debug, thiserror::Error)]
@@ -60,7 +60,7 @@ pub enum StartError {
     Client(#[from] ClientError),
     /// Nothing can be asked.
     #[error(transparent)]
-    Parts(#[from] PartsError),
+    Parts(#[from] ControlPlaneError),
     /// Nothing is required.
     #[error(transparent)]
     Policy(#[from] NothingRequired),
@@ -68,12 +68,12 @@ pub enum StartError {
 
 /// What all loops share.
 struct Context {
-    settings: Controller,
+    settings: ControllerSettings,
     access: Access,
     /// For requests that are answered at once.
     client: Client,
     /// This very replica.
-    me: Holder,
+    me: LeaseHolder,
     /// What instants are counted from.
     epoch: Instant,
     metrics: Arc<Metrics>,
@@ -84,15 +84,18 @@ struct Context {
 ///
 /// # Errors
 /// [`StartError`] when it cannot even begin; once it runs, every failure is a reason to leave things as they are.
-pub async fn run(settings: Controller, shutdown: impl Future<Output = &'static str>) -> Result<Exit, StartError> {
+pub async fn run(
+    settings: ControllerSettings,
+    shutdown: impl Future<Output = &'static str>,
+) -> Result<Exit, StartError> {
     let access = match &settings.kubeconfig {
         Some(path) => Access::by_kubeconfig(path).await?,
         None => Access::in_cluster()?,
     };
     let client = access.client()?;
     // Pods are told apart by their names first: two replicas may well share a node.
-    let me = Holder { node: settings.pod.clone(), pod: settings.node.clone(), boot: settings.uid.clone() };
-    let first = face(&settings, &Gate::closed(), Outcome::unknown("it begins"));
+    let me = LeaseHolder { node: settings.pod.clone(), pod: settings.node.clone(), boot: settings.uid.clone() };
+    let first = face(&settings, &Gate::closed(), ProbeResult::unknown("it begins"));
     let (face_sink, face) = watch::channel(first);
     let epoch = Instant::now();
     let metrics = Arc::new(Metrics::controller());
@@ -103,7 +106,7 @@ pub async fn run(settings: Controller, shutdown: impl Future<Output = &'static s
     let (ended_sink, ended) = watch::channel(false);
     let watching = context.access.watching_the_lease()?;
     let mut follow = Box::pin(lease::follow_lease(watching, &context.settings.namespace, CONTROLLER_NAME, lease_sink));
-    let mut leader = Leader::new(Arc::clone(&context), lease);
+    let mut leader = Election::new(Arc::clone(&context), lease);
     let mut served = Box::pin(serve(Arc::clone(&context), face, ended));
     let signal = tokio::select! {
         biased;
@@ -118,7 +121,7 @@ pub async fn run(settings: Controller, shutdown: impl Future<Output = &'static s
         biased;
         () = leader.step_down() => {}
         never = &mut follow => match never {},
-        () = tokio::time::sleep(FAREWELL) => warn!("the API server did not answer in time: the Lease expires by itself"),
+        () = tokio::time::sleep(STEP_DOWN_DEADLINE) => warn!("the API server did not answer in time: the Lease expires by itself"),
     }
     let _nobody_listens = ended_sink.send(true);
     served.await;
@@ -130,7 +133,7 @@ async fn serve(context: Arc<Context>, face: watch::Receiver<Face>, mut ended: wa
     let mut schedule = Schedule::accepting();
     let mut told = None;
     let listener = loop {
-        match serve::bind(context.settings.port) {
+        match http::bind(context.settings.port) {
             Ok(listener) => break listener,
             Err(error) => {
                 let error = error.to_string();
@@ -149,22 +152,22 @@ async fn serve(context: Arc<Context>, face: watch::Receiver<Face>, mut ended: wa
     let end = async move {
         let _sender_gone = ended.wait_for(|ended| *ended).await;
     };
-    if let Err(error) = serve::serve(listener, face, Arc::clone(&context.metrics), Limits::default(), end).await {
+    if let Err(error) = http::serve(listener, face, Arc::clone(&context.metrics), Limits::default(), end).await {
         error!("/metrics cannot be served: {error}");
     }
 }
 
-fn face(settings: &Controller, gate: &Gate, readiness: Outcome) -> Face {
-    let node = NodeAnswer {
+fn face(settings: &ControllerSettings, gate: &Gate, readiness: ProbeResult) -> Face {
+    let node = NodeStatus {
         name: settings.node.clone(),
         state: "unknown".to_owned(),
         reason: "this is a controller, which closes no node: ask the node's agent".to_owned(),
     };
-    Face::new(&Answer::of(gate, &settings.proving.policy(), None, node), readiness)
+    Face::new(&GateStatus::of(gate, &settings.proving.policy(), None, node), readiness)
 }
 
 /// What it is going to do, for the log's first line.
-fn words(settings: &Controller) -> String {
+fn words(settings: &ControllerSettings) -> String {
     let repair = &settings.repair;
     let mode = if settings.mode == Mode::Audit { ", audit mode: pods and owners are not changed" } else { "" };
     let nudges = if settings.nudges { "refused owners are nudged" } else { "nobody is nudged" };
@@ -183,7 +186,7 @@ impl Context {
         self.settings.mode == Mode::Enforce
     }
 
-    fn show(&self, gate: &Gate, readiness: Outcome) {
+    fn show(&self, gate: &Gate, readiness: ProbeResult) {
         self.metrics.open.set(i64::from(gate.is_open()));
         let shown = face(&self.settings, gate, readiness);
         self.face.send_if_modified(|current| {
@@ -196,7 +199,7 @@ impl Context {
 
 /// Whether who renewed the Lease then still leads.
 fn leads(renewed: &watch::Receiver<Instant>) -> bool {
-    renewed.borrow().elapsed() < LEADS_FOR
+    renewed.borrow().elapsed() < RENEW_DEADLINE
 }
 
 /// The wall's clock: only for what people read, and for the end of a person's word.

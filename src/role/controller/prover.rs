@@ -10,10 +10,10 @@ use tracing::{info, warn};
 
 use super::Context;
 use super::watches::Watched;
-use crate::decide::{Change, Gate};
-use crate::observe::Parts;
+use crate::decide::{Gate, Transition};
+use crate::observe::ControlPlane;
 use crate::retry::Schedule;
-use crate::role::proving::{Looker, Pauses};
+use crate::role::readiness::{Pauses, Prober};
 
 /// How long the first look waits for the watches' first lists.
 const FIRST_LISTS: Duration = Duration::from_secs(3);
@@ -30,14 +30,14 @@ pub(super) async fn run(
 ) -> Infallible {
     let mut schedule = Schedule::asking();
     let parts = loop {
-        match Parts::new() {
+        match ControlPlane::new() {
             Ok(parts) => break parts,
             Err(error) => warn!("cannot prove injection: {error}"),
         }
         tokio::time::sleep(schedule.next_pause()).await;
     };
     let mut watched = seen.linkerd.clone();
-    let looker = Looker {
+    let looker = Prober {
         access: context.access.clone(),
         epoch: context.epoch,
         wanted: context.settings.proving.clone(),
@@ -53,12 +53,12 @@ pub(super) async fn run(
     })
     .await;
     let mut pauses = Pauses::default();
-    let mut facts = watched.facts();
+    let mut snapshot = watched.inputs();
     loop {
         let evidence = looker.look().await;
         let before = gate.borrow().clone();
         let after = before.clone().step(&policy, &evidence);
-        match Change::between(&before, &after) {
+        match Transition::between(&before, &after) {
             None => {}
             Some(change) if change.is_setback() => warn!("proof: {change}"),
             Some(change) => info!("proof: {change}"),
@@ -70,9 +70,9 @@ pub(super) async fn run(
             tokio::select! {
                 biased;
                 () = watched.changed() => {
-                    let now = watched.facts();
-                    if now != facts {
-                        facts = now;
+                    let now = watched.inputs();
+                    if now != snapshot {
+                        snapshot = now;
                         next = next.min(Instant::now() + pauses.at_once());
                     }
                 }

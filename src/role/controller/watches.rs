@@ -9,14 +9,14 @@ use tokio::task::JoinSet;
 
 use super::{Context, wall};
 use crate::cluster::watch::Seen;
-use crate::cluster::{ClientError, lease, node, workload};
-use crate::decide::Outcome;
-use crate::decide::by_hand::ByHand;
-use crate::decide::lease::{NAME, Record};
-use crate::decide::node::NodeView;
-use crate::decide::nudge::{Refusal, Refusals};
-use crate::decide::repair::{Facts, ManualOverride, NamespaceView, OwnerView, Owners, PodView};
-use crate::role::proving::{self, join};
+use crate::cluster::{ClientError, lease, node, workloads};
+use crate::decide::ProbeResult;
+use crate::decide::election::lease_record::{LeaseRecord, NAME};
+use crate::decide::manual_override::ManualOverride;
+use crate::decide::node::taint::NodeView;
+use crate::decide::repair::retry::{RefusedCreate, RefusedCreates};
+use crate::decide::repair::{ClusterOverride, NamespaceView, OwnerView, Owners, PodView, Snapshot};
+use crate::role::readiness::{self, join};
 
 /// The watches at work. None of them ends by itself, but for a fault of ours.
 pub(super) struct Watches {
@@ -27,14 +27,14 @@ pub(super) struct Watches {
 /// What they see. A clone has read what the original has read, and goes on by itself.
 #[derive(Clone)]
 pub(super) struct Watched {
-    pub(super) linkerd: proving::Watched,
+    pub(super) linkerd: readiness::Watched,
     pub(super) pods: watch::Receiver<Seen<PodView>>,
     namespaces: watch::Receiver<Seen<NamespaceView>>,
     owners: OwnersWatched,
-    refusals: watch::Receiver<Seen<Refusal>>,
+    refusals: watch::Receiver<Seen<RefusedCreate>>,
     pub(super) nodes: watch::Receiver<Seen<NodeView>>,
     /// The agents' Lease, for a person's word.
-    agents: watch::Receiver<Seen<Record>>,
+    agents: watch::Receiver<Seen<LeaseRecord>>,
 }
 
 /// What makes pods.
@@ -61,18 +61,18 @@ impl Watches {
         }
         let client = context.access.watching()?;
         let mut tasks = JoinSet::new();
-        let linkerd = proving::Watched::begin(&client, &mut tasks);
+        let linkerd = readiness::Watched::begin(&client, &mut tasks);
         // Before pods, so that an owner is mostly there when its pods come.
         let owners = OwnersWatched {
-            replica_sets: follow!(tasks, client, workload::follow_replica_sets),
-            stateful_sets: follow!(tasks, client, workload::follow_stateful_sets),
-            daemon_sets: follow!(tasks, client, workload::follow_daemon_sets),
-            replication_controllers: follow!(tasks, client, workload::follow_replication_controllers),
-            jobs: follow!(tasks, client, workload::follow_jobs),
+            replica_sets: follow!(tasks, client, workloads::follow_replica_sets),
+            stateful_sets: follow!(tasks, client, workloads::follow_stateful_sets),
+            daemon_sets: follow!(tasks, client, workloads::follow_daemon_sets),
+            replication_controllers: follow!(tasks, client, workloads::follow_replication_controllers),
+            jobs: follow!(tasks, client, workloads::follow_jobs),
         };
-        let namespaces = follow!(tasks, client, workload::follow_namespaces);
-        let pods = follow!(tasks, client, workload::follow_pods);
-        let refusals = follow!(tasks, client, workload::follow_refusals);
+        let namespaces = follow!(tasks, client, workloads::follow_namespaces);
+        let pods = follow!(tasks, client, workloads::follow_pods);
+        let refusals = follow!(tasks, client, workloads::follow_refusals);
         let (sink, nodes) = watch::channel(Seen::default());
         let key = context.settings.taint_key.clone();
         let nodes_client = client.clone();
@@ -93,11 +93,11 @@ impl Watches {
 
 impl Watched {
     /// What is seen now, for as long as `look` runs; nothing before all of it was listed, or where the webhook cannot be read.
-    pub(super) fn facts<T>(
+    pub(super) fn snapshot<T>(
         &self,
         context: &Context,
         proven: Option<Duration>,
-        look: impl FnOnce(&Facts<'_>) -> T,
+        look: impl FnOnce(&Snapshot<'_>) -> T,
     ) -> Option<T> {
         let webhooks = self.linkerd.webhooks()?.ok()?;
         let (pods, namespaces) = (self.pods.borrow(), self.namespaces.borrow());
@@ -106,8 +106,8 @@ impl Watched {
         self.owners.look(|owners| {
             let (projection, wall) = (context.settings.projection, wall());
             let manual =
-                self.by_hand().map(|word| if word.open { ManualOverride::Open } else { ManualOverride::Closed });
-            look(&Facts { pods, others, namespaces, owners, webhooks: &webhooks, projection, proven, manual, wall })
+                self.by_hand().map(|word| if word.open { ClusterOverride::Open } else { ClusterOverride::Closed });
+            look(&Snapshot { pods, others, namespaces, owners, webhooks: &webhooks, projection, proven, manual, wall })
         })
     }
 
@@ -136,7 +136,7 @@ impl Watched {
     }
 
     /// Whether everything that this role follows is seen, and what keeps from it.
-    pub(super) fn readiness(&self) -> Outcome {
+    pub(super) fn readiness(&self) -> ProbeResult {
         let listed = self.linkerd.is_known()
             && self.pods.borrow().is_known()
             && self.namespaces.borrow().is_known()
@@ -148,22 +148,22 @@ impl Watched {
         troubles.extend(self.troubles_of_nudges());
         troubles.extend(self.troubles_of_nodes());
         match troubles.into_iter().next() {
-            Some(trouble) => Outcome::unknown(trouble),
-            None if !listed => Outcome::unknown("not everything has been listed yet"),
-            None => Outcome::Ready,
+            Some(trouble) => ProbeResult::unknown(trouble),
+            None if !listed => ProbeResult::unknown("not everything has been listed yet"),
+            None => ProbeResult::Ready,
         }
     }
 
     /// A person's word that everything be closed: nothing is to be made anew then.
-    pub(super) fn closed_by_hand(&self) -> Option<ByHand> {
+    pub(super) fn closed_by_hand(&self) -> Option<ManualOverride> {
         self.by_hand().filter(|word| !word.open)
     }
 
     /// What a person said for the whole cluster, where that is in force.
-    pub(super) fn by_hand(&self) -> Option<ByHand> {
+    pub(super) fn by_hand(&self) -> Option<ManualOverride> {
         let agents = self.agents.borrow();
         let word = agents.only().and_then(|record| record.by_hand.as_deref());
-        ByHand::in_force(word, wall()).ok().flatten()
+        ManualOverride::in_force(word, wall()).ok().flatten()
     }
 
     /// Whether the injector's configurations are seen as they are now.
@@ -173,7 +173,7 @@ impl Watched {
     }
 
     /// The refusals; of several of one owner, the latest.
-    pub(super) fn refusals(&self) -> Option<Refusals> {
+    pub(super) fn refusals(&self) -> Option<RefusedCreates> {
         let refusals = self.refusals.borrow();
         Some(refusals.objects.as_deref()?.values().cloned().collect())
     }

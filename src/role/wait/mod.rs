@@ -1,27 +1,27 @@
 //! `wait`: an init container that holds its pod until Linkerd can inject and certify, and never lets a missed pod start.
 
-mod known;
-mod narrator;
-mod replace;
+mod messages;
+mod pod_class;
+mod self_replace;
 mod source;
-mod standing;
-mod words;
+mod status;
+mod status_log;
 
 use std::time::Duration;
 
 use tracing::debug;
 
-use self::known::Known;
-pub use self::narrator::write_termination_message;
-use self::narrator::{Narrator, Tone};
-use self::replace::Replacement;
-use self::source::{Heard, Source};
-pub use self::standing::{Standing, Then};
+pub use self::pod_class::{PodClass, Then};
+use self::self_replace::Replacement;
+use self::source::{Source, SourceEvent};
+use self::status::Status;
+pub use self::status_log::write_termination_message;
+use self::status_log::{Level, StatusLog};
 use crate::config::{Component, OnMissed, OnTimeout, Wait, WhenMeshed};
-use crate::decide::policy::NothingRequired;
-use crate::decide::{Answer, Change, Evidence, Gate, Policy, Probe};
+use crate::decide::readiness::policy::NothingRequired;
+use crate::decide::{Evidence, Gate, GateStatus, Policy, Probe, Transition};
 use crate::exit::Exit;
-use crate::observe::{Agent, AgentError, Direct, DirectError};
+use crate::observe::{AgentClient, AgentError, Direct, DirectError};
 use crate::retry::Schedule;
 
 /// Why `wait` cannot begin.
@@ -41,11 +41,11 @@ pub enum StartError {
 /// A pod that is being held.
 struct Hold<'a> {
     settings: &'a Wait,
-    standing: Standing,
+    standing: PodClass,
     policy: Policy,
     source: Source,
-    known: Known,
-    narrator: Narrator,
+    known: Status,
+    narrator: StatusLog,
     /// Whether people were told that Linkerd itself is looked at instead of the agent.
     without_agent: bool,
 }
@@ -55,18 +55,18 @@ struct Hold<'a> {
 /// # Errors
 /// [`StartError`] when it cannot even begin; once it looks, every failure is a reason to hold.
 pub async fn run(settings: &Wait, shutdown: impl Future<Output = &'static str>) -> Result<Exit, StartError> {
-    let standing = Standing::of(&settings.pod);
-    let mut narrator = Narrator::new(settings.termination_log.clone());
-    narrator.note(Tone::Info, &words::beginning(settings, standing));
-    if standing == Standing::Meshed && settings.when_meshed == WhenMeshed::Pass {
+    let standing = PodClass::of(&settings.pod);
+    let mut narrator = StatusLog::new(settings.termination_log.clone());
+    narrator.note(Level::Info, &messages::beginning(settings, standing));
+    if standing == PodClass::Meshed && settings.when_meshed == WhenMeshed::Pass {
         return Ok(Exit::Done);
     }
 
     let required = |component| match standing {
         // Injection is behind a meshed pod: all it still needs is a certificate.
-        Standing::Meshed => component == Component::Identity,
+        PodClass::Meshed => component == Component::Identity,
         // "Create this pod again" would be bad advice while nobody could inject the next one.
-        Standing::Missed if settings.on_missed != OnMissed::Open && component == Component::Injector => true,
+        PodClass::Missed if settings.on_missed != OnMissed::Open && component == Component::Injector => true,
         _ => settings.linkerd.require.contains(&component),
     };
     let probes = Component::ALL.iter().copied().filter(|component| required(*component)).map(probe);
@@ -74,9 +74,9 @@ pub async fn run(settings: &Wait, shutdown: impl Future<Output = &'static str>) 
     let policy = Policy::new(probes, direct_policy.proofs(), direct_policy.settling())?;
     let direct = Direct::new(&settings.linkerd, required)?;
     // Whether its own proxy could get a certificate is a question that no agent answers.
-    let agent = settings.agent.clone().filter(|_| standing != Standing::Meshed).map(Agent::new).transpose()?;
+    let agent = settings.agent.clone().filter(|_| standing != PodClass::Meshed).map(AgentClient::new).transpose()?;
     let source = Source::new(direct, agent, policy.clone());
-    let known = Known::Directly(Gate::closed(), None);
+    let known = Status::Directly(Gate::closed(), None);
     let mut hold = Hold { settings, standing, policy, source, known, narrator, without_agent: false };
 
     let ended = tokio::select! {
@@ -124,9 +124,9 @@ impl Hold<'_> {
         let mut pause = Duration::ZERO;
         loop {
             match self.source.hear(pause, self.known.agent_holds()).await {
-                Heard::Evidence(evidence) => self.step(&evidence),
-                Heard::Answer(answer) => self.follow(answer),
-                Heard::NoAgent(why) => {
+                SourceEvent::Evidence(evidence) => self.step(&evidence),
+                SourceEvent::Answer(answer) => self.follow(answer),
+                SourceEvent::NoAgent(why) => {
                     self.lose(&why);
                     pause = Duration::ZERO;
                     continue;
@@ -138,17 +138,17 @@ impl Hold<'_> {
                 looking.reset();
                 match opening.then(self.standing, on_missed, pod) {
                     Then::Open => {
-                        let line = words::open(self.standing, &opening, self.narrator.elapsed());
-                        let tone = if self.standing == Standing::Missed { Tone::Warn } else { Tone::Info };
+                        let line = messages::open(self.standing, &opening, self.narrator.elapsed());
+                        let tone = if self.standing == PodClass::Missed { Level::Warn } else { Level::Info };
                         self.narrator.note(tone, &line);
                         return Exit::Done;
                     }
                     Then::Exit => {
-                        self.narrator.note(Tone::Warn, &words::exit(pod));
+                        self.narrator.note(Level::Warn, &messages::exit(pod));
                         return Exit::MustBeReplaced;
                     }
                     Then::Hold => {
-                        self.narrator.state(Tone::Warn, words::held(pod, &opening));
+                        self.narrator.state(Level::Warn, messages::held(pod, &opening));
                         watching.next_pause()
                     }
                     Then::Replace => replacement.attempt(pod, &mut self.narrator).await,
@@ -168,58 +168,58 @@ impl Hold<'_> {
 
     /// Takes in what a look found.
     fn step(&mut self, evidence: &Evidence) {
-        for (probe, outcome) in evidence.outcomes().filter(|(probe, _)| self.policy.requires(*probe)) {
+        for (probe, outcome) in evidence.results().filter(|(probe, _)| self.policy.requires(*probe)) {
             debug!(%probe, "{outcome}");
         }
-        let old = match std::mem::replace(&mut self.known, Known::Directly(Gate::closed(), None)) {
-            Known::Directly(gate, _) => gate,
+        let old = match std::mem::replace(&mut self.known, Status::Directly(Gate::closed(), None)) {
+            Status::Directly(gate, _) => gate,
             // What the agent knew is not what was counted here.
-            Known::FromAgent(_) => Gate::closed(),
+            Status::FromAgent(_) => Gate::closed(),
         };
         let new = old.clone().step(&self.policy, evidence);
-        match Change::between(&old, &new) {
+        match Transition::between(&old, &new) {
             // What an open gate means for this pod is told by the arms of `run`.
-            None | Some(Change::Opened(_) | Change::Rests(_) | Change::Reassured) => {}
-            Some(Change::Settling) => debug!("{}", Change::Settling),
+            None | Some(Transition::Opened(_) | Transition::Rests(_) | Transition::Reassured) => {}
+            Some(Transition::Settling) => debug!("{}", Transition::Settling),
             Some(change) => {
-                let tone = if change.is_setback() { Tone::Warn } else { Tone::Info };
+                let tone = if change.is_setback() { Level::Warn } else { Level::Info };
                 self.narrator.state(tone, change.to_string());
             }
         }
-        self.known = Known::Directly(new, self.source.injectors_issuer());
+        self.known = Status::Directly(new, self.source.injectors_issuer());
     }
 
     /// Takes in what the agent says.
-    fn follow(&mut self, answer: Answer) {
+    fn follow(&mut self, answer: GateStatus) {
         debug!(open = answer.open, "the agent says: {}", answer.reason);
         if std::mem::take(&mut self.without_agent) {
-            self.narrator.note(Tone::Info, &words::agent_is_back(&answer));
+            self.narrator.note(Level::Info, &messages::agent_is_back(&answer));
         }
         let was_open = self.known.opening().is_some();
-        self.known = Known::FromAgent(answer);
+        self.known = Status::FromAgent(answer);
         if self.known.agent_holds() {
-            let tone = if was_open { Tone::Warn } else { Tone::Info };
+            let tone = if was_open { Level::Warn } else { Level::Info };
             self.narrator.state(tone, format!("waiting: {}", self.known));
         }
     }
 
     /// Goes on without the agent.
     fn lose(&mut self, why: &str) {
-        let followed = matches!(self.known, Known::FromAgent(_));
-        let tone = if followed { Tone::Warn } else { Tone::Info };
-        self.narrator.note(tone, &words::without_agent(why));
+        let followed = matches!(self.known, Status::FromAgent(_));
+        let tone = if followed { Level::Warn } else { Level::Info };
+        self.narrator.note(tone, &messages::without_agent(why));
         self.without_agent = true;
-        self.known = Known::Directly(Gate::closed(), None);
+        self.known = Status::Directly(Gate::closed(), None);
     }
 
     /// How long the gate still has to settle; nothing where it does not.
     fn until_settled(&self) -> Option<Duration> {
         match &self.known {
             // A clock that is read twice is read a little later: without the margin the last look would come too early.
-            Known::Directly(Gate::Settling { since, .. }, _) => {
+            Status::Directly(Gate::Settling { since, .. }, _) => {
                 Some((*since + self.policy.settling() + Duration::from_millis(2)).saturating_sub(self.source.now()))
             }
-            Known::Directly(..) | Known::FromAgent(_) => None,
+            Status::Directly(..) | Status::FromAgent(_) => None,
         }
     }
 
@@ -227,13 +227,13 @@ impl Hold<'_> {
         let (pod, elapsed) = (&self.settings.pod, self.narrator.elapsed());
         let (tone, line, exit) = match ended {
             Ended::Signalled(signal) => {
-                (Tone::Info, words::signalled(signal, self.standing, &self.known, elapsed), Exit::Terminated)
+                (Level::Info, messages::signalled(signal, self.standing, &self.known, elapsed), Exit::Terminated)
             }
             Ended::TimeIsOver(OnTimeout::Fail) => {
-                (Tone::Error, words::gave_up(pod, self.standing, &self.known, elapsed), Exit::GaveUp)
+                (Level::Error, messages::gave_up(pod, self.standing, &self.known, elapsed), Exit::GaveUp)
             }
             Ended::TimeIsOver(OnTimeout::Open) => {
-                (Tone::Warn, words::opened_by_timeout(self.standing, &self.known, elapsed), Exit::Done)
+                (Level::Warn, messages::opened_by_timeout(self.standing, &self.known, elapsed), Exit::Done)
             }
         };
         self.narrator.note(tone, &line);

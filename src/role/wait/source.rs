@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::known::uncovered;
-use crate::decide::{Answer, Evidence, Policy};
-use crate::observe::{Agent, Direct, Issuer};
+use super::status::uncovered;
+use crate::decide::{Evidence, GateStatus, Policy};
+use crate::observe::{AgentClient, Direct, Issuer};
 use crate::retry::Schedule;
 
 /// How long a long poll lasts: half of what an agent grants, and as long as a held pod's log may be silent.
@@ -23,7 +23,7 @@ const BLIND: Duration = Duration::from_mins(1);
 /// The two sources. The agent comes first: it costs the cluster nothing, and what it says is proven.
 pub(super) struct Source {
     direct: Direct,
-    agent: Option<Arc<Agent>>,
+    agent: Option<Arc<AgentClient>>,
     policy: Policy,
     from: From,
     epoch: Instant,
@@ -40,13 +40,13 @@ enum From {
 }
 
 /// A question to the agent, and what makes its answer unusable where there is none.
-type Asking = Pin<Box<dyn Future<Output = Result<Answer, String>>>>;
+type Asking = Pin<Box<dyn Future<Output = Result<GateStatus, String>>>>;
 
 /// What was learned.
 #[derive(Debug)]
-pub(super) enum Heard {
+pub(super) enum SourceEvent {
     /// What the agent says.
-    Answer(Answer),
+    Answer(GateStatus),
     /// What a look at Linkerd found.
     Evidence(Evidence),
     /// The agent says nothing that could be used, because of this: from now on Linkerd is looked at.
@@ -57,7 +57,7 @@ pub(super) enum Heard {
 
 impl Source {
     /// Begins with the agent, where there is one to ask.
-    pub(super) fn new(direct: Direct, agent: Option<Agent>, policy: Policy) -> Self {
+    pub(super) fn new(direct: Direct, agent: Option<AgentClient>, policy: Policy) -> Self {
         let agent = agent.map(Arc::new);
         let from = if agent.is_some() { From::Agent } else { From::Direct(None) };
         Self { direct, agent, policy, from, epoch: Instant::now(), early: Schedule::looking(), blind: None }
@@ -76,7 +76,7 @@ impl Source {
     /// The next thing to know, asked for after `pause`. With `long` the agent is given time to open.
     ///
     /// Dropping the future ends whatever is in flight.
-    pub(super) async fn hear(&mut self, pause: Duration, long: bool) -> Heard {
+    pub(super) async fn hear(&mut self, pause: Duration, long: bool) -> SourceEvent {
         let Self { direct, agent, policy, from, epoch, early, blind } = self;
         match (&mut *from, agent) {
             (From::Agent, Some(agent)) => {
@@ -87,7 +87,7 @@ impl Source {
                     Ok(answer) if is_blind(&answer) && blind.get_or_insert(asked).elapsed() >= BLIND => {
                         *blind = None;
                         *from = From::Direct(Some(ask_again(agent, policy)));
-                        Heard::NoAgent(format!("it has seen no verdict for a minute: {}", answer.reason))
+                        SourceEvent::NoAgent(format!("it has seen no verdict for a minute: {}", answer.reason))
                     }
                     Ok(answer) => {
                         if !is_blind(&answer) {
@@ -98,11 +98,11 @@ impl Source {
                         } else {
                             early.reset();
                         }
-                        Heard::Answer(answer)
+                        SourceEvent::Answer(answer)
                     }
                     Err(why) => {
                         *from = From::Direct(Some(ask_again(agent, policy)));
-                        Heard::NoAgent(why)
+                        SourceEvent::NoAgent(why)
                     }
                 }
             }
@@ -118,7 +118,7 @@ impl Source {
                         answer = &mut *asking => match answer {
                             Ok(answer) => {
                                 *from = From::Agent;
-                                return Heard::Answer(answer);
+                                return SourceEvent::Answer(answer);
                             }
                             Err(why) => {
                                 tracing::debug!("still no agent: {why}");
@@ -126,19 +126,19 @@ impl Source {
                             }
                         },
                         // Until then, this one.
-                        evidence = &mut look => return Heard::Evidence(evidence),
+                        evidence = &mut look => return SourceEvent::Evidence(evidence),
                     }
                 }
             }
             _ => {
                 sleep(pause).await;
-                Heard::Evidence(direct.look(epoch.elapsed()).await)
+                SourceEvent::Evidence(direct.look(epoch.elapsed()).await)
             }
         }
     }
 }
 
-async fn ask(agent: &Agent, policy: &Policy, wait: Option<Duration>) -> Result<Answer, String> {
+async fn ask(agent: &AgentClient, policy: &Policy, wait: Option<Duration>) -> Result<GateStatus, String> {
     let answer = agent.ask(wait).await.map_err(|why| why.to_string())?;
     match uncovered(policy, &answer) {
         None => Ok(answer),
@@ -147,12 +147,12 @@ async fn ask(agent: &Agent, policy: &Policy, wait: Option<Duration>) -> Result<A
 }
 
 /// Whether the agent is closed only because it cannot tell.
-fn is_blind(answer: &Answer) -> bool {
+fn is_blind(answer: &GateStatus) -> bool {
     answer.blind && !answer.open && answer.by_hand.is_none()
 }
 
 /// One question, in a while. It goes on over as many looks as are made meanwhile.
-fn ask_again(agent: &Arc<Agent>, policy: &Policy) -> Asking {
+fn ask_again(agent: &Arc<AgentClient>, policy: &Policy) -> Asking {
     let (agent, policy) = (Arc::clone(agent), policy.clone());
     Box::pin(async move {
         sleep(Schedule::returning().next_pause()).await;

@@ -9,7 +9,7 @@ pub mod rights;
 mod ungate;
 
 use anyhow::{Context as _, Result};
-use linkerd_gate::decide::repair::view::REPAIR;
+use linkerd_gate::decide::repair::object::REPAIR;
 use linkerd_gate_kit::object::pod;
 use serde_json::{Value, json};
 

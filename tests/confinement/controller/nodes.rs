@@ -1,7 +1,7 @@
 //! Nodes: opened, and nothing else.
 
 use anyhow::{Context as _, Result, ensure};
-use linkerd_gate::decide::node::{OPENED_BOOT, TAINT_EFFECT, TAINT_KEY};
+use linkerd_gate::decide::node::taint::{OPENED_BOOT, TAINT_EFFECT, TAINT_KEY};
 use serde_json::{Value, json};
 
 use crate::stage::with_every_right;

@@ -1,7 +1,7 @@
 //! What makes pods: an annotation, and a Job's pause with its mark.
 
 use anyhow::{Context as _, Result, ensure};
-use linkerd_gate::decide::repair::view::{NUDGED_AT, SUSPENDED};
+use linkerd_gate::decide::repair::object::{NUDGED_AT, SUSPENDED};
 use serde_json::{Value, json};
 
 use super::{job, missed};

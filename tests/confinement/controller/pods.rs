@@ -1,7 +1,7 @@
 //! Pods: missed ones that never ran, as they were looked at, and no others.
 
 use anyhow::{Context as _, Result, ensure};
-use linkerd_gate::decide::repair::view::REPAIR;
+use linkerd_gate::decide::repair::object::REPAIR;
 use linkerd_gate_kit::object::pod;
 use serde_json::{Value, json};
 

@@ -1,8 +1,8 @@
 //! What the controller needs, and what it must not have.
 
 use anyhow::{Context as _, Result, ensure};
-use linkerd_gate::decide::node::{TAINT_EFFECT, TAINT_KEY};
-use linkerd_gate::decide::repair::view::{NUDGED_AT, SUSPENDED};
+use linkerd_gate::decide::node::taint::{TAINT_EFFECT, TAINT_KEY};
+use linkerd_gate::decide::repair::object::{NUDGED_AT, SUSPENDED};
 use linkerd_gate_kit::object::pod;
 use serde_json::{Value, json};
 

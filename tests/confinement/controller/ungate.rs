@@ -1,7 +1,7 @@
 //! What the controller may change of pods: our scheduling gate, and a Job's finalizer on a pod that stays held.
 
 use anyhow::{Context as _, Result, ensure};
-use linkerd_gate::decide::repair::view::JOB_TRACKING;
+use linkerd_gate::decide::repair::object::JOB_TRACKING;
 use serde_json::{Value, json};
 
 use super::{missed, owned};

@@ -1,23 +1,17 @@
 //! What there is to say about the entry.
 
-use super::{Remark, another_program, arguments, only_waits, waits};
-use crate::{
-    command::explain::{
-        subject::{Limits, Maker},
-        variables::{Effect, FIELDS, HOST_IP, INJECT, INJECTED_BY, POD_IP, Variables, field_of},
-    },
-    config::{Component, OnMissed, Problems, Wait, WhenMeshed},
-    exit::Exit,
-    linkerd::{
-        injection::{inject_annotation, is_sidecar, is_sidecar_init},
-        names,
-    },
-};
-use k8s_openapi::api::{
-    batch::v1::PodFailurePolicy,
-    core::v1::{Container, Pod},
-};
 use std::net::IpAddr;
+
+use k8s_openapi::api::batch::v1::PodFailurePolicy;
+use k8s_openapi::api::core::v1::{Container, Pod};
+
+use super::{Remark, another_program, arguments, only_waits, waits};
+use crate::command::explain::subject::{Limits, Maker};
+use crate::command::explain::variables::{Effect, FIELDS, HOST_IP, INJECT, INJECTED_BY, POD_IP, Variables, field_of};
+use crate::config::{Component, OnMissed, Problems, Wait, WhenMeshed};
+use crate::exit::Exit;
+use crate::linkerd::injection_input::{inject_annotation, is_sidecar, is_sidecar_init};
+use crate::linkerd::names;
 
 /// What there is to say about the entry, in the order in which it is told.
 pub(super) struct Remarks(pub(super) Vec<Remark>);

@@ -1,7 +1,8 @@
 //! The characters of one document, as the YAML scanner asks for them: out of the buffer, without a copy of each.
 
-use super::text::Text;
 use granit_parser::{BorrowedInput, Input};
+
+use super::text::Text;
 
 /// The most characters that the scanner looks ahead; it needs 8 for an escape, and more for a deep indentation.
 const WINDOW: usize = 16;
@@ -63,7 +64,7 @@ impl<'t, 'a> Chars<'t, 'a> {
     }
 }
 
-// === impl Input ===
+// === impl Chars ===
 
 impl Input for Chars<'_, '_> {
     #[inline]

@@ -3,14 +3,17 @@
 mod next;
 mod warning;
 
-use super::{entry::Entry, finding::Finding, subject::Subject, variables::Effect};
-use crate::linkerd::{
-    AskedBy, Injection, Meshing, NotCalled, PatchOutcome, PatchProblem, Refusal, SkipReason, WebhookView,
-    injection::{self, inject_annotation},
-    names,
-    webhook::FailurePolicy,
-};
 use k8s_openapi::api::core::v1::{Container, Namespace, Pod};
+
+use super::entry::Entry;
+use super::finding::Finding;
+use super::subject::Subject;
+use super::variables::Effect;
+use crate::linkerd::injection_input::{self, inject_annotation};
+use crate::linkerd::webhook::FailurePolicy;
+use crate::linkerd::{
+    AskedBy, Injection, Meshing, NotCalled, PatchOutcome, PatchProblem, Refusal, SkipReason, WebhookView, names,
+};
 
 /// What sentences are made of.
 pub(super) struct Told<'a> {
@@ -183,8 +186,9 @@ impl Told<'_> {
             format!("{what} {} ({image})", container.name)
         };
         let init = spec.init_containers.iter().flatten();
-        let init = init.filter(|container| injection::is_sidecar(container) || injection::is_sidecar_init(container));
-        let regular = spec.containers.iter().filter(|container| injection::is_sidecar(container));
+        let init = init
+            .filter(|container| injection_input::is_sidecar(container) || injection_input::is_sidecar_init(container));
+        let regular = spec.containers.iter().filter(|container| injection_input::is_sidecar(container));
         init.map(|container| tell("init container", container))
             .chain(regular.map(|container| tell("container", container)))
             .collect()

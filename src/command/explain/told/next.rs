@@ -1,20 +1,14 @@
 //! What to do.
 
 use super::{Told, is_unrendered};
-use crate::{
-    command::explain::{
-        entry::Entry,
-        gated,
-        subject::Maker,
-        template::Removed,
-        variables::{Effect, HOST_IP, POD_IP},
-    },
-    decide::hold,
-    linkerd::{
-        Injection, Meshing, NotCalled, PatchOutcome, PatchProblem, Refusal, SkipReason, Started, meshing::started,
-        names,
-    },
-};
+use crate::command::explain::entry::Entry;
+use crate::command::explain::gated;
+use crate::command::explain::subject::Maker;
+use crate::command::explain::template::Removed;
+use crate::command::explain::variables::{Effect, HOST_IP, POD_IP};
+use crate::decide::hold;
+use crate::linkerd::mesh_state::started;
+use crate::linkerd::{Injection, Meshing, NotCalled, PatchOutcome, PatchProblem, Refusal, SkipReason, Started, names};
 
 impl Told<'_> {
     pub(in super::super) fn next(&self, decision: &Injection) -> Vec<String> {

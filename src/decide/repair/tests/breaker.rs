@@ -1,10 +1,12 @@
 //! What comes back missed: the loop breaker.
 
-use super::super::{Because, Outcome, Repair};
+use serde_json::json;
+
+use super::super::{KeepReason, Repair, WriteOutcome};
 use super::cast::{Draft, job, pod, replica_set, stateful_set};
 use super::scene::{Scene, seconds};
-use crate::linkerd::{WebhookView, webhook::chart_default};
-use serde_json::json;
+use crate::linkerd::WebhookView;
+use crate::linkerd::webhook::chart_default;
 
 fn web() -> Draft {
     replica_set("web")
@@ -45,19 +47,19 @@ fn an_owner_whose_pods_come_back_missed_loses_exactly_three_and_is_left_alone() 
     for count in [1, 2, 3, 4, 10] {
         let mut scene = looping(count);
         assert_eq!(exhausted(&mut scene), 3, "{count} pods");
-        assert!(scene.memory.is_broken("uid of web") && scene.memory.broken() == 1);
+        assert!(scene.tracker.is_breaker_open("uid of web") && scene.tracker.open_breakers() == 1);
     }
 }
 
 #[test]
 fn an_owner_that_grew_while_the_injector_was_away_is_no_loop() {
     let mut scene = looping(3);
-    assert_eq!(scene.act(&Outcome::Overtaken).len(), 3);
+    assert_eq!(scene.act(&WriteOutcome::Conflict).len(), 3);
     // Its controller was not done with making them.
     scene.after(1).pods((3..10).map(|place| pod(&format!("a{place}")).of(&web())));
     scene.told();
     scene.after(31).told();
-    assert!(!scene.memory.is_broken("uid of web") && !scene.due().is_empty());
+    assert!(!scene.tracker.is_breaker_open("uid of web") && !scene.due().is_empty());
     assert_eq!(exhausted(&mut scene), 3, "and then it is one");
 }
 
@@ -67,14 +69,14 @@ fn it_is_told_once_that_an_owner_is_left_alone_and_its_pods_say_why() {
     let acts = scene.done();
     come_back(&mut scene, &acts);
     let told = |scene: &mut Scene| {
-        let facts = scene.cluster.facts();
-        let survey = super::super::Survey::of(&facts, &scene.memory);
-        scene.memory.observe(&facts, &survey, scene.now)
+        let snapshot = scene.cluster.snapshot();
+        let scan = super::super::Scan::of(&snapshot, |owner| scene.tracker.remembers(owner));
+        scene.tracker.observe(&snapshot, &scan, scene.now)
     };
     assert!(told(scene.after(1)).is_empty(), "no proof is from after");
     assert_eq!(told(scene.after(1)), ["uid of web"]);
     assert!(told(scene.after(1)).is_empty());
-    assert_eq!(scene.fate("a0x"), Err(Because::Broken));
+    assert_eq!(scene.fate("a0x"), Err(KeepReason::Broken));
 }
 
 #[test]
@@ -98,7 +100,7 @@ fn another_webhook_makes_up_for_everything_and_so_does_one_pod_that_comes_meshed
     assert_eq!(exhausted(&mut scene), 3);
     scene.pods([pod("b").meshed().of(&web())]);
     assert!(!scene.told().is_empty());
-    assert_eq!(scene.memory.broken(), 0);
+    assert_eq!(scene.tracker.open_breakers(), 0);
 }
 
 #[test]
@@ -123,7 +125,7 @@ fn what_an_outage_explains_is_no_strike() {
         come_back(&mut scene, &acts);
         assert!(scene.told().is_empty(), "the proof is from before");
         assert!(scene.after(5).without_proof().told().is_empty());
-        assert_eq!(scene.memory.broken(), 0);
+        assert_eq!(scene.tracker.open_breakers(), 0);
         scene.after(5);
     }
 }
@@ -141,10 +143,10 @@ fn a_strike_counts_only_with_a_proof_from_after_however_often_that_was_so_before
     assert_eq!(acts.len(), 1);
     come_back(&mut scene, &acts);
     scene.now += seconds(1);
-    assert!(scene.told().is_empty() && scene.memory.broken() == 0, "its proof is from before");
-    assert!(scene.without_proof().told().is_empty() && scene.memory.broken() == 0);
+    assert!(scene.told().is_empty() && scene.tracker.open_breakers() == 0, "its proof is from before");
+    assert!(scene.without_proof().told().is_empty() && scene.tracker.open_breakers() == 0);
     scene.after(1).told();
-    assert_eq!(scene.memory.broken(), 0, "there was an outage");
+    assert_eq!(scene.tracker.open_breakers(), 0, "there was an outage");
 }
 
 #[test]
@@ -172,14 +174,14 @@ fn an_owner_whose_pods_come_missed_faster_than_proofs_holds_nobody_up_for_long()
         }
     }
     assert!(waited.is_some_and(|waited| waited < seconds(10)), "{waited:?}");
-    assert!(scene.memory.is_broken("uid of web") && lost == 3, "{lost}");
+    assert!(scene.tracker.is_breaker_open("uid of web") && lost == 3, "{lost}");
 }
 
 #[test]
 fn strikes_add_up_however_long_an_owner_rests() {
     let mut scene = looping(1);
     scene.policy.cooldown = seconds(900);
-    scene.memory = super::super::Memory::new(&scene.policy, seconds(0));
+    scene.tracker = super::super::Tracker::new(&scene.policy, seconds(0));
     let mut done = 0;
     for _ in 0..60 {
         let acts = scene.done();
@@ -203,7 +205,7 @@ fn a_jobs_suspension_strikes_with_each_of_its_pods() {
     scene.owner(&report).pods(["d", "e", "f"].map(|name| pod(name).of(&report)));
     assert!(scene.after(1).told().is_empty());
     assert!(scene.after(40).told().is_empty());
-    assert_eq!(scene.fate("d"), Err(Because::Broken));
+    assert_eq!(scene.fate("d"), Err(KeepReason::Broken));
 }
 
 #[test]
@@ -214,5 +216,5 @@ fn an_owner_is_known_by_its_uid() {
     scene.owner(&another);
     scene.cluster.pods.clear();
     scene.pods([pod("c").of(&another)]);
-    assert_eq!(scene.act(&Outcome::Overtaken), ["delete c"]);
+    assert_eq!(scene.act(&WriteOutcome::Conflict), ["delete c"]);
 }

@@ -1,15 +1,12 @@
 //! Who is on the stage: genuine objects, from builders that read as sentences.
 
-use super::super::view::{OwnerView, PodView};
-use k8s_openapi::{
-    api::{
-        apps::v1::{DaemonSet, ReplicaSet, StatefulSet},
-        batch::v1::Job,
-        core::v1::{Pod, ReplicationController},
-    },
-    serde::de::DeserializeOwned,
-};
+use k8s_openapi::api::apps::v1::{DaemonSet, ReplicaSet, StatefulSet};
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{Pod, ReplicationController};
+use k8s_openapi::serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+
+use super::super::object::{OwnerView, PodView};
 
 /// The namespace that asks for injection.
 pub const SHOP: &str = "shop";

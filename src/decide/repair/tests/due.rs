@@ -1,9 +1,10 @@
 //! Which acts are due: rates, turns, and what an owner can spare.
 
-use super::super::{Act, Outcome, Repair};
+use serde_json::json;
+
+use super::super::{Operation, Repair, WriteOutcome};
 use super::cast::{Draft, daemon_set, pod, replica_set, replication_controller, stateful_set};
 use super::scene::{Scene, seconds};
-use serde_json::json;
 
 fn held(names: &[&str], owner: &Draft) -> Vec<Draft> {
     names.iter().map(|name| pod(name).of(owner)).collect()
@@ -22,7 +23,7 @@ fn a_removal_means_the_pod_that_was_looked_at_and_no_other() {
     let web = replica_set("web");
     let mut scene = Scene::with(Repair::Held, [web.clone()]);
     let due = scene.pods([pod("a").of(&web).and("/metadata/resourceVersion", "7".into())]).due();
-    let [Act::Delete([target])] = [due[0].act.clone()] else { panic!("{due:?}") };
+    let [Operation::Delete([target])] = [due[0].act.clone()] else { panic!("{due:?}") };
     assert_eq!((target.name.as_str(), target.uid.as_str(), target.resource_version.as_str()), ("a", "uid of a", "7"));
     assert_eq!((due.len(), due[0].namespace.as_str(), due[0].owner.name.as_str()), (1, "shop", "web"));
 }
@@ -49,7 +50,7 @@ fn what_is_under_way_is_not_done_twice() {
     let due = scene.due();
     scene.begin(&due[0]);
     assert!(scene.told().is_empty());
-    scene.memory.acted(&due[0], &Outcome::Done, scene.now);
+    scene.tracker.acted(&due[0], &WriteOutcome::Done, scene.now);
     assert!(scene.after(59).told().is_empty(), "its deletion is not seen yet");
     assert_eq!(scene.again, Some(scene.now + seconds(1)));
     assert_eq!(scene.after(1).told(), ["delete a"], "it is still there: the act was lost");
@@ -60,7 +61,7 @@ fn what_was_overtaken_is_looked_at_anew_at_once() {
     let web = replica_set("web");
     let mut scene = Scene::with(Repair::Held, [web.clone()]);
     scene.pods(held(&["a"], &web));
-    assert_eq!(scene.act(&Outcome::Overtaken), ["delete a"]);
+    assert_eq!(scene.act(&WriteOutcome::Conflict), ["delete a"]);
     assert_eq!(scene.told(), ["delete a"]);
 }
 
@@ -70,14 +71,14 @@ fn what_fails_is_tried_again_after_pauses_that_grow_to_five_minutes_and_only_a_s
     let mut scene = Scene::with(Repair::Held, [web.clone()]);
     scene.pods(held(&["a"], &web));
     for pause in [15, 30, 60, 120, 240, 300, 300] {
-        assert_eq!(scene.act(&Outcome::Failed("no".to_owned())), ["delete a"]);
+        assert_eq!(scene.act(&WriteOutcome::Failed("no".to_owned())), ["delete a"]);
         assert!(scene.after(pause - 1).told().is_empty(), "{pause}");
         assert_eq!(scene.again, Some(scene.now + seconds(1)));
         scene.after(1);
     }
     assert_eq!(scene.done(), ["delete a"]);
     scene.after(60);
-    assert_eq!(scene.act(&Outcome::Refused("a budget".to_owned())), ["delete a"]);
+    assert_eq!(scene.act(&WriteOutcome::Refused("a budget".to_owned())), ["delete a"]);
     assert_eq!(scene.after(15).told(), ["delete a"]);
 }
 
@@ -108,7 +109,7 @@ fn an_owner_that_is_refused_again_and_again_does_not_take_everybodys_turn() {
     scene.policy.cooldown = seconds(0);
     let mut tried = Vec::new();
     for _ in 0..6 {
-        tried.extend(scene.act(&Outcome::Refused("a budget".to_owned())));
+        tried.extend(scene.act(&WriteOutcome::Refused("a budget".to_owned())));
         scene.after(30);
     }
     assert_eq!(&tried[..3], ["evict a1", "evict b1", "evict c1"], "{tried:?}");
@@ -191,7 +192,7 @@ fn an_act_without_an_answer_may_have_happened() {
     let db = stateful_set("db");
     let mut scene = Scene::with(Repair::Held, [db.clone()]);
     scene.pods(held(&["db-0", "db-1"], &db));
-    assert_eq!(scene.act(&Outcome::Failed("no answer".to_owned())), ["delete db-1"]);
+    assert_eq!(scene.act(&WriteOutcome::Failed("no answer".to_owned())), ["delete db-1"]);
     scene.gone("db-1").owner(&db.clone().and("/status", json!({"replicas": 2})));
     assert!(scene.after(300).told().is_empty());
     scene.pods([pod("db-1").anew().meshed().running().of(&db)]);

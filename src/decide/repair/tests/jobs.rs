@@ -1,10 +1,11 @@
 //! Jobs: suspended and resumed where all pods are held, else gated pods are untracked and others evicted where nothing counts, or left.
 
-use super::super::{Act, Because, ManualOverride, Outcome, Repair, Way};
+use serde_json::json;
+
+use super::super::{ClusterOverride, KeepReason, Method, Operation, Repair, WriteOutcome};
 use super::cast::{Draft, job, pod, rollout};
 use super::scene::{Scene, namespace, seconds};
 use crate::linkerd::WebhookView;
-use serde_json::json;
 
 /// A Job of three pods.
 fn report() -> Draft {
@@ -37,9 +38,9 @@ fn scene(job: Draft) -> Scene {
 #[test]
 fn a_job_that_ignores_disruptions_has_its_pods_evicted_where_one_has_started() {
     let mut scene = scene(ignoring_all());
-    assert_eq!(scene.fate("a"), Ok(Way::Suspend));
+    assert_eq!(scene.fate("a"), Ok(Method::Suspend));
     scene.pods([pod("b").running().of(&report())]);
-    assert_eq!((scene.fate("a"), scene.fate("b")), (Ok(Way::Evict), Ok(Way::Evict)));
+    assert_eq!((scene.fate("a"), scene.fate("b")), (Ok(Method::Evict), Ok(Method::Evict)));
     assert_eq!(scene.told(), ["evict a"], "evictions have their rate");
 }
 
@@ -50,9 +51,9 @@ fn a_job_that_may_count_an_apps_exit_code_has_only_those_evicted_that_wait_holds
     let mut scene = scene(ignoring(&json!([fail, ignore])));
     let others = pod("b").of(&report()).and("/spec/initContainers", json!([{"name": "migrate"}]));
     scene.pods([others, pod("c").running().of(&report())]);
-    assert_eq!(scene.fate("a"), Ok(Way::Evict));
-    assert_eq!(scene.fate("b"), Err(Because::JobWouldCount), "its own init container may end with any code");
-    assert_eq!(scene.fate("c"), Err(Because::JobWouldCount));
+    assert_eq!(scene.fate("a"), Ok(Method::Evict));
+    assert_eq!(scene.fate("b"), Err(KeepReason::JobWouldCount), "its own init container may end with any code");
+    assert_eq!(scene.fate("c"), Err(KeepReason::JobWouldCount));
 }
 
 #[test]
@@ -60,7 +61,7 @@ fn a_job_is_suspended_as_a_whole_where_all_its_active_pods_are_held() {
     let mut scene = scene(report());
     let others = [pod("done").finished().of(&report()), pod("goes").ready().going().of(&report())];
     let due = scene.pods(others).due();
-    let [Act::Suspend { resource_version, pods }] = [due[0].act.clone()] else { panic!("{due:?}") };
+    let [Operation::Suspend { resource_version, pods }] = [due[0].act.clone()] else { panic!("{due:?}") };
     assert_eq!((due.len(), resource_version.as_str(), pods.len()), (1, "1", 3));
     scene.without_proof();
     assert_eq!(scene.done(), ["suspend report a b c"], "that stops its clock, and waits for no proof");
@@ -72,7 +73,7 @@ fn a_job_is_not_suspended_before_all_its_active_pods_are_seen_nor_against_a_pers
     let mut scene = scene(report().and("/status/active", 4.into()));
     assert!(scene.told().is_empty());
     scene.owner(&report());
-    for manual in [ManualOverride::Open, ManualOverride::Closed] {
+    for manual in [ClusterOverride::Open, ClusterOverride::Closed] {
         scene.cluster.manual = Some(manual);
         assert!(scene.told().is_empty(), "{manual:?}");
     }
@@ -84,10 +85,10 @@ fn gated_pods_of_a_job_that_has_others_are_deleted_without_being_counted() {
         let mut scene = Scene::with(Repair::Held, [report()]);
         scene.pods([other, pod("b").gated().tracked(), pod("a").gated()].map(|pod| pod.of(&report())));
         // What was begun before and not ended comes first.
-        assert_eq!((scene.fate("a"), scene.fate("b")), (Ok(Way::Delete), Ok(Way::Untrack)));
+        assert_eq!((scene.fate("a"), scene.fate("b")), (Ok(Method::Delete), Ok(Method::Untrack)));
         assert!(scene.without_proof().told().is_empty());
         let due = scene.after(1).due();
-        assert!(matches!(due[1].act, Act::Untrack { gate: 1, .. }), "{due:?}");
+        assert!(matches!(due[1].act, Operation::Untrack { gate: 1, .. }), "{due:?}");
         assert_eq!(scene.told(), ["delete a", "untrack b"]);
     }
     // Another program's suspension, and the whole Job held.
@@ -101,7 +102,7 @@ fn a_gated_pod_that_its_job_does_not_count_any_more_is_deleted_whatever_the_job_
     for job in [suspended(), report().and("/status/conditions", json!([{"type": "Complete", "status": "True"}]))] {
         let mut scene = Scene::with(Repair::Held, [job]);
         scene.pods([pod("a").gated().of(&report())]);
-        assert_eq!(scene.fate("a"), Ok(Way::Delete));
+        assert_eq!(scene.fate("a"), Ok(Method::Delete));
     }
 }
 
@@ -118,37 +119,37 @@ fn a_job_with_a_pod_that_runs_or_is_meshed_or_may_not_go_is_left() {
     ] {
         let mut scene = scene(report());
         scene.pods([other.of(&report())]);
-        assert_eq!(scene.fate("a"), Err(Because::JobWouldCount));
+        assert_eq!(scene.fate("a"), Err(KeepReason::JobWouldCount));
         assert!(scene.told().is_empty());
     }
     let mut scene = scene(report());
     scene.pods([pod("c").repaired("held").of(&report())]);
-    assert_eq!(scene.fate("a"), Ok(Way::Suspend));
+    assert_eq!(scene.fate("a"), Ok(Method::Suspend));
     scene.policy.repair = Repair::Report;
-    assert_eq!((scene.fate("a"), scene.fate("c")), (Err(Because::Reported), Err(Because::JobWouldCount)));
+    assert_eq!((scene.fate("a"), scene.fate("c")), (Err(KeepReason::Reported), Err(KeepReason::JobWouldCount)));
 }
 
 #[test]
 fn where_the_controller_may_not_evict_a_job_is_suspended_or_left() {
     let mut scene = scene(ignoring_all());
     scene.policy.evicts = false;
-    assert_eq!(scene.fate("a"), Ok(Way::Suspend));
+    assert_eq!(scene.fate("a"), Ok(Method::Suspend));
     scene.pods([pod("c").running().of(&report())]);
-    assert_eq!(scene.fate("a"), Err(Because::NoEviction));
+    assert_eq!(scene.fate("a"), Err(KeepReason::NoEviction));
 }
 
 #[test]
 fn a_job_that_somebody_else_manages_or_that_is_suspended_or_over_is_left() {
     let queued = || report().labelled("kueue.x-k8s.io/queue-name", "night");
-    assert!(matches!(scene(queued()).fate("a"), Err(Because::JobManaged(who)) if who.contains("Kueue")));
+    assert!(matches!(scene(queued()).fate("a"), Err(KeepReason::JobManaged(who)) if who.contains("Kueue")));
     let over = json!([{"type": "FailureTarget", "status": "True"}]);
     for job in [report(), ignoring_all()] {
-        assert_eq!(scene(job.clone().and("/spec/suspend", true.into())).fate("a"), Err(Because::JobSuspended));
-        assert_eq!(scene(job.and("/status/conditions", over.clone())).fate("a"), Err(Because::JobOver));
+        assert_eq!(scene(job.clone().and("/spec/suspend", true.into())).fate("a"), Err(KeepReason::JobSuspended));
+        assert_eq!(scene(job.and("/status/conditions", over.clone())).fate("a"), Err(KeepReason::JobOver));
     }
     let volcano = rollout("report").and("/apiVersion", "batch.volcano.sh/v1alpha1".into()).and("/kind", "Job".into());
     let mut scene = Scene::with(Repair::Running, []);
-    assert!(matches!(scene.pods([pod("a").of(&volcano)]).fate("a"), Err(Because::UnknownOwner(_))));
+    assert!(matches!(scene.pods([pod("a").of(&volcano)]).fate("a"), Err(KeepReason::UnknownOwner(_))));
 }
 
 #[test]
@@ -190,8 +191,8 @@ fn where_nothing_holds_its_pods_any_more_a_job_goes_on_without_proof() {
     };
     assert!(story(&|scene| scene.policy.enforces = false), "audit");
     assert!(story(&|scene| scene.policy.repair = Repair::Report), "report");
-    assert!(story(&|scene| scene.cluster.manual = Some(ManualOverride::Open)), "open --all");
-    assert!(!story(&|scene| scene.cluster.manual = Some(ManualOverride::Closed)), "close --all");
+    assert!(story(&|scene| scene.cluster.manual = Some(ClusterOverride::Open)), "open --all");
+    assert!(!story(&|scene| scene.cluster.manual = Some(ClusterOverride::Closed)), "close --all");
     let silent = |scene: &mut Scene| {
         scene.namespace(&namespace("shop"));
     };
@@ -239,7 +240,7 @@ fn a_resumption_is_not_repeated_before_its_job_has_changed_and_not_given_up_eith
     assert!(scene.after(59).told().is_empty());
     assert_eq!(scene.again, Some(scene.now + seconds(1)));
     assert_eq!(scene.after(1).told(), ["resume report"], "whoever began it never told what came of it");
-    assert_eq!(scene.act(&Outcome::Failed("no".to_owned())), ["resume report"]);
+    assert_eq!(scene.act(&WriteOutcome::Failed("no".to_owned())), ["resume report"]);
     assert!(scene.after(14).told().is_empty());
     assert_eq!(scene.after(1).done(), ["resume report"]);
     scene.owner(&suspended().and("/metadata/resourceVersion", "2".into()));
@@ -251,10 +252,10 @@ fn a_resumption_that_fails_makes_no_strikes_of_pods_that_were_there() {
     let resumed = suspended().and("/spec/suspend", false.into()).and("/status/active", 3.into());
     let mut scene = scene(resumed);
     for pause in [15, 30, 60, 120] {
-        assert_eq!(scene.act(&Outcome::Failed("no".to_owned())), ["resume report"]);
+        assert_eq!(scene.act(&WriteOutcome::Failed("no".to_owned())), ["resume report"]);
         scene.after(pause);
     }
-    assert_eq!((scene.memory.broken(), scene.memory.missed_again_at()), (0, None));
+    assert_eq!((scene.tracker.open_breakers(), scene.tracker.missed_again_at()), (0, None));
 }
 
 #[test]

@@ -1,15 +1,18 @@
-//! A cluster as a controller sees it, and the controller's memory of it.
+//! A cluster as a controller sees it, and what the controller keeps of it.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use serde_json::json;
+
+use super::super::object::OwnersOfAKind;
 use super::super::{
-    Act, Action, Because, Disposition, Facts, Kind, ManualOverride, Memory, NamespaceView, Outcome, OwnerView, Owners,
-    PodView, Repair, RepairPolicy, Survey, plan, ungate, view::OwnersOfAKind,
+    Action, ClusterOverride, Decision, KeepReason, Kind, NamespaceView, Operation, OwnerView, Owners, PodView, Repair,
+    RepairPolicy, Scan, Snapshot, Tracker, UngateReason, WriteOutcome, plan,
 };
 use super::cast::{Draft, SHOP};
 use crate::linkerd::{TokenProjection, WebhookView};
-use k8s_openapi::jiff::{SignedDuration, Timestamp};
-use serde_json::json;
-use std::collections::BTreeMap;
-use std::time::Duration;
 
 /// What is there.
 #[derive(Clone, Debug)]
@@ -20,7 +23,7 @@ pub struct Cluster {
     pub owners: [OwnersOfAKind; 5],
     pub webhooks: WebhookView,
     pub proven: Option<Duration>,
-    pub manual: Option<ManualOverride>,
+    pub manual: Option<ClusterOverride>,
     pub wall: Timestamp,
 }
 
@@ -29,7 +32,7 @@ pub struct Cluster {
 pub struct Scene {
     pub cluster: Cluster,
     pub policy: RepairPolicy,
-    pub memory: Memory,
+    pub tracker: Tracker,
     pub now: Duration,
     pub again: Option<Duration>,
     /// What was published last.
@@ -64,11 +67,12 @@ pub fn policy(repair: Repair) -> RepairPolicy {
 /// An act in words.
 pub fn words(action: &Action) -> String {
     let names = action.act.removes().unwrap_or_default().0.iter().map(|target| target.name.as_str());
-    let names: Vec<&str> = if matches!(action.act, Act::Delete(_) | Act::Untrack { .. } | Act::Evict(_)) {
-        names.collect()
-    } else {
-        std::iter::once(action.owner.name.as_str()).chain(names).collect()
-    };
+    let names: Vec<&str> =
+        if matches!(action.act, Operation::Delete(_) | Operation::Untrack { .. } | Operation::Evict(_)) {
+            names.collect()
+        } else {
+            std::iter::once(action.owner.name.as_str()).chain(names).collect()
+        };
     format!("{} {}", action.act.key(), names.join(" "))
 }
 
@@ -86,9 +90,9 @@ impl Cluster {
         }
     }
 
-    pub fn facts(&self) -> Facts<'_> {
+    pub fn snapshot(&self) -> Snapshot<'_> {
         let [replica_sets, stateful_sets, daemon_sets, replication_controllers, jobs] = &self.owners;
-        Facts {
+        Snapshot {
             pods: &self.pods,
             others: 0,
             namespaces: &self.namespaces,
@@ -118,12 +122,12 @@ impl Scene {
     /// Everything works, for an hour already: all tokens are there.
     pub fn with(repair: Repair, owners: impl IntoIterator<Item = Draft>) -> Self {
         let policy = policy(repair);
-        let memory = Memory::new(&policy, Duration::ZERO);
+        let tracker = Tracker::new(&policy, Duration::ZERO);
         let mut cluster = Cluster::asking();
         owners.into_iter().for_each(|owner| cluster.put_owner(owner.owner_view()));
         let now = Duration::from_hours(1);
         cluster.proven = Some(now);
-        Self { cluster, policy, memory, now, again: None, pending: 0 }
+        Self { cluster, policy, tracker, now, again: None, pending: 0 }
     }
 
     /// The namespace is another than it was.
@@ -163,10 +167,10 @@ impl Scene {
 
     /// What is due; what `again` says is held to be in the future.
     pub fn due(&mut self) -> Vec<Action> {
-        let facts = self.cluster.facts();
-        let survey = Survey::of(&facts, &self.memory);
-        self.memory.observe(&facts, &survey, self.now);
-        let plan = plan(&facts, &survey, &self.memory, &self.policy, self.now);
+        let snapshot = self.cluster.snapshot();
+        let scan = Scan::of(&snapshot, |owner| self.tracker.remembers(owner));
+        self.tracker.observe(&snapshot, &scan, self.now);
+        let plan = plan(&snapshot, &scan, &self.tracker, &self.policy, self.now);
         assert!(plan.again.is_none_or(|again| again > self.now), "a busy loop: {:?} at {:?}", plan.again, self.now);
         self.again = plan.again;
         self.pending = plan.pending;
@@ -174,15 +178,15 @@ impl Scene {
     }
 
     /// Whose gate comes off, and why; what begins has begun.
-    pub fn ungated(&mut self) -> Vec<(String, ungate::Reason)> {
-        let facts = self.cluster.facts();
-        let survey = Survey::of(&facts, &self.memory);
-        self.memory.observe(&facts, &survey, self.now);
-        let plan = plan(&facts, &survey, &self.memory, &self.policy, self.now);
+    pub fn ungated(&mut self) -> Vec<(String, UngateReason)> {
+        let snapshot = self.cluster.snapshot();
+        let scan = Scan::of(&snapshot, |owner| self.tracker.remembers(owner));
+        self.tracker.observe(&snapshot, &scan, self.now);
+        let plan = plan(&snapshot, &scan, &self.tracker, &self.policy, self.now);
         assert!(plan.again.is_none_or(|again| again > self.now), "a busy loop: {:?} at {:?}", plan.again, self.now);
         self.again = plan.again;
         for ungate in &plan.ungates {
-            self.memory.begin_ungating(ungate, self.now);
+            self.tracker.begin_ungating(ungate, self.now);
         }
         plan.ungates.into_iter().map(|ungate| (ungate.name, ungate.reason)).collect()
     }
@@ -193,37 +197,37 @@ impl Scene {
     }
 
     pub fn begin(&mut self, action: &Action) {
-        let facts = self.cluster.facts();
-        let survey = Survey::of(&facts, &self.memory);
-        self.memory.begin(action, survey.siblings_of(&action.owner.uid), self.now);
+        let snapshot = self.cluster.snapshot();
+        let scan = Scan::of(&snapshot, |owner| self.tracker.remembers(owner));
+        self.tracker.begin(action, scan.siblings_of(&action.owner.uid), self.now);
     }
 
     /// Begins what is due, all of it with this outcome; in words.
-    pub fn act(&mut self, outcome: &Outcome) -> Vec<String> {
+    pub fn act(&mut self, outcome: &WriteOutcome) -> Vec<String> {
         let actions = self.due();
         for action in &actions {
             self.begin(action);
-            self.memory.acted(action, outcome, self.now);
+            self.tracker.acted(action, outcome, self.now);
         }
         actions.iter().map(words).collect()
     }
 
     /// Does what is due, in words.
     pub fn done(&mut self) -> Vec<String> {
-        self.act(&Outcome::Done)
+        self.act(&WriteOutcome::Done)
     }
 
     /// What becomes of a pod: the act, or the reason why none.
-    pub fn fate(&mut self, name: &str) -> Result<super::super::Way, Because> {
-        let facts = self.cluster.facts();
-        let survey = Survey::of(&facts, &self.memory);
-        self.memory.observe(&facts, &survey, self.now);
-        let plan = plan(&facts, &survey, &self.memory, &self.policy, self.now);
+    pub fn fate(&mut self, name: &str) -> Result<super::super::Method, KeepReason> {
+        let snapshot = self.cluster.snapshot();
+        let scan = Scan::of(&snapshot, |owner| self.tracker.remembers(owner));
+        self.tracker.observe(&snapshot, &scan, self.now);
+        let plan = plan(&snapshot, &scan, &self.tracker, &self.policy, self.now);
         let missed = plan.missed.iter().find(|missed| missed.pod.name == name).expect("a missed pod");
-        match &missed.disposition {
-            Disposition::Replace(way) => Ok(*way),
-            Disposition::Leave(because) => Err(because.clone()),
-            Disposition::Ungate(reason) => panic!("{name} is let go: {reason}"),
+        match &missed.decision {
+            Decision::Replace(way) => Ok(*way),
+            Decision::Leave(because) => Err(because.clone()),
+            Decision::Ungate(reason) => panic!("{name} is let go: {reason}"),
         }
     }
 }

@@ -1,10 +1,15 @@
 //! What holds for every story of a small cluster, not only for those that somebody thought of.
 
-use super::super::{Action, Disposition, Kind, Life, Memory, Outcome, Repair, RepairPolicy, State, Survey, plan};
+use std::collections::{BTreeSet, VecDeque};
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::super::{
+    Action, Decision, Kind, Life, MissedState, Repair, RepairPolicy, Scan, Tracker, WriteOutcome, plan,
+};
 use super::scene::{Cluster, policy, seconds, words};
 use super::world::{Injector, World};
-use proptest::{collection::vec, prelude::*};
-use std::collections::{BTreeSet, VecDeque};
 
 /// The prober looks so often, in seconds.
 const PROOFS: u64 = 3;
@@ -75,7 +80,7 @@ struct Stage {
     world: World,
     story: Story,
     policy: RepairPolicy,
-    memory: Memory,
+    tracker: Tracker,
     history: VecDeque<Cluster>,
     seen: Option<Cluster>,
     again: Option<std::time::Duration>,
@@ -99,13 +104,13 @@ impl Stage {
         let world = World::new(story.begins, story.waits, story.gates);
         let policy =
             RepairPolicy { eviction_rate: "30/m".parse().unwrap(), cooldown: seconds(15), ..policy(story.repair) };
-        let memory = Memory::new(&policy, seconds(world.now));
+        let tracker = Tracker::new(&policy, seconds(world.now));
         Self {
             skips_since: (story.begins == Injector::Skips).then_some(world.now),
             restarted: world.now,
             world,
             policy,
-            memory,
+            tracker,
             history: VecDeque::new(),
             seen: None,
             again: None,
@@ -135,7 +140,7 @@ impl Stage {
             Event::Fail(fails) => self.fails = fails,
             Event::Restart => {
                 self.restarted = self.world.now;
-                self.memory = Memory::new(&self.policy, seconds(self.world.now));
+                self.tracker = Tracker::new(&self.policy, seconds(self.world.now));
                 self.under_way.clear();
                 self.gone.clear();
                 self.happened.clear();
@@ -182,7 +187,7 @@ impl Stage {
             let happens = if self.fails == Some(false) { None } else { Some(self.world.apply(&action)) };
             let team = self.world.teams.iter().position(|team| team.reference == action.owner).unwrap();
             let targets = action.act.removes().unwrap_or_default().0;
-            if happens == Some(Outcome::Done) {
+            if happens == Some(WriteOutcome::Done) {
                 self.gone.extend(targets.iter().map(|target| target.uid.clone()));
                 self.happened.push(Removal { at: self.world.now, team, pods: targets.len(), evicts: false });
                 if action.owner.kind == Kind::StatefulSet {
@@ -190,25 +195,25 @@ impl Stage {
                 }
             }
             let outcome = happens.filter(|_| self.fails.is_none());
-            let outcome = outcome.unwrap_or_else(|| Outcome::Failed("no answer".to_owned()));
-            self.memory.acted(&action, &outcome, seconds(self.world.now));
+            let outcome = outcome.unwrap_or_else(|| WriteOutcome::Failed("no answer".to_owned()));
+            self.tracker.acted(&action, &outcome, seconds(self.world.now));
         }
     }
 
     fn think(&mut self, cluster: &Cluster) -> Result<(), TestCaseError> {
         let now = seconds(self.world.now);
-        let facts = cluster.facts();
-        let survey = Survey::of(&facts, &self.memory);
-        self.memory.observe(&facts, &survey, now);
-        let plan = plan(&facts, &survey, &self.memory, &self.policy, now);
+        let snapshot = cluster.snapshot();
+        let scan = Scan::of(&snapshot, |owner| self.tracker.remembers(owner));
+        self.tracker.observe(&snapshot, &scan, now);
+        let plan = plan(&snapshot, &scan, &self.tracker, &self.policy, now);
         prop_assert!(plan.again.is_none_or(|again| again > now), "a busy loop");
         self.again = plan.again;
-        let replaced = |missed: &super::super::Missed<'_>| matches!(missed.disposition, Disposition::Replace(_));
+        let replaced = |missed: &super::super::Missed<'_>| matches!(missed.decision, Decision::Replace(_));
         let marked = cluster.owners[4].values().any(|job| job.job().is_some_and(|job| job.suspended_by_us.is_some()));
         self.at_rest = !marked && !plan.missed.iter().any(replaced);
         for action in plan.actions {
             self.check(cluster, &action)?;
-            self.memory.begin(&action, survey.siblings_of(&action.owner.uid), now);
+            self.tracker.begin(&action, scan.siblings_of(&action.owner.uid), now);
             self.under_way.push((self.world.now + self.story.takes, action));
         }
         Ok(())
@@ -238,13 +243,13 @@ impl Stage {
             let running = self.story.repair == Repair::Running;
             let body = body.filter(|body| body.view.resource_version.as_ref() == Some(&target.resource_version));
             prop_assert!(body.is_none_or(|body| body.may_go(&self.world, running)), "{} may not go", what);
-            let untracks = matches!(action.act, super::super::Act::Untrack { .. });
+            let untracks = matches!(action.act, super::super::Operation::Untrack { .. });
             prop_assert!(!untracks || body.is_none_or(|body| body.view.gate.is_some()), "{} is not gated", what);
         }
         let bound = targets
             .iter()
             .any(|target| self.world.bodies.iter().any(|body| body.view.uid == target.uid && body.view.node.is_some()));
-        let evicts_running = evicts && targets.iter().any(|target| target.state == State::Running);
+        let evicts_running = evicts && targets.iter().any(|target| target.state == MissedState::Running);
         self.check_owner(cluster, place, targets.len(), evicts_running, bound, &what)?;
         self.removals.push(Removal { at: now, team: place, pods: targets.len(), evicts });
         Ok(())
@@ -329,8 +334,8 @@ fn play(story: Story) -> Result<(), TestCaseError> {
         (team.refused, team.protected, team.grace) = (false, false, 2);
     }
     let mut waited = 0;
-    while !(stage.at_rest && stage.memory.broken() == 0 && waited > 20) {
-        if stage.at_rest && stage.memory.broken() > 0 {
+    while !(stage.at_rest && stage.tracker.open_breakers() == 0 && waited > 20) {
+        if stage.at_rest && stage.tracker.open_breakers() > 0 {
             // The hour in which owners are left alone.
             stage.world.now += 600;
         }

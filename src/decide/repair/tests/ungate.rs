@@ -1,11 +1,12 @@
 //! When our scheduling gate comes off, and when it stays on.
 
-use super::super::ungate::Reason;
-use super::super::{Act, Because, ManualOverride, Outcome, Repair, Way};
+use k8s_openapi::api::admissionregistration::v1::MatchCondition;
+
+use super::super::{ClusterOverride, KeepReason, Method, Operation, Repair, UngateReason, WriteOutcome};
 use super::cast::{Draft, pod, replica_set};
 use super::scene::{Scene, namespace, seconds};
-use crate::linkerd::{WebhookView, webhook::chart_default};
-use k8s_openapi::api::admissionregistration::v1::MatchCondition;
+use crate::linkerd::WebhookView;
+use crate::linkerd::webhook::chart_default;
 
 fn web() -> Draft {
     replica_set("web")
@@ -22,7 +23,7 @@ fn scene(pod: Draft) -> Scene {
     scene
 }
 
-fn reason(pod: Draft) -> Option<Reason> {
+fn reason(pod: Draft) -> Option<UngateReason> {
     scene(pod).ungated().pop().map(|(_, reason)| reason)
 }
 
@@ -30,18 +31,18 @@ fn reason(pod: Draft) -> Option<Reason> {
 fn a_held_pod_keeps_its_gate_and_is_deleted_once_injection_is_proven() {
     let mut scene = scene(held("a"));
     assert_eq!((scene.ungated(), scene.told()), (vec![], vec![]));
-    assert_eq!(scene.fate("a"), Ok(Way::Delete));
+    assert_eq!(scene.fate("a"), Ok(Method::Delete));
     assert_eq!(scene.after(0).told(), ["delete a"]);
 }
 
 #[test]
 fn a_gate_comes_off_what_is_meshed_skipped_exempt_or_released() {
-    assert_eq!(reason(held("a").meshed()), Some(Reason::Meshed));
-    assert_eq!(reason(held("a").declining()), Some(Reason::Skipped));
-    assert_eq!(reason(held("a").and("/spec/hostNetwork", true.into())), Some(Reason::Skipped));
-    assert_eq!(reason(held("a").labelled("linkerd-gate/admission", "exempt")), Some(Reason::Exempt));
+    assert_eq!(reason(held("a").meshed()), Some(UngateReason::Meshed));
+    assert_eq!(reason(held("a").declining()), Some(UngateReason::Skipped));
+    assert_eq!(reason(held("a").and("/spec/hostNetwork", true.into())), Some(UngateReason::Skipped));
+    assert_eq!(reason(held("a").labelled("linkerd-gate/admission", "exempt")), Some(UngateReason::Exempt));
     assert_eq!(reason(held("a").labelled("linkerd-gate/admission", "enforce")), None);
-    assert_eq!(reason(held("a").annotated("linkerd-gate/release", "true")), Some(Reason::Released));
+    assert_eq!(reason(held("a").annotated("linkerd-gate/release", "true")), Some(UngateReason::Released));
     assert_eq!(reason(held("a").annotated("linkerd-gate/release", "yes")), None);
     assert_eq!(reason(held("a").declining().going()), None, "it goes");
     assert_eq!(reason(held("a").and("/metadata/namespace", "unseen".into())), None, "nothing is known of it");
@@ -56,9 +57,9 @@ fn a_gate_comes_off_what_is_meshed_skipped_exempt_or_released() {
 #[test]
 fn a_gate_comes_off_as_it_was_looked_at() {
     let mut scene = scene(held("a").declining().and("/metadata/resourceVersion", "7".into()));
-    let facts = scene.cluster.facts();
-    let survey = super::super::Survey::of(&facts, &scene.memory);
-    let plan = super::super::plan(&facts, &survey, &scene.memory, &scene.policy, scene.now);
+    let snapshot = scene.cluster.snapshot();
+    let scan = super::super::Scan::of(&snapshot, |owner| scene.tracker.remembers(owner));
+    let plan = super::super::plan(&snapshot, &scan, &scene.tracker, &scene.policy, scene.now);
     let [ungate] = plan.ungates.as_slice() else { panic!("{:?}", plan.ungates) };
     assert_eq!((ungate.index, ungate.resource_version.as_str(), ungate.uid.as_str()), (1, "7", "uid of a"));
     let ungate = ungate.clone();
@@ -71,7 +72,7 @@ fn a_gate_comes_off_as_it_was_looked_at() {
     scene.pods([held("a").declining().and("/metadata/resourceVersion", "8".into())]);
     assert_eq!(scene.ungated().len(), 1);
     // What fails is repeated after a pause, whatever changes meanwhile.
-    scene.memory.ungated(&ungate, &Outcome::Failed("no".to_owned()), scene.now);
+    scene.tracker.ungated(&ungate, &WriteOutcome::Failed("no".to_owned()), scene.now);
     scene.pods([held("a").declining().and("/metadata/resourceVersion", "9".into())]);
     assert!(scene.after(14).ungated().is_empty());
     assert_eq!(scene.after(1).ungated().len(), 1);
@@ -81,13 +82,13 @@ fn a_gate_comes_off_as_it_was_looked_at() {
 fn a_persons_open_takes_every_gate_off_and_close_keeps_those_of_missed_pods_on() {
     let mut scene = scene(held("a"));
     scene.policy.hold_max = Some(seconds(60));
-    scene.cluster.manual = Some(ManualOverride::Open);
-    assert_eq!(scene.ungated(), [("a".to_owned(), Reason::Opened)]);
-    scene.cluster.manual = Some(ManualOverride::Closed);
+    scene.cluster.manual = Some(ClusterOverride::Open);
+    assert_eq!(scene.ungated(), [("a".to_owned(), UngateReason::Opened)]);
+    scene.cluster.manual = Some(ClusterOverride::Closed);
     assert!(scene.after(3600).without_proof().ungated().is_empty());
     // One that Linkerd has nothing to do with waits for nothing.
     scene.pods([held("b").declining()]);
-    assert_eq!(scene.ungated(), [("b".to_owned(), Reason::Skipped)]);
+    assert_eq!(scene.ungated(), [("b".to_owned(), UngateReason::Skipped)]);
 }
 
 #[test]
@@ -96,12 +97,12 @@ fn after_the_longest_time_a_gate_comes_off_unless_the_pod_is_about_to_be_replace
     scene.policy.hold_max = Some(seconds(60));
     assert!(scene.ungated().is_empty());
     assert_eq!(scene.again, Some(scene.now + seconds(60)));
-    assert_eq!(scene.after(60).without_proof().ungated(), [("a".to_owned(), Reason::HeldTooLong)]);
+    assert_eq!(scene.after(60).without_proof().ungated(), [("a".to_owned(), UngateReason::HeldTooLong)]);
 
     let mut scene = Scene::with(Repair::Held, [web()]);
     scene.policy.hold_max = Some(seconds(60));
     scene.pods([held("a"), pod("lonely").gated()]).after(60);
-    assert_eq!(scene.ungated(), [("lonely".to_owned(), Reason::HeldTooLong)], "nothing creates that one again");
+    assert_eq!(scene.ungated(), [("lonely".to_owned(), UngateReason::HeldTooLong)], "nothing creates that one again");
     assert_eq!(scene.done(), ["delete a"]);
     assert_eq!(scene.after(60).ungated().len(), 2, "and it did not go");
 }
@@ -119,13 +120,13 @@ fn a_configuration_that_comes_back_within_ten_minutes_releases_nothing() {
     scene.cluster.webhooks = WebhookView::default();
     assert!(scene.after(1).without_proof().ungated().is_empty());
     // What cannot be looked at does not count.
-    scene.after(599).memory.note_blind();
+    scene.after(599).tracker.note_watches_lost();
     assert!(scene.without_proof().ungated().is_empty());
     assert!(scene.after(599).without_proof().ungated().is_empty());
-    scene.cluster.manual = Some(ManualOverride::Closed);
+    scene.cluster.manual = Some(ClusterOverride::Closed);
     assert!(scene.after(1).without_proof().ungated().is_empty());
     scene.cluster.manual = None;
-    assert_eq!(scene.ungated(), [("a".to_owned(), Reason::NotInstalled)]);
+    assert_eq!(scene.ungated(), [("a".to_owned(), UngateReason::NotInstalled)]);
 }
 
 #[test]
@@ -145,9 +146,9 @@ fn a_foreign_finalizer_and_a_persons_release_keep_a_pod_from_being_deleted() {
         pod("b").of(&web()).annotated("linkerd-gate/release", "true"),
         pod("lonely").gated(),
     ]);
-    assert_eq!(scene.fate("a"), Err(Because::ForeignFinalizer("example.com/keep".to_owned())));
-    assert_eq!(scene.fate("b"), Err(Because::Released));
-    assert_eq!(scene.fate("lonely"), Err(Because::Ownerless));
+    assert_eq!(scene.fate("a"), Err(KeepReason::ForeignFinalizer("example.com/keep".to_owned())));
+    assert_eq!(scene.fate("b"), Err(KeepReason::Released));
+    assert_eq!(scene.fate("lonely"), Err(KeepReason::Ownerless));
     assert!(scene.told().is_empty());
 }
 
@@ -168,5 +169,7 @@ fn only_what_a_node_could_start_before_its_turn_is_pending() {
     assert_eq!(scene.pending, 0, "audit replaces nothing");
     scene.policy.enforces = true;
     scene.after(0);
-    assert!(scene.due().iter().any(|action| matches!(&action.act, Act::Delete([target]) if target.name == "pending")));
+    assert!(
+        scene.due().iter().any(|action| matches!(&action.act, Operation::Delete([target]) if target.name == "pending"))
+    );
 }

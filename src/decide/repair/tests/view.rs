@@ -1,11 +1,12 @@
 //! What is kept of objects.
 
+use serde_json::{Value, json};
+
 use super::super::NamespaceView;
-use super::super::view::{Detail, Ignores, JobDetail, Kind, Life, OwnerView, Repair};
+use super::super::object::{Detail, Ignores, JobDetail, Kind, Life, OwnerView, Repair};
 use super::cast::{Draft, daemon_set, job, pod, replica_set, replication_controller, stateful_set};
 use super::scene::namespace;
 use crate::linkerd::Started;
-use serde_json::{Value, json};
 
 fn detail(draft: &Draft) -> JobDetail {
     draft.owner_view().job().expect("a Job").clone()
@@ -262,11 +263,11 @@ fn an_owner_of_the_same_name_with_another_uid_is_another() {
     for set in [replica_set("web"), stateful_set("web"), daemon_set("web"), replication_controller("web"), job("web")] {
         cluster.put_owner(set.owner_view());
         let reference = pod("a").of(&set).view().owner.unwrap();
-        let owners = cluster.facts().owners;
+        let owners = cluster.snapshot().owners;
         let found: Option<&OwnerView> = owners.get("shop", &reference);
         assert_eq!(found.map(|view| &view.reference), Some(&reference));
         assert!(owners.get("elsewhere", &reference).is_none());
         assert!(owners.get("shop", &pod("a").of(&set.anew()).view().owner.unwrap()).is_none());
     }
-    assert_eq!(cluster.facts().owners.iter().count(), 5);
+    assert_eq!(cluster.snapshot().owners.iter().count(), 5);
 }

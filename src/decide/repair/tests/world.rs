@@ -1,11 +1,12 @@
 //! A small cluster that lives: owners make pods, an injector is there or not, pods start and go.
 
-use super::super::view::GateView;
-use super::super::{Act, Action, Kind, Life, Outcome, OwnerReference, OwnerView, PodView, State, view::Detail};
+use serde_json::json;
+
+use super::super::object::{Detail, GateView};
+use super::super::{Action, Kind, Life, MissedState, Operation, OwnerReference, OwnerView, PodView, WriteOutcome};
 use super::cast::{Draft, daemon_set, job, pod, replica_set, replication_controller, rollout, stateful_set};
 use super::scene::{Cluster, seconds};
 use crate::linkerd::Started;
-use serde_json::json;
 
 /// What becomes of a pod that is created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -228,36 +229,36 @@ impl World {
     }
 
     /// What the API server makes of an act.
-    pub fn apply(&mut self, action: &Action) -> Outcome {
+    pub fn apply(&mut self, action: &Action) -> WriteOutcome {
         let team = self.teams.iter().position(|team| team.reference == action.owner).expect("an owner of ours");
         match &action.act {
-            Act::Delete([target]) | Act::Untrack { target: [target], .. } | Act::Evict([target]) => {
-                let evicts = matches!(action.act, Act::Evict(_));
+            Operation::Delete([target]) | Operation::Untrack { target: [target], .. } | Operation::Evict([target]) => {
+                let evicts = matches!(action.act, Operation::Evict(_));
                 let Some(body) = self.bodies.iter_mut().find(|body| body.view.uid == target.uid) else {
-                    return Outcome::Overtaken;
+                    return WriteOutcome::Conflict;
                 };
                 if body.view.resource_version.as_ref() != Some(&target.resource_version) {
-                    return Outcome::Overtaken;
+                    return WriteOutcome::Conflict;
                 }
                 let team = &mut self.teams[team];
                 if evicts && team.protected {
-                    return Outcome::Refused("a budget".to_owned());
+                    return WriteOutcome::Refused("a budget".to_owned());
                 }
-                let counts = !matches!(action.act, Act::Untrack { .. }) || body.view.gate.is_none();
+                let counts = !matches!(action.act, Operation::Untrack { .. }) || body.view.gate.is_none();
                 if action.owner.kind == Kind::Job && counts && (team.counts || !evicts) {
                     team.failures += 1;
                 }
                 // What no kubelet has goes at once.
                 let grace = if body.view.node.is_none() { 0 } else { team.grace };
                 body.go(self.now + grace);
-                Outcome::Done
+                WriteOutcome::Done
             }
-            Act::Suspend { resource_version, .. } => {
+            Operation::Suspend { resource_version, .. } => {
                 let version = self.teams[team].version.to_string();
                 if version != *resource_version {
-                    return Outcome::Overtaken;
+                    return WriteOutcome::Conflict;
                 }
-                let ran = self.of(team).any(|body| !body.is_going() && body.state() == State::Running);
+                let ran = self.of(team).any(|body| !body.is_going() && body.state() == MissedState::Running);
                 let (now, its) = (self.now, &mut self.teams[team]);
                 its.failures += usize::from(ran);
                 its.version += 1;
@@ -265,17 +266,17 @@ impl World {
                 its.mark = Some(now.to_string());
                 let goes = now + its.grace;
                 self.bodies.iter_mut().filter(|body| body.team == Some(team)).for_each(|body| body.go(goes));
-                Outcome::Done
+                WriteOutcome::Done
             }
-            Act::Resume { resource_version, .. } => {
+            Operation::Resume { resource_version, .. } => {
                 let its = &mut self.teams[team];
                 if its.version.to_string() != *resource_version {
-                    return Outcome::Overtaken;
+                    return WriteOutcome::Conflict;
                 }
                 its.version += 1;
                 its.suspended = false;
                 its.mark = None;
-                Outcome::Done
+                WriteOutcome::Done
             }
         }
     }
@@ -340,10 +341,10 @@ impl Body {
         let team = self.team.map(|team| &world.teams[team]);
         self.view.bare.is_some()
             && team.is_some_and(|team| !team.declines && !matches!(team.reference.kind, Kind::Other(_)))
-            && (running || self.state() == State::Held)
+            && (running || self.state() == MissedState::Held)
     }
 
-    pub fn state(&self) -> State {
-        if self.view.started == Started::Never { State::Held } else { State::Running }
+    pub fn state(&self) -> MissedState {
+        if self.view.started == Started::Never { MissedState::Held } else { MissedState::Running }
     }
 }

@@ -1,0 +1,62 @@
+//! Why a request to the API server failed, in words for people.
+
+use kube::Error;
+
+/// What went wrong with "`act`": `list nodes`, say.
+pub(super) fn describe(act: &str, error: &Error) -> String {
+    match error {
+        Error::Api(status) if status.is_forbidden() => {
+            format!("the API server forbids to {act}: {}", status.message)
+        }
+        Error::Api(status) => format!("the API server did not {act}: HTTP {}, {}", status.code, status.message),
+        other => format!("the API server cannot be asked to {act}: {}", innermost(other)),
+    }
+}
+
+/// Whether nothing came for as long as is waited for.
+pub(super) fn is_silence(error: &Error) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(link) = cause {
+        if link.downcast_ref::<std::io::Error>().is_some_and(|io| io.kind() == std::io::ErrorKind::TimedOut) {
+            return true;
+        }
+        cause = link.source();
+    }
+    false
+}
+
+/// The first cause: "Connection refused", not "client error (Connect)".
+pub(super) fn innermost(error: &Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    cause.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+
+    use super::*;
+
+    #[test]
+    fn the_act_and_the_servers_own_words_are_told() {
+        let status = |code, reason: &str| {
+            Error::Api(Box::new(Status {
+                code,
+                message: "nodes \"n\" …".to_owned(),
+                reason: reason.to_owned(),
+                ..Status::default()
+            }))
+        };
+        assert_eq!(
+            describe("patch node n", &status(403, "Forbidden")),
+            "the API server forbids to patch node n: nodes \"n\" …"
+        );
+        assert_eq!(
+            describe("patch node n", &status(409, "Conflict")),
+            "the API server did not patch node n: HTTP 409, nodes \"n\" …"
+        );
+    }
+}

@@ -1,0 +1,216 @@
+//! A person's word in the annotation `linkerd-gate/override`: on a Node, or on the Lease for all of them.
+
+use std::error::Error as _;
+use std::fmt;
+
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::{ListParams, Patch, PatchParams, PostParams};
+use kube::{Api, Client, Error};
+use serde_json::json;
+
+use crate::decide::election::lease_record;
+use crate::decide::{ManualOverride, manual_override};
+
+/// The most nodes among which a nearest name is looked for.
+const LISTED: u32 = 5000;
+
+/// Whom a person's word is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OverrideTarget {
+    /// One node.
+    Node(String),
+    /// All of them: the Lease in the agents' namespace.
+    All {
+        /// That namespace.
+        namespace: String,
+    },
+}
+
+/// What became of the annotation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Annotated {
+    /// It is as it was to be.
+    Written,
+    /// There was no Lease, so there is one now, which nobody holds.
+    Created,
+    /// There is no Lease, so there was nothing to forget.
+    Absent,
+}
+
+/// Why nothing was written.
+#[derive(Debug, thiserror::Error)]
+#[error("{subject}: {why}")]
+pub struct OverrideError {
+    subject: OverrideTarget,
+    why: Why,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Why {
+    #[error("there is no such node; {0}")]
+    NoNode(String),
+    #[error("there is no namespace {0}: name the agents' namespace with --namespace, or create it")]
+    NoNamespace(String),
+    #[error("you may not do this: {message}; the right it takes: {right}")]
+    Forbidden { message: String, right: String },
+    #[error("the API server does not know who you are (401): {0}; look at the kubeconfig's user, or sign in again")]
+    Unauthorized(String),
+    #[error("the API server refused it ({code}): {message}")]
+    Refused { code: u16, message: String },
+    #[error(
+        "the API server could not be asked: {0}; look at the kubeconfig's `server`, and whether `kubectl version` gets an answer"
+    )]
+    Unreachable(String),
+}
+
+// === impl OverrideTarget ===
+
+impl fmt::Display for OverrideTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Node(name) => write!(f, "node/{name}"),
+            Self::All { namespace } => write!(f, "lease/{} in namespace {namespace}", lease_record::NAME),
+        }
+    }
+}
+
+impl OverrideTarget {
+    /// The command that grants what is needed, for whoever may.
+    fn right(&self) -> String {
+        match self {
+            Self::Node(_) => "patch on nodes (kubectl create clusterrole linkerd-gate-by-hand --verb=get,list,patch \
+                              --resource=nodes, and a clusterrolebinding)"
+                .to_owned(),
+            Self::All { namespace } => format!(
+                "patch and create on leases in namespace {namespace} (kubectl create role linkerd-gate-by-hand --namespace \
+                 {namespace} --verb=get,patch,create --resource=leases.coordination.k8s.io, and a rolebinding)"
+            ),
+        }
+    }
+}
+
+/// Writes a person's word, or takes it back where there is none. Touches that one annotation and nothing else.
+///
+/// With `dry_run` the API server does everything but store it (`dryRun=All`).
+pub async fn annotate(
+    client: &Client,
+    subject: &OverrideTarget,
+    word: Option<&ManualOverride>,
+    dry_run: bool,
+) -> Result<Annotated, OverrideError> {
+    let written = match subject {
+        OverrideTarget::Node(name) => annotate_node(client, name, word, dry_run).await,
+        OverrideTarget::All { namespace } => annotate_lease(client, namespace, word, dry_run).await,
+    };
+    written.map_err(|error| {
+        let why = match error {
+            Failure::Said(why) => why,
+            Failure::Api(error) => why(subject, &error),
+        };
+        OverrideError { subject: subject.clone(), why }
+    })
+}
+
+enum Failure {
+    Said(Why),
+    Api(Error),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Api(error)
+    }
+}
+
+/// A merge patch of one annotation: `null` takes it away.
+fn patch(word: Option<&ManualOverride>) -> Patch<serde_json::Value> {
+    let value = word.map(ToString::to_string);
+    Patch::Merge(json!({"metadata": {"annotations": {manual_override::ANNOTATION: value}}}))
+}
+
+fn parameters(dry_run: bool) -> PatchParams {
+    PatchParams { field_manager: Some("linkerd-gate".to_owned()), dry_run, ..PatchParams::default() }
+}
+
+async fn annotate_node(
+    client: &Client,
+    name: &str,
+    word: Option<&ManualOverride>,
+    dry_run: bool,
+) -> Result<Annotated, Failure> {
+    let nodes = Api::<Node>::all(client.clone());
+    match nodes.patch_metadata(name, &parameters(dry_run), &patch(word)).await {
+        Ok(_) => Ok(Annotated::Written),
+        Err(Error::Api(status)) if status.is_not_found() => {
+            Err(Failure::Said(Why::NoNode(nearest(&nodes, name).await)))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What to do about a name that is no node's. That the nodes cannot be listed is no second error.
+async fn nearest(nodes: &Api<Node>, name: &str) -> String {
+    let listed =
+        nodes.list_metadata(&ListParams::default().limit(LISTED)).await.map(|list| list.items).unwrap_or_default();
+    let names = listed.into_iter().filter_map(|node| node.metadata.name);
+    let likeness = |other: &str| strsim::jaro_winkler(name, other);
+    let nearest =
+        names.filter(|other| likeness(other) > 0.7).max_by(|one, other| likeness(one).total_cmp(&likeness(other)));
+    match nearest {
+        Some(nearest) => format!("did you mean {nearest}? `kubectl get nodes` lists them"),
+        None => "`kubectl get nodes` lists them".to_owned(),
+    }
+}
+
+async fn annotate_lease(
+    client: &Client,
+    namespace: &str,
+    word: Option<&ManualOverride>,
+    dry_run: bool,
+) -> Result<Annotated, Failure> {
+    let leases = Api::<Lease>::namespaced(client.clone(), namespace);
+    match leases.patch_metadata(lease_record::NAME, &parameters(dry_run), &patch(word)).await {
+        Ok(_) => return Ok(Annotated::Written),
+        Err(Error::Api(status)) if status.is_not_found() => {}
+        Err(error) => return Err(error.into()),
+    }
+    let Some(word) = word else { return Ok(Annotated::Absent) };
+    let metadata = ObjectMeta {
+        name: Some(lease_record::NAME.to_owned()),
+        annotations: Some([(manual_override::ANNOTATION.to_owned(), word.to_string())].into()),
+        ..ObjectMeta::default()
+    };
+    let parameters = PostParams { field_manager: Some("linkerd-gate".to_owned()), dry_run };
+    match leases.create(&parameters, &Lease { metadata, spec: None }).await {
+        Ok(_) => Ok(Annotated::Created),
+        // An agent was faster: there is one now.
+        Err(Error::Api(status)) if status.is_already_exists() => {
+            leases.patch_metadata(lease_record::NAME, &self::parameters(dry_run), &patch(Some(word))).await?;
+            Ok(Annotated::Written)
+        }
+        Err(Error::Api(status)) if status.is_not_found() => Err(Failure::Said(Why::NoNamespace(namespace.to_owned()))),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn why(subject: &OverrideTarget, error: &Error) -> Why {
+    match error {
+        Error::Api(status) if status.code == 401 => Why::Unauthorized(status.message.clone()),
+        Error::Api(status) if status.code == 403 => {
+            Why::Forbidden { message: status.message.clone(), right: subject.right() }
+        }
+        Error::Api(status) => Why::Refused { code: status.code, message: status.message.clone() },
+        other => Why::Unreachable(innermost(other)),
+    }
+}
+
+/// The last link of a chain of errors says what happened; those before it say only where.
+fn innermost(error: &Error) -> String {
+    let mut last = error.source();
+    while let Some(next) = last.and_then(std::error::Error::source) {
+        last = Some(next);
+    }
+    last.map_or_else(|| error.to_string(), ToString::to_string)
+}

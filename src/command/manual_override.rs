@@ -1,0 +1,190 @@
+//! `linkerd-gate open`, `close` and `forget`: break the glass. One annotation with an end, which every agent obeys even where
+//! nobody proves anything.
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use k8s_openapi::jiff::{SignedDuration, Timestamp, Unit};
+
+use crate::cluster::{Annotated, Client, OverrideTarget, Person, annotate, of_person};
+use crate::config::fix;
+use crate::decide::ManualOverride;
+use crate::decide::manual_override::MAX_DURATION;
+
+/// The shortest time that a word may hold.
+pub const SHORTEST: Duration = Duration::from_mins(1);
+
+/// What a person says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Say {
+    /// Pods may start, whatever Linkerd does, for so long.
+    Open(Duration),
+    /// No pod may start, whatever Linkerd does, for so long.
+    Close(Duration),
+    /// What was said before no longer counts.
+    Forget,
+}
+
+/// Why a command did not do all that it was asked. Whatever it did is on its output.
+#[derive(Debug, thiserror::Error)]
+pub enum SayError {
+    /// At least one of them was not written: each has its own line.
+    #[error("{}", .0.join("\n"))]
+    NotSaid(Vec<String>),
+    /// The output could not be written.
+    #[error("what was done could not be told: {0}")]
+    Write(#[from] io::Error),
+}
+
+/// Says it, by a person's kubeconfig.
+///
+/// With `dry_run` the API server is asked to do everything but store it.
+pub async fn run(
+    access: &Person,
+    say: Say,
+    subjects: &[OverrideTarget],
+    dry_run: bool,
+    out: &mut impl Write,
+) -> Result<(), SayError> {
+    let client = of_person(access).await.map_err(|error| SayError::NotSaid(vec![error.to_string()]))?;
+    run_with(&client, say, subjects, Timestamp::now(), dry_run, out).await
+}
+
+/// Says it at `now`, with a client that is there. Where one of several is refused, the others are told all the same.
+pub async fn run_with(
+    client: &Client,
+    say: Say,
+    subjects: &[OverrideTarget],
+    now: Timestamp,
+    dry_run: bool,
+    out: &mut impl Write,
+) -> Result<(), SayError> {
+    let word = say.word(now);
+    let mut refused = Vec::new();
+    for subject in subjects {
+        match annotate(client, subject, word.as_ref(), dry_run).await {
+            Ok(annotated) => {
+                let mark = if dry_run { " (server dry run: nothing was written)" } else { "" };
+                writeln!(out, "{subject}: {}{mark}", told(say, subject, word.as_ref(), annotated))?;
+            }
+            Err(error) => refused.push(error.to_string()),
+        }
+    }
+    out.flush()?;
+    if refused.is_empty() { Ok(()) } else { Err(SayError::NotSaid(refused)) }
+}
+
+/// How long a word is to hold, as `--for` has it.
+///
+/// # Errors
+/// What is no duration, or too short, or longer than anything that was forgotten may last.
+pub fn lasts(text: &str) -> Result<Duration, String> {
+    let accepted = "a time from 1m to 168h (7 days) is accepted, for example";
+    let Ok(lasts) = humantime::parse_duration(text) else {
+        let meant = fix::duration(text).filter(|meant| {
+            let meant = humantime::parse_duration(meant);
+            meant.is_ok_and(|meant| (SHORTEST..=MAX_DURATION.unsigned_abs()).contains(&meant))
+        });
+        return Err(format!("it is no time with a unit; {accepted} --for {}", meant.as_deref().unwrap_or("30m")));
+    };
+    if lasts < SHORTEST {
+        return Err(format!("that is too short for every agent to read it; {accepted} --for 1m"));
+    }
+    if lasts > MAX_DURATION.unsigned_abs() {
+        return Err(format!("an override must end; {accepted} --for 168h"));
+    }
+    Ok(lasts)
+}
+
+/// A node's name, as people write it or as `kubectl get --output name` does.
+///
+/// # Errors
+/// What cannot be the name of any node.
+pub fn node(text: &str) -> Result<String, String> {
+    let name = text.strip_prefix("node/").unwrap_or(text);
+    let usual =
+        |character: char| character.is_ascii_lowercase() || character.is_ascii_digit() || "-.".contains(character);
+    if name.is_empty() || !name.chars().all(usual) {
+        return Err("no node can have this name: it holds lower case letters, digits, `-` and `.`".to_owned());
+    }
+    Ok(name.to_owned())
+}
+
+// === impl Say ===
+
+impl Say {
+    fn word(self, now: Timestamp) -> Option<ManualOverride> {
+        let (open, lasts) = match self {
+            Self::Open(lasts) => (true, lasts),
+            Self::Close(lasts) => (false, lasts),
+            Self::Forget => return None,
+        };
+        // Whole seconds: the annotation is read by people. Both are far from the ends of time.
+        let until = now.saturating_add(SignedDuration::try_from(lasts).unwrap_or(MAX_DURATION));
+        Some(ManualOverride { open, until: until.ok()?.round(Unit::Second).ok()? })
+    }
+}
+
+/// What was written, until when, and what follows.
+fn told(say: Say, subject: &OverrideTarget, word: Option<&ManualOverride>, annotated: Annotated) -> String {
+    let until = |lasts| {
+        let until = word.map(|word| word.until.to_string()).unwrap_or_default();
+        format!("until {until} (in {})", humantime::format_duration(lasts))
+    };
+    let created = if annotated == Annotated::Created { "; there was no Lease, so it was created" } else { "" };
+    match (say, subject) {
+        (_, _) if annotated == Annotated::Absent => "nothing was said: there is no Lease".to_owned(),
+        (Say::Open(lasts), OverrideTarget::Node(_)) => format!(
+            "open by hand {}; its taint goes and its waits are let through, whether Linkerd injects or not",
+            until(lasts)
+        ),
+        (Say::Open(lasts), OverrideTarget::All { .. }) => format!(
+            "all nodes open by hand {}{created}; taints go and waits are let through, whether Linkerd injects or not",
+            until(lasts)
+        ),
+        (Say::Close(lasts), OverrideTarget::Node(_)) => format!(
+            "closed by hand {}; it is tainted and holds its waits, and what runs there goes on running",
+            until(lasts)
+        ),
+        (Say::Close(lasts), OverrideTarget::All { .. }) => format!(
+            "all nodes closed by hand {}{created}; they are tainted and hold their waits, and what runs goes on running",
+            until(lasts)
+        ),
+        (Say::Forget, _) => "forgotten; what is proven counts again".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_lasts_for_a_minute_at_least_and_a_week_at_most() {
+        for (text, seconds) in [("1m", 60), ("90s", 90), ("1h30m", 5400), ("168h", 604_800), ("7d", 604_800)] {
+            assert_eq!(lasts(text), Ok(Duration::from_secs(seconds)), "{text}");
+        }
+        for wrong in ["59s", "0", "169h", "-1h", "1", "soon", ""] {
+            let told = lasts(wrong).unwrap_err();
+            assert!(told.contains("from 1m to 168h"), "{wrong}: {told}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_would_lead_to_another_object_is_refused() {
+        assert_eq!(node("node/worker-1.example.com"), Ok("worker-1.example.com".to_owned()));
+        for wrong in ["", "node/", "worker-1/status", "a?x=y", "..%2f", "Worker"] {
+            assert!(node(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn the_word_ends_at_a_whole_second_that_an_agent_obeys() {
+        let now: Timestamp = "2026-01-01T05:00:00.7Z".parse().unwrap();
+        for (say, open) in [(Say::Open(SHORTEST), true), (Say::Close(SHORTEST), false)] {
+            let word = say.word(now).unwrap();
+            assert_eq!(word, ManualOverride { open, until: "2026-01-01T05:01:01Z".parse().unwrap() });
+            assert_eq!(ManualOverride::in_force(Some(&word.to_string()), now), Ok(Some(word)));
+        }
+        assert_eq!(Say::Forget.word(now), None);
+    }
+}

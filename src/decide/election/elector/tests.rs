@@ -1,0 +1,377 @@
+use super::*;
+use crate::decide::election::lease_record::LEASE_DURATION;
+
+const NO_PAUSE: Duration = Duration::ZERO;
+
+const fn millis(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+const fn second(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn holder(node: &str) -> LeaseHolder {
+    LeaseHolder { node: node.to_owned(), pod: format!("linkerd-gate-{node}"), boot: "1".to_owned() }
+}
+
+/// No pause at all.
+fn at_once(_: Pause) -> Duration {
+    NO_PAUSE
+}
+
+/// One candidate and the Lease as an API server has it.
+struct Scene {
+    elector: Elector,
+    lease: Option<LeaseRecord>,
+    version: u64,
+}
+
+impl Scene {
+    fn of(elector: Elector) -> Self {
+        Self { elector, lease: None, version: 0 }
+    }
+
+    /// A candidate that leads since second 0, by an answer that came at once.
+    fn leading() -> Self {
+        let mut scene = Self::of(Elector::new(holder("a")));
+        scene.observe(NO_PAUSE);
+        let write = scene.write(NO_PAUSE);
+        scene.answer(&write, NO_PAUSE);
+        scene.observe(NO_PAUSE);
+        assert_eq!(scene.step(NO_PAUSE), Step::Lead(Acquired::Vacant(VacancyReason::Absent)));
+        scene
+    }
+
+    fn step(&mut self, now: Duration) -> Step {
+        self.elector.step(now, None, &mut at_once)
+    }
+
+    /// The step must be a write.
+    fn write(&mut self, now: Duration) -> LeaseWrite {
+        match self.step(now) {
+            Step::Write(write) => {
+                self.elector.sent(write.number, format!("{now:?}"));
+                write
+            }
+            other => panic!("{other:?} at {now:?}"),
+        }
+    }
+
+    /// The API server takes the write, of which the candidate does not know yet.
+    fn take(&mut self, by: &LeaseHolder, renewed: &str) {
+        self.version += 1;
+        let resource_version = self.version.to_string();
+        let record = LeaseRecord {
+            resource_version,
+            holder: Some(by.clone()),
+            renewed: Some(renewed.to_owned()),
+            ..LeaseRecord::default()
+        };
+        self.lease = Some(record);
+    }
+
+    /// The API server takes the write that was sent at `sent`, and its answer arrives at `now`.
+    fn answer_late(&mut self, write: &LeaseWrite, sent: Duration, now: Duration) {
+        self.take(&holder("a"), &format!("{sent:?}"));
+        let record = self.lease.clone().expect("just written");
+        self.elector.answered(write.number, Ok(record), now, &mut at_once);
+    }
+
+    fn answer(&mut self, write: &LeaseWrite, now: Duration) {
+        self.answer_late(write, now, now);
+    }
+
+    fn observe(&mut self, now: Duration) {
+        self.elector.observe(self.lease.as_ref(), now);
+    }
+}
+
+#[test]
+fn before_the_watch_shows_anything_it_only_waits() {
+    let mut elector = Elector::new(holder("a"));
+    assert_eq!(elector.step(second(99), None, &mut at_once), Step::Wait { until: None });
+    assert_eq!(elector.held(), None);
+}
+
+#[test]
+fn a_leader_renews_every_five_seconds_and_at_once_for_news() {
+    let mut scene = Scene::leading();
+    assert_eq!(scene.step(NO_PAUSE), Step::Wait { until: Some(second(5)) });
+    let soon = scene.elector.step(second(1), Some(millis(1500)), &mut at_once);
+    assert_eq!(soon, Step::Wait { until: Some(millis(1500)) });
+    assert!(matches!(scene.elector.step(second(1), Some(NO_PAUSE), &mut at_once), Step::Write(_)));
+}
+
+#[test]
+fn leadership_counts_from_when_the_acquisition_was_sent() {
+    let mut scene = Scene::of(Elector::new(holder("a")));
+    scene.observe(NO_PAUSE);
+    let write = scene.write(NO_PAUSE);
+    scene.answer_late(&write, NO_PAUSE, millis(2500));
+    assert!(matches!(scene.step(millis(2500)), Step::Lead(_)));
+    assert_eq!(scene.elector.renewed(), Some(NO_PAUSE));
+    assert!(scene.elector.leads(millis(9999)) && !scene.elector.leads(second(10)));
+    assert_eq!(scene.step(millis(2500)), Step::Wait { until: Some(second(5)) }, "not seven seconds and a half");
+}
+
+#[test]
+fn an_acquisition_that_is_answered_too_late_does_not_lead() {
+    let mut scene = Scene::of(Elector::new(holder("a")));
+    scene.observe(NO_PAUSE);
+    let write = scene.write(NO_PAUSE);
+    // The process was stopped: nothing was stepped meanwhile.
+    scene.answer_late(&write, NO_PAUSE, second(11));
+    let again = scene.write(second(11));
+    assert_eq!(again.record.map(|record| record.resource_version), Some("1".to_owned()), "renewed first");
+    assert!(!scene.elector.leads(second(11)));
+}
+
+#[test]
+fn a_write_that_hangs_does_not_cost_the_lease() {
+    let mut scene = Scene::leading();
+    let hanging = scene.write(second(5));
+    assert_eq!(scene.step(millis(10_999)), Step::Wait { until: Some(second(11)) });
+    assert!(!scene.elector.leads(millis(10_999)), "it begins nothing before it is renewed");
+    let second_try = scene.write(second(11));
+    scene.answer_late(&second_try, second(11), millis(11_100));
+    assert!(scene.elector.leads(millis(20_999)));
+    scene.elector.answered(hanging.number, Err(WriteError::Failed("late".to_owned())), second(12), &mut at_once);
+    assert!(scene.elector.failure().is_none(), "an answer nobody waits for changes nothing");
+}
+
+#[test]
+fn answers_that_take_five_seconds_do_not_cost_the_lease() {
+    let mut scene = Scene::leading();
+    for round in 1..9 {
+        let write = scene.write(second(round * 5));
+        scene.answer_late(&write, second(round * 5), second(round * 5 + 5));
+    }
+}
+
+#[test]
+fn a_leader_whose_writes_hang_steps_down_when_the_lease_has_expired() {
+    let mut scene = Scene::leading();
+    scene.write(second(5));
+    scene.write(second(11));
+    assert_eq!(scene.step(second(11)), Step::Wait { until: Some(second(15)) });
+    assert!(matches!(scene.step(second(15)), Step::StepDown(LossReason::Unrenewed { .. })));
+}
+
+#[test]
+fn a_write_whose_answer_is_lost_counts_once_the_watch_shows_it() {
+    let mut scene = Scene::leading();
+    let hanging = scene.write(second(5));
+    scene.take(&holder("a"), "5s");
+    let second_try = scene.write(second(11));
+    assert_eq!(second_try.record, hanging.record);
+    scene.elector.answered(second_try.number, Err(WriteError::Conflict), second(12), &mut at_once);
+    assert_eq!(scene.step(second(12)), Step::Wait { until: Some(millis(13_500)) }, "until the watch shows why");
+    scene.observe(second(13));
+    assert_eq!((scene.elector.accepted(), scene.elector.renewed()), (hanging.number, Some(second(5))));
+    assert!(scene.elector.leads(millis(14_999)));
+    assert_eq!(scene.write(second(13)).record, scene.lease.clone());
+}
+
+#[test]
+fn a_write_that_the_watch_shows_counts_before_its_answer_and_without_it() {
+    let mut scene = Scene::leading();
+    let write = scene.write(second(5));
+    scene.take(&holder("a"), "5s");
+    scene.observe(millis(5100));
+    assert_eq!((scene.elector.accepted(), scene.elector.renewed()), (write.number, Some(second(5))));
+    assert!(scene.elector.is_writing(), "the answer may come yet");
+    assert_eq!(scene.write(second(11)).record, scene.lease.clone(), "no conflict with what it wrote itself");
+    assert!(scene.elector.leads(millis(14_999)));
+}
+
+#[test]
+fn a_renewal_that_is_answered_after_its_deadline_does_not_keep_a_leader() {
+    let mut scene = Scene::leading();
+    let renewal = scene.write(second(5));
+    // Stopped until second 21, with the answer waiting.
+    scene.answer_late(&renewal, second(5), second(21));
+    assert!(!scene.elector.leads(second(21)));
+    assert!(matches!(scene.step(second(21)), Step::StepDown(LossReason::Unrenewed { .. })));
+}
+
+#[test]
+fn a_leader_that_was_stopped_steps_down_before_it_writes() {
+    let mut scene = Scene::leading();
+    assert!(matches!(scene.step(second(10)), Step::StepDown(LossReason::Unrenewed { .. })));
+    assert!(!scene.elector.leads(second(10)));
+    // The Lease still names it: it renews first, and leads after the answer.
+    let write = scene.write(second(10));
+    scene.answer(&write, second(10));
+    assert_eq!(scene.step(second(10)), Step::Lead(Acquired::Again));
+}
+
+#[test]
+fn a_leader_steps_down_when_another_holds_the_lease() {
+    let mut scene = Scene::leading();
+    scene.take(&holder("b"), "elsewhere");
+    scene.observe(second(6));
+    assert_eq!(scene.step(second(6)), Step::StepDown(LossReason::To(holder("b"))));
+    assert_eq!(scene.step(second(6)), Step::Wait { until: Some(second(6) + LEASE_DURATION) });
+    assert_eq!(scene.elector.held(), None);
+}
+
+#[test]
+fn what_others_write_to_the_lease_does_not_cost_a_conflict() {
+    let mut scene = Scene::leading();
+    scene.take(&holder("a"), "0ns");
+    scene.observe(second(1));
+    assert_eq!(scene.write(second(5)).record, scene.lease.clone());
+}
+
+#[test]
+fn a_lease_that_is_deleted_under_its_leader_is_made_again() {
+    let mut scene = Scene::leading();
+    let write = scene.write(second(5));
+    scene.lease = None;
+    scene.elector.answered(write.number, Err(WriteError::Conflict), second(5), &mut at_once);
+    scene.observe(second(6));
+    assert_eq!(scene.write(second(6)).record, None);
+}
+
+#[test]
+fn a_free_lease_is_left_to_others_for_a_while() {
+    let courtesy = |pause| if pause == Pause::Acquire { second(3) } else { NO_PAUSE };
+    let mut elector = Elector::new(holder("a"));
+    elector.observe(None, NO_PAUSE);
+    assert_eq!(elector.step(NO_PAUSE, None, &mut { courtesy }), Step::Wait { until: Some(second(3)) });
+    let other = LeaseRecord { holder: Some(holder("b")), renewed: Some("1".to_owned()), ..LeaseRecord::default() };
+    elector.observe(Some(&other), second(1));
+    assert_eq!(elector.step(second(3), None, &mut { courtesy }), Step::Wait { until: Some(second(16)) });
+    assert_eq!(elector.step(second(16), None, &mut { courtesy }), Step::Wait { until: Some(second(19)) }, "anew");
+    let earlier = LeaseRecord { holder: Some(LeaseHolder { boot: "0".to_owned(), ..holder("a") }), ..other };
+    elector.observe(Some(&earlier), second(16));
+    let mut new = Elector::new(holder("a"));
+    new.observe(Some(&earlier), second(16));
+    assert!(matches!(new.step(second(16), None, &mut { courtesy }), Step::Write(_)), "nobody else can know");
+}
+
+/// Two candidates, one API server, and everything that may go wrong between them. Time advances in steps of 100 ms.
+mod two {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What befalls one candidate for a while.
+    #[derive(Clone, Copy, Debug)]
+    enum Weather {
+        Fair,
+        /// Answers take so many steps.
+        Slow(u8),
+        /// Writes are taken, and never answered.
+        Silent,
+        /// The watch shows nothing.
+        Blind,
+        /// Neither writes nor watches arrive.
+        CutOff,
+        /// The process is stopped; what was sent arrives.
+        Stopped,
+    }
+
+    struct Candidate {
+        elector: Elector,
+        /// Writes on their way: when they arrive, when their answer does.
+        arriving: Vec<(u64, LeaseWrite, String, Option<u64>)>,
+        answers: Vec<(u64, u64, Result<LeaseRecord, WriteError>)>,
+        /// The last version that its watch showed; nothing before it showed any.
+        shown: Option<u64>,
+        /// By what it was told: what a role acts on.
+        told: bool,
+    }
+
+    fn weather() -> impl Strategy<Value = Weather> {
+        prop_oneof![
+            4 => Just(Weather::Fair),
+            2 => (1..60u8).prop_map(Weather::Slow),
+            1 => Just(Weather::Silent),
+            2 => Just(Weather::Blind),
+            1 => Just(Weather::CutOff),
+            2 => Just(Weather::Stopped),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 1024, ..ProptestConfig::default() })]
+
+        #[test]
+        fn never_lead_at_the_same_time(days in proptest::collection::vec((weather(), weather(), 1..250usize), 4..24)) {
+            let mut lease: Option<LeaseRecord> = None;
+            let mut version = 0u64;
+            let mut candidates = ["a", "b"].map(|name| Candidate {
+                elector: Elector::new(holder(name)),
+                arriving: Vec::new(),
+                answers: Vec::new(),
+                shown: None,
+                told: false,
+            });
+            // In the end the sun shines: somebody leads then.
+            let days = days.into_iter().chain([(Weather::Fair, Weather::Fair, 400)]);
+            let steps = days.flat_map(|(one, other, steps)| std::iter::repeat_n((one, other), steps));
+            for (tick, (one, other)) in steps.enumerate() {
+                let (tick, now) = (tick as u64, millis(tick as u64 * 100));
+                for (candidate, weather) in candidates.iter_mut().zip([one, other]) {
+                    let due: Vec<_> = candidate.arriving.extract_if(.., |write| write.0 <= tick).collect();
+                    for (_, write, renewed, answered) in due {
+                        let expected = write.record.as_ref().map(|record| &record.resource_version);
+                        let answer = if lease.as_ref().map(|record: &LeaseRecord| &record.resource_version) == expected {
+                            version += 1;
+                            let record = LeaseRecord {
+                                resource_version: version.to_string(),
+                                holder: Some(candidate.elector.me.clone()),
+                                renewed: Some(renewed),
+                                ..LeaseRecord::default()
+                            };
+                            lease = Some(record.clone());
+                            Ok(record)
+                        } else {
+                            Err(WriteError::Conflict)
+                        };
+                        if let Some(at) = answered {
+                            candidate.answers.push((at, write.number, answer));
+                        }
+                    }
+                    if matches!(weather, Weather::Stopped) {
+                        continue;
+                    }
+                    if !matches!(weather, Weather::CutOff) {
+                        let due: Vec<_> = candidate.answers.extract_if(.., |answer| answer.0 <= tick).collect();
+                        for (_, number, answer) in due {
+                            candidate.elector.answered(number, answer, now, &mut |_| millis(500));
+                        }
+                        if !matches!(weather, Weather::Blind) && candidate.shown != Some(version) {
+                            candidate.shown = Some(version);
+                            candidate.elector.observe(lease.as_ref(), now);
+                        }
+                    }
+                    loop {
+                        match candidate.elector.step(now, None, &mut |_| millis(500)) {
+                            Step::Wait { .. } => break,
+                            Step::Lead(_) => candidate.told = true,
+                            Step::StepDown(_) => candidate.told = false,
+                            Step::Write(write) => {
+                                let renewed = format!("{} {tick}", candidate.elector.me);
+                                candidate.elector.sent(write.number, renewed.clone());
+                                let (arrives, answered) = match weather {
+                                    Weather::Slow(steps) => (tick + u64::from(steps), Some(tick + 2 * u64::from(steps))),
+                                    Weather::Silent => (tick + 1, None),
+                                    Weather::CutOff => continue,
+                                    Weather::Fair | Weather::Blind | Weather::Stopped => (tick + 1, Some(tick + 2)),
+                                };
+                                candidate.arriving.push((arrives, write, renewed, answered));
+                            }
+                        }
+                    }
+                    prop_assert!(candidate.told || !candidate.elector.leads(now), "leads before it was told");
+                }
+                let leading = candidates.iter().filter(|candidate| candidate.elector.leads(now)).count();
+                prop_assert!(leading < 2, "both lead at {now:?}");
+            }
+            prop_assert!(candidates.iter().any(|candidate| candidate.told), "nobody leads in the end");
+        }
+    }
+}

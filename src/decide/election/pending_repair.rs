@@ -1,0 +1,112 @@
+//! How many pods the leading controller will still replace, as it publishes it in an annotation of the controllers' Lease.
+//!
+//! Agents read it: a node that opens while such a pod is Pending lets the scheduler bind it, and its app starts outside the
+//! mesh. So a node waits until none is left, for a limited time. Only *ungated*, unscheduled missed pods count: a pod with our
+//! scheduling gate cannot be bound, whatever a node does.
+//!
+//! A controller that takes the Lease has not seen every pod yet: until it has, it publishes [`PendingRepair::uncounted`], for
+//! which a reader waits as for one pod. In audit mode the count is always 0.
+//!
+//! It is a format between programs of different versions, as [the verdict](crate::decide::publication) is: fields may be added.
+
+use serde::{Deserialize, Serialize};
+
+/// The annotation of the Lease [`linkerd-gate-controller`](crate::decide::lease::CONTROLLER_NAME).
+pub const ANNOTATION: &str = "linkerd-gate/pending-repair";
+
+/// The format that this program writes, and the only one that it reads.
+pub const VERSION: u32 = 1;
+
+/// What the leading controller still has to do before a node may open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PendingRepair {
+    /// The format: see [`VERSION`].
+    version: u32,
+    /// So many pods.
+    pods: usize,
+    /// Whether they were counted.
+    #[serde(default = "counted", skip_serializing_if = "Clone::clone")]
+    counted: bool,
+}
+
+const fn counted() -> bool {
+    true
+}
+
+/// Why a published count cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unreadable {
+    /// Another format.
+    #[error("it is in format {0}, and this version reads format {VERSION}")]
+    Version(u32),
+    /// Not such JSON.
+    #[error("it cannot be read: {0}")]
+    Content(String),
+}
+
+// === impl PendingRepair ===
+
+impl PendingRepair {
+    /// `pods` are ungated, unscheduled, missed, and will still be replaced. A pod that has our scheduling gate, that has no
+    /// owner, whose mode is `report` or whose owner's breaker has tripped never counts; in audit mode none does.
+    pub const fn new(pods: usize) -> Self {
+        Self { version: VERSION, pods, counted: true }
+    }
+
+    /// What a controller publishes that has not seen every pod yet.
+    pub const fn uncounted() -> Self {
+        Self { version: VERSION, pods: 1, counted: false }
+    }
+
+    /// How many pods the controller will still replace.
+    pub const fn pods(self) -> usize {
+        self.pods
+    }
+
+    /// Reads the annotation's value.
+    ///
+    /// # Errors
+    /// Another format, or not such JSON.
+    pub fn read(annotation: &str) -> Result<Self, Unreadable> {
+        #[derive(Deserialize)]
+        struct Format {
+            version: u32,
+        }
+        let content = |error: serde_json::Error| Unreadable::Content(error.to_string());
+        // The version first: another format may have other fields.
+        let Format { version } = serde_json::from_str(annotation).map_err(content)?;
+        if version != VERSION {
+            return Err(Unreadable::Version(version));
+        }
+        serde_json::from_str(annotation).map_err(content)
+    }
+
+    /// The annotation's value.
+    pub fn write(self) -> String {
+        // Two numbers: there is nothing that JSON could refuse.
+        serde_json::to_string(&self).unwrap_or_else(|error| unreachable!("two numbers are not JSON: {error}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_format_is_as_documented_and_is_read_back() {
+        assert_eq!(PendingRepair::new(7).write(), r#"{"version":1,"pods":7}"#);
+        assert_eq!(PendingRepair::read(&PendingRepair::new(7).write()), Ok(PendingRepair::new(7)));
+        let uncounted = PendingRepair::uncounted();
+        assert_eq!(uncounted.write(), r#"{"version":1,"pods":1,"counted":false}"#);
+        assert_eq!(PendingRepair::read(&uncounted.write()), Ok(uncounted));
+    }
+
+    #[test]
+    fn added_fields_are_ignored_and_other_formats_are_not_guessed_at() {
+        assert_eq!(PendingRepair::read(r#"{"version":1,"pods":0,"since":"x"}"#), Ok(PendingRepair::new(0)));
+        assert_eq!(PendingRepair::read(r#"{"version":2,"left":[]}"#), Err(Unreadable::Version(2)));
+        for broken in ["", "0", "{}", r#"{"version":1}"#, r#"{"version":1,"pods":-1}"#, r#"{"version":1,"pods":"3"}"#] {
+            assert!(matches!(PendingRepair::read(broken), Err(Unreadable::Content(_))), "{broken}");
+        }
+    }
+}

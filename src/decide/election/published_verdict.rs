@@ -1,0 +1,347 @@
+//! The verdict as the prover publishes it, in the annotation `linkerd-gate/verdict` of its Lease.
+//!
+//! It is a format between programs of different versions: an agent of the previous release reads what the next one's prover
+//! writes, and the other way round, for as long as an update rolls. Fields may be added; what cannot be understood is
+//! *unknown*, which opens nothing and closes nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::decide::readiness::evidence::{Evidence, LinkerdInstallation, Probe};
+use crate::decide::readiness::gate::{ClosedReason, Gate};
+use crate::decide::readiness::policy::Policy;
+use crate::decide::readiness::probe_result::ProbeResult;
+use crate::decide::readiness::verdict::{Basis, FailedProbe};
+
+/// On which nodes which DaemonSets (`namespace/name`) lack their pod because of our taint.
+pub type TaintSuppressions = BTreeMap<String, BTreeSet<String>>;
+
+/// In the place of a node's name: too many to name them, so that every node yields.
+pub const EVERY_NODE: &str = "*";
+
+/// The format that this program writes.
+pub const VERSION: u32 = 1;
+
+/// The oldest format that this program reads. There is no older one yet.
+pub const OLDEST_READ: u32 = 1;
+
+/// At most this many names or addresses are published: an annotation is no place for a thousand.
+const AT_MOST: usize = 16;
+
+/// At most this many names of nodes in all.
+const NODES_AT_MOST: usize = 80;
+
+/// What the prover knows, for everybody.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PublishedVerdict {
+    /// The format: see [`VERSION`].
+    pub version: u32,
+
+    /// What the prover's gate says.
+    #[serde(flatten)]
+    pub word: WireVerdict,
+
+    /// Essential DaemonSets (`namespace/name`) that do not tolerate our taint, and the nodes that lack a pod of theirs: those are not
+    /// tainted meanwhile. At most 16 DaemonSets; where more than 80 nodes would be named, it is `*`, which is every node.
+    #[serde(default, skip_serializing_if = "TaintSuppressions::is_empty")]
+    pub yield_on: TaintSuppressions,
+
+    /// Where identity can be asked, so that a thousand agents need not watch its endpoints. At most 16 addresses.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub identity: Vec<SocketAddr>,
+}
+
+/// The prover's gate, in the words of the format.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "gate", rename_all = "kebab-case")]
+pub enum WireVerdict {
+    /// A pod created now would be injected and certified.
+    Open {
+        /// How that is known.
+        basis: Basis,
+        /// Tells one proof from the next: it is another number after each look of the prover's that found everything ready.
+        /// Never compared with a clock.
+        #[serde(default)]
+        proof: u64,
+        /// What could not be looked at lately.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        doubt: Vec<FailedProbe>,
+    },
+    /// Everything answers, but not for long enough yet.
+    Settling,
+    /// Something is in the way, or nobody knows enough.
+    Closed {
+        /// What is in the way; empty where the prover has not looked yet.
+        #[serde(default)]
+        obstacles: Vec<FailedProbe>,
+    },
+}
+
+/// Why a published verdict cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unreadable {
+    /// Its format is of another time.
+    #[error("it is in format {0}, and this version reads {OLDEST_READ} to {VERSION}")]
+    Version(u32),
+    /// It is no such JSON.
+    #[error("it cannot be read: {0}")]
+    Content(String),
+}
+
+// === impl PublishedVerdict ===
+
+impl PublishedVerdict {
+    /// What a prover with this gate publishes.
+    pub fn new(gate: &Gate, yield_on: TaintSuppressions, mut identity: Vec<SocketAddr>) -> Self {
+        identity.truncate(AT_MOST);
+        Self { version: VERSION, word: WireVerdict::of(gate), yield_on: cut(yield_on), identity }
+    }
+
+    /// The DaemonSets that a node yields to.
+    pub fn suppressed_by(&self, node: &str) -> Vec<String> {
+        let concerned = |nodes: &BTreeSet<String>| nodes.contains(node) || nodes.contains(EVERY_NODE);
+        self.yield_on.iter().filter(|(_, nodes)| concerned(nodes)).map(|(set, _)| set.clone()).collect()
+    }
+
+    /// Reads the annotation.
+    ///
+    /// # Errors
+    /// A format that is not ours to read, or no such JSON.
+    pub fn read(annotation: &str) -> Result<Self, Unreadable> {
+        #[derive(Deserialize)]
+        struct Format {
+            version: u32,
+        }
+        let content = |error: serde_json::Error| Unreadable::Content(error.to_string());
+        // The version first: another format may have other words for everything else.
+        let Format { version } = serde_json::from_str(annotation).map_err(content)?;
+        if !(OLDEST_READ..=VERSION).contains(&version) {
+            return Err(Unreadable::Version(version));
+        }
+        serde_json::from_str(annotation).map_err(content)
+    }
+
+    /// The annotation.
+    pub fn write(&self) -> String {
+        // Strings, numbers and lists of them: there is nothing that JSON could refuse.
+        serde_json::to_string(self).unwrap_or_else(|error| unreachable!("a verdict is no JSON: {error}"))
+    }
+
+    /// The evidence in it, for one who requires what `policy` does: as much as the prover knew, and no more.
+    ///
+    /// A gate that is closed for want of looks, or still settling, says *unknown* and not *not ready*: a prover that begins
+    /// anew must not close what evidence had opened.
+    pub fn evidence(&self, policy: &Policy, evidence: Evidence) -> Evidence {
+        let present =
+            |evidence: Evidence| all_ready(policy, evidence.with_linkerd_installation(LinkerdInstallation::Present));
+        let unknown = |why| ProbeResult::unknown(why);
+        match &self.word {
+            WireVerdict::Open { basis: Basis::NotInstalled, doubt, .. } if doubt.is_empty() => {
+                evidence.with_linkerd_installation(LinkerdInstallation::Absent)
+            }
+            // It was absent when somebody looked last: whether it still is nobody knows.
+            WireVerdict::Open { basis: Basis::NotInstalled, doubt, .. } => told(all_ready(policy, evidence), doubt),
+            // A prover that does not prove is no prover of ours.
+            WireVerdict::Open { basis: Basis::Reachable, .. } => {
+                undecided(policy, evidence, unknown("the published verdict is not a proven one"))
+            }
+            WireVerdict::Open { basis: Basis::Proven, doubt, .. } => told(present(evidence), doubt),
+            WireVerdict::Settling => undecided(policy, evidence, unknown("the prover makes sure that it stays so")),
+            WireVerdict::Closed { obstacles } if obstacles.is_empty() => {
+                undecided(policy, evidence, unknown("the prover has not looked yet"))
+            }
+            WireVerdict::Closed { obstacles } => told(present(evidence), obstacles),
+        }
+    }
+}
+
+/// As much as an annotation has room for. What is left out errs on the side of yielding: nothing must wait for itself.
+fn cut(all: TaintSuppressions) -> TaintSuppressions {
+    let mut left = NODES_AT_MOST;
+    let everywhere = || BTreeSet::from([EVERY_NODE.to_owned()]);
+    let mut cut: TaintSuppressions = TaintSuppressions::new();
+    for (place, (set, nodes)) in all.into_iter().enumerate() {
+        if place == AT_MOST {
+            // The last that has room speaks for all the others.
+            if let Some(mut last) = cut.last_entry() {
+                last.insert(everywhere());
+            }
+            break;
+        }
+        let nodes = if nodes.len() > left { everywhere() } else { nodes };
+        left -= nodes.len().min(left);
+        cut.insert(set, nodes);
+    }
+    cut
+}
+
+/// Evidence that is not known to be in the way of anything, for what is known to be to be noted in it.
+fn all_ready(policy: &Policy, evidence: Evidence) -> Evidence {
+    policy.required().iter().fold(evidence, |evidence, probe| evidence.with(*probe, ProbeResult::Ready))
+}
+
+/// Evidence of somebody who cannot tell. One probe speaks for all of them, so that people are told one reason and not the same
+/// one four times.
+pub(super) fn undecided(policy: &Policy, evidence: Evidence, outcome: ProbeResult) -> Evidence {
+    all_ready(policy, evidence).with(Probe::Injection, outcome)
+}
+
+fn told(evidence: Evidence, obstacles: &[FailedProbe]) -> Evidence {
+    obstacles.iter().fold(evidence, |evidence, FailedProbe { probe, outcome }| evidence.with(*probe, outcome.clone()))
+}
+
+// === impl WireVerdict ===
+
+impl WireVerdict {
+    fn of(gate: &Gate) -> Self {
+        let list = |obstacles: &crate::decide::FailedProbes| obstacles.iter().cloned().collect::<Vec<_>>();
+        match gate {
+            Gate::Open { basis, latest, doubt, .. } => Self::Open {
+                basis: *basis,
+                proof: u64::try_from(latest.as_micros()).unwrap_or(u64::MAX),
+                doubt: doubt.as_ref().map(list).unwrap_or_default(),
+            },
+            Gate::Settling { .. } => Self::Settling,
+            Gate::Closed { why: ClosedReason::NoEvidence | ClosedReason::Overtaken, .. } => {
+                Self::Closed { obstacles: Vec::new() }
+            }
+            Gate::Closed { why, .. } => Self::Closed { obstacles: why.failed_probes().map(list).unwrap_or_default() },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn proven(millis: u64) -> Evidence {
+        let evidence =
+            Evidence::at(Duration::from_millis(millis)).with_linkerd_installation(LinkerdInstallation::Present);
+        Probe::ALL.into_iter().fold(evidence, |evidence, probe| evidence.with(probe, ProbeResult::Ready))
+    }
+
+    fn gate(story: impl IntoIterator<Item = Evidence>) -> Gate {
+        story.into_iter().fold(Gate::closed(), |gate, evidence| gate.step(&Policy::proven(), &evidence))
+    }
+
+    /// What a follower's evidence says of a gate that was published.
+    fn followed(gate: &Gate) -> Evidence {
+        let published = PublishedVerdict::new(gate, TaintSuppressions::new(), Vec::new());
+        let read = PublishedVerdict::read(&published.write()).unwrap();
+        assert_eq!(read, published);
+        read.evidence(&Policy::proven(), Evidence::at(Duration::ZERO))
+    }
+
+    fn says(gate: &Gate) -> String {
+        crate::decide::Verdict::of(&Policy::proven(), &followed(gate)).to_string()
+    }
+
+    #[test]
+    fn what_is_published_is_what_a_follower_learns() {
+        let open = gate([proven(0), proven(600), proven(1200)]);
+        assert_eq!(says(&open), "open: proven by an injected dry-run pod");
+        let refused =
+            open.clone().step(&Policy::proven(), &proven(1300).with(Probe::Injector, ProbeResult::not_ready("no")));
+        assert_eq!(says(&refused), "closed: injector not ready: no");
+        let absent = gate((0..3).map(|second| {
+            Evidence::at(Duration::from_secs(second)).with_linkerd_installation(LinkerdInstallation::Absent)
+        }));
+        assert!(says(&absent).contains("Linkerd is not installed"), "{}", says(&absent));
+    }
+
+    #[test]
+    fn a_prover_that_begins_anew_closes_nothing() {
+        for beginning in [gate([]), gate([proven(0)]), gate([Evidence::at(Duration::ZERO)])] {
+            assert!(says(&beginning).starts_with("undecided: "), "{}", says(&beginning));
+        }
+    }
+
+    #[test]
+    fn a_doubt_of_the_provers_is_a_doubt_of_the_followers() {
+        let open = gate([proven(0), proven(600), proven(1200)]);
+        let doubted = open.step(&Policy::proven(), &Evidence::at(Duration::from_secs(2)));
+        assert!(doubted.is_open());
+        assert!(says(&doubted).starts_with("undecided: "), "{}", says(&doubted));
+    }
+
+    #[test]
+    fn a_doubted_absence_opens_for_nobody_who_is_not_open() {
+        let absent =
+            |second| Evidence::at(Duration::from_secs(second)).with_linkerd_installation(LinkerdInstallation::Absent);
+        let open = gate((0..3).map(absent));
+        let doubted = open.step(&Policy::proven(), &Evidence::at(Duration::from_secs(3)));
+        assert_eq!(doubted.basis(), Some(Basis::NotInstalled));
+        assert!(says(&doubted).starts_with("undecided: "), "{}", says(&doubted));
+    }
+
+    #[test]
+    fn what_is_merely_reachable_opens_for_nobody() {
+        let published = r#"{"version":1,"gate":"open","basis":"reachable"}"#;
+        let read = PublishedVerdict::read(published).unwrap();
+        let evidence = read.evidence(&Policy::proven(), Evidence::at(Duration::ZERO));
+        assert!(!crate::decide::Verdict::of(&Policy::proven(), &evidence).is_open());
+    }
+
+    #[test]
+    fn the_format_is_what_it_is_documented_to_be() {
+        let refused = gate([proven(0).with(Probe::Identity, ProbeResult::not_ready("refused"))]);
+        let published =
+            PublishedVerdict::new(&refused, lacking("kube-system/cni", 1), vec!["10.1.0.7:8080".parse().unwrap()]);
+        assert_eq!(
+            published.write(),
+            r#"{"version":1,"gate":"closed","obstacles":[{"probe":"identity","outcome":"not-ready","reason":"refused"}],"yieldOn":{"kube-system/cni":["node-0"]},"identity":["10.1.0.7:8080"]}"#
+        );
+        let open = gate([proven(0), proven(600), proven(1200)]);
+        assert_eq!(
+            PublishedVerdict::new(&open, TaintSuppressions::new(), Vec::new()).write(),
+            r#"{"version":1,"gate":"open","basis":"proven","proof":1200000}"#
+        );
+    }
+
+    #[test]
+    fn a_field_that_a_later_release_adds_does_no_harm_and_a_later_format_is_not_guessed_at() {
+        let more = r#"{"version":1,"gate":"open","basis":"proven","since":"yesterday"}"#;
+        assert!(PublishedVerdict::read(more).is_ok());
+        assert_eq!(PublishedVerdict::read(r#"{"version":2,"verdict":"yes"}"#), Err(Unreadable::Version(2)));
+        assert_eq!(PublishedVerdict::read(r#"{"version":0}"#), Err(Unreadable::Version(0)));
+        for broken in ["", "open", r#"{"gate":"open"}"#, r#"{"version":1}"#, r#"{"version":1,"gate":"ajar"}"#] {
+            assert!(matches!(PublishedVerdict::read(broken), Err(Unreadable::Content(_))), "{broken}");
+        }
+    }
+
+    fn lacking(set: &str, nodes: usize) -> TaintSuppressions {
+        TaintSuppressions::from([(set.to_owned(), (0..nodes).map(|node| format!("node-{node}")).collect())])
+    }
+
+    #[test]
+    fn a_node_yields_to_what_it_lacks_itself() {
+        let published = PublishedVerdict::new(&Gate::closed(), lacking("kube-system/cni", 2), Vec::new());
+        assert_eq!(published.suppressed_by("node-1"), ["kube-system/cni"]);
+        assert!(published.suppressed_by("node-2").is_empty());
+    }
+
+    #[test]
+    fn what_has_no_room_yields_everywhere() {
+        let many = PublishedVerdict::new(&Gate::closed(), lacking("kube-system/cni", 1000), Vec::new());
+        assert_eq!(many.suppressed_by("node-999"), ["kube-system/cni"]);
+        assert!(many.write().len() < 200, "{}", many.write());
+        let sets = (0..100).flat_map(|set| lacking(&format!("kube-system/{set:03}"), 1)).collect();
+        let sets = PublishedVerdict::new(&Gate::closed(), sets, Vec::new());
+        assert_eq!(sets.yield_on.len(), AT_MOST);
+        assert_eq!(
+            sets.suppressed_by("node-of-the-last"),
+            ["kube-system/015"],
+            "those that are left out are somewhere"
+        );
+        // A name of a node or a DaemonSet has 253 characters at most, and the annotation 32 KiB (20-confinement.yaml).
+        let longest = |set: u32| format!("kube-system/{set:0253}");
+        let nodes = |set: u32| (0..5).map(|node| format!("{:0253}", set * 5 + node)).collect();
+        let wide = (0..16).map(|set| (longest(set), nodes(set))).collect();
+        assert!(PublishedVerdict::new(&Gate::closed(), wide, Vec::new()).write().len() < 28 * 1024);
+    }
+}

@@ -1,0 +1,230 @@
+//! What an agent tells whoever asks `/gate`: JSON, with 200 where the gate is open and 503 where it is not.
+
+use serde::{Deserialize, Serialize};
+
+use super::readiness::evidence::Probe;
+use super::readiness::gate::Gate;
+use super::readiness::policy::Policy;
+use super::readiness::probe_result::ProbeResult;
+use super::readiness::verdict::{Basis, FailedProbe};
+
+/// The format: fields may be added, and a reader passes over what it does not know.
+pub const VERSION: u32 = 1;
+
+/// In place of a reason, for who comes from elsewhere than the agent's node.
+const ELSEWHERE: &str = "the agent's log on this node says why";
+
+/// The body of `/gate`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GateStatus {
+    /// The format: see [`VERSION`].
+    pub version: u32,
+
+    /// Whether pods may start. The status code says the same.
+    pub open: bool,
+
+    /// How that is known, where it is open by evidence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub basis: Option<Basis>,
+
+    /// Why it is as it is, in one line for people.
+    pub reason: String,
+
+    /// What is in the way, where it is closed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub obstacles: Vec<FailedProbe>,
+
+    /// What the agent asks for before it opens: who asks for more cannot rely on its word.
+    pub required: Vec<Probe>,
+
+    /// A person's word that overrides the evidence, as in the annotation `linkerd-gate/override`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by_hand: Option<String>,
+
+    /// Whether the agent sees no fresh verdict: it stays as it is, and does not know. Who can look for itself need not wait for
+    /// it without end.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub blind: bool,
+
+    /// Who proves, as in the Lease; nothing where nobody is known to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prover: Option<String>,
+
+    /// The agent's node.
+    pub node: NodeStatus,
+}
+
+/// What `/gate` says of the agent's node. It does not say whether pods may start now: a node stays open for its boot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeStatus {
+    /// Its name.
+    pub name: String,
+    /// One word: `open`, `closed`, `yielding` or `unknown`.
+    pub state: String,
+    /// Why, in one line for people.
+    pub reason: String,
+}
+
+// === impl GateStatus ===
+
+impl GateStatus {
+    /// What `gate` says, which is driven by evidence alone.
+    pub fn of(gate: &Gate, policy: &Policy, prover: Option<String>, node: NodeStatus) -> Self {
+        let obstacles = match gate {
+            Gate::Closed { why, .. } => {
+                why.failed_probes().map(|all| all.iter().cloned().collect()).unwrap_or_default()
+            }
+            Gate::Settling { .. } | Gate::Open { .. } => Vec::new(),
+        };
+        Self {
+            version: VERSION,
+            open: gate.is_open(),
+            basis: gate.basis(),
+            reason: gate.to_string(),
+            obstacles,
+            required: policy.required().to_vec(),
+            by_hand: None,
+            blind: false,
+            prover,
+            node,
+        }
+    }
+
+    /// The same, of an agent that sees no fresh verdict, or does.
+    #[must_use]
+    pub fn seeing(mut self, fresh: bool) -> Self {
+        self.blind = !fresh;
+        self
+    }
+
+    /// The same for who comes from elsewhere than the agent's node: what a waiting pod needs, and no more. Reasons are made of what
+    /// API servers, webhooks and certificates say, and name addresses; the node itself is told them, and the agent's log has them.
+    #[must_use]
+    pub fn for_elsewhere(&self) -> Self {
+        let word = if self.open { "open" } else { "closed" };
+        let in_the_way = || {
+            let each = self.obstacles.iter().map(|obstacle| match obstacle.outcome {
+                ProbeResult::NotReady(_) => format!("{} not ready", obstacle.probe),
+                ProbeResult::Ready | ProbeResult::Unknown(_) => format!("{} unknown", obstacle.probe),
+            });
+            each.collect::<Vec<_>>().join("; ")
+        };
+        let reason = match (&self.by_hand, self.basis) {
+            (Some(by_hand), _) => format!("{word} by hand ({by_hand})"),
+            (None, Some(basis)) if self.open => format!("open: {basis}"),
+            _ if self.obstacles.is_empty() => word.to_owned(),
+            _ => format!("{word}: {}", in_the_way()),
+        };
+        let obstacles = self.obstacles.iter().map(|FailedProbe { probe, outcome }| {
+            let outcome = match outcome {
+                ProbeResult::Ready => ProbeResult::Ready,
+                ProbeResult::NotReady(_) => ProbeResult::not_ready(ELSEWHERE),
+                ProbeResult::Unknown(_) => ProbeResult::unknown(ELSEWHERE),
+            };
+            FailedProbe { probe: *probe, outcome }
+        });
+        let (obstacles, node) = (obstacles.collect(), NodeStatus { reason: ELSEWHERE.to_owned(), ..self.node.clone() });
+        Self { reason, obstacles, prover: None, node, ..self.clone() }
+    }
+
+    /// The same where a person's word overrides the evidence.
+    #[must_use]
+    pub fn overridden(mut self, open: bool, word: String) -> Self {
+        self.reason =
+            format!("{} by hand ({word}); by evidence it is {}", if open { "open" } else { "closed" }, self.reason);
+        self.open = open;
+        self.by_hand = Some(word);
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::decide::Evidence;
+
+    fn node() -> NodeStatus {
+        NodeStatus { name: "node-0".to_owned(), state: "closed".to_owned(), reason: "no verdict".to_owned() }
+    }
+
+    #[test]
+    fn the_format_is_what_it_is_documented_to_be() {
+        let policy = Policy::proven();
+        let evidence = policy.required().iter().fold(Evidence::at(Duration::ZERO), |evidence, probe| {
+            evidence.with(
+                *probe,
+                if *probe == Probe::Injector { ProbeResult::not_ready("none") } else { ProbeResult::Ready },
+            )
+        });
+        let gate = Gate::closed().step(&policy, &evidence);
+        let answer = GateStatus::of(&gate, &policy, Some("node-1".to_owned()), node());
+        let json = serde_json::to_string(&answer).unwrap();
+        assert_eq!(
+            json,
+            r#"{"version":1,"open":false,"reason":"closed: injector not ready: none","obstacles":[{"probe":"injector","outcome":"not-ready","reason":"none"}],"required":["webhook","injector","injection","identity"],"prover":"node-1","node":{"name":"node-0","state":"closed","reason":"no verdict"}}"#
+        );
+        assert_eq!(serde_json::from_str::<GateStatus>(&json).unwrap(), answer);
+    }
+
+    #[test]
+    fn who_comes_from_elsewhere_learns_which_parts_are_awaited_and_no_more() {
+        let policy = Policy::proven();
+        let secret = "10.0.0.7:8443 says: x509: certificate of internal.corp";
+        let evidence = policy.required().iter().fold(Evidence::at(Duration::ZERO), |evidence, probe| {
+            evidence.with(
+                *probe,
+                match probe {
+                    Probe::Injector => ProbeResult::not_ready(secret),
+                    Probe::Injection => ProbeResult::unknown(secret),
+                    _ => ProbeResult::Ready,
+                },
+            )
+        });
+        let node = NodeStatus { reason: secret.to_owned(), ..node() };
+        let gate = Gate::closed().step(&policy, &evidence);
+        let answer = GateStatus::of(&gate, &policy, Some("node-1".to_owned()), node).seeing(false);
+        let told = answer.for_elsewhere();
+        assert_eq!(told.reason, "closed: injector not ready; injection unknown");
+        let json = serde_json::to_string(&told).unwrap();
+        assert!(!json.contains("10.0.0.7") && !json.contains("corp") && !json.contains("node-1"), "{json}");
+        // What `wait` decides by is all there.
+        let decides = |answer: &GateStatus| {
+            let probes: Vec<_> = answer.obstacles.iter().map(|obstacle| obstacle.probe).collect();
+            let (required, by_hand) = (answer.required.clone(), answer.by_hand.clone());
+            (
+                answer.version,
+                answer.open,
+                answer.basis,
+                probes,
+                required,
+                by_hand,
+                answer.blind,
+                answer.node.name.clone(),
+            )
+        };
+        assert_eq!(decides(&told), decides(&answer));
+        let by_hand = answer.overridden(false, "closed 2026-01-01T00:00:00Z".to_owned()).for_elsewhere();
+        assert_eq!(by_hand.reason, "closed by hand (closed 2026-01-01T00:00:00Z)");
+        assert_eq!(
+            GateStatus { open: true, basis: Some(Basis::Proven), ..told }.for_elsewhere().reason,
+            format!("open: {}", Basis::Proven)
+        );
+        let unseen = GateStatus::of(&Gate::closed(), &policy, None, by_hand.node).for_elsewhere();
+        assert_eq!(unseen.reason.split_once(':').map_or(unseen.reason.as_str(), |(word, _)| word), "closed");
+    }
+
+    #[test]
+    fn a_persons_word_counts_and_the_evidence_is_told_beside_it() {
+        let answer = GateStatus::of(&Gate::closed(), &Policy::proven(), None, node());
+        let answer = answer.overridden(true, "open 2026-01-01T00:00:00Z".to_owned());
+        assert!(answer.open);
+        assert_eq!(
+            answer.reason,
+            "open by hand (open 2026-01-01T00:00:00Z); by evidence it is closed: nobody has looked yet"
+        );
+    }
+}

@@ -1,0 +1,331 @@
+//! What all evidence so far says.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::evidence::{Evidence, LinkerdInstallation};
+use super::policy::Policy;
+use super::verdict::{Basis, FailedProbes, Verdict};
+
+/// The state that verdicts drive: closed, then settling, then open.
+///
+/// A gate is moved by value through [`Gate::step`]. Instants are those of the [`Evidence`], by the caller's clock.
+///
+/// Three rules hold whatever the evidence: only ready evidence, [`Policy::proofs`] times in a row and over
+/// [`Policy::settling`], opens; *unknown* opens nothing and closes nothing that is open; *not ready* closes at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Gate {
+    /// Nothing may pass. No ready evidence is being counted: the next piece of it, if it is newer, is the first.
+    Closed {
+        /// Why.
+        why: ClosedReason,
+
+        /// When the evidence that says so was taken; nothing before any evidence. Ready evidence that is not newer does
+        /// not count: it was overtaken.
+        at: Option<Duration>,
+    },
+
+    /// Nothing may pass yet, but nothing is in the way: since `since`, all evidence was ready on the same basis, and there
+    /// was at least one piece and less than the policy asks for, in number or in time.
+    Settling {
+        /// How the verdict is known.
+        basis: Basis,
+
+        /// When the first ready evidence of this run was taken.
+        since: Duration,
+
+        /// When the last one was taken: not before `since`.
+        latest: Duration,
+
+        /// How many there were, each newer than the one before.
+        proofs: u32,
+    },
+
+    /// A pod created now would be injected and could get a certificate. The policy was met, and no evidence since said
+    /// otherwise.
+    Open {
+        /// How the latest ready verdict is known.
+        basis: Basis,
+
+        /// When the evidence was taken that opened the gate.
+        since: Duration,
+
+        /// When the latest ready evidence was taken: not before `since`.
+        latest: Duration,
+
+        /// What could not be looked at in the latest evidence. It does not close the gate.
+        doubt: Option<FailedProbes>,
+    },
+}
+
+/// Why a gate is closed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClosedReason {
+    /// Nobody has looked yet.
+    NoEvidence,
+
+    /// At least one required probe found it not ready.
+    NotReady(FailedProbes),
+
+    /// No evidence against, but not enough that anybody could look.
+    Unknown(FailedProbes),
+
+    /// The gate was open, or opening, because Linkerd was not installed. It is now, and has proven nothing yet.
+    Installed(FailedProbes),
+
+    /// Ready evidence came with an instant that is not after what was known: it was overtaken, or the clock went back.
+    /// Counting starts again from there.
+    Overtaken,
+}
+
+// === impl Gate ===
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self::closed()
+    }
+}
+
+impl Gate {
+    /// The state before any evidence: closed.
+    pub fn closed() -> Self {
+        Self::Closed { why: ClosedReason::NoEvidence, at: None }
+    }
+
+    /// Whether pods may pass.
+    pub fn is_open(&self) -> bool {
+        matches!(self, Self::Open { .. })
+    }
+
+    /// How an open gate is known to be open.
+    pub fn basis(&self) -> Option<Basis> {
+        match self {
+            Self::Open { basis, .. } => Some(*basis),
+            Self::Closed { .. } | Self::Settling { .. } => None,
+        }
+    }
+
+    /// When the evidence was taken that opened the gate; nothing where it is not open.
+    pub fn open_since(&self) -> Option<Duration> {
+        match self {
+            Self::Open { since, .. } => Some(*since),
+            Self::Closed { .. } | Self::Settling { .. } => None,
+        }
+    }
+
+    /// The state after one more piece of evidence.
+    ///
+    /// The same evidence twice is one piece: stepping again with an instant that was already counted changes nothing.
+    #[must_use]
+    pub fn step(self, policy: &Policy, evidence: &Evidence) -> Self {
+        match Verdict::of(policy, evidence) {
+            Verdict::Open(basis) => self.step_ready(policy, basis, evidence.taken),
+            Verdict::Closed(obstacles) => {
+                Self::Closed { why: ClosedReason::NotReady(obstacles), at: Some(evidence.taken) }
+            }
+            Verdict::Undecided(obstacles) => self.step_unknown(obstacles, evidence),
+        }
+    }
+
+    fn step_ready(self, policy: &Policy, basis: Basis, taken: Duration) -> Self {
+        let first = Self::Settling { basis, since: taken, latest: taken, proofs: 1 };
+        match self {
+            Self::Open { since, latest, .. } => Self::Open { basis, since, latest: latest.max(taken), doubt: None },
+            Self::Closed { at, .. } => match at {
+                Some(at) if taken <= at => Self::outdated(taken),
+                Some(_) | None => first.settle(policy),
+            },
+            Self::Settling { latest, .. } if taken < latest => Self::outdated(taken),
+            // Two bases are two claims: what was counted for one says nothing for the other.
+            Self::Settling { basis: counted, .. } if counted != basis => first.settle(policy),
+            Self::Settling { since, latest, proofs, .. } => Self::Settling {
+                basis,
+                since,
+                latest: taken,
+                proofs: if taken > latest { proofs.saturating_add(1) } else { proofs },
+            }
+            .settle(policy),
+        }
+    }
+
+    fn step_unknown(self, obstacles: FailedProbes, evidence: &Evidence) -> Self {
+        let at = Some(evidence.taken);
+        match self {
+            // Not an unknown that closes, but the evidence of an installation: it refutes what the gate was open for.
+            Self::Open { basis: Basis::NotInstalled, .. } | Self::Settling { basis: Basis::NotInstalled, .. }
+                if evidence.installation == LinkerdInstallation::Present =>
+            {
+                Self::Closed { why: ClosedReason::Installed(obstacles), at }
+            }
+            Self::Open { basis, since, latest, .. } => Self::Open { basis, since, latest, doubt: Some(obstacles) },
+            // Told until something is found out, so that the line does not change while nothing does.
+            Self::Closed { why: ClosedReason::Installed(_), .. } => {
+                Self::Closed { why: ClosedReason::Installed(obstacles), at }
+            }
+            // A run is interrupted by an unknown: "in a row" means that every look in between succeeded.
+            Self::Closed { .. } | Self::Settling { .. } => Self::Closed { why: ClosedReason::Unknown(obstacles), at },
+        }
+    }
+
+    /// Opens a settling gate that has what the policy asks for.
+    fn settle(self, policy: &Policy) -> Self {
+        match self {
+            Self::Settling { basis, since, latest, proofs }
+                if proofs >= policy.proofs().get() && latest.saturating_sub(since) >= policy.settling() =>
+            {
+                Self::Open { basis, since: latest, latest, doubt: None }
+            }
+            gate @ (Self::Closed { .. } | Self::Settling { .. } | Self::Open { .. }) => gate,
+        }
+    }
+
+    fn outdated(taken: Duration) -> Self {
+        Self::Closed { why: ClosedReason::Overtaken, at: Some(taken) }
+    }
+}
+
+impl fmt::Display for Gate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Closed { why, .. } => write!(f, "closed: {why}"),
+            Self::Settling { .. } => f.write_str("settling: everything answers; making sure that it stays so"),
+            Self::Open { basis, doubt: None, .. } => write!(f, "open: {basis}"),
+            Self::Open { basis, doubt: Some(obstacles), .. } => {
+                write!(f, "open: {basis}; since then nobody could look: {obstacles}")
+            }
+        }
+    }
+}
+
+// === impl ClosedReason ===
+
+impl ClosedReason {
+    /// Which required probes are in the way, where evidence names them.
+    pub fn failed_probes(&self) -> Option<&FailedProbes> {
+        match self {
+            Self::NotReady(obstacles) | Self::Unknown(obstacles) | Self::Installed(obstacles) => Some(obstacles),
+            Self::NoEvidence | Self::Overtaken => None,
+        }
+    }
+}
+
+impl fmt::Display for ClosedReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoEvidence => f.write_str("nobody has looked yet"),
+            Self::NotReady(obstacles) | Self::Unknown(obstacles) => write!(f, "{obstacles}"),
+            Self::Installed(obstacles) => {
+                write!(f, "Linkerd is installed now and has proven nothing yet: {obstacles}")
+            }
+            Self::Overtaken => f.write_str("ready evidence was older than what is known; counting starts again"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decide::{Probe, ProbeResult};
+
+    fn ready(millis: u64) -> Evidence {
+        Probe::ALL
+            .into_iter()
+            .fold(Evidence::at(Duration::from_millis(millis)), |all, probe| all.with(probe, ProbeResult::Ready))
+    }
+
+    fn refused(millis: u64) -> Evidence {
+        ready(millis).with(Probe::Injector, ProbeResult::not_ready("connection refused"))
+    }
+
+    fn unknown(millis: u64) -> Evidence {
+        ready(millis).with(Probe::Identity, ProbeResult::unknown("timed out"))
+    }
+
+    fn absent(millis: u64) -> Evidence {
+        Evidence::at(Duration::from_millis(millis)).with_linkerd_installation(LinkerdInstallation::Absent)
+    }
+
+    fn after(policy: &Policy, story: impl IntoIterator<Item = Evidence>) -> Gate {
+        story.into_iter().fold(Gate::closed(), |gate, evidence| gate.step(policy, &evidence))
+    }
+
+    #[test]
+    fn a_boot_closed_then_settling_then_open() {
+        let policy = Policy::direct();
+        let gate = after(&policy, [refused(0), ready(100)]);
+        assert!(matches!(gate, Gate::Settling { proofs: 1, .. }));
+        let gate = gate.step(&policy, &ready(300));
+        assert!(matches!(gate, Gate::Settling { proofs: 2, .. }), "200 ms < 250 ms");
+        let gate = gate.step(&policy, &ready(350));
+        assert_eq!(gate.to_string(), "open: reachable, though not proven through the API server");
+    }
+
+    #[test]
+    fn time_alone_does_not_replace_proofs() {
+        let gate = after(&Policy::proven(), [ready(0), ready(60_000)]);
+        assert!(!gate.is_open(), "two proofs where three are asked: {gate}");
+    }
+
+    #[test]
+    fn one_unknown_interrupts_a_run() {
+        let policy = Policy::direct();
+        let gate = after(&policy, [ready(0), unknown(200), ready(400)]);
+        assert!(matches!(gate, Gate::Settling { proofs: 1, .. }), "{gate:?}");
+    }
+
+    #[test]
+    fn an_open_gate_outlives_unknowns_and_remembers_the_doubt() {
+        let policy = Policy::direct();
+        let gate = after(&policy, [ready(0), ready(250), unknown(500)]);
+        assert!(gate.is_open());
+        assert!(gate.to_string().contains("identity unknown: timed out"), "{gate}");
+        let gate = gate.step(&policy, &ready(750));
+        assert!(!gate.to_string().contains("identity"), "{gate}");
+    }
+
+    #[test]
+    fn an_open_gate_closes_at_the_first_evidence_against() {
+        let policy = Policy::direct();
+        let gate = after(&policy, [ready(0), ready(250), refused(500)]);
+        assert_eq!(gate.to_string(), "closed: injector not ready: connection refused");
+    }
+
+    #[test]
+    fn the_same_evidence_twice_is_one_proof() {
+        let policy = Policy::new([Probe::Injector], 2.try_into().unwrap(), Duration::ZERO).unwrap();
+        let gate = after(&policy, [ready(5), ready(5), ready(5)]);
+        assert!(!gate.is_open(), "{gate:?}");
+        assert!(gate.step(&policy, &ready(6)).is_open());
+    }
+
+    #[test]
+    fn overtaken_evidence_does_not_count() {
+        let policy = Policy::direct();
+        let gate = after(&policy, [refused(1000), ready(500)]);
+        assert!(matches!(gate, Gate::Closed { why: ClosedReason::Overtaken, .. }), "{gate:?}");
+        // The clock really did go back: the next evidence is counted from where it stands now.
+        let gate = gate.step(&policy, &ready(600));
+        assert!(matches!(gate, Gate::Settling { proofs: 1, .. }), "{gate:?}");
+    }
+
+    #[test]
+    fn no_linkerd_opens_like_any_other_verdict_and_its_installation_closes() {
+        let policy = Policy::proven();
+        let gate = after(&policy, [absent(0), absent(500), absent(1000)]);
+        assert_eq!(gate.basis(), Some(Basis::NotInstalled));
+
+        let blind = unknown(1500);
+        assert!(gate.clone().step(&policy, &blind).is_open(), "nobody looked whether it is installed");
+        let installed = blind.with_linkerd_installation(LinkerdInstallation::Present);
+        let gate = gate.step(&policy, &installed);
+        assert!(!gate.is_open());
+        assert!(gate.to_string().contains("identity unknown: timed out"), "{gate}");
+    }
+
+    #[test]
+    fn proofs_of_absence_are_not_proofs_of_injection() {
+        let policy = Policy::proven();
+        let gate = after(&policy, [absent(0), absent(500), ready(1000)]);
+        assert!(matches!(gate, Gate::Settling { proofs: 1, .. }), "{gate:?}");
+    }
+}

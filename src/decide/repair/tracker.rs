@@ -1,0 +1,610 @@
+//! What was done, and what came of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::action::{ABSENT_FOR, Action, Operation, RepairPolicy, Ungate};
+use super::object::{Kind, Life, PodView};
+use super::scan::{MissedState, PodState, Scan, Snapshot};
+use super::token_bucket::TokenBucket;
+use crate::decide::repair::window;
+use crate::decide::repair::window::Window;
+use crate::linkerd::{Started, WebhookView};
+
+/// So many replacements that come back missed, and an owner is left alone.
+pub const MAX_FAILURES: usize = 3;
+
+/// For so long.
+pub const BREAKER_OPEN_FOR: Duration = Duration::from_hours(1);
+
+/// How long a replacement may take to be there and to start before the next one is not held up any longer.
+pub const PATIENCE: Duration = Duration::from_mins(1);
+
+/// For so long an owner one of whose replacements came with its proxy is trusted with more than [`MAX_FAILURES`] removals.
+pub const TRUST: Duration = Duration::from_secs(5);
+
+/// How long an owner is remembered after the last act, if nothing came back missed. (If something did: as long as one is left
+/// alone, so that strikes add up however slowly they come.)
+const REMEMBERED: Duration = Duration::from_mins(10);
+
+/// The pause after the first failure of an act; it doubles with each.
+const FIRST_PAUSE: Duration = Duration::from_secs(15);
+
+/// And is this long at most.
+const LONGEST_PAUSE: Duration = Duration::from_mins(5);
+
+/// What a controller remembers between two plans.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tracker {
+    /// Pods that were seen when they were not asked for, by uid.
+    came_before: BTreeSet<String>,
+    owners: BTreeMap<String, OwnerTracker>,
+    /// Jobs that carry our mark, by uid.
+    marked: BTreeMap<String, Marked>,
+    /// Jobs that were resumed because their pods had been held for too long, by uid.
+    released: BTreeSet<String>,
+    /// Our gates that are being taken off, by the pod's uid.
+    ungating: BTreeMap<String, Ungating>,
+    /// How many removals may be under way.
+    pub(super) window: Window,
+    pub(super) evictions: TokenBucket,
+    /// Since when no injector configuration has been there, by lists that succeeded.
+    absent_since: Option<Duration>,
+    /// Whether that is long enough.
+    uninstalled: bool,
+    /// When a replacement was seen last that came back missed.
+    pub(super) missed_again_at: Option<Duration>,
+    webhooks: Option<WebhookView>,
+    cooldown: Duration,
+}
+
+/// A Job that carries our mark.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Marked {
+    /// The mark: another one is of another suspension.
+    mark: String,
+    /// Since when we have seen it.
+    since: Duration,
+    /// The version of the Job that is being resumed, and since when.
+    resuming: Option<(String, Duration)>,
+}
+
+/// A gate that is being taken off.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Ungating {
+    /// The version of the pod that was looked at.
+    resource_version: String,
+    /// Not again before, unless the pod has changed since.
+    again_at: Duration,
+    failures: u32,
+}
+
+/// What is remembered of one owner.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct OwnerTracker {
+    /// Its pods that were seen since the first act, by uid: another one is somebody's successor.
+    known: BTreeSet<String>,
+    flights: Vec<Replacement>,
+    /// Replacements that came back missed, and that no outage explains.
+    strikes: usize,
+    /// When others came back missed, of which the next proof tells whether an outage explains them.
+    unexplained: Vec<Duration>,
+    broken_until: Option<Duration>,
+    /// When a replacement of its came with its proxy last.
+    meshed_at: Option<Duration>,
+    /// When it was last acted on.
+    pub(super) acted_at: Duration,
+    failures: u32,
+    /// Not before.
+    pub(super) again_at: Duration,
+    /// The same of evictions, which a disruption budget refused: what needs none is not held up by it.
+    pub(super) evict_again_at: Duration,
+}
+
+/// One removal whose replacement is awaited.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is seen apart from the others")]
+struct Replacement {
+    pod: String,
+    name: String,
+    state: MissedState,
+    /// When it began; when the pod was last seen going, if it was.
+    since: Duration,
+    /// The uid of what came instead.
+    successor: Option<String>,
+    /// Whether its pod is gone and nothing came in time: it counts as long as the owner lacks pods.
+    late: bool,
+    /// Whether its pod was seen going away: its replacement may have to wait for that.
+    going: bool,
+    /// Whether it takes a place in the window: a suspended Job makes nothing before it is resumed.
+    paced: bool,
+    /// Whether the window shrank because it showed nothing.
+    silent: bool,
+}
+
+/// What was seen of an owner's replacements.
+#[derive(Clone, Copy, Debug, Default)]
+struct Arrivals {
+    /// How many came with a proxy, or without and should have none.
+    good: usize,
+    /// When the latest removal began whose replacement came missed, of an owner that is not left alone.
+    missed: Option<Duration>,
+    /// When the latest removal began whose replacement has not come in time.
+    silent: Option<Duration>,
+}
+
+/// What became of an act.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WriteOutcome {
+    /// It is done.
+    Done,
+    /// What was looked at is gone, or has changed: it is looked at anew.
+    Conflict,
+    /// A disruption budget is in the way, or what would refuse the pod that is made instead, in the API server's words.
+    Refused(String),
+    /// Anything else, in words for people.
+    Failed(String),
+}
+
+// === impl Tracker ===
+
+impl Tracker {
+    /// Remembers nothing, at `now`.
+    pub fn new(policy: &RepairPolicy, now: Duration) -> Self {
+        Self {
+            came_before: BTreeSet::new(),
+            owners: BTreeMap::new(),
+            marked: BTreeMap::new(),
+            released: BTreeSet::new(),
+            ungating: BTreeMap::new(),
+            window: Window::default(),
+            evictions: TokenBucket::empty(policy.eviction_rate, std::num::NonZeroU32::MIN, now),
+            absent_since: None,
+            uninstalled: false,
+            missed_again_at: None,
+            webhooks: None,
+            cooldown: policy.cooldown,
+        }
+    }
+
+    /// Notes that the injector's configuration cannot be seen: what is not seen says nothing of what is there.
+    pub fn note_watches_lost(&mut self) {
+        (self.absent_since, self.uninstalled) = (None, false);
+    }
+
+    /// Takes in what is seen at `now`. Returns the owners that are left alone from now on, by uid.
+    pub fn observe(&mut self, snapshot: &Snapshot<'_>, scan: &Scan<'_>, now: Duration) -> Vec<String> {
+        self.note_skipped(snapshot, scan);
+        if self.webhooks.as_ref() != Some(snapshot.webhooks) {
+            // What came back missed came from another webhook.
+            if self.webhooks.replace(snapshot.webhooks.clone()).is_some() {
+                self.owners.values_mut().for_each(OwnerTracker::forgive);
+                self.window.reset();
+            }
+        }
+        self.absent_since = snapshot.webhooks.is_empty().then(|| self.absent_since.unwrap_or(now));
+        self.uninstalled = self.absent_since.is_some_and(|since| now.saturating_sub(since) >= ABSENT_FOR);
+        let mut arrivals = Arrivals::default();
+        let mut broken = Vec::new();
+        let lacking: BTreeSet<&str> =
+            snapshot.owners.iter().filter(|owner| owner.wants).map(|owner| owner.reference.uid.as_str()).collect();
+        for (uid, owner) in &mut self.owners {
+            arrivals.add(owner.note_pods(scan.siblings_of(uid), lacking.contains(uid.as_str()), now));
+            if owner.judge(snapshot.proven, now) {
+                broken.push(uid.clone());
+            }
+        }
+        if arrivals.missed.is_some() {
+            self.missed_again_at = Some(now);
+        }
+        match arrivals.missed.max(arrivals.silent) {
+            _ if snapshot.proven.is_none() => self.window.reset(),
+            Some(since) => self.window.narrow(since, now),
+            None => self.window.widen(arrivals.good),
+        }
+        self.owners.retain(|_, owner| owner.is_needed(self.cooldown, now));
+        let gated: BTreeSet<&str> = scan.gated.iter().map(|(pod, _)| pod.uid.as_str()).collect();
+        self.ungating.retain(|uid, _| gated.contains(uid.as_str()));
+        if !self.released.is_empty() {
+            let there: BTreeSet<&str> = snapshot.owners.jobs.values().map(|job| job.reference.uid.as_str()).collect();
+            self.released.retain(|uid| there.contains(uid.as_str()));
+        }
+        let marks = snapshot.owners.jobs.values().filter_map(|job| {
+            let mark = job.job()?.suspended_by_us.clone()?;
+            let before = self.marked.remove(&job.reference.uid).filter(|marked| marked.mark == mark);
+            let marked = before.unwrap_or(Marked { mark, since: now, resuming: None });
+            Some((job.reference.uid.clone(), marked))
+        });
+        self.marked = marks.collect();
+        broken
+    }
+
+    fn note_skipped(&mut self, snapshot: &Snapshot<'_>, scan: &Scan<'_>) {
+        for pod in &scan.skipped {
+            if !self.came_before.contains(&pod.uid) {
+                self.came_before.insert(pod.uid.clone());
+            }
+        }
+        // Those that are gone, now and then.
+        if self.came_before.len() > 2 * snapshot.pods.len() + 1000 {
+            let there: BTreeSet<&str> = snapshot.pods.values().map(|pod| pod.uid.as_str()).collect();
+            self.came_before.retain(|uid| there.contains(uid.as_str()));
+        }
+    }
+
+    /// Notes that `action` begins at `now`: what it takes of the rates is taken whatever becomes of it.
+    ///
+    /// `siblings` are the pods of its owner, as in the scan that the plan was made from.
+    pub fn begin(&mut self, action: &Action, siblings: &[(&PodView, PodState)], now: Duration) {
+        let (targets, evicts) = action.act.removes().unwrap_or_default();
+        let paced = !matches!(action.act, Operation::Suspend { .. });
+        if evicts {
+            self.evictions.take_many(targets.len(), now);
+        }
+        if let Operation::Resume { resource_version, overdue } = &action.act {
+            if *overdue {
+                self.released.insert(action.owner.uid.clone());
+            }
+            if let Some(marked) = self.marked.get_mut(&action.owner.uid) {
+                marked.resuming = Some((resource_version.clone(), now));
+            }
+        }
+        let owner = self.owners.entry(action.owner.uid.clone()).or_default();
+        owner.known.extend(siblings.iter().map(|(pod, _)| pod.uid.clone()));
+        owner.acted_at = now;
+        owner.flights.extend(targets.iter().map(|target| Replacement {
+            pod: target.uid.clone(),
+            name: target.name.clone(),
+            state: target.state,
+            since: now,
+            successor: None,
+            late: false,
+            going: false,
+            paced,
+            silent: false,
+        }));
+    }
+
+    /// Notes that a gate is being taken off, at `now`.
+    pub fn begin_ungating(&mut self, ungate: &Ungate, now: Duration) {
+        let failures = self.ungating.get(&ungate.uid).map_or(0, |before| before.failures);
+        let resource_version = ungate.resource_version.clone();
+        let ungating = Ungating { resource_version, again_at: now + PATIENCE, failures };
+        self.ungating.insert(ungate.uid.clone(), ungating);
+    }
+
+    /// Notes what became of that.
+    pub fn ungated(&mut self, ungate: &Ungate, outcome: &WriteOutcome, now: Duration) {
+        match outcome {
+            WriteOutcome::Done => {}
+            WriteOutcome::Conflict => {
+                self.ungating.remove(&ungate.uid);
+            }
+            WriteOutcome::Refused(_) | WriteOutcome::Failed(_) => {
+                if let Some(ungating) = self.ungating.get_mut(&ungate.uid) {
+                    ungating.again_at = now + pause(ungating.failures);
+                    ungating.failures += 1;
+                }
+            }
+        }
+    }
+
+    /// Notes what became of it.
+    pub fn acted(&mut self, action: &Action, outcome: &WriteOutcome, now: Duration) {
+        let remembered = self.owners.get_mut(&action.owner.uid);
+        match outcome {
+            WriteOutcome::Done => {
+                if let Some(owner) = remembered {
+                    owner.failures = 0;
+                }
+            }
+            WriteOutcome::Conflict => {
+                if let Some(owner) = remembered {
+                    owner.land(&action.act);
+                }
+            }
+            WriteOutcome::Refused(_) | WriteOutcome::Failed(_) => {
+                if let Some(marked) = self.marked.get_mut(&action.owner.uid) {
+                    marked.resuming = None;
+                }
+                let owner = self.owners.entry(action.owner.uid.clone()).or_default();
+                let refused = matches!(outcome, WriteOutcome::Refused(_));
+                let again_at = if refused { &mut owner.evict_again_at } else { &mut owner.again_at };
+                // What fails together fails for one reason, and counts once.
+                if *again_at <= now {
+                    *again_at = now + pause(owner.failures);
+                    owner.failures += 1;
+                }
+                if !refused {
+                    self.window.narrow(now, now);
+                }
+                if refused {
+                    owner.land(&action.act);
+                } else {
+                    // Whoever never heard of it may have done it: if its pod is still there after the pause, nobody did.
+                    let since = owner.again_at.saturating_sub(PATIENCE);
+                    owner.flights_of(&action.act).for_each(|flight| flight.since = since);
+                }
+            }
+        }
+    }
+
+    /// Whether a pod was seen when it was not asked for.
+    pub fn came_before(&self, uid: &str) -> bool {
+        self.came_before.contains(uid)
+    }
+
+    /// Whether an owner is left alone because its pods come back missed.
+    pub fn is_breaker_open(&self, owner: &str) -> bool {
+        self.owners.get(owner).is_some_and(|owner| owner.broken_until.is_some())
+    }
+
+    /// How many owners are.
+    pub fn open_breakers(&self) -> usize {
+        self.owners.values().filter(|owner| owner.broken_until.is_some()).count()
+    }
+
+    /// When a replacement was seen last that came back missed: injection has to be proven anew after that.
+    pub fn missed_again_at(&self) -> Option<Duration> {
+        self.missed_again_at
+    }
+
+    /// Whether a Job was resumed because its pods had been held for too long.
+    pub fn is_released(&self, job: &str) -> bool {
+        self.released.contains(job)
+    }
+
+    /// Since when no injector configuration has been there, as far as lists that succeeded tell.
+    pub fn absent_since(&self) -> Option<Duration> {
+        self.absent_since
+    }
+
+    /// Whether no injector configuration has been there for [`ABSENT_FOR`].
+    pub fn is_uninstalled(&self) -> bool {
+        self.uninstalled
+    }
+
+    /// How many removals may be under way.
+    pub fn window(&self) -> usize {
+        self.window.size()
+    }
+
+    /// How many pods are on their way to be made again, or Jobs to make theirs.
+    pub fn under_way(&self, now: Duration) -> usize {
+        let recent = |since: Duration| now < since + window::PATIENCE;
+        let flights = self.owners.values().flat_map(|owner| &owner.flights);
+        let removals = flights.filter(|flight| flight.takes_a_place() && recent(flight.since)).count();
+        let resumptions = self.marked.values().filter_map(|marked| marked.resuming.as_ref());
+        removals + resumptions.filter(|(_, since)| recent(*since)).count()
+    }
+
+    /// Whether a gate may be taken off at `now`: it is not being, or that has taken too long, or the pod has changed since.
+    pub(super) fn may_ungate(&self, uid: &str, resource_version: &str, now: Duration) -> bool {
+        self.ungating.get(uid).is_none_or(|before| {
+            before.again_at <= now || before.failures == 0 && before.resource_version != resource_version
+        })
+    }
+
+    /// Whether this owner, by its uid, had missed pods or a replacement lately.
+    pub fn remembers(&self, owner: &str) -> bool {
+        self.owners.contains_key(owner)
+    }
+
+    pub(super) fn owner(&self, uid: &str) -> Option<&OwnerTracker> {
+        self.owners.get(uid)
+    }
+
+    pub(super) fn marked_at(&self, job: &str) -> Option<Duration> {
+        self.marked.get(job).map(|marked| marked.since)
+    }
+
+    /// Whether this version of a Job is being resumed: until it has changed, or that has taken too long.
+    pub(super) fn resumes(&self, job: &str, resource_version: &str, now: Duration) -> bool {
+        let resuming = self.marked.get(job).and_then(|marked| marked.resuming.as_ref());
+        resuming.is_some_and(|(version, since)| version == resource_version && now < *since + PATIENCE)
+    }
+
+    /// When something is due only because time has passed.
+    pub(super) fn wakes(&self, policy: &RepairPolicy) -> impl Iterator<Item = Duration> {
+        let owners = self.owners.values().flat_map(|owner| {
+            let flights = owner.flights.iter().flat_map(|flight| {
+                [flight.since + window::PATIENCE, flight.since + PATIENCE, flight.since + BREAKER_OPEN_FOR]
+            });
+            flights.chain(owner.broken_until).chain([
+                owner.again_at,
+                owner.evict_again_at,
+                owner.acted_at + policy.cooldown,
+            ])
+        });
+        let marked = self.marked.values().flat_map(|marked| {
+            let resuming = marked.resuming.iter().map(|(_, since)| *since + PATIENCE);
+            resuming.chain([marked.since + PATIENCE])
+        });
+        let ungating = self.ungating.values().map(|ungating| ungating.again_at);
+        let absent = self.absent_since.iter().map(|since| *since + ABSENT_FOR);
+        owners.chain(marked).chain(ungating).chain(absent)
+    }
+}
+
+/// The pause after so many failures.
+fn pause(failures: u32) -> Duration {
+    FIRST_PAUSE.saturating_mul(1 << failures.min(8)).min(LONGEST_PAUSE)
+}
+
+// === impl Arrivals ===
+
+impl Arrivals {
+    fn add(&mut self, other: Self) {
+        self.good += other.good;
+        self.missed = self.missed.max(other.missed);
+        self.silent = self.silent.max(other.silent);
+    }
+}
+
+// === impl OwnerTracker ===
+
+impl OwnerTracker {
+    /// Takes in its pods as they are; `lacks` says whether it wants more. Returns what its replacements show.
+    fn note_pods(&mut self, siblings: &[(&PodView, PodState)], lacks: bool, now: Duration) -> Arrivals {
+        let mut arrivals = Arrivals::default();
+        let mut meshed = false;
+        if self.known.len() > siblings.len() {
+            let there: BTreeSet<&str> = siblings.iter().map(|(pod, _)| pod.uid.as_str()).collect();
+            self.known.retain(|uid| there.contains(uid.as_str()));
+        }
+        for (pod, standing) in siblings {
+            if *standing == PodState::Unknown || self.known.contains(&pod.uid) {
+                continue;
+            }
+            self.known.insert(pod.uid.clone());
+            let by_name = pod.owner.as_ref().is_some_and(|owner| owner.kind == Kind::StatefulSet);
+            let awaited =
+                |flight: &&mut Replacement| flight.successor.is_none() && (!by_name || flight.name == pod.name);
+            let flight = self.flights.iter_mut().find(awaited);
+            let replaces = flight.is_some();
+            let began = flight.as_ref().map(|flight| flight.since);
+            if let Some(flight) = flight {
+                flight.successor = Some(pod.uid.clone());
+            }
+            match standing {
+                PodState::Missed(_) => {
+                    // An owner that grows, or whose pods fail, while the injector is away makes missed pods too: only what came
+                    // instead of one that we removed shows a loop, which has as many of them as there were removals.
+                    if !replaces {
+                        continue;
+                    }
+                    self.unexplained.push(now);
+                    // What is left alone because it always comes back missed says nothing about anybody else.
+                    arrivals.missed = arrivals.missed.max(began.filter(|_| self.broken_until.is_none()));
+                }
+                PodState::Meshed => {
+                    meshed = true;
+                    arrivals.good += usize::from(replaces);
+                    if replaces {
+                        self.meshed_at = Some(now);
+                    }
+                }
+                PodState::Skipped | PodState::Over => arrivals.good += usize::from(replaces),
+                PodState::Unknown => {}
+            }
+        }
+        if meshed {
+            self.forgive();
+        }
+        self.flights.retain_mut(|flight| {
+            let successor = siblings.iter().find(|(pod, _)| Some(&pod.uid) == flight.successor.as_ref());
+            let settled = successor.is_some_and(|(pod, standing)| {
+                matches!(pod.life, Life::Ready | Life::Finished)
+                    || matches!(standing, PodState::Missed(_))
+                    || flight.state == MissedState::Held && pod.started == Started::Ever
+            });
+            let removed = siblings.iter().find(|(pod, _)| pod.uid == flight.pod);
+            if settled && removed.is_none() {
+                return false;
+            }
+            // What goes is not done with, however long its grace period is; nor is a pod that ran as long as its successor does
+            // not get ready.
+            flight.going = removed.is_some_and(|(pod, _)| pod.life == Life::Going);
+            if flight.going {
+                flight.since = now;
+            }
+            let unready = flight.state == MissedState::Running && successor.is_some();
+            let waited = now.saturating_sub(flight.since);
+            flight.late = waited >= PATIENCE && removed.is_none() && flight.successor.is_none();
+            // Where the owner wants nothing more, nothing is to come.
+            if lacks && flight.takes_a_place() && waited >= window::PATIENCE && !flight.silent {
+                flight.silent = true;
+                arrivals.silent = arrivals.silent.max(Some(flight.since));
+            }
+            unready || waited < PATIENCE || flight.late && waited < BREAKER_OPEN_FOR
+        });
+        arrivals
+    }
+
+    /// Counts what no outage explains. Returns whether it is left alone from now on.
+    ///
+    /// Without proof there is an outage, and no wonder that pods came back missed. With a proof from after, there is none.
+    fn judge(&mut self, proven: Option<Duration>, now: Duration) -> bool {
+        if self.broken_until.is_some_and(|until| until <= now) {
+            self.forgive();
+        }
+        let before = self.unexplained.len();
+        self.unexplained.retain(|missed| proven.is_some_and(|proven| *missed >= proven));
+        if proven.is_some() {
+            self.strikes += before - self.unexplained.len();
+        }
+        let breaks = self.strikes >= MAX_FAILURES && self.broken_until.is_none();
+        if breaks {
+            self.broken_until = Some(now + BREAKER_OPEN_FOR);
+        }
+        breaks
+    }
+
+    fn forgive(&mut self) {
+        self.strikes = 0;
+        self.unexplained.clear();
+        self.broken_until = None;
+    }
+
+    /// How many removals are under way; late ones count only where the owner `lacks` pods.
+    pub(super) fn under_way(&self, lacks: bool) -> usize {
+        self.flights.iter().filter(|flight| lacks || !flight.late).count()
+    }
+
+    /// How many of them whose replacement nobody has seen yet.
+    pub(super) fn unseen(&self, lacks: bool) -> usize {
+        self.flights.iter().filter(|flight| flight.successor.is_none() && (lacks || !flight.late)).count()
+    }
+
+    /// Whether some replacement has not come in time, of an owner that `lacks` pods.
+    pub(super) fn is_late(&self, lacks: bool) -> bool {
+        lacks && self.flights.iter().any(|flight| flight.late)
+    }
+
+    /// Whether replacements have come back missed lately.
+    pub(super) fn has_failures(&self) -> bool {
+        self.strikes > 0 || !self.unexplained.is_empty()
+    }
+
+    /// Whether it makes pods with a proxy, as far as the last few seconds tell.
+    pub(super) fn is_trusted(&self, now: Duration) -> bool {
+        !self.has_failures() && self.meshed_at.is_some_and(|at| now < at + TRUST)
+    }
+
+    /// Whether a pod is being removed by us.
+    pub(super) fn removes(&self, pod: &str) -> bool {
+        self.flights.iter().any(|flight| flight.pod == pod)
+    }
+
+    /// Nothing is under way for what an act was about.
+    fn land(&mut self, act: &Operation) {
+        self.flights.retain(|flight| !flight.is_of(act));
+    }
+
+    fn flights_of(&mut self, act: &Operation) -> impl Iterator<Item = &mut Replacement> {
+        self.flights.iter_mut().filter(|flight| flight.is_of(act))
+    }
+
+    fn is_needed(&self, cooldown: Duration, now: Duration) -> bool {
+        let remembered = if self.has_failures() { BREAKER_OPEN_FOR } else { REMEMBERED };
+        !self.flights.is_empty()
+            || self.broken_until.is_some()
+            || self.again_at > now
+            || self.evict_again_at > now
+            || now.saturating_sub(self.acted_at) < remembered.max(cooldown)
+    }
+}
+
+// === impl Replacement ===
+
+impl Replacement {
+    /// Whether the window counts it, as long as it is recent.
+    fn takes_a_place(&self) -> bool {
+        self.paced && !self.going && self.successor.is_none()
+    }
+
+    /// Whether an act was about its pod.
+    fn is_of(&self, act: &Operation) -> bool {
+        act.removes().is_some_and(|(targets, _)| targets.iter().any(|target| target.uid == self.pod))
+    }
+}

@@ -1,0 +1,76 @@
+//! The steward's last writes, when its process is to end.
+
+use std::sync::Arc;
+
+use tracing::{info, warn};
+
+use super::NodeReconciler;
+use crate::cluster::installation::{Installation, installation};
+use crate::cluster::node::{self as cluster_node, PatchError};
+use crate::decide::node::taint::{NodeChange, NodePlan, NodeView, Tainting};
+
+impl NodeReconciler {
+    /// The last writes: closes the node where its machine goes down, and leaves nothing where linkerd-gate is removed.
+    pub(in super::super) async fn leave(&mut self) {
+        self.acting = None;
+        let circumstances = self.look();
+        let Some(node) = self.node() else { return };
+        let policy = &self.context.settings.node_policy;
+        if node.shutting_down {
+            if policy.tainting == Tainting::Enforce
+                && let Some(change) = self.plan(&node, &circumstances).change
+            {
+                self.write_last("the machine shuts down: closed, so that it comes back closed", &node, &change, false)
+                    .await;
+            }
+            return;
+        }
+        match installation(self.context.client.clone(), &self.context.settings.namespace).await {
+            Ok(Installation::Since(_)) => {}
+            Ok(Installation::Removed) => {
+                if let Some(change) = NodePlan::for_removal(policy, &node) {
+                    self.write_last("linkerd-gate is being removed: freed", &node, &change, true).await;
+                }
+            }
+            Err(why) => warn!(
+                "cannot tell whether linkerd-gate is being removed: {why}. If it is: kubectl taint node {0} {1}- ; kubectl annotate \
+                 node {0} linkerd-gate/opened-boot-",
+                node.name, policy.taint_key
+            ),
+        }
+    }
+
+    /// `removal`: whether the change frees the node for good, and is worked out again where the node has changed.
+    async fn write_last(&mut self, what: &str, node: &NodeView, change: &NodeChange, removal: bool) {
+        let context = Arc::clone(&self.context);
+        let key = &context.settings.node_policy.taint_key;
+        let mut node = node.clone();
+        let mut change = change.clone();
+        loop {
+            match cluster_node::patch(context.client.clone(), key, &node, &change).await {
+                Ok(_) => {
+                    info!("node {}: {what}", node.name);
+                    return;
+                }
+                Err(PatchError::Conflict) => {
+                    // Kubelet writes its status in the same moments.
+                    if self.ends.node.changed().await.is_err() {
+                        return;
+                    }
+                    let Some(current) = self.node() else { return };
+                    if removal {
+                        match NodePlan::for_removal(&context.settings.node_policy, &current) {
+                            Some(again) => change = again,
+                            None => return,
+                        }
+                    }
+                    node = current;
+                }
+                Err(why) => {
+                    warn!("node {} could not be {what}: {why}", node.name);
+                    return;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! What the steward tells of its node: Events, and lines.
+
+use tracing::warn;
+
+use super::super::{Context, wall};
+use crate::cluster::event::{self, EventSubject, Reporter};
+use crate::decide::node::repair_wait::RepairWait;
+use crate::decide::node::taint::{AnnotationEdit, Closed, NodeChange, NodeState, NodeView, Opened};
+
+/// An Event for whoever describes the node: one for each change that a person would ask about.
+pub(super) async fn announce(
+    context: &Context,
+    node: &NodeView,
+    state: &NodeState,
+    change: &NodeChange,
+    message: &str,
+) {
+    // A taint's value that is corrected is no news.
+    if change.taint == AnnotationEdit::Keep && !matches!(state, NodeState::Open(_)) {
+        return;
+    }
+    note(context, node, state, message).await;
+}
+
+/// Whether a state has an Event although nothing was written for it.
+pub(super) const fn stands_alone(state: &NodeState) -> bool {
+    matches!(state, NodeState::Closed { why: Closed::AwaitsRepair(RepairWait::Pods(_)), .. } | NodeState::Yielding(_))
+}
+
+/// That Event.
+pub(super) async fn announce_alone(context: &Context, node: &NodeView, state: &NodeState) {
+    note(context, node, state, &state.to_string()).await;
+}
+
+/// An Event where a taint was lifted because nodes are not closed in this mode.
+pub(super) async fn announce_lifted(context: &Context, node: &NodeView) {
+    let message = "taint lifted: no node is closed in audit mode, nor with LINKERD_GATE_TAINT=never";
+    send(context, node, false, "GateLeftOpen", message).await;
+}
+
+/// What to say of a taint of our key that ends pods.
+pub(super) fn ending_taint(key: &str, node: &str) -> String {
+    format!(
+        "it has the taint {key}:NoExecute, which ends pods. linkerd-gate sets only {key}:NoSchedule and may not lift this one: \
+         kubectl taint node {node} {key}:NoExecute-"
+    )
+}
+
+/// The Event of it.
+pub(super) async fn announce_ending_taint(context: &Context, node: &NodeView) {
+    let message = ending_taint(&context.settings.node_policy.taint_key, &node.name);
+    send(context, node, true, "GateForeignTaint", &message).await;
+}
+
+async fn note(context: &Context, node: &NodeView, state: &NodeState, message: &str) {
+    let reason = match state {
+        NodeState::Open(Opened::TooLongClosed) => "GateOpenedUnproven",
+        NodeState::Open(Opened::BeforeRepair(_)) => "GateOpenedBeforeRepair",
+        NodeState::Open(Opened::Adopted) => "GateAdopted",
+        NodeState::Open(_) => "GateOpened",
+        NodeState::Closed { why: Closed::AwaitsRepair(_), .. } => "GateAwaitsRepair",
+        NodeState::Closed { .. } => "GateClosed",
+        NodeState::Yielding(_) => "GateYields",
+        NodeState::Undecided => return,
+    };
+    send(context, node, state.is_warning(), reason, message).await;
+}
+
+async fn send(context: &Context, node: &NodeView, warning: bool, reason: &str, message: &str) {
+    let (client, subject) = (context.client.clone(), EventSubject::node(node));
+    let reporter = Reporter { instance: &node.name, node: Some(&node.name) };
+    if let Err(why) = event::note(client, reporter, &subject, warning, reason, message, wall()).await {
+        warn!("{why}");
+    }
+}
+
+/// What a change would do, for whoever only watches.
+pub(super) fn change(change: &NodeChange) -> String {
+    let taint = match change.taint {
+        AnnotationEdit::Keep => None,
+        AnnotationEdit::Set(_) => Some("tainted"),
+        AnnotationEdit::Remove => Some("taint lifted"),
+    };
+    let boot = match change.opened_boot {
+        AnnotationEdit::Keep => None,
+        AnnotationEdit::Set(_) => Some("noted as opened"),
+        AnnotationEdit::Remove => Some("note removed"),
+    };
+    taint.into_iter().chain(boot).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,98 @@
+//! Opens nodes whose agent is gone, as late as an agent would at the latest: nothing must wait for what no longer lives.
+
+use std::collections::BTreeSet;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tracing::warn;
+
+use super::event_recorder::{EventRecorder, Note};
+use super::watches::Watched;
+use super::{Context, RECHECK, leads, repair, wall};
+use crate::cluster::event::EventSubject;
+use crate::cluster::node;
+use crate::decide::node::orphan::{Orphans, RETRY};
+use crate::decide::node::taint::NodeView;
+use crate::decide::repair::{Life, WriteOutcome};
+
+/// The least pause between two looks: nodes report every few seconds.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Opens for ever.
+pub(super) async fn run(
+    context: Arc<Context>,
+    mut seen: Watched,
+    renewed: watch::Receiver<Instant>,
+    scribe: EventRecorder,
+) -> Infallible {
+    let mut orphans = Orphans::default();
+    loop {
+        let (due, mut again) = look(&context, &seen, &renewed, &mut orphans);
+        for node in due {
+            let now = context.now();
+            orphans.put_off(&node.name, now);
+            again = Some(again.map_or(now + RETRY, |again| again.min(now + RETRY)));
+            open(&context, &node, &scribe).await;
+        }
+        tokio::time::sleep(PAUSE).await;
+        tokio::select! {
+            biased;
+            () = seen.tended() => {}
+            () = async {
+                match again {
+                    Some(again) => tokio::time::sleep_until(context.epoch + again).await,
+                    None => std::future::pending().await,
+                }
+            } => {}
+        }
+    }
+}
+
+fn look(
+    context: &Context,
+    seen: &Watched,
+    renewed: &watch::Receiver<Instant>,
+    orphans: &mut Orphans,
+) -> (Vec<NodeView>, Option<Duration>) {
+    let (nodes, pods) = (seen.nodes.borrow(), seen.pods.borrow());
+    let (Some(nodes), Some(pods)) = (&nodes.objects, &pods.objects) else { return (Vec::new(), None) };
+    // A person's word for all nodes is obeyed here as everywhere.
+    if !seen.troubles_of_nodes().is_empty() || !leads(renewed) || seen.closed_by_hand().is_some() {
+        return (Vec::new(), Some(context.now() + RECHECK));
+    }
+    let settings = &context.settings;
+    let agents = format!("{}/", settings.namespace);
+    let agents = pods.range(agents.clone()..).take_while(|(key, _)| key.starts_with(&agents)).map(|(_, pod)| pod);
+    let tended: BTreeSet<&str> =
+        agents.filter(|pod| pod.agent && pod.life == Life::Ready).filter_map(|pod| pod.node.as_deref()).collect();
+    let tended = |node: &str| tended.contains(node);
+    let (key, longest) = (settings.taint_key.as_str(), settings.orphan_after);
+    let (due, again) = orphans.step(nodes.values(), tended, key, longest, context.now(), wall());
+    (due.into_iter().cloned().collect(), again)
+}
+
+async fn open(context: &Context, node: &NodeView, scribe: &EventRecorder) {
+    let (name, key) = (&node.name, &context.settings.taint_key);
+    // In audit mode as well: nothing is closed there, so that a taint of ours was left from before.
+    let outcome = node::open_node(context.client.clone(), key, node).await;
+    context.metrics.node_opened(repair::key(&outcome));
+    match outcome {
+        WriteOutcome::Done => {
+            let message = format!(
+                "The node was closed and had no agent of linkerd-gate for {:?}: it is open, whatever Linkerd does. See why: kubectl \
+                 get pods --namespace {} --output wide",
+                context.settings.orphan_after, context.settings.namespace
+            );
+            warn!("node {name}: {message}");
+            let subject = EventSubject::node(node);
+            scribe.note(|| Note { subject, warning: true, reason: "OpenedWithoutAgent", message });
+        }
+        WriteOutcome::Conflict => {}
+        WriteOutcome::Refused(why) | WriteOutcome::Failed(why) => {
+            warn!("node {name} has no agent and could not be opened: {why}");
+        }
+    }
+}

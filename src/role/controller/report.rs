@@ -1,0 +1,431 @@
+//! What is told of missed pods: one log line for each change of mind, Events on pods and owners, metrics.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+use super::Context;
+use super::event_recorder::{EventRecorder, Note};
+use crate::cluster::event::EventSubject;
+use crate::decide::hold::GATE;
+use crate::decide::repair::action::ABSENT_FOR;
+use crate::decide::repair::{
+    Action, Decision, Kind, Method, Missed, MissedState, Operation, OwnerReference, PodView, RepairPlan, Snapshot,
+    Tracker, Ungate, WriteOutcome,
+};
+
+/// Events are kept for an hour: what still holds is noted again before they are gone.
+const NOTED_AGAIN: Duration = Duration::from_mins(45);
+
+/// How soon what was lost is noted again: an API server that takes no Events at all is not to be asked more often.
+const LOST_AGAIN: Duration = Duration::from_mins(2);
+
+/// How often it is said of an owner that an act did not succeed.
+const FAILED_AGAIN: Duration = Duration::from_mins(10);
+
+/// What was told.
+pub(super) struct Reporter {
+    context: Arc<Context>,
+    scribe: EventRecorder,
+    /// The last line of each owner, or pod without one, by `namespace/owner`, and when an Event said so, if one did.
+    lines: BTreeMap<String, (String, Option<Duration>)>,
+    /// What was last noted on each pod, by uid, and when. What found no place among the Events is not there.
+    noted: BTreeMap<String, (String, Duration)>,
+    /// When it was looked last which Events were lost.
+    looked_for_lost: Duration,
+    /// When it was last said that an act did not succeed, by the owner's uid, and how.
+    failed: BTreeMap<String, (&'static str, Duration)>,
+    /// Whether the first report is out.
+    reported: bool,
+    /// Whether it was said that no injector configuration is left.
+    absent: bool,
+}
+
+/// The missed pods of one owner.
+#[derive(Default)]
+struct Group<'a> {
+    owner: Option<(&'a str, &'a OwnerReference)>,
+    held: usize,
+    running: usize,
+    replaced: usize,
+    ungated: BTreeMap<String, usize>,
+    left: BTreeMap<String, usize>,
+}
+
+// === impl Reporter ===
+
+impl Reporter {
+    pub(super) fn new(context: Arc<Context>, scribe: EventRecorder) -> Self {
+        let (lines, noted, failed) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Self { context, scribe, lines, noted, looked_for_lost: Duration::ZERO, failed, reported: false, absent: false }
+    }
+
+    /// Tells what has changed since it was told last.
+    pub(super) fn tell(
+        &mut self,
+        plan: &RepairPlan<'_>,
+        snapshot: &Snapshot<'_>,
+        tracker: &Tracker,
+        broken: &[String],
+        proven: bool,
+        now: Duration,
+    ) {
+        self.count(plan, tracker);
+        self.tell_absence(plan, tracker);
+        if !self.reported {
+            self.reported = true;
+            let (pods, missed) = (snapshot.pods.len() + snapshot.others, plan.missed.len());
+            info!("looked at {pods} pods: {missed} are outside the mesh that ask for it");
+        }
+        let lost = self.lost(now);
+        let mut noted = BTreeMap::new();
+        let mut groups: BTreeMap<String, Group<'_>> = BTreeMap::new();
+        for missed in &plan.missed {
+            if let Some(note) = self.note_pod(missed, &lost, now) {
+                noted.insert(missed.pod.uid.clone(), note);
+            }
+            groups.entry(path(missed.pod)).or_default().add(missed);
+        }
+        self.noted = noted;
+        let before = std::mem::take(&mut self.lines);
+        for (path, group) in &groups {
+            let line = group.line();
+            let told = before.get(path);
+            if told.is_none_or(|(told, _)| *told != line) {
+                let waiting = if proven || group.replaced == 0 { "" } else { ", once injection is proven" };
+                let audit = if self.context.acts() { "" } else { " (not really: audit)" };
+                info!("{path}: {line}{waiting}{audit}");
+            }
+            let noted = told.and_then(|(_, noted)| *noted).filter(|noted| *noted + NOTED_AGAIN > now);
+            let noted = noted.filter(|_| group.owner.is_none_or(|(_, owner)| !lost.contains(&owner.uid)));
+            let noted = noted.or_else(|| self.note_owner(group).then_some(now));
+            self.lines.insert(path.clone(), (line, noted));
+        }
+        for path in before.keys().filter(|path| !groups.contains_key(*path)) {
+            info!("{path}: no pod is outside the mesh any more");
+        }
+        let owners: BTreeMap<&str, &PodView> = plan
+            .missed
+            .iter()
+            .filter_map(|missed| Some((missed.pod.owner.as_ref()?.uid.as_str(), missed.pod)))
+            .collect();
+        for pod in broken.iter().filter_map(|uid| owners.get(uid.as_str())) {
+            self.tell_of_loop(pod);
+        }
+        self.failed.retain(|uid, _| owners.contains_key(uid.as_str()));
+    }
+
+    /// Says that held pods will be let go because Linkerd is gone, and that they will not where it comes back.
+    fn tell_absence(&mut self, plan: &RepairPlan<'_>, tracker: &Tracker) {
+        let absent = tracker.absent_since().is_some() && !plan.held.is_empty();
+        if absent && !self.absent {
+            let held: usize = plan.held.values().sum();
+            warn!(
+                "no webhook configuration of Linkerd's injector is left: the {held} pods that are held for it are let go after \
+                 {ABSENT_FOR:?} of that, and run without a proxy then"
+            );
+        } else if self.absent && tracker.absent_since().is_none() {
+            info!("a webhook configuration of Linkerd's injector is there: no held pod is let go for want of it");
+        }
+        self.absent = absent;
+    }
+
+    fn count(&self, plan: &RepairPlan<'_>, tracker: &Tracker) {
+        let mut counts: BTreeMap<(&str, MissedState), i64> = BTreeMap::new();
+        for missed in &plan.missed {
+            *counts.entry((&missed.pod.namespace, missed.state)).or_default() += 1;
+        }
+        let counts = counts.into_iter();
+        let metrics = &self.context.metrics;
+        metrics.missed(counts.map(|((namespace, state), count)| (namespace.to_owned(), state.as_str(), count)));
+        let held = plan.held.iter();
+        metrics
+            .held(held.map(|(namespace, count)| ((*namespace).to_owned(), i64::try_from(*count).unwrap_or(i64::MAX))));
+        metrics.pending_repairs.set(i64::try_from(plan.pending).unwrap_or(i64::MAX));
+        metrics.replacement_window.set(i64::try_from(tracker.window()).unwrap_or(i64::MAX));
+        metrics.broken_owners.set(i64::try_from(tracker.open_breakers()).unwrap_or(i64::MAX));
+    }
+
+    /// Notes on a pod what becomes of it, where that is news, or was noted long ago.
+    /// Returns what is noted on it now; nothing where the Event found no place, and is tried again with the next plan.
+    fn note_pod(&self, missed: &Missed<'_>, lost: &BTreeSet<String>, now: Duration) -> Option<(String, Duration)> {
+        let Missed { pod, state, decision } = missed;
+        let text = match decision {
+            Decision::Replace(way) => will(*way).to_owned(),
+            Decision::Ungate(reason) => {
+                format!("The scheduling gate {GATE} is taken off it, and it runs without a proxy: {reason}.")
+            }
+            Decision::Leave(because) => format!("It stays as it is: {because}."),
+        };
+        if let Some((noted, at)) = self.noted.get(&pod.uid)
+            && *noted == text
+            && *at + NOTED_AGAIN > now
+            && !lost.contains(&pod.uid)
+        {
+            return Some((text, *at));
+        }
+        let audit = if self.context.acts() { "" } else { " (Not really: LINKERD_GATE_MODE=audit.)" };
+        let taken = self.scribe.note(|| Note {
+            subject: EventSubject::pod(pod),
+            warning: true,
+            reason: "OutsideMesh",
+            message: format!(
+                "This pod asks for Linkerd and was created without its proxy; {}. {text}{audit} {}",
+                match state {
+                    MissedState::Held if pod.gate.is_some() => "it is held: a scheduling gate keeps it from every node",
+                    MissedState::Held => "nothing in it has started yet",
+                    MissedState::Running => "it runs, or may run, outside the mesh",
+                },
+                by_hand(missed)
+            ),
+        });
+        taken.then_some((text, now))
+    }
+
+    /// Whose Events were lost, and are to be written again, now and then.
+    fn lost(&mut self, now: Duration) -> BTreeSet<String> {
+        if now < self.looked_for_lost + LOST_AGAIN {
+            return BTreeSet::new();
+        }
+        self.looked_for_lost = now;
+        self.scribe.take_lost()
+    }
+
+    /// Whether there is nothing left to note on it.
+    fn note_owner(&self, group: &Group<'_>) -> bool {
+        let Some((namespace, owner)) = group.owner else { return true };
+        let Some(subject) = subject_of(namespace, owner) else { return true };
+        self.scribe.note(|| Note {
+            subject,
+            warning: true,
+            reason: "PodsOutsideMesh",
+            message: format!(
+                "{}. Why each: kubectl get events --namespace {namespace} --field-selector reason=OutsideMesh",
+                capital(&group.line())
+            ),
+        })
+    }
+
+    fn tell_of_loop(&self, pod: &PodView) {
+        let Some(owner) = &pod.owner else { return };
+        let namespace = &pod.namespace;
+        let held = if pod.gate.is_some() {
+            " Its pods stay held. A webhook or policy that runs after Linkerd's may make them ask when the injector has been passed \
+             already: see which set the annotation linkerd.io/inject, kubectl get mutatingwebhookconfigurations,\
+             mutatingadmissionpolicies."
+        } else {
+            ""
+        };
+        let message = format!(
+            "What {owner} made instead of pods without Linkerd's proxy came back without it three times, though injection is \
+             proven. It is left alone for an hour, or until Linkerd's webhook changes.{held} What the injector says of it: kubectl \
+             get events --namespace {namespace} --field-selector reason=InjectionSkipped; what its rules say: kubectl get pod {} \
+             --namespace {namespace} --output yaml | linkerd-gate explain -f -",
+            pod.name
+        );
+        warn!("{namespace}/{owner}: {message}");
+        let subject = subject_of(namespace, owner).unwrap_or_else(|| EventSubject::pod(pod));
+        self.scribe.note(|| Note { subject, warning: true, reason: "ReplacementsOutsideMesh", message });
+    }
+
+    /// Tells what became of a gate that was to come off.
+    pub(super) fn ungated(&self, ungate: &Ungate, outcome: &WriteOutcome) {
+        let words = words_of_ungate(ungate);
+        let (warning, reason, message) = match outcome {
+            WriteOutcome::Done if ungate.reason.is_bare() => {
+                warn!("{words}: done");
+                (true, "ReleasedWithoutProxy", format!("{}: it runs without a proxy.", capital(&words)))
+            }
+            WriteOutcome::Done => {
+                info!("{words}: done");
+                (false, "Released", format!("{}.", capital(&words)))
+            }
+            WriteOutcome::Conflict => {
+                info!("{words}: it has changed meanwhile, and is looked at again");
+                return;
+            }
+            WriteOutcome::Refused(why) | WriteOutcome::Failed(why) => {
+                warn!("{words}: failed, tried again: {why}");
+                (true, "ReleaseFailed", format!("{}: {why}. It is tried again.", capital(&words)))
+            }
+        };
+        let subject = EventSubject::pod_named(&ungate.namespace, &ungate.name, &ungate.uid);
+        self.scribe.note(|| Note { subject, warning, reason, message });
+    }
+
+    /// Tells what became of an act.
+    pub(super) fn acted(&mut self, action: &Action, outcome: &WriteOutcome, now: Duration) {
+        let words = words(action);
+        let uid = &action.owner.uid;
+        let (warning, reason, message) = match outcome {
+            WriteOutcome::Done => {
+                self.failed.remove(uid);
+                info!("{words}: done");
+                if action.act.removes().is_none() {
+                    return;
+                }
+                (false, "Replacing", capital(&words))
+            }
+            WriteOutcome::Conflict => {
+                info!("{words}: it has changed meanwhile, and is looked at anew");
+                return;
+            }
+            WriteOutcome::Refused(why) | WriteOutcome::Failed(why) => {
+                let (reason, told) = match outcome {
+                    WriteOutcome::Refused(_) => ("ReplacementRefused", "not allowed now, tried again"),
+                    _ => ("ReplacementFailed", "failed, tried again"),
+                };
+                let before = self.failed.get(uid);
+                if before.is_some_and(|(before, at)| *before == reason && *at + FAILED_AGAIN > now) {
+                    return;
+                }
+                self.failed.insert(uid.clone(), (reason, now));
+                warn!("{words}: {told}: {why}");
+                (true, reason, format!("{}: {why}. It is tried again.", capital(&words)))
+            }
+        };
+        if let Some(subject) = subject_of(&action.namespace, &action.owner) {
+            self.scribe.note(|| Note { subject, warning, reason, message });
+        }
+    }
+}
+
+// === impl Group ===
+
+impl<'a> Group<'a> {
+    fn add(&mut self, missed: &Missed<'a>) {
+        let pod: &'a PodView = missed.pod;
+        self.owner = pod.owner.as_ref().map(|owner| (pod.namespace.as_str(), owner));
+        match missed.state {
+            MissedState::Held => self.held += 1,
+            MissedState::Running => self.running += 1,
+        }
+        match &missed.decision {
+            Decision::Replace(_) => self.replaced += 1,
+            Decision::Ungate(reason) => *self.ungated.entry(reason.to_string()).or_default() += 1,
+            Decision::Leave(because) => *self.left.entry(because.to_string()).or_default() += 1,
+        }
+    }
+
+    /// "3 pods are outside the mesh (2 held, 1 running): 2 are replaced; 1 stays: …"
+    fn line(&self) -> String {
+        let all = self.held + self.running;
+        let are = if all == 1 { "pod is" } else { "pods are" };
+        let mut line = format!("{all} {are} outside the mesh ({} held, {} running)", self.held, self.running);
+        let mut separator = ": ";
+        if self.replaced > 0 {
+            let are = if self.replaced == 1 { "is" } else { "are" };
+            let _infallible = write!(line, "{separator}{} {are} replaced", self.replaced);
+            separator = "; ";
+        }
+        for (reason, count) in &self.ungated {
+            let are = if *count == 1 { "is" } else { "are" };
+            let _infallible = write!(line, "{separator}{count} {are} let go: {reason}");
+            separator = "; ";
+        }
+        for (because, count) in &self.left {
+            let stay = if *count == 1 { "stays" } else { "stay" };
+            let _infallible = write!(line, "{separator}{count} {stay}: {because}");
+            separator = "; ";
+        }
+        line
+    }
+}
+
+/// Where a pod belongs in the log.
+fn path(pod: &PodView) -> String {
+    match &pod.owner {
+        Some(owner) => format!("{}/{owner}", pod.namespace),
+        None => format!("{}/Pod {}", pod.namespace, pod.name),
+    }
+}
+
+fn will(way: Method) -> &'static str {
+    match way {
+        Method::Delete => "It is deleted, so that its owner creates it again, as soon as injection is proven.",
+        Method::Untrack => {
+            "It is deleted in a way that its Job does not count, so that its Job creates it again, as soon as injection is proven."
+        }
+        Method::Evict => {
+            "It is evicted, so that its owner creates it again, when injection is proven and its turn comes."
+        }
+        Method::Suspend => {
+            "Its Job is suspended now, which ends the pod and stops the Job's clock, and resumed as soon as injection is proven."
+        }
+    }
+}
+
+/// What a person can do about it: a command that does no harm where it is pasted without a thought.
+fn by_hand(missed: &Missed<'_>) -> String {
+    let PodView { namespace, name, owner, .. } = missed.pod;
+    let explain = format!(
+        "Why it asks: kubectl get pod {name} --namespace {namespace} --output yaml | linkerd-gate explain -f -"
+    );
+    let recreate = || {
+        format!(
+            "Nothing creates it again: once Linkerd injects, linkerd-gate recreate pod/{name} -n {namespace}; to run it without a \
+             proxy, linkerd-gate release pod/{name} -n {namespace}. {explain}"
+        )
+    };
+    match (owner.as_ref().map(|owner| &owner.kind), missed.state) {
+        (None, MissedState::Held) if missed.pod.gate.is_some() => recreate(),
+        (None, _) => format!("Nothing creates it again: create it yourself once Linkerd injects. {explain}"),
+        (Some(Kind::Other(_)), _) => explain,
+        (Some(Kind::Job), MissedState::Held) if missed.pod.gate.is_some() => {
+            format!("To run it without a proxy: linkerd-gate release pod/{name} -n {namespace}. {explain}")
+        }
+        (Some(Kind::Job), _) => format!("A deletion counts against its Job's backoffLimit. {explain}"),
+        (Some(_), MissedState::Held) => {
+            format!("By hand, once Linkerd injects: kubectl delete pod {name} --namespace {namespace}")
+        }
+        (Some(_), MissedState::Running) => format!(
+            "By hand, once Linkerd injects and when it suits you: kubectl rollout restart of its workload, or kubectl delete \
+             pod {name} --namespace {namespace}"
+        ),
+    }
+}
+
+/// An owner to tell of: our policy lets us tell of the kinds that we know, and of no others.
+fn subject_of(namespace: &str, owner: &OwnerReference) -> Option<EventSubject> {
+    (!matches!(owner.kind, Kind::Other(_))).then(|| EventSubject::owner(namespace, owner))
+}
+
+/// An act in words: "delete pod shop/web-1, which never started".
+pub(super) fn words(action: &Action) -> String {
+    let (namespace, owner) = (&action.namespace, &action.owner);
+    match &action.act {
+        Operation::Delete([target]) => {
+            format!("delete pod {namespace}/{} of {owner}, which never started", target.name)
+        }
+        Operation::Untrack { target: [target], .. } => {
+            format!(
+                "delete pod {namespace}/{} of {owner}, which never started, without its Job counting it",
+                target.name
+            )
+        }
+        Operation::Evict([target]) => {
+            format!("evict pod {namespace}/{} of {owner}, which is {}", target.name, target.state)
+        }
+        Operation::Suspend { pods, .. } => {
+            format!(
+                "suspend {owner} in {namespace} until injection is proven, for its {} pods that never started",
+                pods.len()
+            )
+        }
+        Operation::Resume { .. } => format!("resume {owner} in {namespace}"),
+    }
+}
+
+/// The same of a gate.
+pub(super) fn words_of_ungate(ungate: &Ungate) -> String {
+    let Ungate { namespace, name, reason, .. } = ungate;
+    format!("take the scheduling gate {GATE} off pod {namespace}/{name}, because {reason}")
+}
+
+fn capital(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
+}

@@ -1,0 +1,163 @@
+//! Asks owners whose creates were refused to try again, once injection is proven.
+
+use std::collections::BTreeSet;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+use super::repair::{MANY, key};
+use super::watches::Watched;
+use super::{Context, RECHECK, leads, prover, wall};
+use crate::cluster::repair;
+use crate::decide::Gate;
+use crate::decide::repair::WriteOutcome;
+use crate::decide::repair::retry::{OwnerRetries, OwnerRetry};
+
+/// How many are asked for at a time: after each such handful it is looked whether injection is still proven.
+const HANDFUL: usize = 16;
+
+/// How long one may take. Unlike its neighbours, so that a reason tells which limit fired.
+const ANSWER: Duration = Duration::from_millis(4100);
+
+/// The least pause between two looks.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// How often it is said that owners cannot be nudged.
+const SAID_AGAIN: Duration = Duration::from_mins(1);
+
+struct OwnerRetrier {
+    context: Arc<Context>,
+    seen: Watched,
+    renewed: watch::Receiver<Instant>,
+    gate: watch::Receiver<Gate>,
+    doubt: watch::Sender<Duration>,
+    nudges: OwnerRetries,
+    /// When it was said last that they cannot be sent.
+    said: Option<Duration>,
+    /// Owners of which audit mode has said that they would be nudged, by uid.
+    audited: BTreeSet<String>,
+}
+
+/// Nudges for ever.
+pub(super) async fn run(
+    context: Arc<Context>,
+    seen: Watched,
+    renewed: watch::Receiver<Instant>,
+    gate: watch::Receiver<Gate>,
+    doubt: watch::Sender<Duration>,
+) -> Infallible {
+    if !context.settings.nudges {
+        return std::future::pending().await;
+    }
+    let (nudges, said, audited) = (OwnerRetries::default(), None, BTreeSet::new());
+    OwnerRetrier { context, seen, renewed, gate, doubt, nudges, said, audited }.run().await
+}
+
+// === impl OwnerRetrier ===
+
+impl OwnerRetrier {
+    async fn run(mut self) -> Infallible {
+        loop {
+            let (due, again) = self.step();
+            for handful in due.chunks(HANDFUL) {
+                // Each time anew: those before may have taken long, and be refused.
+                if self.proven(self.context.now()).is_none() {
+                    break;
+                }
+                self.send(handful).await;
+            }
+            tokio::time::sleep(PAUSE).await;
+            tokio::select! {
+                biased;
+                () = self.seen.refused() => {}
+                Ok(()) = self.gate.changed() => {}
+                () = async {
+                    match again {
+                        Some(again) => tokio::time::sleep_until(self.context.epoch + again).await,
+                        None => std::future::pending().await,
+                    }
+                } => {}
+            }
+        }
+    }
+
+    /// When the evidence was taken by which somebody may be nudged now; nothing where nobody may.
+    fn proven(&mut self, now: Duration) -> Option<Duration> {
+        let free = self.seen.troubles_of_nudges().is_empty() && self.seen.closed_by_hand().is_none();
+        prover::proven(&self.gate.borrow_and_update(), now).filter(|_| free && leads(&self.renewed))
+    }
+
+    /// Who is to be nudged now, and when to look again at the latest.
+    fn step(&mut self) -> (Vec<OwnerRetry>, Option<Duration>) {
+        let now = self.context.now();
+        let proven = self.proven(now);
+        let Some(refusals) = self.seen.refusals() else { return (Vec::new(), Some(now + RECHECK)) };
+        let nudges = &mut self.nudges;
+        let stepped = self.seen.owners(|owners| nudges.step(&owners, &refusals, proven, now));
+        if let Some(at) = self.nudges.refused_again_at() {
+            prover::doubt(&self.doubt, at);
+        }
+        let metrics = &self.context.metrics;
+        metrics.nudges_under_way.set(i64::try_from(self.nudges.under_way()).unwrap_or(i64::MAX));
+        metrics.nudge_window.set(i64::try_from(self.nudges.window()).unwrap_or(i64::MAX));
+        let (due, again) = stepped.unwrap_or_default();
+        let again = if proven.is_some() { again } else { Some(now + RECHECK) };
+        (due, again)
+    }
+
+    async fn send(&mut self, handful: &[OwnerRetry]) {
+        if self.audited.len() > MANY {
+            // Said once more rather than remembered for ever.
+            self.audited.clear();
+        }
+        let now = self.context.now();
+        let refusals = self.seen.refusals().unwrap_or_default();
+        for nudge in handful {
+            self.nudges.sent(nudge, &refusals, now);
+        }
+        if !self.context.acts() {
+            self.audit(handful);
+            return;
+        }
+        let outcomes = join_all(handful.iter().map(|nudge| nudge_one(&self.context, nudge))).await;
+        for (nudge, outcome) in handful.iter().zip(outcomes) {
+            self.context.metrics.nudged(key(&outcome));
+            let now = self.context.now();
+            match outcome {
+                WriteOutcome::Done => info!("nudge {}/{}, whose pods were refused: done", nudge.namespace, nudge.owner),
+                WriteOutcome::Conflict => debug!("nudge {}/{}: it is gone", nudge.namespace, nudge.owner),
+                WriteOutcome::Failed(why) | WriteOutcome::Refused(why) => {
+                    self.nudges.failed(nudge, now);
+                    if self.said.is_none_or(|said| said + SAID_AGAIN <= now) {
+                        warn!(
+                            "refused owners cannot be asked to try again, {}/{} for one: {why}",
+                            nudge.namespace, nudge.owner
+                        );
+                        self.said = Some(now);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Says once of each what would be done.
+    fn audit(&mut self, handful: &[OwnerRetry]) {
+        for nudge in handful {
+            if self.audited.insert(nudge.owner.uid.clone()) {
+                self.context.metrics.nudged("audit");
+                info!("audit: would nudge {}/{}, whose pods were refused", nudge.namespace, nudge.owner);
+            }
+        }
+    }
+}
+
+async fn nudge_one(context: &Context, nudge: &OwnerRetry) -> WriteOutcome {
+    let late = || WriteOutcome::Failed(format!("the API server did not answer in {ANSWER:?}"));
+    let sent = repair::nudge(context.client.clone(), nudge, wall());
+    tokio::time::timeout(ANSWER, sent).await.unwrap_or_else(|_| late())
+}

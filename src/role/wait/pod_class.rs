@@ -1,0 +1,129 @@
+//! What this pod is to the mesh, by what the downward API says of it. Pure.
+
+use crate::config::{OnMissed, OwnPod};
+use crate::linkerd::names::inject;
+
+/// What this pod is to the mesh, as far as a container without any rights can know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PodClass {
+    /// The injector marked it. (A label can be forged; guard and controller look at containers.)
+    Meshed,
+    /// Its own annotation says `disabled`: it does not want to be in the mesh, only to start after it.
+    Disabled,
+    /// It is on the host network, which Linkerd never injects.
+    HostNetwork,
+    /// The entry of `wait` in it is the ask, and nothing injected it.
+    Missed,
+}
+
+/// What follows once Linkerd is ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    /// Let the pod start.
+    Open,
+    /// Hold it: starting would be outside the mesh.
+    Hold,
+    /// Exit with code 75.
+    Exit,
+    /// Prove injection, then delete the pod.
+    Replace,
+}
+
+// === impl PodClass ===
+
+impl PodClass {
+    /// Reads it off the downward API's variables.
+    pub fn of(pod: &OwnPod) -> Self {
+        if !pod.injected_by.is_empty() {
+            return Self::Meshed;
+        }
+        if pod.inject.as_deref() == Some(inject::DISABLED) {
+            return Self::Disabled;
+        }
+        if pod.ip.is_some() && pod.ip == pod.host_ip {
+            return Self::HostNetwork;
+        }
+        Self::Missed
+    }
+
+    /// What follows once Linkerd is ready.
+    ///
+    /// A pod whose annotation Linkerd does not take is held also where it was to exit or to replace itself: its successor
+    /// would be the same, and nothing would ever end that.
+    pub fn then(self, on_missed: OnMissed, pod: &OwnPod) -> Then {
+        match (self, on_missed) {
+            (Self::Meshed | Self::Disabled | Self::HostNetwork, _) | (Self::Missed, OnMissed::Open) => Then::Open,
+            (Self::Missed, _) if refused_annotation(pod).is_some() => Then::Hold,
+            (Self::Missed, OnMissed::Hold) => Then::Hold,
+            (Self::Missed, OnMissed::Exit) => Then::Exit,
+            (Self::Missed, OnMissed::Replace) => Then::Replace,
+        }
+    }
+}
+
+/// A value of `linkerd.io/inject` that makes the injector skip the pod, whatever its namespace says. Values are exact:
+/// `Enabled` is none (linkerd2, `pkg/inject/report.go`).
+pub(super) fn refused_annotation(pod: &OwnPod) -> Option<&str> {
+    let value = pod.inject.as_deref()?;
+    (![inject::ENABLED, inject::INGRESS, inject::DISABLED].contains(&value)).then_some(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(injected_by: &str, inject: Option<&str>, ip: Option<&str>, host_ip: Option<&str>) -> OwnPod {
+        OwnPod {
+            injected_by: injected_by.to_owned(),
+            inject: inject.map(str::to_owned),
+            ip: ip.map(|ip| ip.parse().unwrap()),
+            host_ip: host_ip.map(|ip| ip.parse().unwrap()),
+            name: None,
+            namespace: None,
+            uid: None,
+        }
+    }
+
+    #[test]
+    fn a_label_with_a_value_is_meshed_whatever_else_is_said() {
+        assert_eq!(
+            PodClass::of(&pod("linkerd", Some("disabled"), Some("10.0.0.1"), Some("10.0.0.1"))),
+            PodClass::Meshed
+        );
+    }
+
+    #[test]
+    fn disabled_is_exact() {
+        assert_eq!(PodClass::of(&pod("", Some("disabled"), None, None)), PodClass::Disabled);
+        for near_miss in ["Disabled", "false", " disabled", "enabled", "ingress"] {
+            assert_eq!(PodClass::of(&pod("", Some(near_miss), None, None)), PodClass::Missed, "{near_miss}");
+        }
+    }
+
+    #[test]
+    fn the_hosts_address_is_the_host_network_and_two_unknown_addresses_are_not() {
+        assert_eq!(PodClass::of(&pod("", None, Some("10.0.0.1"), Some("10.0.0.1"))), PodClass::HostNetwork);
+        assert_eq!(PodClass::of(&pod("", None, Some("10.244.0.9"), Some("10.0.0.1"))), PodClass::Missed);
+        assert_eq!(PodClass::of(&pod("", None, None, None)), PodClass::Missed);
+    }
+
+    #[test]
+    fn only_a_missed_pod_is_ever_held_back_by_on_missed() {
+        for standing in [PodClass::Meshed, PodClass::Disabled, PodClass::HostNetwork] {
+            for on_missed in OnMissed::ALL {
+                assert_eq!(standing.then(*on_missed, &pod("", None, None, None)), Then::Open);
+            }
+        }
+        let then = |inject| {
+            let pod = pod("", inject, None, None);
+            OnMissed::ALL.iter().map(|on_missed| PodClass::Missed.then(*on_missed, &pod)).collect::<Vec<_>>()
+        };
+        assert_eq!(then(None), [Then::Hold, Then::Exit, Then::Replace, Then::Open]);
+        assert_eq!(then(Some("enabled")), [Then::Hold, Then::Exit, Then::Replace, Then::Open]);
+        assert_eq!(
+            then(Some("Enabled")),
+            [Then::Hold, Then::Hold, Then::Hold, Then::Open],
+            "its successor is the same"
+        );
+    }
+}

@@ -1,0 +1,162 @@
+//! What `wait` knows of Linkerd, whoever told it, and what follows for its pod. Pure.
+
+use std::fmt;
+
+use super::pod_class::{PodClass, Then};
+use crate::config::{OnMissed, OwnPod};
+use crate::decide::{Basis, Gate, GateStatus, Policy, Probe};
+use crate::observe::Issuer;
+
+/// What is known now.
+#[derive(Debug)]
+pub(super) enum Status {
+    /// By looking.
+    Directly(Gate, Option<Issuer>),
+    /// By the word of the node's agent.
+    FromAgent(GateStatus),
+}
+
+/// Whose word it is that pods may start, and how far it goes.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Opening<'a> {
+    /// Ours: it answers.
+    Reachable(Option<Issuer>),
+    /// The agent's, by evidence.
+    Agents(Basis),
+    /// A person's, which the agent passes on.
+    ByHand(&'a str),
+}
+
+// === impl Status ===
+
+impl Status {
+    /// How it is known that pods may start; nothing where they may not, or where nobody knows.
+    pub(super) fn opening(&self) -> Option<Opening<'_>> {
+        match self {
+            Self::Directly(gate, issuer) => gate.is_open().then_some(Opening::Reachable(*issuer)),
+            Self::FromAgent(answer) if answer.open => match (&answer.by_hand, answer.basis) {
+                (Some(word), _) => Some(Opening::ByHand(word)),
+                (None, Some(basis)) => Some(Opening::Agents(basis)),
+                (None, None) => None,
+            },
+            Self::FromAgent(_) => None,
+        }
+    }
+
+    /// Whether there is nothing to do but wait for the agent to open.
+    pub(super) fn agent_holds(&self) -> bool {
+        matches!(self, Self::FromAgent(answer) if !answer.open)
+    }
+}
+
+/// Why it is not open, for people.
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Directly(Gate::Closed { why, .. }, _) => write!(f, "{why}"),
+            Self::Directly(gate, _) => write!(f, "{gate}"),
+            Self::FromAgent(answer) => {
+                let reason = answer.reason.strip_prefix("closed: ").unwrap_or(&answer.reason);
+                write!(f, "{reason} (says the agent on node {})", answer.node.name)
+            }
+        }
+    }
+}
+
+// === impl Opening ===
+
+impl Opening<'_> {
+    /// What follows for this pod.
+    pub(super) fn then(&self, standing: PodClass, on_missed: OnMissed, pod: &OwnPod) -> Then {
+        match (self, standing) {
+            // Who breaks the glass wants pods to start, and is told what it costs.
+            (Self::ByHand(_), _) => Then::Open,
+            // Nobody could inject the next pod either: creating it again is no help, and would never end.
+            (Self::Agents(Basis::NotInstalled), PodClass::Missed) if on_missed != OnMissed::Open => Then::Hold,
+            _ => standing.then(on_missed, pod),
+        }
+    }
+}
+
+/// What of `policy` an agent's answer says nothing about, where it is one by evidence: its word is not enough then. A person's
+/// word is enough for everybody.
+pub(super) fn uncovered(policy: &Policy, answer: &GateStatus) -> Option<String> {
+    let covered = |probe: Probe| {
+        // A dry-run pod that came back injected went through the injector.
+        answer.required.contains(&probe) || (probe == Probe::Injector && answer.required.contains(&Probe::Injection))
+    };
+    let missing: Vec<_> = policy.required().iter().filter(|probe| !covered(**probe)).map(Probe::to_string).collect();
+    (answer.by_hand.is_none() && !missing.is_empty()).then(|| missing.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::decide::gate_status::NodeStatus;
+
+    fn answer(open: bool, by_hand: Option<&str>, basis: Option<Basis>, required: &[Probe]) -> GateStatus {
+        let node = NodeStatus { name: "node-0".to_owned(), state: "open".to_owned(), reason: "r".to_owned() };
+        let answer = GateStatus::of(&Gate::closed(), &Policy::proven(), None, node);
+        GateStatus { open, by_hand: by_hand.map(str::to_owned), basis, required: required.to_vec(), ..answer }
+    }
+
+    fn pod() -> OwnPod {
+        OwnPod {
+            injected_by: String::new(),
+            inject: None,
+            ip: None,
+            host_ip: None,
+            name: None,
+            namespace: None,
+            uid: None,
+        }
+    }
+
+    fn directly(open: bool) -> Status {
+        let gate = Gate::Open { basis: Basis::Reachable, since: Duration::ZERO, latest: Duration::ZERO, doubt: None };
+        Status::Directly(if open { gate } else { Gate::closed() }, None)
+    }
+
+    #[test]
+    fn only_an_open_word_opens_and_a_persons_comes_first() {
+        let agent = |open, by_hand, basis| Status::FromAgent(answer(open, by_hand, basis, &[]));
+        assert_eq!(directly(false).opening(), None);
+        assert_eq!(directly(true).opening(), Some(Opening::Reachable(None)));
+        assert_eq!(agent(false, None, None).opening(), None);
+        assert_eq!(agent(false, Some("closed x"), Some(Basis::Proven)).opening(), None);
+        assert_eq!(agent(true, None, Some(Basis::Proven)).opening(), Some(Opening::Agents(Basis::Proven)));
+        assert_eq!(agent(true, Some("open x"), Some(Basis::Proven)).opening(), Some(Opening::ByHand("open x")));
+        assert!(agent(false, None, None).agent_holds() && !agent(true, Some("open x"), None).agent_holds());
+        assert!(!directly(false).agent_holds());
+    }
+
+    #[test]
+    fn a_missed_pod_starts_by_hand_only_and_is_held_where_nobody_could_inject_the_next() {
+        let then = |opening: Opening<'_>| {
+            OnMissed::ALL.iter().map(|on_missed| opening.then(PodClass::Missed, *on_missed, &pod())).collect::<Vec<_>>()
+        };
+        let all = [Then::Hold, Then::Exit, Then::Replace, Then::Open];
+        assert_eq!(then(Opening::Reachable(None)), all);
+        assert_eq!(then(Opening::Agents(Basis::Proven)), all);
+        assert_eq!(then(Opening::ByHand("open x")), [Then::Open; 4]);
+        assert_eq!(then(Opening::Agents(Basis::NotInstalled)), [Then::Hold, Then::Hold, Then::Hold, Then::Open]);
+        for standing in [PodClass::Disabled, PodClass::HostNetwork] {
+            assert_eq!(Opening::Agents(Basis::NotInstalled).then(standing, OnMissed::Hold, &pod()), Then::Open);
+        }
+    }
+
+    #[test]
+    fn an_agent_that_asks_for_less_is_not_enough_and_a_dry_run_covers_the_injector() {
+        let policy = Policy::direct();
+        let of = |required: &[Probe], by_hand| uncovered(&policy, &answer(false, by_hand, None, required));
+        assert_eq!(of(&[Probe::Injection, Probe::Identity], None), None);
+        assert_eq!(of(&[Probe::Injector, Probe::Identity], None), None);
+        assert_eq!(of(&[Probe::Injection], None).as_deref(), Some("identity"));
+        assert_eq!(of(&[], None).as_deref(), Some("injector, identity"));
+        assert_eq!(of(&[], Some("closed x")), None, "a person's word is enough");
+        let more = uncovered(&policy.and(Probe::Destination), &answer(true, None, None, Policy::proven().required()));
+        assert_eq!(more.as_deref(), Some("destination"));
+    }
+}
