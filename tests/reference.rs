@@ -49,9 +49,9 @@ fn the_reference_names_every_event_reason_and_no_other() {
     let is_word = |char: char| char.is_ascii_alphabetic();
     let mut reasons = BTreeSet::new();
     for (file, starts) in [
-        ("src/role/agent/steward/words.rs", &["=> \"", "false, \"", "true, \""] as &[&str]),
-        ("src/role/controller/opener.rs", &["reason: \""]),
-        ("src/role/controller/teller.rs", &["reason: \"", "(true, \"", "(false, \"", "=> (\""]),
+        ("src/role/agent/node_reconciler/messages.rs", &["=> \"", "false, \"", "true, \""] as &[&str]),
+        ("src/role/controller/orphan_nodes.rs", &["reason: \""]),
+        ("src/role/controller/report.rs", &["reason: \"", "(true, \"", "(false, \"", "=> (\""]),
         ("src/cluster/held_pod.rs", &["true, \"", "false, \""]),
     ] {
         let text = fs::read_to_string(repository(file)).unwrap();

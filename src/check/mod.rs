@@ -1,6 +1,6 @@
 //! `check`: what was read of a cluster becomes findings, each with a stable code, a cause and a command that mends it.
 //!
-//! Pure: a [`MissedState`] in, a [`Report`] out. Reading is in `cluster::check`, writing in `command::check`.
+//! Pure: a [`State`] in, a [`Report`] out. Reading is in `cluster::check`, writing in `command::check`.
 //!
 //! - [`state`]: what is read, and what could not be.
 //! - [`survey`]: all pods in one pass: who asks, who is meshed, who is missed, by owner and reason.

@@ -27,10 +27,10 @@ struct Template {
     claims: Vec<PersistentVolumeClaim>,
 }
 
-/// Whether a pod that `owner` makes now would be taken and would have Linkerd's proxy. [`Outcome::Done`] where it would; another program's
+/// Whether a pod that `owner` makes now would be taken and would have Linkerd's proxy. [`WriteOutcome::Done`] where it would; another program's
 /// kind of owner has no template that is known, so that nothing is sent and the annotation that allows its replacement counts.
 ///
-/// [`Outcome::Refused`] says what would refuse it; [`Outcome::Failed`] means that it could not be found out.
+/// [`WriteOutcome::Refused`] says what would refuse it; [`WriteOutcome::Failed`] means that it could not be found out.
 pub async fn prove(client: Client, namespace: &str, owner: &OwnerReference) -> WriteOutcome {
     let found = match owner.kind {
         Kind::ReplicaSet => find::<ReplicaSet>(&client, namespace, owner, |set| Some(plain(set.spec?.template?))).await,

@@ -1,6 +1,6 @@
 //! What a person runs in a shell.
 //!
-//! - [`by_hand`]: opening and closing nodes, whatever is proven.
+//! - [`manual_override`]: opening and closing nodes, whatever is proven.
 //! - [`check`]: what is wrong in a cluster, why, and what to type.
 //! - [`explain`]: whether a pod would be injected, by which rule, and what to do.
 //! - [`install`]: prints the manifests.

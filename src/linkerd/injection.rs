@@ -109,7 +109,7 @@ pub enum TokenProjection {
 /// What becomes of `pod` if it is created in `namespace` now, with these webhooks, and everything works.
 ///
 /// The pod is the one that the injector would be sent, *before* injection: an injected pod, asked about again, is skipped
-/// because it has a sidecar. Ask [`meshing`](super::meshing::meshing) first.
+/// because it has a sidecar. Ask [`meshing`](super::mesh_state::meshing) first.
 pub fn injection(pod: &Pod, namespace: &Namespace, webhooks: &WebhookView, projection: TokenProjection) -> Injection {
     injection_of(&PodInput::of(pod), &NamespaceInput::of(namespace), webhooks, projection)
 }

@@ -8,11 +8,11 @@
 //! - [`endpoints`]: where the parts of the control plane listen.
 //! - [`webhook`]: the injector's webhook configuration, reduced to what decisions need.
 //! - [`mod@injection`]: whether the injector would be called for a pod, and what it would do.
-//! - [`outline`]: the same of what is left of a pod when only that is kept which decides.
+//! - [`injection_input`]: the same of what is left of a pod when only that is kept which decides.
 //! - [`annotation`]: its other annotations: which there are, and which are handed down.
 //! - [`patch`]: which of them make the injector's patch fail.
 //! - [`refusal`]: what an API server refuses of an injected pod.
-//! - [`meshing`]: whether a pod is meshed, missed, held.
+//! - [`mesh_state`]: whether a pod is meshed, missed, held.
 
 pub mod annotation;
 pub mod endpoints;

@@ -17,7 +17,7 @@ pub const NAME: &str = "linkerd-gate";
 /// The name of the Lease that says which controller acts, in the same namespace.
 pub const CONTROLLER_NAME: &str = "linkerd-gate-controller";
 
-/// The annotation that carries the [`PublishedVerdict`](crate::decide::Publication).
+/// The annotation that carries the [`PublishedVerdict`](crate::decide::PublishedVerdict).
 pub const VERDICT: &str = "linkerd-gate/verdict";
 
 /// How long after its last change a Lease counts as nobody's, and a verdict as nobody's word.
@@ -43,7 +43,7 @@ pub struct LeaseRecord {
     pub transitions: i32,
     /// The annotation [`VERDICT`].
     pub verdict: Option<String>,
-    /// The annotation [`by_hand::ANNOTATION`].
+    /// The annotation [`manual_override::ANNOTATION`].
     pub by_hand: Option<String>,
     /// The annotation [`pending_repair::ANNOTATION`], on the controllers' Lease.
     pub pending_repair: Option<String>,

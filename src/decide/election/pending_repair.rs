@@ -7,11 +7,11 @@
 //! A controller that takes the Lease has not seen every pod yet: until it has, it publishes [`PendingRepair::uncounted`], for
 //! which a reader waits as for one pod. In audit mode the count is always 0.
 //!
-//! It is a format between programs of different versions, as [the verdict](crate::decide::publication) is: fields may be added.
+//! It is a format between programs of different versions, as [the verdict](crate::decide::election::published_verdict) is: fields may be added.
 
 use serde::{Deserialize, Serialize};
 
-/// The annotation of the Lease [`linkerd-gate-controller`](crate::decide::lease::CONTROLLER_NAME).
+/// The annotation of the Lease [`linkerd-gate-controller`](crate::decide::election::lease_record::CONTROLLER_NAME).
 pub const ANNOTATION: &str = "linkerd-gate/pending-repair";
 
 /// The format that this program writes, and the only one that it reads.

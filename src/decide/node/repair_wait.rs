@@ -2,7 +2,7 @@
 //!
 //! While nodes are closed, missed pods are Pending. A node that opens before the controller has replaced them lets the scheduler bind them, and
 //! their apps start outside the mesh. So a node that could open waits while the leading controller says that it still replaces pods
-//! ([`crate::decide::election::pending_repair`]): for [`NodePolicy::repair_grace`](super::NodePolicy::repair_grace) at most, and only while that controller
+//! ([`crate::decide::election::pending_repair`]): for [`NodePolicy::repair_grace`](super::taint::NodePolicy::repair_grace) at most, and only while that controller
 //! renews its Lease.
 
 use std::fmt;

@@ -67,7 +67,7 @@ pub struct NodeView {
     pub opened_boot: Option<String>,
     /// The annotation [`LEFT_OPEN_BOOT`].
     pub left_open_boot: Option<String>,
-    /// The annotation [`crate::decide::by_hand::ANNOTATION`].
+    /// The annotation [`crate::decide::manual_override::ANNOTATION`].
     pub by_hand: Option<String>,
     /// When it joined the cluster, by the API server's clock, in seconds since the Unix epoch.
     pub created: Option<i64>,

@@ -39,7 +39,7 @@ impl ProbeResult {
         Self::Unknown(reason.into())
     }
 
-    /// Whether this is [`Outcome::Ready`].
+    /// Whether this is [`ProbeResult::Ready`].
     pub fn is_ready(&self) -> bool {
         matches!(self, Self::Ready)
     }

@@ -48,7 +48,7 @@ pub struct FailedProbe {
     /// Which one.
     pub probe: Probe,
 
-    /// What it found: never [`Outcome::Ready`].
+    /// What it found: never [`ProbeResult::Ready`].
     #[serde(flatten)]
     pub outcome: ProbeResult,
 }

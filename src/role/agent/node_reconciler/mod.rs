@@ -1,7 +1,7 @@
 //! The steward of one node: steps its gate, keeps its taint and annotation as the plan says, and shows all of it on `/gate`.
 
-mod farewell;
 mod messages;
+mod shutdown;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
