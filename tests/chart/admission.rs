@@ -2,7 +2,9 @@
 
 use serde_json::{Value, json};
 
-use crate::helm::{Document, Kubernetes, NAMESPACE, Setting, chart, helm, render, render_on, set, template_on};
+use crate::helm::{
+    Document, Kubernetes, NAMESPACE, Setting, chart, helm, refusal, render, render_on, set, template_on,
+};
 
 const BOTH: [Kubernetes; 2] = [Kubernetes::Newer, Kubernetes::Older];
 
@@ -205,6 +207,53 @@ fn nodes_are_born_closed_where_an_agent_opens_them() {
     for (path, value) in [("mode", json!("audit")), ("agent.taint", json!("never")), ("agent.enabled", json!(false))] {
         assert_eq!(born(&[set(path, value)]), None, "{path}");
     }
+}
+
+/// A label selector cannot say it, and a policy that selected other nodes would close some that no agent opens.
+#[test]
+fn born_closed_is_refused_where_a_policy_cannot_select_the_agents_nodes() {
+    const TERMS: &str = "agent.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms";
+    let expression =
+        |operator: &str, values: Value| json!({"key": "example.com/cores", "operator": operator, "values": values});
+    let of = |expressions: Value| json!([{"matchExpressions": expressions}]);
+    for (terms, found) in [
+        (
+            json!([of(json!([expression("In", json!(["8"]))]))[0], of(json!([expression("In", json!(["9"]))]))[0]]),
+            "has 2 terms",
+        ),
+        (
+            json!([{
+                "matchExpressions": [expression("In", json!(["8"]))],
+                "matchFields": [{"key": "metadata.name", "operator": "NotIn", "values": ["node-1"]}],
+            }]),
+            "[0] has matchFields",
+        ),
+        (json!([{}]), "[0] has no matchExpressions"),
+        (
+            of(json!([expression("In", json!(["8"])), expression("Gt", json!(["7"]))])),
+            "[0].matchExpressions[1] has the operator Gt",
+        ),
+        (of(json!([expression("Lt", json!(["9"]))])), "[0].matchExpressions[0] has the operator Lt"),
+    ] {
+        let said = refusal(NAMESPACE, &[set("agent.bornClosed", true), set(TERMS, terms.clone())]);
+        let accepted = "agent.bornClosed=true accepts one term, with matchExpressions only";
+        for part in [TERMS, found, accepted, "In, NotIn, Exists and DoesNotExist"] {
+            assert!(said.contains(part), "no {part:?} in: {said}");
+        }
+        // Without the policy the affinity is the DaemonSet's alone, which can say all of it.
+        let documents = render(NAMESPACE, &[set(TERMS, terms.clone())]);
+        let agent = documents.iter().map(Document::value).find(|value| value["kind"] == "DaemonSet").unwrap();
+        let affinity = &agent["spec"]["template"]["spec"]["affinity"]["nodeAffinity"];
+        assert_eq!(affinity["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"], terms);
+    }
+    let all = ["In", "NotIn"].map(|operator| expression(operator, json!(["8"])));
+    let all: Vec<Value> = all
+        .into_iter()
+        .chain(["Exists", "DoesNotExist"].map(|operator| json!({"key": "example.com/gpu", "operator": operator})))
+        .collect();
+    let documents = render(NAMESPACE, &[set("agent.bornClosed", true), set(TERMS, of(json!(all)))]);
+    let policy = documents.iter().find(|document| document.template == "admission/born-closed.yaml").unwrap().value();
+    assert_eq!(policy["spec"]["matchConstraints"]["objectSelector"]["matchExpressions"], json!(all));
 }
 
 #[test]

@@ -132,3 +132,33 @@ has(object.spec.initContainers) && object.spec.initContainers.exists(c,
       {{- if eq $selector "namespaceSelector" }} &&{{ else }}){{ end }}
       {{- end }}
 {{- end }}
+
+{{/*
+The node affinity of agents as match expressions of a label selector, which is how the policy of agent.bornClosed selects nodes. Given
+.Values.agent. A label selector has one list of expressions, no fields, and four operators: it cannot say all that an affinity can,
+and a policy that selects other nodes than the DaemonSet would close nodes that no agent opens.
+*/}}
+{{- define "linkerd-gate.bornClosed.expressions" -}}
+{{- $path := "agent.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms" -}}
+{{- $terms := dig "nodeAffinity" "requiredDuringSchedulingIgnoredDuringExecution" "nodeSelectorTerms" list (.affinity | default dict) -}}
+{{- $accepted := "agent.bornClosed=true accepts one term, with matchExpressions only, and the operators In, NotIn, Exists and DoesNotExist: a MutatingAdmissionPolicy selects nodes by labels. Write the affinity so, or use agent.nodeSelector, or set agent.bornClosed=false" -}}
+{{- if gt (len $terms) 1 -}}
+{{- fail (printf "%s has %d terms. %s" $path (len $terms) $accepted) -}}
+{{- end -}}
+{{- range $terms -}}
+{{- if .matchFields -}}
+{{- fail (printf "%s[0] has matchFields. %s" $path $accepted) -}}
+{{- end -}}
+{{- if not .matchExpressions -}}
+{{- fail (printf "%s[0] has no matchExpressions, so it selects no node. %s" $path $accepted) -}}
+{{- end -}}
+{{- range $place, $expression := .matchExpressions -}}
+{{- if not (has .operator (list "In" "NotIn" "Exists" "DoesNotExist")) -}}
+{{- fail (printf "%s[0].matchExpressions[%d] has the operator %v. %s" $path $place .operator $accepted) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- range $terms -}}
+{{ toYaml .matchExpressions }}
+{{- end -}}
+{{- end }}
