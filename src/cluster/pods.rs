@@ -1,13 +1,17 @@
 //! The pods of a whole cluster, in little memory.
 //!
 //! What decides about a pod outside the mesh is kept of each, and of what else its owner has. All other pods, nearly all of
-//! them, only matter once one of their owner's is outside the mesh. Until then a name, a uid and a node are kept of each, about
-//! a hundred bytes, from which the rest can be made again: the rest is the same for thousands of them.
+//! them, only matter while one of their owner's is outside the mesh, or while repair waits for what comes instead of one. Otherwise a
+//! name, a uid and a node are kept of each, about a hundred bytes, from which the rest can be made again: the rest is the same for
+//! thousands of them.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
+use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::reduced::{Reduce, Reduced};
 use super::watch::{Keep, Seen};
@@ -16,18 +20,28 @@ use crate::decide::repair::{OwnerReference, PodView};
 /// So many kinds of rest are told apart: more than pods have, since what a person may write freely is not hidden.
 const RESTS: usize = 256;
 
+/// How often it is looked which owners need not be shown any more.
+const LOOK_EVERY: Duration = Duration::from_mins(1);
+
 /// Decides which pods are shown to those who decide, and keeps the others.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Sieve {
     owners: HashMap<Uid, Owner>,
+    /// Those of them that have hidden pods, by namespace.
+    hiding: HashMap<Arc<str>, HashSet<Uid>>,
     /// What pods have in common, without name, uid, node, owner and namespace.
     rests: Vec<PodView>,
     nodes: BTreeSet<Arc<str>>,
     /// Which list is being read, or was last.
     list: u16,
+    /// Whether it is being read.
+    listing: bool,
     hidden: usize,
-    /// How many owners were left when it was looked last which of them are still needed.
-    needed: usize,
+    /// The uids of owners whose pods are shown whatever they are.
+    awaited: watch::Receiver<BTreeSet<String>>,
+    /// How many owners were left when it was looked last which of them are shown, and when that was.
+    left: usize,
+    looked: Instant,
 }
 
 /// A uid, in the form that every API server writes.
@@ -64,42 +78,118 @@ impl Reduce for PodView {
 
 // === impl Sieve ===
 
+impl Sieve {
+    /// Shows all pods of the owners whose uids are `awaited`, whatever they are, for as long as they are.
+    pub(super) fn new(awaited: watch::Receiver<BTreeSet<String>>) -> Self {
+        Self {
+            owners: HashMap::new(),
+            hiding: HashMap::new(),
+            rests: Vec::new(),
+            nodes: BTreeSet::new(),
+            list: 0,
+            listing: false,
+            hidden: 0,
+            awaited,
+            left: 0,
+            looked: Instant::now(),
+        }
+    }
+
+    /// Hides a pod among its owner's, which is not shown.
+    fn hide(&mut self, uid: Uid, pod: Hidden) {
+        let Some(owner) = self.owners.get_mut(&uid) else { return };
+        match owner.place(&pod.name) {
+            Ok(place) => owner.hidden[place] = pod,
+            Err(place) => {
+                if owner.hidden.is_empty() {
+                    self.hiding.entry(Arc::clone(&owner.namespace)).or_default().insert(uid);
+                }
+                if owner.hidden.len() == owner.hidden.capacity() {
+                    // Half as much again would be more than all else that is kept of it.
+                    owner.hidden.reserve_exact(1 + owner.hidden.len() / 8);
+                }
+                owner.hidden.insert(place, pod);
+                self.hidden += 1;
+            }
+        }
+    }
+
+    /// Whether a pod of this name is hidden among its owner's.
+    fn hides(&self, owner: Uid, name: &str) -> bool {
+        self.owners.get(&owner).is_some_and(|owner| owner.place(name).is_ok())
+    }
+
+    /// Forgets a hidden pod of this owner.
+    fn drop_of(&mut self, uid: Uid, name: &str) {
+        let Some(owner) = self.owners.get_mut(&uid) else { return };
+        if let Ok(place) = owner.place(name) {
+            owner.hidden.remove(place);
+            self.hidden -= 1;
+            self.note_emptied(uid);
+        }
+    }
+
+    /// An owner has hidden pods no longer, perhaps.
+    fn note_emptied(&mut self, uid: Uid) {
+        let Some(owner) = self.owners.get(&uid).filter(|owner| owner.hidden.is_empty()) else { return };
+        if let Some(hiding) = self.hiding.get_mut(&owner.namespace) {
+            hiding.remove(&uid);
+            if hiding.is_empty() {
+                self.hiding.remove(&owner.namespace);
+            }
+        }
+        if !owner.shown {
+            self.owners.remove(&uid);
+        }
+    }
+
+    /// Forgets what is hidden of this name in this namespace, whichever its owner is: the pod has lost that one.
+    fn drop_of_any(&mut self, namespace: &str, name: &str) {
+        let hiding = self.hiding.get(namespace);
+        let found = hiding.and_then(|hiding| hiding.iter().find(|uid| self.hides(**uid, name)).copied());
+        if let Some(uid) = found {
+            self.drop_of(uid, name);
+        }
+    }
+
+    /// What is kept of a pod that may be hidden; nothing where it has nothing in common with others.
+    fn reduce(&mut self, view: &PodView) -> Option<Hidden> {
+        let (uid, rest) = (read_uid(&view.uid)?, rest_of(&mut self.rests, view)?);
+        let node = view.node.as_deref().map(|node| shared(&mut self.nodes, node));
+        Some(Hidden { name: view.name.as_str().into(), uid, node, rest, list: self.list })
+    }
+}
+
 impl Keep<Reduced<PodView>, PodView> for Sieve {
-    fn take(&mut self, pod: Reduced<PodView>, show: &mut dyn FnMut(String, PodView)) -> bool {
+    fn take(&mut self, pod: Reduced<PodView>, known: bool, show: &mut dyn FnMut(String, PodView)) -> bool {
         let view = pod.view;
         let owner_uid = view.owner.as_ref().and_then(|owner| read_uid(&owner.uid));
+        // Had it another owner before? What a list shows of that goes when the list is complete.
+        if !known && !self.listing && !owner_uid.is_some_and(|uid| self.hides(uid, &view.name)) {
+            self.drop_of_any(&view.namespace, &view.name);
+        }
         let (Some(owner_uid), Some(reference)) = (owner_uid, &view.owner) else {
             // Nothing makes it, or nothing that an API server knows.
             show(view.path(), view);
             return true;
         };
-        let owner = self.owners.entry(owner_uid).or_insert_with(|| Owner {
-            namespace: view.namespace.as_str().into(),
-            reference: reference.clone(),
-            shown: false,
-            hidden: Vec::new(),
-        });
-        let same = *owner.namespace == *view.namespace && owner.reference == *reference;
-        // An annotation that means nothing can have any text: such pods have nothing in common, and their author pays for them.
-        let alike = !view.agent && !matches!(view.repair, Some(Err(_)));
-        let hides = view.bare.is_none() && view.resource_version.is_none() && alike && same && !owner.shown;
-        if let Some((uid, rest)) = read_uid(&view.uid).filter(|_| hides).zip(rest_of(&mut self.rests, &view, hides)) {
-            let node = view.node.as_deref().map(|node| shared(&mut self.nodes, node));
-            let hidden = Hidden { name: view.name.into(), uid, node, rest, list: self.list };
-            match owner.place(&hidden.name) {
-                Ok(place) => owner.hidden[place] = hidden,
-                Err(place) => {
-                    if owner.hidden.len() == owner.hidden.capacity() {
-                        // Half as much again would be more than all else that is kept of it.
-                        owner.hidden.reserve_exact(1 + owner.hidden.len() / 8);
-                    }
-                    owner.hidden.insert(place, hidden);
-                    self.hidden += 1;
-                }
-            }
+        if !self.owners.contains_key(&owner_uid) {
+            let namespace =
+                self.hiding.get_key_value(view.namespace.as_str()).map(|(namespace, _)| Arc::clone(namespace));
+            let namespace = namespace.unwrap_or_else(|| view.namespace.as_str().into());
+            let owner = Owner { namespace, reference: reference.clone(), shown: false, hidden: Vec::new() };
+            self.owners.insert(owner_uid, owner);
+        }
+        let owner = &self.owners[&owner_uid];
+        if !owner.shown
+            && owner.may_hide(&view)
+            && let Some(hidden) = self.reduce(&view)
+        {
+            self.hide(owner_uid, hidden);
             return false;
         }
         // From now on all that its owner has matters.
+        let Some(owner) = self.owners.get_mut(&owner_uid) else { unreachable!("it was inserted above") };
         owner.shown = true;
         self.hidden -= owner.hidden.len();
         for hidden in std::mem::take(&mut owner.hidden) {
@@ -108,47 +198,79 @@ impl Keep<Reduced<PodView>, PodView> for Sieve {
                 show(pod.path(), pod);
             }
         }
+        self.note_emptied(owner_uid);
         show(view.path(), view);
         true
     }
 
-    fn forget(&mut self, pod: &Reduced<PodView>) {
-        let uid = pod.view.owner.as_ref().and_then(|owner| read_uid(&owner.uid));
-        let Some(uid) = uid else { return };
-        let Some(owner) = self.owners.get_mut(&uid) else { return };
-        if let Ok(place) = owner.place(&pod.view.name) {
-            owner.hidden.remove(place);
-            self.hidden -= 1;
+    fn forget(&mut self, pod: &Reduced<PodView>, known: bool) {
+        if known {
+            return;
         }
-        if owner.hidden.is_empty() && !owner.shown {
-            self.owners.remove(&uid);
+        let PodView { namespace, name, owner, .. } = &pod.view;
+        let uid = owner.as_ref().and_then(|owner| read_uid(&owner.uid));
+        match uid.filter(|uid| self.hides(*uid, name)) {
+            Some(uid) => self.drop_of(uid, name),
+            // It lost its owner with the last thing that became of it.
+            None => self.drop_of_any(namespace, name),
         }
     }
 
     fn begin(&mut self) {
         self.list = self.list.wrapping_add(1);
+        self.listing = true;
     }
 
     fn end(&mut self) {
+        self.listing = false;
         let list = self.list;
-        for owner in self.owners.values_mut() {
+        self.hiding.clear();
+        for (uid, owner) in &mut self.owners {
             owner.hidden.retain(|hidden| hidden.list == list);
             owner.hidden.shrink_to_fit();
+            if !owner.hidden.is_empty() {
+                self.hiding.entry(Arc::clone(&owner.namespace)).or_default().insert(*uid);
+            }
         }
         self.hidden = self.owners.values().map(|owner| owner.hidden.len()).sum();
         self.owners.retain(|_, owner| owner.shown || !owner.hidden.is_empty());
         self.nodes.retain(|node| Arc::strong_count(node) > 1);
     }
 
-    fn settle(&mut self, seen: &Seen<PodView>) {
-        // Now and then: an owner whose shown pods are all gone is forgotten.
-        if self.owners.len() <= self.needed + self.needed / 8 + 1000 {
+    fn settle(&mut self, seen: &mut Seen<PodView>) {
+        // Now and then: it takes a look at everything that is shown.
+        if self.looked.elapsed() < LOOK_EVERY && self.owners.len() <= self.left + self.left / 8 + 1000 {
             return;
         }
-        let needed: BTreeSet<Uid> =
-            seen.iter().filter_map(|pod| pod.owner.as_ref()).filter_map(|owner| read_uid(&owner.uid)).collect();
-        self.owners.retain(|uid, owner| !owner.hidden.is_empty() || needed.contains(uid));
-        self.needed = self.owners.len();
+        self.looked = Instant::now();
+        let (mut there, mut kept) = (HashSet::new(), HashSet::new());
+        for pod in seen.iter() {
+            let Some(uid) = pod.owner.as_ref().and_then(|owner| read_uid(&owner.uid)) else { continue };
+            there.insert(uid);
+            let hides = self.owners.get(&uid).is_some_and(|owner| owner.may_hide(pod));
+            if !hides || rest_of(&mut self.rests, pod).is_none() {
+                kept.insert(uid);
+            }
+        }
+        kept.extend(self.awaited.borrow().iter().filter_map(|uid| read_uid(uid)));
+        // Of these nothing is outside the mesh any more, and nothing is awaited.
+        let hides: HashSet<Uid> = there.difference(&kept).copied().collect();
+        for uid in &hides {
+            if let Some(owner) = self.owners.get_mut(uid) {
+                owner.shown = false;
+            }
+        }
+        if !hides.is_empty() {
+            seen.hide(|pod| {
+                let uid = pod.owner.as_ref().and_then(|owner| read_uid(&owner.uid)).filter(|uid| hides.contains(uid));
+                let Some((uid, hidden)) = uid.and_then(|uid| Some((uid, self.reduce(pod)?))) else { return false };
+                self.hide(uid, hidden);
+                true
+            });
+        }
+        // Nor is anything left of an owner whose shown pods are all gone.
+        self.owners.retain(|uid, owner| !owner.hidden.is_empty() || there.contains(uid));
+        self.left = self.owners.len();
     }
 
     fn hidden(&self) -> usize {
@@ -157,10 +279,7 @@ impl Keep<Reduced<PodView>, PodView> for Sieve {
 }
 
 /// The place of what a pod has in common with others; nothing where there are too many.
-fn rest_of(rests: &mut Vec<PodView>, view: &PodView, wanted: bool) -> Option<u16> {
-    if !wanted {
-        return None;
-    }
+fn rest_of(rests: &mut Vec<PodView>, view: &PodView) -> Option<u16> {
     let (namespace, name, uid) = (String::new(), String::new(), String::new());
     let rest = PodView { namespace, name, uid, owner: None, node: None, ..view.clone() };
     let place = match rests.iter().position(|known| *known == rest) {
@@ -186,6 +305,14 @@ fn shared(all: &mut BTreeSet<Arc<str>>, text: &str) -> Arc<str> {
 // === impl Owner ===
 
 impl Owner {
+    /// Whether a pod of its is one that may be hidden.
+    fn may_hide(&self, pod: &PodView) -> bool {
+        let same = *self.namespace == *pod.namespace && pod.owner.as_ref() == Some(&self.reference);
+        // An annotation that means nothing can have any text: such pods have nothing in common, and their author pays for them.
+        let alike = !pod.agent && !matches!(pod.repair, Some(Err(_)));
+        pod.bare.is_none() && pod.resource_version.is_none() && alike && same && read_uid(&pod.uid).is_some()
+    }
+
     fn place(&self, name: &str) -> Result<usize, usize> {
         self.hidden.binary_search_by(|hidden| (*hidden.name).cmp(name))
     }
@@ -224,14 +351,16 @@ fn write_uid(uid: Uid) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kube::Resource as _;
     use kube::runtime::watcher::Event;
     use serde_json::{Value, json};
 
     /// What those who decide see, and how many pods there are besides.
     struct Scene {
         sieve: Sieve,
-        seen: tokio::sync::watch::Sender<Seen<PodView>>,
+        seen: watch::Sender<Seen<PodView>>,
         listing: crate::cluster::watch::Listing<PodView>,
+        awaited: watch::Sender<BTreeSet<String>>,
     }
 
     fn uid(number: u128) -> String {
@@ -262,8 +391,9 @@ mod tests {
 
     impl Scene {
         fn new() -> Self {
-            let (seen, _) = tokio::sync::watch::channel(Seen::default());
-            Self { sieve: Sieve::default(), seen, listing: crate::cluster::watch::Listing::default() }
+            let (seen, _) = watch::channel(Seen::default());
+            let (awaited, receiver) = watch::channel(BTreeSet::new());
+            Self { sieve: Sieve::new(receiver), seen, listing: crate::cluster::watch::Listing::default(), awaited }
         }
 
         fn after(&mut self, events: impl IntoIterator<Item = Event<Reduced<PodView>>>) -> (Vec<String>, usize) {
@@ -297,6 +427,60 @@ mod tests {
         // It stays so when that one is gone: what became of it is not over yet.
         assert_eq!(scene.after([Event::Delete(pod("d", 1, false))]), (names(&["a", "b"]), 1));
         assert_eq!(scene.after([Event::Apply(pod("e", 1, true))]), (names(&["a", "b", "e"]), 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_owner_is_hidden_again_once_none_of_its_pods_is_missed_and_none_awaited() {
+        let mut scene = Scene::new();
+        scene.list([pod("a", 1, true), pod("b", 1, false), pod("c", 2, false), pod("d", 2, true), pod("e", 3, true)]);
+        scene.awaited.send_replace(BTreeSet::from([uid(1)]));
+        tokio::time::advance(LOOK_EVERY).await;
+        assert_eq!(scene.after([Event::Delete(pod("b", 1, false))]), (names(&["a", "c", "d"]), 1), "one is awaited");
+        tokio::time::advance(LOOK_EVERY).await;
+        assert_eq!(scene.after([Event::Apply(pod("f", 1, true))]), (names(&["a", "c", "d", "f"]), 1));
+        scene.awaited.send_replace(BTreeSet::new());
+        let look = || [Event::Apply(pod("e", 3, true))];
+        assert_eq!(scene.after(look()), (names(&["a", "c", "d", "f"]), 1), "it is looked now and then");
+        tokio::time::advance(LOOK_EVERY).await;
+        let mut reader = scene.seen.subscribe();
+        reader.mark_unchanged();
+        assert_eq!(scene.after(look()), (names(&["c", "d"]), 3), "the second owner has one that is missed");
+        assert!(!reader.has_changed().unwrap(), "what decides about nothing is no news");
+        assert_eq!(scene.after([Event::Apply(pod("a", 1, true))]), (names(&["c", "d"]), 3), "each once");
+        // It comes back whole when it has to.
+        assert_eq!(scene.after([Event::Apply(pod("g", 1, false))]), (names(&["a", "c", "d", "f", "g"]), 1));
+        assert_eq!(scene.seen.borrow().objects.as_ref().unwrap()["shop/f"], pod("f", 1, true).view);
+        // And a list that lacks it while it is hidden takes it away.
+        scene.after([Event::Delete(pod("g", 1, false))]);
+        tokio::time::advance(LOOK_EVERY).await;
+        assert_eq!(scene.after(look()), (names(&["c", "d"]), 3));
+        assert_eq!(scene.list([pod("f", 1, true)]), (vec![], 1));
+    }
+
+    #[test]
+    fn a_pod_that_changes_its_owner_leaves_nothing_with_the_first() {
+        let ownerless = || read(json!({"metadata": {"name": "a", "namespace": "shop", "uid": uid(1)}}));
+        let elsewhere = || {
+            let mut pod = pod("a", 4, true);
+            pod.meta_mut().namespace = Some("bank".to_owned());
+            pod.view.namespace = "bank".to_owned();
+            pod
+        };
+        for (changed, hidden) in [(ownerless as fn() -> _, 1), (|| pod("a", 2, true), 2)] {
+            let mut scene = Scene::new();
+            scene.list([pod("a", 1, true), pod("b", 1, true), elsewhere()]);
+            scene.after([Event::Apply(changed())]);
+            assert_eq!(scene.seen.borrow().hidden, hidden + 1, "it is counted once");
+            let (shown, _) = scene.after([Event::Apply(pod("c", 1, false))]);
+            let of_the_first: Vec<_> = shown.iter().filter(|name| *name != "a").cloned().collect();
+            assert_eq!(of_the_first, names(&["b", "c"]));
+            let shown = scene.seen.borrow().objects.as_ref().unwrap().get("shop/a").map(|pod| pod.owner.is_some());
+            assert_ne!(shown, Some(true), "it is not the first owner's any more");
+        }
+        // What it was with is told with its deletion alone.
+        let mut scene = Scene::new();
+        scene.list([pod("a", 1, true), pod("b", 1, true)]);
+        assert_eq!(scene.after([Event::Delete(ownerless())]), (vec![], 1));
     }
 
     #[test]

@@ -29,10 +29,11 @@ pub struct Seen<V> {
 /// What is kept of what a watch tells.
 pub(super) trait Keep<K, V> {
     /// Takes in an object as it is now, and shows what is to be seen from now on, by its key. Returns whether the object itself is.
-    fn take(&mut self, object: K, show: &mut dyn FnMut(String, V)) -> bool;
+    /// `known` says whether one of its name is seen already.
+    fn take(&mut self, object: K, known: bool, show: &mut dyn FnMut(String, V)) -> bool;
 
-    /// An object is gone.
-    fn forget(&mut self, _object: &K) {}
+    /// An object is gone, which is still seen if it is `known`.
+    fn forget(&mut self, _object: &K, _known: bool) {}
 
     /// A whole list begins.
     fn begin(&mut self) {}
@@ -40,8 +41,8 @@ pub(super) trait Keep<K, V> {
     /// It is complete: what it lacked is gone.
     fn end(&mut self) {}
 
-    /// Everything is taken in, and this is what is seen.
-    fn settle(&mut self, _seen: &Seen<V>) {}
+    /// Everything is taken in, and this is what is seen, of which some may be [hidden](Seen::hide).
+    fn settle(&mut self, _seen: &mut Seen<V>) {}
 
     /// How many objects there are that are not to be seen.
     fn hidden(&self) -> usize {
@@ -179,7 +180,7 @@ where
             // Nobody is woken in the middle of a list.
             sink.send_if_modified(|seen| {
                 listing.note(&key, seen);
-                let shown = keep.take(object, &mut |key, value| listing.put(key, value, seen));
+                let shown = keep.take(object, seen.has(&key), &mut |key, value| listing.put(key, value, seen));
                 if !shown {
                     listing.news |= seen.remove(&key);
                 }
@@ -200,7 +201,7 @@ where
             let key = key(&object);
             sink.send_if_modified(|seen| {
                 let mut news = seen.trouble.take().is_some();
-                let shown = keep.take(object, &mut |key, value| news |= seen.put(key, value));
+                let shown = keep.take(object, seen.has(&key), &mut |key, value| news |= seen.put(key, value));
                 if !shown {
                     // It was seen before, perhaps.
                     news |= seen.remove(&key);
@@ -210,9 +211,10 @@ where
             });
         }
         Event::Delete(object) => {
-            keep.forget(&object);
+            let key = key(&object);
             sink.send_if_modified(|seen| {
-                let news = seen.remove(&key(&object)) | seen.trouble.take().is_some();
+                keep.forget(&object, seen.has(&key));
+                let news = seen.remove(&key) | seen.trouble.take().is_some();
                 seen.settle(keep);
                 news
             });
@@ -231,7 +233,7 @@ fn key<K: Resource>(object: &K) -> String {
 // === impl Views ===
 
 impl<K: Resource, V, F: FnMut(K) -> Option<V>> Keep<K, V> for Views<F> {
-    fn take(&mut self, object: K, show: &mut dyn FnMut(String, V)) -> bool {
+    fn take(&mut self, object: K, _known: bool, show: &mut dyn FnMut(String, V)) -> bool {
         let key = key(&object);
         let view = (self.0)(object);
         view.map(|view| show(key, view)).is_some()
@@ -303,6 +305,20 @@ impl<V> Seen<V> {
         }
         objects.insert(key, value);
         true
+    }
+
+    fn has(&self, key: &str) -> bool {
+        self.objects.as_ref().is_some_and(|objects| objects.contains_key(key))
+    }
+
+    /// Takes away those of which nothing has to be seen any more, as `hide` says. That wakes nobody.
+    pub(super) fn hide(&mut self, mut hide: impl FnMut(&V) -> bool)
+    where
+        V: Clone,
+    {
+        if let Some(objects) = &mut self.objects {
+            Arc::make_mut(objects).retain(|_, value| !hide(value));
+        }
     }
 
     /// Whether it was there.

@@ -1,5 +1,6 @@
 //! Pods, what makes them and where they live, in the whole cluster; and what was refused. Only what decides is kept of them.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 
 use k8s_openapi::api::apps::v1::{DaemonSet, ReplicaSet, StatefulSet};
@@ -20,10 +21,14 @@ use crate::decide::repair::{Kind, NamespaceView, OwnerReference, OwnerView, PodV
 /// what is kept of those before.
 const PAGE: u32 = 250;
 
-/// Follows all pods, for ever. Seen are those outside the mesh, and what else their owners have; of the others there is only a
-/// number, [`Seen::hidden`].
-pub async fn follow_pods(client: Client, sink: watch::Sender<Seen<PodView>>) -> Infallible {
-    follow_kept("pods", Api::<Reduced<PodView>>::all(client), config(), Sieve::default(), sink).await
+/// Follows all pods, for ever. Seen are those outside the mesh, what else their owners have, and all pods of the owners whose uids are
+/// `awaited`; of the others there is only a number, [`Seen::hidden`].
+pub async fn follow_pods(
+    client: Client,
+    awaited: watch::Receiver<BTreeSet<String>>,
+    sink: watch::Sender<Seen<PodView>>,
+) -> Infallible {
+    follow_kept("pods", Api::<Reduced<PodView>>::all(client), config(), Sieve::new(awaited), sink).await
 }
 
 /// Follows all namespaces, for ever.

@@ -123,10 +123,11 @@ async fn a_controllers_lease_is_followed_taken_and_given_up() -> Result<()> {
 #[tokio::test]
 async fn pods_and_namespaces_are_seen_as_what_decides() -> Result<()> {
     in_namespace("watched", async |client, namespace| {
+        let (_awaited, nobody_awaited) = watch::channel(BTreeSet::new());
         let (pods_sink, mut pods) = watch::channel(Seen::default());
         let (namespaces_sink, mut namespaces) = watch::channel(Seen::default());
         let following = [
-            tokio::spawn(follow_pods(client.clone(), pods_sink)),
+            tokio::spawn(follow_pods(client.clone(), nobody_awaited, pods_sink)),
             tokio::spawn(follow_namespaces(client.clone(), namespaces_sink)),
         ];
         let held = pod("held").annotated("linkerd-gate/repair", "held").json();

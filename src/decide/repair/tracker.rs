@@ -385,6 +385,11 @@ impl Tracker {
         })
     }
 
+    /// The owners of which all pods have to be seen, whatever these are, by uid: something was done of which more is to come.
+    pub fn awaited(&self) -> BTreeSet<String> {
+        self.owners.keys().chain(self.marked.keys()).cloned().collect()
+    }
+
     /// Whether this owner, by its uid, had missed pods or a replacement lately.
     pub fn remembers(&self, owner: &str) -> bool {
         self.owners.contains_key(owner)

@@ -170,6 +170,7 @@ impl Repairer {
             }
             Due { actions, ungates, again: plan.again }
         });
+        self.seen.await_pods_of(self.tracker.awaited());
         let soon = Some(now + RECHECK);
         let Some(mut due) = planned else { return Due { again: soon, ..Due::default() } };
         if !free {

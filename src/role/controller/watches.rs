@@ -29,6 +29,8 @@ pub(super) struct Watches {
 pub(super) struct Watched {
     pub(super) linkerd: readiness::Watched,
     pub(super) pods: watch::Receiver<Seen<PodView>>,
+    /// The owners whose pods are awaited, by uid.
+    awaited: watch::Sender<BTreeSet<String>>,
     namespaces: watch::Receiver<Seen<NamespaceView>>,
     owners: OwnersWatched,
     refusals: watch::Receiver<Seen<RefusedCreate>>,
@@ -71,7 +73,9 @@ impl Watches {
             jobs: follow!(tasks, client, workloads::follow_jobs),
         };
         let namespaces = follow!(tasks, client, workloads::follow_namespaces);
-        let pods = follow!(tasks, client, workloads::follow_pods);
+        let (awaited, receiver) = watch::channel(BTreeSet::new());
+        let (sink, pods) = watch::channel(Seen::default());
+        tasks.spawn(workloads::follow_pods(client.clone(), receiver, sink));
         let refusals = follow!(tasks, client, workloads::follow_refusals);
         let (sink, nodes) = watch::channel(Seen::default());
         let key = context.settings.taint_key.clone();
@@ -80,7 +84,7 @@ impl Watches {
         let (sink, agents) = watch::channel(Seen::default());
         let (lease_client, namespace) = (context.access.watching_the_lease()?, context.settings.namespace.clone());
         tasks.spawn(async move { lease::follow_lease(lease_client, &namespace, NAME, sink).await });
-        Ok(Self { seen: Watched { linkerd, pods, namespaces, owners, refusals, nodes, agents }, tasks })
+        Ok(Self { seen: Watched { linkerd, pods, awaited, namespaces, owners, refusals, nodes, agents }, tasks })
     }
 
     /// Goes on for ever: a watch that panics takes the process with it.
@@ -170,6 +174,15 @@ impl Watched {
     pub(super) fn sees_webhooks(&self) -> bool {
         let webhooks = self.linkerd.webhooks.borrow();
         webhooks.is_known() && webhooks.trouble.is_none()
+    }
+
+    /// Says whose pods are awaited: all of them are seen from then on, whatever they are.
+    pub(super) fn await_pods_of(&self, owners: BTreeSet<String>) {
+        self.awaited.send_if_modified(|before| {
+            let news = *before != owners;
+            *before = owners;
+            news
+        });
     }
 
     /// The refusals; of several of one owner, the latest.
