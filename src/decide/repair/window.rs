@@ -1,8 +1,9 @@
 //! How many pods may be asked for at a time, by what becomes of those that were.
 //!
 //! A thousand creates at once would be a thousand calls of an injector that has just come back. So a window of them is under
-//! way at a time: it grows by one with each that succeeds, which doubles it from one round to the next, and shrinks to half
-//! when one fails. What an outage explains says nothing: once injection is proven again, it begins from its first size.
+//! way at a time. As long as all succeed it grows by two with each, which triples it from one round to the next: a round takes as
+//! long as a pod takes to be made again, and five hundred pods would otherwise take six. It shrinks to half when one fails, and grows
+//! by one with each from then on. What an outage explains says nothing: once injection is proven again, it begins from its first size.
 
 use std::time::Duration;
 
@@ -19,6 +20,8 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Window {
     size: usize,
+    /// Whether one has failed since it had its first size.
+    failed: bool,
     /// When it shrank last: what began before is no reason to shrink it once more.
     narrowed: Option<Duration>,
 }
@@ -27,7 +30,7 @@ pub struct Window {
 
 impl Default for Window {
     fn default() -> Self {
-        Self { size: FIRST, narrowed: None }
+        Self { size: FIRST, failed: false, narrowed: None }
     }
 }
 
@@ -39,18 +42,20 @@ impl Window {
 
     /// Begins from the first size.
     pub fn reset(&mut self) {
-        self.size = FIRST;
+        (self.size, self.failed) = (FIRST, false);
     }
 
     /// So many succeeded.
     pub fn widen(&mut self, succeeded: usize) {
-        self.size = self.size.saturating_add(succeeded).min(WIDEST);
+        let each = if self.failed { 1 } else { 2 };
+        self.size = self.size.saturating_add(succeeded.saturating_mul(each)).min(WIDEST);
     }
 
     /// One failed at `now` that began at `since`. Those that began together fail for one reason, and count once.
     pub fn narrow(&mut self, since: Duration, now: Duration) {
         if self.narrowed.is_none_or(|narrowed| since >= narrowed) {
             self.size = (self.size / 2).max(1);
+            self.failed = true;
             self.narrowed = Some(now);
         }
     }
@@ -64,15 +69,29 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
-    #[test]
-    fn it_doubles_with_each_round_that_succeeds_up_to_its_widest() {
-        let mut window = Window::default();
+    /// Its sizes from one round to the next, each of which succeeds.
+    fn rounds(window: &mut Window, count: usize) -> Vec<usize> {
         let mut sizes = Vec::new();
-        for _ in 0..7 {
+        for _ in 0..count {
             sizes.push(window.size());
             window.widen(window.size());
         }
-        assert_eq!(sizes, [10, 20, 40, 80, 160, 320, 500]);
+        sizes
+    }
+
+    #[test]
+    fn it_triples_with_each_round_that_succeeds_up_to_its_widest() {
+        assert_eq!(rounds(&mut Window::default(), 5), [10, 30, 90, 270, 500]);
+    }
+
+    #[test]
+    fn it_doubles_once_one_has_failed_until_it_begins_again() {
+        let mut window = Window::default();
+        rounds(&mut window, 2);
+        window.narrow(second(1), second(2));
+        assert_eq!(rounds(&mut window, 5), [45, 90, 180, 360, 500]);
+        window.reset();
+        assert_eq!(rounds(&mut window, 2), [10, 30]);
     }
 
     #[test]

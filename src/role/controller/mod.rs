@@ -22,6 +22,7 @@ mod repair;
 mod report;
 mod retry;
 mod watches;
+mod writes;
 
 use std::sync::Arc;
 use std::time::Duration;

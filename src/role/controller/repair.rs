@@ -5,7 +5,6 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt as _;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -13,23 +12,11 @@ use tracing::{info, warn};
 use super::event_recorder::EventRecorder;
 use super::report::Reporter;
 use super::watches::Watched;
-use super::{Context, RECHECK, leads, prover, wall};
-use crate::cluster::{repair, successor};
+use super::writes::{Writes, Written};
+use super::{Context, RECHECK, leads, prover};
 use crate::decide::manual_override::ManualOverride;
-use crate::decide::repair::{Action, MissedState, Operation, Scan, Tracker, Ungate, WriteOutcome, plan};
+use crate::decide::repair::{Action, Operation, Scan, Tracker, Ungate, WriteOutcome, plan};
 use crate::decide::{Gate, PendingRepair};
-
-/// How many writes are asked for at a time.
-const AT_A_TIME: usize = 16;
-
-/// How many gates come off before it is planned again: as many as may come off at once must not keep others from being replaced.
-const UNGATED_AT_ONCE: usize = 200;
-
-/// How long one of them may take. Unlike its neighbours, so that a reason tells which limit fired.
-const ANSWER: Duration = Duration::from_millis(5300);
-
-/// How long the dry-run of a successor may take: an API server waits ten seconds for a webhook, unless it is told otherwise.
-const TRIAL: Duration = Duration::from_millis(10_700);
 
 /// The least pause between two plans: what changes together is planned for together.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -63,6 +50,7 @@ struct Repairer {
     by_hand: Option<ManualOverride>,
     /// What audit mode has said: the uid of the pod or Job, and the word of what would be done to it.
     audited: BTreeSet<(String, &'static str)>,
+    writes: Writes,
 }
 
 /// Repairs for ever.
@@ -77,6 +65,7 @@ pub(super) async fn run(
 ) -> Infallible {
     let tracker = Tracker::new(&context.settings.repair, context.now());
     let teller = Reporter::new(Arc::clone(&context), scribe);
+    let writes = Writes::new(Arc::clone(&context), renewed.clone(), gate.clone());
     let repairer = Repairer {
         context,
         seen,
@@ -89,6 +78,7 @@ pub(super) async fn run(
         troubles: BTreeSet::new(),
         by_hand: None,
         audited: BTreeSet::new(),
+        writes,
     };
     repairer.run().await
 }
@@ -102,26 +92,37 @@ impl Repairer {
             self.context.show(&self.gate.borrow(), self.seen.readiness());
             let started = Instant::now();
             let Due { actions, ungates, again } = self.plan();
-            let took = started.elapsed();
-            let acted = !actions.is_empty() || !ungates.is_empty();
-            self.act(actions).await;
-            self.ungate(ungates).await;
-            tokio::time::sleep((took * SHARE).max(PAUSE)).await;
-            if acted {
-                // What became of it is part of the next plan.
-                continue;
-            }
-            let again = again.map(|again| self.context.epoch + again);
+            let pause = (started.elapsed() * SHARE).max(PAUSE);
+            let planned = !actions.is_empty() || !ungates.is_empty();
+            self.act(actions);
+            self.ungate(ungates);
+            // Audit mode sends nothing, and its log lines are part of the next plan all the same.
+            let due = planned && self.writes.is_empty();
+            self.write_until(due, started + pause, again.map(|again| self.context.epoch + again)).await;
+        }
+    }
+
+    /// Sends what is due until the next plan: at once if one is `due`, after a write has ended, when something has changed, and at the
+    /// instant `again`; but not before `not_before`.
+    async fn write_until(&mut self, mut due: bool, not_before: Instant, again: Option<Instant>) {
+        let mut paused = false;
+        while !(due && paused) {
             tokio::select! {
                 biased;
-                () = self.seen.changed() => {}
-                Ok(()) = self.gate.changed() => {}
+                // What became of it is part of the next plan.
+                Some(written) = self.writes.next() => {
+                    self.note(written);
+                    due = true;
+                }
+                () = tokio::time::sleep_until(not_before), if !paused => paused = true,
+                () = self.seen.changed(), if !due => due = true,
+                Ok(()) = self.gate.changed(), if !due => due = true,
                 () = async {
                     match again {
                         Some(again) => tokio::time::sleep_until(again).await,
                         None => std::future::pending().await,
                     }
-                } => {}
+                }, if !due => due = true,
             }
         }
     }
@@ -149,7 +150,7 @@ impl Repairer {
         if !self.seen.sees_webhooks() {
             self.tracker.note_watches_lost();
         }
-        let Self { context, seen, tracker, teller, pending, .. } = self;
+        let Self { context, seen, tracker, teller, pending, writes, .. } = self;
         let planned = seen.snapshot(context, proven, |snapshot| {
             let scan = Scan::of(snapshot, |owner| tracker.remembers(owner));
             let broken = tracker.observe(snapshot, &scan, now);
@@ -159,12 +160,15 @@ impl Repairer {
             pending.send_if_modified(|before| std::mem::replace(before, count) != count);
             // A Job that is suspended is resumed whatever else may not be done: that takes back what we did.
             let resumes = |action: &Action| matches!(action.act, Operation::Resume { .. });
-            let actions: Vec<_> = plan.actions.into_iter().filter(|action| free || leads && resumes(action)).collect();
+            let may = |action: &Action| free || leads && resumes(action);
+            // What finds no room is planned for again when there is some.
+            let actions: Vec<_> = plan.actions.into_iter().filter(may).take(writes.room_for_actions()).collect();
             for action in &actions {
                 tracker.begin(action, scan.siblings_of(&action.owner.uid), now);
             }
             // A person's `close` is about what waits for injection; the plan knows whose gate that is.
-            let ungates: Vec<_> = plan.ungates.into_iter().filter(|_| sees && leads).take(UNGATED_AT_ONCE).collect();
+            let ungates = plan.ungates.into_iter().filter(|_| sees && leads);
+            let ungates: Vec<_> = ungates.take(writes.room_for_ungates()).collect();
             for ungate in &ungates {
                 tracker.begin_ungating(ungate, now);
             }
@@ -183,80 +187,47 @@ impl Repairer {
         due
     }
 
-    async fn act(&mut self, actions: Vec<Action>) {
+    fn act(&mut self, actions: Vec<Action>) {
         let (audited, actions) = if self.context.acts() {
             (Vec::new(), actions)
         } else {
             actions.into_iter().partition(|action| !matches!(action.act, Operation::Resume { .. }))
         };
         self.audit(&audited);
-        let (context, renewed, gate) = (&self.context, &self.renewed, &self.gate);
-        let one = |action: Action| async move {
-            // Before each write: what comes before it may take long.
-            let may = || {
-                leads(renewed) && (!action.act.needs_proof() || prover::proven(&gate.borrow(), context.now()).is_some())
-            };
-            if !may() {
-                return (action, None);
-            }
-            if let Some(reason) = tried_in_vain(context, &action).await {
-                // Nothing was sent: the owner's other pods and everybody else's wait for nothing.
-                return (action, Some(WriteOutcome::Refused(reason)));
-            }
-            if !may() {
-                return (action, None);
-            }
-            let outcome = tokio::time::timeout(ANSWER, perform(context, &action)).await;
-            let late = || WriteOutcome::Failed(format!("the API server did not answer in {ANSWER:?}"));
-            let outcome = outcome.unwrap_or_else(|_| late());
-            (action, Some(outcome))
-        };
-        let done: Vec<_> = futures::stream::iter(actions).map(one).buffer_unordered(AT_A_TIME).collect().await;
-        for (action, outcome) in done {
-            let now = self.context.now();
-            let Some(outcome) = outcome else {
-                // It was never sent.
-                self.tracker.acted(&action, &WriteOutcome::Conflict, now);
-                continue;
-            };
-            self.tracker.acted(&action, &outcome, now);
-            self.context.metrics.replaced(action.act.key(), key(&outcome));
-            self.teller.acted(&action, &outcome, now);
-        }
+        self.writes.act(actions);
     }
 
     /// Takes our gate off.
-    async fn ungate(&mut self, ungates: Vec<Ungate>) {
-        if !self.context.acts() {
-            for ungate in &ungates {
-                self.tracker.ungated(ungate, &WriteOutcome::Refused("audit".to_owned()), self.context.now());
-                if self.is_news(ungate.uid.clone(), "ungate") {
-                    self.context.metrics.ungated(ungate.reason.key(), "audit");
-                    info!("audit: would {}", super::report::words_of_ungate(ungate));
-                }
-            }
+    fn ungate(&mut self, ungates: Vec<Ungate>) {
+        if self.context.acts() {
+            self.writes.ungate(ungates);
             return;
         }
-        let (context, renewed) = (&self.context, &self.renewed);
-        let one = |ungate: Ungate| async move {
-            // Each time: others may take long.
-            if !leads(renewed) {
-                return (ungate, None);
+        for ungate in &ungates {
+            self.tracker.ungated(ungate, &WriteOutcome::Refused("audit".to_owned()), self.context.now());
+            if self.is_news(ungate.uid.clone(), "ungate") {
+                self.context.metrics.ungated(ungate.reason.key(), "audit");
+                info!("audit: would {}", super::report::words_of_ungate(ungate));
             }
-            let outcome = tokio::time::timeout(ANSWER, repair::ungate(context.client.clone(), &ungate)).await;
-            let late = || WriteOutcome::Failed(format!("the API server did not answer in {ANSWER:?}"));
-            (ungate, Some(outcome.unwrap_or_else(|_| late())))
-        };
-        let done: Vec<_> = futures::stream::iter(ungates).map(one).buffer_unordered(AT_A_TIME).collect().await;
-        for (ungate, outcome) in done {
-            let now = self.context.now();
-            let Some(outcome) = outcome else {
-                self.tracker.ungated(&ungate, &WriteOutcome::Conflict, now);
-                continue;
-            };
-            self.tracker.ungated(&ungate, &outcome, now);
-            self.context.metrics.ungated(ungate.reason.key(), key(&outcome));
-            self.teller.ungated(&ungate, &outcome);
+        }
+    }
+
+    /// Takes in what became of a write; nothing where it was never sent.
+    fn note(&mut self, written: Written) {
+        let now = self.context.now();
+        match written {
+            Written::Acted(action, None) => self.tracker.acted(&action, &WriteOutcome::Conflict, now),
+            Written::Acted(action, Some(outcome)) => {
+                self.tracker.acted(&action, &outcome, now);
+                self.context.metrics.replaced(action.act.key(), key(&outcome));
+                self.teller.acted(&action, &outcome, now);
+            }
+            Written::Ungated(ungate, None) => self.tracker.ungated(&ungate, &WriteOutcome::Conflict, now),
+            Written::Ungated(ungate, Some(outcome)) => {
+                self.tracker.ungated(&ungate, &outcome, now);
+                self.context.metrics.ungated(ungate.reason.key(), key(&outcome));
+                self.teller.ungated(&ungate, &outcome);
+            }
         }
     }
 
@@ -295,39 +266,6 @@ impl Repairer {
                 self.context.metrics.replaced(action.act.key(), "audit");
                 info!("audit: would {}", super::report::words(action));
             }
-        }
-    }
-}
-
-/// Why a running pod is not evicted: a dry-run of the pod that would be made instead failed, or was refused. Nothing where that
-/// is not asked: what never ran has nothing to lose.
-async fn tried_in_vain(context: &Context, action: &Action) -> Option<String> {
-    let Operation::Evict([target]) = &action.act else { return None };
-    if target.state != MissedState::Running {
-        return None;
-    }
-    let tried = successor::prove(context.client.clone(), &action.namespace, &action.owner);
-    match tokio::time::timeout(TRIAL, tried).await {
-        Ok(WriteOutcome::Done) => None,
-        Ok(WriteOutcome::Conflict) => Some("not evicted: its owner has changed meanwhile".to_owned()),
-        Ok(WriteOutcome::Refused(why) | WriteOutcome::Failed(why)) => Some(why),
-        Err(_) => {
-            Some(format!("not evicted: a dry-run of the pod that would be made instead took longer than {TRIAL:?}"))
-        }
-    }
-}
-
-async fn perform(context: &Context, action: &Action) -> WriteOutcome {
-    let (client, namespace) = (context.client.clone(), action.namespace.as_str());
-    match &action.act {
-        Operation::Delete([target]) => repair::remove(client, namespace, target, false).await,
-        Operation::Untrack { target: [target], gate } => repair::untrack(client, namespace, target, *gate).await,
-        Operation::Evict([target]) => repair::remove(client, namespace, target, true).await,
-        Operation::Suspend { resource_version, .. } => {
-            repair::suspend(client, namespace, &action.owner, resource_version, wall()).await
-        }
-        Operation::Resume { resource_version, .. } => {
-            repair::resume(client, namespace, &action.owner, resource_version).await
         }
     }
 }

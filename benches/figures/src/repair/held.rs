@@ -26,6 +26,9 @@ use crate::table::{GATE, Table, Target};
 /// How many pods, of whatever owners.
 pub(super) const PODS: usize = 500;
 
+/// How many of the floor's requests are under way at a time: more than the API server works on, and not so many that it gives some up.
+const CREATED_AT_ONCE: usize = 100;
+
 /// Of the least that the same pods take.
 const RATIO: f64 = 1.5;
 
@@ -102,7 +105,7 @@ pub(super) async fn measure(gate: &Gate, table: &mut Table) -> Result<Duration> 
         after.as_secs_f64()
     ));
 
-    let how = "created by one client, all requests at once, with the injector up, hold and guard bound: the shorter of one before \
+    let how = "created by one client, 100 requests at a time, with the injector up, hold and guard bound: the shorter of one before \
                and one after the next rows";
     table.figure("500 pods created at once", "s", how).value(GATE, at_best.as_secs_f64());
     let how = "from the controller's log line of the proof to the last pod with a proxy, by a watch: ReplicaSets, StatefulSets, \
@@ -155,7 +158,7 @@ async fn floor(stage: &Stage, round: usize) -> Result<Duration> {
                 anyhow::Ok(())
             }
         })
-        .buffer_unordered(PODS)
+        .buffer_unordered(CREATED_AT_ONCE)
         .try_collect::<()>()
         .await?;
     let took = began.elapsed();

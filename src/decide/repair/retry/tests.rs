@@ -169,8 +169,8 @@ fn a_window_of_them_is_under_way_at_a_time_and_grows_with_each_that_succeeds() {
     (0..4).for_each(|place| {
         scene.owner(replica_set(&format!("web{place:03}"), 3, None));
     });
-    assert_eq!(scene.nudged().len(), 8);
-    assert_eq!((scene.nudges.window(), scene.nudges.under_way()), (14, 14));
+    assert_eq!(scene.nudged().len(), 12);
+    assert_eq!((scene.nudges.window(), scene.nudges.under_way()), (18, 18));
 }
 
 #[test]

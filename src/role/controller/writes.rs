@@ -1,0 +1,174 @@
+//! Repair's writes: several are under way at a time, and others are planned for meanwhile.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::{Context, leads, prover, wall};
+use crate::cluster::{repair, successor};
+use crate::decide::Gate;
+use crate::decide::repair::{Action, MissedState, Operation, Ungate, WriteOutcome};
+
+/// How many are under way at a time. A deletion takes a third of a second of an API server that is busy with what comes instead.
+const AT_A_TIME: usize = 64;
+
+/// How many more acts may wait for their turn. Each was planned for by what was seen then, so it does not wait for long.
+const WAITING: usize = 64;
+
+/// How many gates may wait to come off.
+const UNGATES_WAITING: usize = 200;
+
+/// How long one may take. Unlike its neighbours, so that a reason tells which limit fired.
+const ANSWER: Duration = Duration::from_millis(5300);
+
+/// How long the dry-run of a successor may take: an API server waits ten seconds for a webhook, unless it is told otherwise.
+const TRIAL: Duration = Duration::from_millis(10_700);
+
+/// What was written, and what became of it; nothing where it was not sent, because it might not be any more.
+pub(super) enum Written {
+    Acted(Action, Option<WriteOutcome>),
+    Ungated(Ungate, Option<WriteOutcome>),
+}
+
+/// Writes that wait for their turn, and those that are under way.
+pub(super) struct Writes {
+    shared: Arc<Shared>,
+    actions: VecDeque<Action>,
+    ungates: VecDeque<Ungate>,
+    under_way: FuturesUnordered<BoxFuture<'static, Written>>,
+}
+
+/// What tells whether something may be written now.
+struct Shared {
+    context: Arc<Context>,
+    renewed: watch::Receiver<Instant>,
+    gate: watch::Receiver<Gate>,
+}
+
+// === impl Writes ===
+
+impl Writes {
+    pub(super) fn new(context: Arc<Context>, renewed: watch::Receiver<Instant>, gate: watch::Receiver<Gate>) -> Self {
+        let (actions, ungates) = (VecDeque::new(), VecDeque::new());
+        let shared = Arc::new(Shared { context, renewed, gate });
+        Self { shared, actions, ungates, under_way: FuturesUnordered::new() }
+    }
+
+    /// Whether nothing waits, and nothing is under way.
+    pub(super) fn is_empty(&self) -> bool {
+        self.actions.is_empty() && self.ungates.is_empty() && self.under_way.is_empty()
+    }
+
+    /// How many more acts may be planned for.
+    pub(super) fn room_for_actions(&self) -> usize {
+        WAITING.saturating_sub(self.actions.len())
+    }
+
+    /// How many more gates may be.
+    pub(super) fn room_for_ungates(&self) -> usize {
+        UNGATES_WAITING.saturating_sub(self.ungates.len())
+    }
+
+    pub(super) fn act(&mut self, actions: Vec<Action>) {
+        self.actions.extend(actions);
+    }
+
+    pub(super) fn ungate(&mut self, ungates: Vec<Ungate>) {
+        self.ungates.extend(ungates);
+    }
+
+    /// What the next one that ends has written; nothing where none waits or is under way. It may be dropped at any time: what is
+    /// under way stays so, and goes on with the next call.
+    pub(super) async fn next(&mut self) -> Option<Written> {
+        while self.under_way.len() < AT_A_TIME {
+            let shared = Arc::clone(&self.shared);
+            // Gates last: as many as may come off at once must not keep others from being replaced.
+            if let Some(action) = self.actions.pop_front() {
+                self.under_way.push(Box::pin(async move { shared.act(action).await }));
+            } else if let Some(ungate) = self.ungates.pop_front() {
+                self.under_way.push(Box::pin(async move { shared.ungate(ungate).await }));
+            } else {
+                break;
+            }
+        }
+        self.under_way.next().await
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    /// Before each write: what comes before it may take long.
+    fn may(&self, action: &Action) -> bool {
+        let proven = || prover::proven(&self.gate.borrow(), self.context.now()).is_some();
+        leads(&self.renewed) && (!action.act.needs_proof() || proven())
+    }
+
+    async fn act(&self, action: Action) -> Written {
+        if !self.may(&action) {
+            return Written::Acted(action, None);
+        }
+        if let Some(reason) = tried_in_vain(&self.context, &action).await {
+            // Nothing was sent: the owner's other pods and everybody else's wait for nothing.
+            return Written::Acted(action, Some(WriteOutcome::Refused(reason)));
+        }
+        if !self.may(&action) {
+            return Written::Acted(action, None);
+        }
+        let outcome = in_time(perform(&self.context, &action)).await;
+        Written::Acted(action, Some(outcome))
+    }
+
+    async fn ungate(&self, ungate: Ungate) -> Written {
+        // Each time: others may take long.
+        if !leads(&self.renewed) {
+            return Written::Ungated(ungate, None);
+        }
+        let outcome = in_time(repair::ungate(self.context.client.clone(), &ungate)).await;
+        Written::Ungated(ungate, Some(outcome))
+    }
+}
+
+async fn in_time(write: impl Future<Output = WriteOutcome>) -> WriteOutcome {
+    let late = || WriteOutcome::Failed(format!("the API server did not answer in {ANSWER:?}"));
+    tokio::time::timeout(ANSWER, write).await.unwrap_or_else(|_| late())
+}
+
+/// Why a running pod is not evicted: a dry-run of the pod that would be made instead failed, or was refused. Nothing where that
+/// is not asked: what never ran has nothing to lose.
+async fn tried_in_vain(context: &Context, action: &Action) -> Option<String> {
+    let Operation::Evict([target]) = &action.act else { return None };
+    if target.state != MissedState::Running {
+        return None;
+    }
+    let tried = successor::prove(context.client.clone(), &action.namespace, &action.owner);
+    match tokio::time::timeout(TRIAL, tried).await {
+        Ok(WriteOutcome::Done) => None,
+        Ok(WriteOutcome::Conflict) => Some("not evicted: its owner has changed meanwhile".to_owned()),
+        Ok(WriteOutcome::Refused(why) | WriteOutcome::Failed(why)) => Some(why),
+        Err(_) => {
+            Some(format!("not evicted: a dry-run of the pod that would be made instead took longer than {TRIAL:?}"))
+        }
+    }
+}
+
+async fn perform(context: &Context, action: &Action) -> WriteOutcome {
+    let (client, namespace) = (context.client.clone(), action.namespace.as_str());
+    match &action.act {
+        Operation::Delete([target]) => repair::remove(client, namespace, target, false).await,
+        Operation::Untrack { target: [target], gate } => repair::untrack(client, namespace, target, *gate).await,
+        Operation::Evict([target]) => repair::remove(client, namespace, target, true).await,
+        Operation::Suspend { resource_version, .. } => {
+            repair::suspend(client, namespace, &action.owner, resource_version, wall()).await
+        }
+        Operation::Resume { resource_version, .. } => {
+            repair::resume(client, namespace, &action.owner, resource_version).await
+        }
+    }
+}
