@@ -1,14 +1,14 @@
 //! What `explain` takes.
 
+mod refusal;
+mod words;
+
+pub use self::refusal::Refusal;
 use super::PersonArguments;
-use crate::{
-    cluster::Person,
-    command::{
-        explain::{Explain, Finding, Kind, Live, Output},
-        pod_name,
-    },
-    linkerd::TokenProjection,
-};
+use crate::cluster::Person;
+use crate::command::explain::{Explain, Finding, Kind, Live, Output};
+use crate::command::pod_name;
+use crate::linkerd::TokenProjection;
 
 pub(super) const EXIT_CODES: &str = "Exit codes:
   0    explained
@@ -54,16 +54,16 @@ pub struct ExplainArguments {
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,
 
-    /// Exit with 1 where there is such a finding; several by commas
+    /// Exit with 1 where there is such a finding; several by commas; not with --missed
     #[arg(long, value_enum, value_name = "FINDING", value_delimiter = ',')]
     pub fail_on: Vec<Finding>,
 
     /// Count the missed pods by owner: how many, how many of them are held, why
-    #[arg(long, conflicts_with_all = ["files", "words"])]
+    #[arg(long)]
     pub missed: bool,
 
     /// Pods of all namespaces of the cluster
-    #[arg(short = 'A', long, conflicts_with = "namespace")]
+    #[arg(short = 'A', long)]
     pub all_namespaces: bool,
 
     /// The namespace of what is explained in the cluster [default: default]
@@ -75,7 +75,7 @@ pub struct ExplainArguments {
     pub selector: Option<String>,
 
     /// What is in the cluster: pod/NAME, deploy/NAME, job/NAME, … or a kind and names
-    #[arg(value_name = "TYPE/NAME", conflicts_with = "files")]
+    #[arg(value_name = "TYPE/NAME")]
     pub words: Vec<String>,
 
     /// How to get there.
@@ -95,93 +95,78 @@ pub enum Explained {
 // === impl ExplainArguments ===
 
 impl ExplainArguments {
-    /// What to explain, and how.
+    /// What to explain, and how. Nothing is read or asked before.
     ///
     /// # Errors
     /// What is not written so: what to write instead.
-    pub fn read(self) -> Result<Explained, String> {
-        let is_live = self.missed || self.all_namespaces || self.namespace.is_some() || self.selector.is_some();
+    pub fn read(self) -> Result<Explained, Refusal> {
+        let typed = self.words.join(" ");
         let Self { files, recursive, namespace_file, webhook_file, output, fail_on, words, person, .. } = self;
         let token_projection =
             if self.no_token_projection { TokenProjection::Disabled } else { TokenProjection::Enabled };
+        let of_cluster = [
+            (self.missed, "--missed"),
+            (self.all_namespaces, "-A"),
+            (self.namespace.is_some(), "-n"),
+            (self.selector.is_some(), "-l"),
+            (!words.is_empty(), "TYPE/NAME"),
+        ];
+        let of_cluster = of_cluster.into_iter().find_map(|(is_there, flag)| is_there.then_some(flag));
+        let of_files = [
+            (recursive, "-R"),
+            (namespace_file.is_some(), "--namespace-file"),
+            (webhook_file.is_some(), "--webhook-file"),
+        ];
+        let of_files = of_files.into_iter().find_map(|(is_there, flag)| is_there.then_some(flag));
+        match (files.first(), of_cluster, of_files) {
+            (Some(file), Some(flag), _) => return Err(Refusal::FilesAndCluster { file: file.clone(), flag }),
+            (None, None, _) => return Err(Refusal::Nothing),
+            (None, Some(_), Some(flag)) => return Err(Refusal::NeedsFiles(flag)),
+            _ => {}
+        }
         if output == Output::Commands && !self.missed {
-            return Err("-o commands is for missed pods: linkerd-gate explain -A --missed -o commands".to_owned());
-        }
-        if self.missed && matches!(output, Output::Name | Output::Sarif) {
-            return Err(
-                "--missed counts by owner: -o text, json or commands; for each pod: linkerd-gate explain -A -o name"
-                    .to_owned(),
-            );
-        }
-        if files.is_empty() && words.is_empty() && !is_live {
-            return Err("there is nothing to explain: linkerd-gate explain -f FILE, explain pod/NAME -n NAMESPACE, or explain -A".to_owned());
+            return Err(Refusal::CommandsWithoutMissed);
         }
         if !files.is_empty() {
-            if is_live {
-                return Err("-A, -n, -l and --missed are of a cluster, and -f reads files: give one of both".to_owned());
-            }
             let explain = Explain { files, recursive, namespace_file, webhook_file, token_projection, output, fail_on };
             return Ok(Explained::Files(explain));
         }
-        if namespace_file.is_some() || webhook_file.is_some() || recursive {
-            return Err(
-                "--namespace-file, --webhook-file and -R go with -f: a cluster tells these by itself".to_owned()
-            );
+        if self.missed {
+            if !words.is_empty() {
+                return Err(Refusal::MissedOf(typed));
+            }
+            if matches!(output, Output::Name | Output::Sarif) {
+                return Err(Refusal::MissedAs(output));
+            }
+            if let Some(finding) = fail_on.first() {
+                return Err(Refusal::MissedFails(*finding));
+            }
+        }
+        if let (true, Some(namespace)) = (self.all_namespaces, &self.namespace) {
+            return Err(Refusal::AllAndOne { typed, namespace: namespace.clone() });
+        }
+        let place = match &self.namespace {
+            Some(namespace) => format!(" -n {namespace}"),
+            None if self.all_namespaces => " -A".to_owned(),
+            None => String::new(),
+        };
+        let kinds = if words.is_empty() { vec![(Kind::PODS, Vec::new())] } else { words::kinds(&words, &place)? };
+        if let Some((kind, names)) = kinds.iter().find(|(_, names)| !names.is_empty()) {
+            if self.all_namespaces {
+                return Err(Refusal::NameInAll(typed));
+            }
+            if let Some(selector) = self.selector {
+                let kind = kind.name();
+                return Err(Refusal::NameAndSelector { name: names[0].clone(), kind, selector, place });
+            }
         }
         let namespace = if self.all_namespaces || self.missed && self.namespace.is_none() {
             None
         } else {
             Some(self.namespace.unwrap_or_else(|| "default".to_owned()))
         };
-        let kinds = if words.is_empty() { vec![(Kind::PODS, Vec::new())] } else { kinds(&words)? };
-        if namespace.is_none() && kinds.iter().any(|(_, names)| !names.is_empty()) {
-            return Err(format!(
-                "one object is in one namespace: linkerd-gate explain {} -n NAMESPACE",
-                words.join(" ")
-            ));
-        }
         let Self { selector, missed, .. } = self;
         let live = Live { kinds, namespace, selector, missed, token_projection, output, fail_on };
         Ok(Explained::Live(live, person.read()))
     }
-}
-
-/// `pod/web deploy/shop`, or `pod web-0 web-1`, or `deploy`.
-fn kinds(words: &[String]) -> Result<Vec<(Kind, Vec<String>)>, String> {
-    let known = |name: &str| {
-        Kind::named(name).ok_or_else(|| {
-            format!(
-                "{name} is not asked for by name; give it as a file: kubectl get {} -o yaml | linkerd-gate explain -f -",
-                words.join(" ")
-            )
-        })
-    };
-    let name = |name: &str| match pod_name::name(name) {
-        Ok(name) => Ok(name),
-        Err(why) => Err(format!("{name}: {why}")),
-    };
-    if words[0].contains('/') {
-        let mut found: Vec<(Kind, Vec<String>)> = Vec::new();
-        for word in words {
-            if std::path::Path::new(word).exists() || word.starts_with("http") {
-                return Err(behind_f(word));
-            }
-            let (kind, rest) = word.split_once('/').ok_or_else(|| behind_f(word))?;
-            let (kind, rest) = (known(kind)?, name(rest)?);
-            match found.iter_mut().find(|(other, _)| *other == kind) {
-                Some((_, names)) => names.push(rest),
-                None => found.push((kind, vec![rest])),
-            }
-        }
-        return Ok(found);
-    }
-    match Kind::named(&words[0]) {
-        Some(kind) => Ok(vec![(kind, words[1..].iter().map(|word| name(word)).collect::<Result<_, _>>()?)]),
-        None if words.len() > 1 => known(&words[0]).map(|kind| vec![(kind, Vec::new())]),
-        None => Err(behind_f(&words[0])),
-    }
-}
-
-fn behind_f(word: &str) -> String {
-    format!("a file goes behind -f: linkerd-gate explain -f {word}")
 }

@@ -13,7 +13,7 @@ use clap::{Parser, Subcommand};
 
 pub use self::check::{CheckArguments, for_linkerd};
 pub use self::completion::{CompletionShell, write_completion};
-pub use self::explain::{ExplainArguments, Explained};
+pub use self::explain::{ExplainArguments, Explained, Refusal};
 pub use self::install::{InstallArguments, StatusArguments};
 pub use self::tip::tip_for_role;
 use crate::cluster::{OverrideTarget, Person};

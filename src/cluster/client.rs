@@ -6,6 +6,7 @@ use std::time::Duration;
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 
+use super::kubeconfig;
 use crate::config::Address;
 
 /// How long a connection to the API server may take. Unlike its neighbours, so that a reason tells which limit fired.
@@ -50,7 +51,7 @@ pub enum ClientError {
     )]
     NoPod(Vec<&'static str>),
     /// The kubeconfig cannot be used.
-    #[error("no access to the API server by {path}: {source}")]
+    #[error("no access to the API server by {}: {}", path.display(), kubeconfig::words(source))]
     KubeconfigFile {
         /// Which file.
         path: PathBuf,
@@ -59,12 +60,13 @@ pub enum ClientError {
     },
     /// A person has no kubeconfig that can be used.
     #[error(
-        "no access to a cluster: {0}; name a kubeconfig with --kubeconfig or KUBECONFIG, and one of its contexts with \
-         --context: `kubectl config get-contexts` lists them"
+        "no access to a cluster: {}; name a kubeconfig with --kubeconfig or KUBECONFIG, and one of its contexts with \
+         --context: `kubectl config get-contexts` lists them",
+        kubeconfig::words(.0)
     )]
     Kubeconfig(#[from] KubeconfigError),
     /// The client could not be made.
-    #[error("cannot make a client of the API server: {0}")]
+    #[error("cannot make a client of the API server: {}", super::error::innermost(.0))]
     Build(#[from] kube::Error),
     /// The address of an API server is none.
     #[error("{0} is no address of an API server")]

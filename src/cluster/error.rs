@@ -1,6 +1,9 @@
 //! Why a request to the API server failed, in words for people.
 
 use kube::Error;
+use kube::client::AuthError;
+
+use super::kubeconfig;
 
 /// What went wrong with "`act`": `list nodes`, say.
 pub(super) fn describe(act: &str, error: &Error) -> String {
@@ -27,11 +30,16 @@ pub(super) fn is_silence(error: &Error) -> bool {
 
 /// The first cause: "Connection refused", not "client error (Connect)".
 pub(super) fn innermost(error: &Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(next) = cause.source() {
-        cause = next;
+    let mut cause: &(dyn std::error::Error + 'static) = error;
+    loop {
+        if let Some(words) = cause.downcast_ref::<AuthError>().and_then(kubeconfig::of_credentials) {
+            return words;
+        }
+        match cause.source() {
+            Some(next) => cause = next,
+            None => return cause.to_string(),
+        }
     }
-    cause.to_string()
 }
 
 #[cfg(test)]

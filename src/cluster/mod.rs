@@ -8,6 +8,7 @@ mod error;
 pub mod event;
 pub mod held_pod;
 pub mod installation;
+mod kubeconfig;
 pub mod lease;
 pub mod linkerd;
 mod manual_override;

@@ -12,30 +12,26 @@ mod object;
 mod problem;
 mod read;
 mod report;
+mod sentences;
 mod setting;
 mod subject;
 mod template;
-mod told;
 mod variables;
 
-pub use self::{
-    entry::{Entry, Remark},
-    explanation::{Explanation, Source, VERSION},
-    finding::Finding,
-    live::{Kind, Live, run as explain_live},
-    problem::Problem,
-};
-use self::{
-    object::Objects,
-    read::{Text, source},
-    report::Report,
-    setting::{Namespaces, Webhooks, surroundings},
-};
+use std::borrow::Cow;
+use std::io::{self, Read, Write};
+
+pub use self::entry::{Entry, Remark};
+pub use self::explanation::{Explanation, Source, VERSION};
+pub use self::finding::Finding;
+pub use self::live::{Kind, Live, run as explain_live};
+use self::object::Objects;
+pub use self::problem::Problem;
+use self::read::Text;
+pub(crate) use self::read::source;
+use self::report::Report;
+use self::setting::{Namespaces, Webhooks, surroundings};
 use crate::linkerd::TokenProjection;
-use std::{
-    borrow::Cow,
-    io::{self, Read, Write},
-};
 
 /// How many objects that are passed over are named one by one.
 const NAMED: usize = 100;
@@ -192,7 +188,7 @@ fn write_notes(objects: &Objects, notes: &mut impl Write) -> io::Result<()> {
 
 /// Text that may have come from the input, fit for a terminal: what would move the cursor, end a line, or turn the direction
 /// of writing is replaced.
-pub(super) fn plain(text: &str) -> Cow<'_, str> {
+pub(crate) fn plain(text: &str) -> Cow<'_, str> {
     let acts = |character: char| {
         character.is_control()
             || matches!(character, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')

@@ -1,8 +1,9 @@
 //! Kinds of input that were once explained wrongly, each with what a genuine API server, kubectl and injector make of it.
 
-use crate::support::{explained_as_json, of, run};
 use linkerd_gate::command::explain::Explain;
 use serde_json::{Value, json};
+
+use crate::support::{explained_as_json, of, run};
 
 /// The entry, in one line.
 const ENTRY: &str = "{name: linkerd-gate, image: 'r.example/linkerd-gate:1', args: [wait], env: [\
@@ -417,5 +418,86 @@ fn our_own_pods_are_no_broken_entries() {
     assert!(found.len() >= 2, "{found:#?}");
     for own in found {
         assert_ne!(own["wait"]["state"], "wrong", "{own:#}");
+    }
+}
+
+#[test]
+fn what_manifests_are_made_of_is_no_broken_manifest() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    };
+    write("pod.yaml", &pod("", ""));
+    write("app/kustomization.yaml", "resources: [pod.yaml]\n");
+    write("base/any.yaml", "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [a]\n");
+    write("chart/Chart.yaml", "apiVersion: v2\nname: web\nversion: 0.1.0\n");
+    write("chart/values.yaml", "image: i\n");
+    write("chart/values-prod.yml", "image: i\n");
+    let arguments = Explain { recursive: true, ..of(&[folder.path().to_str().unwrap()]) };
+    let (out, notes) = run(&arguments, "").unwrap();
+    assert_eq!(out.matches("Pod shop/p ").count(), 1, "{out}");
+    for (tip, times) in [("kubectl kustomize ", 2), ("helm template ", 3)] {
+        assert_eq!(notes.matches(tip).count(), times, "{notes}");
+    }
+    assert!(notes.lines().count() == 5, "nothing of it is a problem: {notes}");
+    // Of any other name it is one.
+    write("other.yaml", "image: i\n");
+    let (_, notes) = run(&arguments, "").unwrap();
+    assert!(notes.contains("other.yaml, document 1, line 1: this is no Kubernetes object: it has no kind"), "{notes}");
+}
+
+#[test]
+fn lists_are_taken_apart_wherever_they_are() {
+    let nested = format!(
+        "apiVersion: v1\nkind: List\nitems:\n- {{apiVersion: v1, kind: List, items: [{0}, {0}]}}\n- {0}",
+        pod("", "").trim_end()
+    );
+    assert_eq!(explained_as_json(of(&["-"]), &nested).len(), 3);
+    let bare = run(&of(&["-"]), "[{\"apiVersion\": \"v1\"}]").unwrap_err();
+    assert!(bare.contains("a bare list") && bare.contains("jq -c '.[]'"), "{bare}");
+}
+
+#[test]
+fn what_is_packed_or_filled_in_first_is_told_how() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("pod.yaml");
+    let utf_32: Vec<u8> = "\u{feff}kind: Pod".chars().flat_map(|character| (character as u32).to_le_bytes()).collect();
+    for (bytes, words) in [
+        (&[0x1f, 0x8b, 8, 0, 0, 0, 0, 0][..], "gzip -dc FILE"),
+        (&utf_32, "iconv -f UTF-32"),
+        (b"kind: {a: ${NAME}}", "envsubst < FILE"),
+        (b"kind: {a: {{ .Values.name }}}\n{{ end }}", "helm template CHART"),
+    ] {
+        std::fs::write(&path, bytes).unwrap();
+        let told = run(&of(&[path.to_str().unwrap()]), "").unwrap_err();
+        assert!(told.contains(words), "{words}: {told}");
+    }
+}
+
+#[test]
+fn a_static_pod_is_beyond_any_webhook() {
+    let owned = "name: p, uid: u, ownerReferences: [{apiVersion: v1, kind: Node, name: n1, uid: u, controller: true}],";
+    let found = only(&pod("", "").replace("name: p,", owned));
+    assert!(texts(&found, "next").starts_with("nothing: kubelet makes this static pod"), "{found:#}");
+}
+
+/// Maps of as many keys as are read, all of one name or all of different ones: time grows with their number, and no faster.
+#[test]
+fn many_keys_are_read_in_time_that_grows_with_their_number() {
+    let keys = |name: &dyn Fn(usize) -> String| {
+        let keys: Vec<_> = (0..60_000).map(|n| format!("\"{}\":\"v\",", name(n))).collect();
+        keys.concat()
+    };
+    for (data, warnings) in [(keys(&|n| format!("k{n}")), 0), (keys(&|_| "k".to_owned()), 11)] {
+        let labelled = pod("", "").replace("name: p,", &format!("name: p, labels: {{{data}}},"));
+        let json = format!(
+            "{{\"apiVersion\":\"v1\",\"kind\":\"Pod\",\"metadata\":{{\"name\":\"p\",\"labels\":{{{data}\"z\":\"\"}}}},\"spec\":{{\"containers\":[{{\"name\":\"c\"}}]}}}}"
+        );
+        for input in [labelled, json] {
+            let found = only(&input);
+            assert_eq!(found["warning_keys"].as_array().unwrap().len(), warnings);
+        }
     }
 }

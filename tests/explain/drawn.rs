@@ -1,9 +1,10 @@
 //! Drawn manifests against a model of the API server and the injector, written from what was seen of them and without a look
 //! at linkerd-gate's own rules.
 
-use crate::support::{explained_as_json, of};
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
+
+use crate::support::{explained_as_json, of};
 
 /// What the model has to know of a pod.
 #[derive(Clone, Debug)]
@@ -40,19 +41,86 @@ const IMAGES: [&str; 5] = [
     "gcr.io/istio-release/proxyv2:1",
     "cr.l5d.io/linkerd/proxy-init:v2",
 ];
-const SETTINGS: [(&str, &str); 12] = [
-    ("config.linkerd.io/skip-outbound-ports", "4222,5432"),
-    ("config.linkerd.io/skip-inbound-ports", "1,2\n"),
-    ("config.linkerd.io/proxy-log-level", "warn,linkerd=\"info\""),
-    ("config.linkerd.io/opaque-ports", "a\\b\\q"),
-    ("config.linkerd.io/proxy-version", "edge-26.8.3"),
-    ("config.linkerd.io/proxy-version", "edge\""),
-    ("config.linkerd.io/proxy-log-http-headers", "off"),
-    ("config.linkerd.io/proxy-log-http-headers", "enabled"),
-    ("config.alpha.linkerd.io/proxy-wait-before-exit-seconds", "\t5"),
-    ("config.linkerd.io/proxy-additional-env", "[{\"name\":\"A\"}]"),
-    ("config.linkerd.io/no-such-setting", "\"\\"),
-    ("example.com/owner", "\"\\"),
+/// Annotations that an injector hands down from a namespace: `ProxyAnnotations` and its alpha list in linkerd2's
+/// `pkg/inject/inject.go`, edge-26.8.3.
+const HANDED_DOWN: [&str; 51] = [
+    "config.alpha.linkerd.io/proxy-enable-native-sidecar",
+    "config.alpha.linkerd.io/proxy-wait-before-exit-seconds",
+    "config.linkerd.io/access-log",
+    "config.linkerd.io/admin-port",
+    "config.linkerd.io/close-wait-timeout",
+    "config.linkerd.io/control-port",
+    "config.linkerd.io/debug-image",
+    "config.linkerd.io/debug-image-pull-policy",
+    "config.linkerd.io/debug-image-version",
+    "config.linkerd.io/default-inbound-policy",
+    "config.linkerd.io/enable-debug-sidecar",
+    "config.linkerd.io/enable-external-profiles",
+    "config.linkerd.io/enable-gateway",
+    "config.linkerd.io/image-pull-policy",
+    "config.linkerd.io/inbound-port",
+    "config.linkerd.io/init-image",
+    "config.linkerd.io/init-image-version",
+    "config.linkerd.io/opaque-ports",
+    "config.linkerd.io/outbound-port",
+    "config.linkerd.io/pod-inbound-ports",
+    "config.linkerd.io/proxy-additional-env",
+    "config.linkerd.io/proxy-admin-shutdown",
+    "config.linkerd.io/proxy-await",
+    "config.linkerd.io/proxy-cpu-limit",
+    "config.linkerd.io/proxy-cpu-ratio-limit",
+    "config.linkerd.io/proxy-cpu-request",
+    "config.linkerd.io/proxy-disable-inbound-protocol-detect-timeout",
+    "config.linkerd.io/proxy-disable-outbound-protocol-detect-timeout",
+    "config.linkerd.io/proxy-enable-hostname-labels",
+    "config.linkerd.io/proxy-enable-native-sidecar",
+    "config.linkerd.io/proxy-ephemeral-storage-limit",
+    "config.linkerd.io/proxy-ephemeral-storage-request",
+    "config.linkerd.io/proxy-gid",
+    "config.linkerd.io/proxy-image",
+    "config.linkerd.io/proxy-inbound-connect-timeout",
+    "config.linkerd.io/proxy-inbound-discovery-cache-unused-timeout",
+    "config.linkerd.io/proxy-log-format",
+    "config.linkerd.io/proxy-log-http-headers",
+    "config.linkerd.io/proxy-log-level",
+    "config.linkerd.io/proxy-memory-limit",
+    "config.linkerd.io/proxy-memory-request",
+    "config.linkerd.io/proxy-outbound-connect-timeout",
+    "config.linkerd.io/proxy-outbound-discovery-cache-unused-timeout",
+    "config.linkerd.io/proxy-outbound-metrics-hostname-labels",
+    "config.linkerd.io/proxy-require-identity-inbound-ports",
+    "config.linkerd.io/proxy-uid",
+    "config.linkerd.io/proxy-version",
+    "config.linkerd.io/shutdown-grace-period",
+    "config.linkerd.io/skip-inbound-ports",
+    "config.linkerd.io/skip-outbound-ports",
+    "config.linkerd.io/skip-subnets",
+];
+/// Annotations that an injector leaves where they are.
+const OTHERS: [&str; 4] = [
+    "config.beta.linkerd.io/proxy-enable-native-sidecar",
+    "config.linkerd.io/no-such-setting",
+    "example.com/owner",
+    "linkerd.io/created-by",
+];
+/// Values of settings: those that JSON takes between quotes as they are, and those that it does not.
+const OF_SETTINGS: [&str; 16] = [
+    "100m",
+    "4222,5432",
+    "enabled",
+    "insecure",
+    "off",
+    "true",
+    "edge-26.8.3",
+    "ü€😀",
+    "a\\nb",
+    "1,2\n",
+    "\t5",
+    "a\\b\\q",
+    "edge\"",
+    "\"\\",
+    "warn,linkerd=\"info\"",
+    "[{\"name\":\"A\"}]",
 ];
 /// Kinds, their versions, and the path of the pod's template.
 const KINDS: [(&str, &str, &str); 13] = [
@@ -72,7 +140,9 @@ const KINDS: [(&str, &str, &str); 13] = [
 ];
 
 fn drawn() -> impl Strategy<Value = Drawn> {
-    let settings = || proptest::collection::vec(proptest::sample::select(&SETTINGS[..]), 0..3);
+    let keys: Vec<&'static str> = HANDED_DOWN.into_iter().chain(OTHERS).collect();
+    let setting = (proptest::sample::select(keys), proptest::sample::select(&OF_SETTINGS[..]));
+    let settings = || proptest::collection::vec(setting.clone(), 0..4);
     let often_not = |chance: u32| proptest::bool::weighted(1.0 / f64::from(chance));
     (
         (
@@ -179,7 +249,8 @@ impl Drawn {
         let last = |settings: &[(&'static str, &'static str)], key: &str| {
             settings.iter().rev().find(|(name, _)| *name == key).map(|(_, value)| *value)
         };
-        let effective = |key: &str| last(&self.of_pod, key).or_else(|| last(&self.of_namespace, key));
+        let handed_down = |key: &str| last(&self.of_namespace, key).filter(|_| HANDED_DOWN.contains(&key));
+        let effective = |key: &str| last(&self.of_pod, key).or_else(|| handed_down(key));
         if effective("config.linkerd.io/proxy-log-http-headers")
             .is_some_and(|value| value != "off" && value != "insecure")
         {
@@ -194,10 +265,7 @@ impl Drawn {
             ));
         };
         for (key, _) in &self.of_namespace {
-            let known = SETTINGS.iter().any(|(name, _)| name == key)
-                && !key.ends_with("no-such-setting")
-                && key.contains("linkerd.io/");
-            if let Some(value) = effective(key).filter(|_| known) {
+            if let Some(value) = effective(key).filter(|_| HANDED_DOWN.contains(key)) {
                 add(key, value);
             }
         }
@@ -222,4 +290,39 @@ proptest! {
         prop_assert_eq!(&found[0]["decision"], drawn.model(), "{}", manifest);
         prop_assert!(drawn.kind == "Pod" || found[0]["missed"] == false);
     }
+}
+
+/// Each annotation with each value, on a pod, on its namespace, and on both.
+#[test]
+fn every_setting_is_decided_as_the_injector_decides() {
+    let mut settings = 0;
+    for key in HANDED_DOWN.into_iter().chain(OTHERS) {
+        for value in OF_SETTINGS {
+            for (of_pod, of_namespace) in [
+                (vec![(key, value)], vec![]),
+                (vec![], vec![(key, value)]),
+                (vec![(key, "1")], vec![(key, value)]),
+                (vec![(key, value)], vec![(key, "1")]),
+            ] {
+                let drawn = Drawn {
+                    kind: "Pod",
+                    pod: None,
+                    namespace: Some("enabled"),
+                    of_pod,
+                    of_namespace,
+                    host_network: false,
+                    container: "app",
+                    init: None,
+                    image: IMAGES[0],
+                    component: false,
+                    webhooks_off: false,
+                    form: 0,
+                };
+                let manifest = drawn.manifest();
+                assert_eq!(explained_as_json(of(&["-"]), &manifest)[0]["decision"], drawn.model(), "{manifest}");
+                settings += 1;
+            }
+        }
+    }
+    assert_eq!(settings, 55 * 16 * 4);
 }

@@ -1,8 +1,9 @@
 //! `--fail-on`, and the forms of output for programs.
 
-use crate::support::{explained_as_json, of, program, run};
 use linkerd_gate::command::explain::{Explain, Finding, Output, VERSION};
 use serde_json::{Value, json};
+
+use crate::support::{explained_as_json, of, program, run};
 
 const PODS: &str = "{apiVersion: v1, kind: Pod, metadata: {name: bare, namespace: shop, annotations: {linkerd.io/inject: enabled}}, spec: {containers: [{name: c}]}}
 ---

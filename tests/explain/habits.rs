@@ -1,38 +1,12 @@
 //! What people type, and what they are answered.
 
+use std::fs;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+
 use crate::support::program;
-use std::{
-    fs,
-    io::Write as _,
-    process::{Command, Stdio},
-};
 
 const POD: &str = "{apiVersion: v1, kind: Pod, metadata: {name: p}, spec: {containers: [{name: c}]}}\n";
-
-#[test]
-fn what_is_typed_at_kubectl_is_understood_or_put_right() {
-    for (arguments, tip) in [
-        (&["explain", "secret/web"][..], "kubectl get secret/web -o yaml | linkerd-gate explain -f -"),
-        (&["explain", "rollouts", "web"], "kubectl get rollouts web -o yaml | linkerd-gate explain -f -"),
-        (&["explain", "-f", "pod/web"], "linkerd-gate explain pod/web -n NAMESPACE"),
-        (&["explain", "Cargo.toml"], "linkerd-gate explain -f Cargo.toml"),
-        (&["explain", "tests/explain/shop.yaml"], "linkerd-gate explain -f tests/explain/shop.yaml"),
-        (&["explain", "pod/web", "-A"], "linkerd-gate explain pod/web -n NAMESPACE"),
-        (&["explain", "-f", "x", "-A"], "give one of both"),
-        (&["explain", "-A", "-o", "commands"], "linkerd-gate explain -A --missed -o commands"),
-        (&["explain", "-A", "--missed", "-o", "sarif"], "linkerd-gate explain -A -o name"),
-        (&["explain", "-A", "--missed", "-o", "name"], "linkerd-gate explain -A -o name"),
-        (&["explain"], "linkerd-gate explain -f FILE"),
-        (
-            &["explain", "-f", "https://example.com/a.yaml"],
-            "curl -fsSL https://example.com/a.yaml | linkerd-gate explain -f -",
-        ),
-    ] {
-        let (code, out, err) = program(arguments, b"");
-        assert_eq!((code, out.as_str()), (Some(2), ""), "{arguments:?}");
-        assert!(err.contains(tip), "{arguments:?}: {err}");
-    }
-}
 
 #[test]
 fn without_a_cluster_it_says_how_one_is_named() {
@@ -68,7 +42,7 @@ fn folders_are_read_by_their_files_and_below_only_where_asked() {
     }
     let empty = tempfile::tempdir().unwrap();
     let (code, _, err) = program(&["explain", "-f", empty.path().to_str().unwrap()], b"");
-    assert!(code == Some(2) && err.contains("-R looks into the folders below"), "{err}");
+    assert!(code == Some(2) && err.contains("those below it as well: linkerd-gate explain -R -f "), "{err}");
 }
 
 #[test]

@@ -1,58 +1,72 @@
 //! What is said of bad input, and what is no reason to refuse.
 
-use crate::support::{explained_as_json, of, program, run};
+use std::io::Write;
+use std::{fs, io};
+
 use linkerd_gate::command::explain::{Explain, ExplainError, Output, explain};
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use std::{
-    fs,
-    io::{self, Write},
-};
+
+use crate::support::{explained_as_json, of, program, run};
 
 #[test]
 fn bad_input_is_told_by_file_document_and_line_all_of_it_at_once() {
     let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {containers: [{name: app}]}\n";
     for (input, told) in [
-        ("just text", "standard input, document 1, line 1: this is no Kubernetes object, but a bare value"),
+        (
+            "just text",
+            "standard input, document 1, line 1: this is no Kubernetes object, but a bare value; it takes apiVersion, kind and metadata, as this prints them: \
+             kubectl create deployment web --image=IMAGE --dry-run=client -o yaml",
+        ),
         (
             "a: 1\n---\n- b\n",
-            "standard input, document 1, line 1: this is no Kubernetes object: it has no kind\n\
-             standard input, document 2, line 3: this is no Kubernetes object, but a bare value",
+            "standard input, document 1, line 1: this is no Kubernetes object: it has no kind; it takes apiVersion, kind and metadata, as this prints them: \
+             kubectl create deployment web --image=IMAGE --dry-run=client -o yaml\n\
+             standard input, document 2, line 3: this is no Kubernetes object, but a bare list; its items one by one: \
+             jq -c '.[]' FILE | linkerd-gate explain -f -",
         ),
-        ("kind: Pod", "standard input, document 1, line 1: this is no Kubernetes object: it has no apiVersion"),
+        (
+            "kind: Pod",
+            "standard input, document 1, line 1: this is no Kubernetes object: it has no apiVersion; it takes apiVersion, kind and metadata, as this prints them: \
+             kubectl create deployment web --image=IMAGE --dry-run=client -o yaml",
+        ),
         (
             "apiVersion: 1\nkind: Pod\n",
-            "standard input, document 1, line 1: this is no Kubernetes object: apiVersion is a number, and text is wanted",
+            "standard input, document 1, line 1: this is no Kubernetes object: apiVersion is a number, and text is wanted; it takes apiVersion, kind and metadata, as this prints them: \
+             kubectl create deployment web --image=IMAGE --dry-run=client -o yaml",
         ),
         (
             "apiVersion: v1\nkind: [Pod]\n",
-            "standard input, document 1, line 1: this is no Kubernetes object: kind is a list, and text is wanted",
+            "standard input, document 1, line 1: this is no Kubernetes object: kind is a list, and text is wanted; it takes apiVersion, kind and metadata, as this prints them: \
+             kubectl create deployment web --image=IMAGE --dry-run=client -o yaml",
         ),
         (
             "apiVersion: v1\nkind: Pod\nmetadata:\n  annotations:\n    linkerd.io/inject: on\n",
             "standard input, document 1, line 5: this is no Pod: metadata.annotations.linkerd.io/inject: \
-             invalid type: boolean `true`, expected a string: YAML takes on for more than text, so write \"on\", in quotes",
+             it is the boolean true, and text is wanted: YAML takes on for more than text, so write \"on\", in quotes",
         ),
         (
             "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: a}\nspec:\n  template:\n    metadata:\n      labels: {v: 1}\n",
             "standard input, document 1, line 7: this is no Deployment: spec.template.metadata.labels.v: \
-             invalid type: integer `1`, expected a string: YAML takes 1 for more than text, so write \"1\", in quotes",
+             it is the number 1, and text is wanted: YAML takes 1 for more than text, so write \"1\", in quotes",
         ),
         (
             "apiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, kind: Pod, metadata: {name: [a]}}\n",
-            "standard input, document 1, line 4: this is no Pod: items[0].metadata.name: invalid type: sequence, expected a string",
+            "standard input, document 1, line 4: this is no Pod: items[0].metadata.name: it is a list, and text is wanted; kubectl explain pod.metadata.name says what it takes",
         ),
         (
             "apiVersion: v1\nkind: List\nitems: {}\n",
-            "standard input, document 1, line 1: this is no List: items is no list",
+            "standard input, document 1, line 1: this is no List: items is no list; as kubectl get pods -o yaml prints it, it is one",
         ),
         (
             "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\n",
-            "standard input, document 1, line 1: this is no Pod: spec.containers is empty",
+            "standard input, document 1, line 1: this is no Pod: spec.containers is empty, and one container is the least; \
+             kubectl explain pod.spec.containers says what it takes",
         ),
         (
             "apiVersion: batch/v1\nkind: CronJob\nspec: {jobTemplate: {spec: {}}}\n",
-            "standard input, document 1, line 1: this is no CronJob: it has no spec.jobTemplate.spec.template",
+            "standard input, document 1, line 1: this is no CronJob: it has no spec.jobTemplate.spec.template; \
+             kubectl explain cronjob.spec.jobTemplate.spec.template says what it takes",
         ),
     ] {
         assert_eq!(run(&of(&["-"]), input).unwrap_err(), told, "{input}");

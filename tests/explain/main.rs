@@ -7,15 +7,15 @@ mod habits;
 mod input;
 #[path = "../corpus/load.rs"]
 mod load;
+mod refusals;
 mod support;
 
-use linkerd_gate::{
-    command::explain::{Explain, Output},
-    linkerd::TokenProjection,
-};
+use std::fs;
+
+use linkerd_gate::command::explain::{Explain, Output};
+use linkerd_gate::linkerd::TokenProjection;
 use load::Expect;
 use serde_json::{Value, json};
-use std::fs;
 use support::{assert_expected, explained_as_json, of, run};
 
 #[test]

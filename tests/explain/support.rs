@@ -1,13 +1,12 @@
 //! Running `explain`, in the test's own process or as the program.
 
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
 use linkerd_gate::command::explain::{Explain, Output, explain};
 use serde_json::Value;
-use std::{
-    fs,
-    io::Write,
-    path::Path,
-    process::{Command, Stdio},
-};
 
 /// `explain -f FILE…` and nothing else.
 pub fn of(files: &[&str]) -> Explain {

@@ -8,8 +8,8 @@ use serde::Serialize;
 use super::entry::{Entry, Found, Remark};
 use super::finding::Finding;
 use super::read::Place;
+use super::sentences::{Facts, Warning};
 use super::subject::Subject;
-use super::told::{Told, Warning};
 use super::{CLUSTER, plain};
 use crate::linkerd::injection::injection;
 use crate::linkerd::mesh_state::{meshing, missed, started};
@@ -128,7 +128,7 @@ impl Explanation {
         let held = exists && missed && started(&pod) == Started::Never;
         let Found { entry: wait, effect } = Found::new(&pod, &subject.maker, &subject.limits);
         let namespace_name = namespace.metadata.name.clone().unwrap_or_default();
-        let told = Told {
+        let told = Facts {
             subject,
             pod: &pod,
             namespace,

@@ -83,6 +83,11 @@ impl Kind {
         KINDS.into_iter().find(|kind| kind.names.contains(&name.as_str()))
     }
 
+    /// As `kubectl get` takes it.
+    pub fn name(self) -> &'static str {
+        self.names[0]
+    }
+
     fn path(self, namespace: Option<&str>) -> String {
         let Self { plural, group, .. } = self;
         match namespace {

@@ -1,12 +1,12 @@
 //! JSON becomes the same trees of values.
 
-use super::{Fault, MAX_DEPTH, MAX_VALUES, Node, Place, Repeated, Root, Sink, Text, Value, put};
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::rc::Rc;
+
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
-use std::{
-    cell::{Cell, RefCell},
-    fmt,
-    rc::Rc,
-};
+
+use super::{Fault, Fields, MAX_DEPTH, MAX_VALUES, Node, Place, Repeated, Root, Sink, Text, Value};
 
 /// Reads one JSON value. The items of a list go to the sink one by one.
 pub(super) fn value(text: &mut Text<'_>, place: &Place, sink: &mut dyn Sink) -> Result<(), Fault> {
@@ -195,11 +195,11 @@ impl<'de> Visitor<'de> for ValueSeed<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Node, A::Error> {
         let line = self.state.line.get();
-        let mut fields = Vec::new();
+        let mut fields = Fields::default();
         while let Some(key) = map.next_key::<String>()? {
             let node = map.next_value_seed(self.deeper())?;
-            self.state.repeated.borrow_mut().extend(put(&mut fields, key, node));
+            self.state.repeated.borrow_mut().extend(fields.put(key, node));
         }
-        Ok(Node { line, plain: None, value: Value::Map(fields) })
+        Ok(Node { line, plain: None, value: Value::Map(fields.into_vec()) })
     }
 }

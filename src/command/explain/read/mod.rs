@@ -4,18 +4,23 @@
 //! of `---`, streams of JSON objects, UTF-8 or UTF-16. What is wrong with one document leaves the others readable.
 
 mod chars;
+mod fields;
+mod fifo;
 mod json;
+mod misfit;
 mod node;
 mod scalar;
-pub(super) mod source;
+pub(crate) mod source;
 mod text;
 mod yaml;
 
-pub(super) use self::{
-    node::{Node, Value},
-    text::Text,
-};
 use std::fmt;
+
+use self::fields::Fields;
+pub(super) use self::misfit::Misfit;
+pub(super) use self::node::{Node, Value};
+use self::text::Template;
+pub(super) use self::text::Text;
 
 /// The most bytes that one file may hold: `kubectl get pods -A -o json` of 10,000 pods prints about 80 MB.
 pub(super) const MAX_FILE: u64 = 256 << 20;
@@ -33,7 +38,7 @@ const MAX_DEPTH: usize = 100;
 const MAX_PROBLEMS: usize = 100;
 
 /// Where something stood.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Place {
     /// As it was given: `-` is the standard input.
     pub(super) file: String,
@@ -79,7 +84,7 @@ pub(super) trait Sink {
 /// What stands under a root's `items` goes to the sink one by one; everything else is kept.
 struct Root<'a> {
     sink: &'a mut dyn Sink,
-    fields: Vec<(String, Node)>,
+    fields: Fields,
     repeated: Vec<Repeated>,
     line: usize,
 }
@@ -120,15 +125,13 @@ pub(super) fn read(file: &str, text: &mut Text<'_>, sink: &mut dyn Sink) {
 
 /// Some documents of YAML: more than one where `...` ends them.
 fn yaml_document(text: &mut Text<'_>, place: &mut Place, sink: &mut dyn Sink) -> Result<(), Fault> {
-    let hint = text.seems_unrendered();
-    let told = |Fault { line, message }: Fault| {
-        let hint = if hint {
+    let hint = text.unrendered().map_or("", |template| match template {
+        Template::Helm => {
             ": if it is a template of a Helm chart, render it first: helm template CHART | linkerd-gate explain -f -"
-        } else {
-            ""
-        };
-        Fault { line, message: format!("{message}{hint}") }
-    };
+        }
+        Template::Shell => ": if it is a template, fill it in first: envsubst < FILE | linkerd-gate explain -f -",
+    });
+    let told = |Fault { line, message }: Fault| Fault { line, message: format!("{message}{hint}") };
     yaml::documents(text, place, sink).map_err(told)
 }
 
@@ -164,35 +167,24 @@ fn json_then_yaml(text: &mut Text<'_>, place: &mut Place, sink: &mut dyn Sink) -
 impl<'a> Root<'a> {
     fn new(sink: &'a mut dyn Sink, place: &Place) -> Self {
         sink.begin(place);
-        Self { sink, fields: Vec::new(), repeated: Vec::new(), line: place.line }
+        Self { sink, fields: Fields::default(), repeated: Vec::new(), line: place.line }
     }
 
     fn item(&mut self, item: Node, repeated: Vec<Repeated>) {
-        self.sink.item(item, repeated, &self.fields);
+        self.sink.item(item, repeated, self.fields.as_slice());
     }
 
     fn field(&mut self, key: String, node: Node) {
-        if let Some(earlier) = put(&mut self.fields, key, node) {
+        if let Some(earlier) = self.fields.put(key, node) {
             self.repeated.push(earlier);
         }
     }
 
     fn end(self, value: Option<Value>) {
         let Self { sink, fields, repeated, line } = self;
-        let value = value.unwrap_or(Value::Map(fields));
+        let value = value.unwrap_or_else(|| Value::Map(fields.into_vec()));
         sink.end(Node { line, plain: None, value }, repeated);
     }
-}
-
-/// Puts a field into a map. The last of one name counts, as to kubectl; one that was there is told.
-fn put(fields: &mut Vec<(String, Node)>, key: String, node: Node) -> Option<Repeated> {
-    if let Some((_, earlier)) = fields.iter_mut().find(|(name, _)| *name == key) {
-        let repeated = Repeated { line: node.line, key };
-        *earlier = node;
-        return Some(repeated);
-    }
-    fields.push((key, node));
-    None
 }
 
 // === impl Place ===

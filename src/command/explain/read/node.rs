@@ -4,12 +4,11 @@
 //! where kubectl sends a boolean and the API server refuses it. So a document becomes a tree of [`Node`]s by YAML 1.1's
 //! rules first, as kubectl does it (sigs.k8s.io/yaml), and each type mismatch is then found with its path and its line.
 
-use serde::{
-    Deserializer,
-    de::{self, DeserializeOwned, DeserializeSeed, MapAccess, SeqAccess, Visitor, value::StrDeserializer},
-    forward_to_deserialize_any,
-};
-use std::fmt;
+use serde::de::value::StrDeserializer;
+use serde::de::{self, DeserializeOwned, DeserializeSeed, MapAccess, SeqAccess, Visitor};
+use serde::{Deserializer, forward_to_deserialize_any};
+
+use super::Misfit;
 
 /// One value of a document.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,33 +30,6 @@ pub(in super::super) enum Value {
     String(String),
     List(Vec<Node>),
     Map(Vec<(String, Node)>),
-}
-
-/// A value that is not what the API server wants at its place.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
-#[error("{}{message}", prefix(path))]
-pub(in super::super) struct Misfit {
-    /// Names of fields and indices of items, the innermost first.
-    path: Vec<String>,
-    message: String,
-    /// The line of the innermost value; 0 where it is not known.
-    pub(in super::super) line: usize,
-    /// Where a string was wanted and something else stands there unquoted: how it is written.
-    pub(in super::super) unquoted: Option<Box<str>>,
-}
-
-fn prefix(path: &[String]) -> String {
-    let mut text = String::new();
-    for (place, segment) in path.iter().rev().enumerate() {
-        if place > 0 && !segment.starts_with('[') {
-            text.push('.');
-        }
-        text.push_str(segment);
-    }
-    if !text.is_empty() {
-        text.push_str(": ");
-    }
-    text
 }
 
 // === impl Node ===
@@ -171,7 +143,7 @@ impl<'de> Deserializer<'de> for &'de Node {
             // Go's decoder leaves a string empty where null stands: https://pkg.go.dev/encoding/json#Unmarshal
             Value::Null => visitor.visit_borrowed_str(""),
             Value::Bool(_) | Value::Signed(_) | Value::Unsigned(_) | Value::Float(_) => {
-                self.deserialize_any(visitor).map_err(|misfit| Misfit { unquoted: self.plain.clone(), ..misfit })
+                self.deserialize_any(visitor).map_err(|misfit| misfit.unquoted_as(self.plain.clone()))
             }
             Value::String(_) | Value::List(_) | Value::Map(_) => self.deserialize_any(visitor),
         }
@@ -218,28 +190,5 @@ impl<'de> MapAccess<'de> for Fields<'de> {
             return Err(de::Error::custom("a value was asked for before its key"));
         };
         seed.deserialize(value).map_err(|misfit| misfit.at(value).within(name.clone()))
-    }
-}
-
-// === impl Misfit ===
-
-impl Misfit {
-    /// The innermost value is where it went wrong; the others only lead there.
-    fn at(mut self, node: &Node) -> Self {
-        if self.line == 0 {
-            self.line = node.line;
-        }
-        self
-    }
-
-    fn within(mut self, segment: String) -> Self {
-        self.path.push(segment);
-        self
-    }
-}
-
-impl de::Error for Misfit {
-    fn custom<T: fmt::Display>(message: T) -> Self {
-        Self { path: Vec::new(), message: message.to_string(), line: 0, unquoted: None }
     }
 }

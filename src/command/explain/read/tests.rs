@@ -1,6 +1,8 @@
-use super::*;
-use k8s_openapi::api::core::v1::Pod;
 use std::io::{self, Read};
+
+use k8s_openapi::api::core::v1::Pod;
+
+use super::*;
 
 /// Everything that came of a text.
 #[derive(Default)]
@@ -53,7 +55,7 @@ fn node(text: &str) -> Node {
     all.documents.remove(0).1
 }
 
-fn misfit(text: &str) -> node::Misfit {
+fn misfit(text: &str) -> Misfit {
     node(text).read::<Pod>(&[]).unwrap_err()
 }
 
@@ -255,8 +257,29 @@ fn a_null_annotation_is_empty_as_it_is_to_the_api_server() {
 #[test]
 fn a_misfit_names_its_path_and_its_line() {
     let error = misfit("apiVersion: v1\nkind: Pod\nspec:\n  containers:\n  - name: app\n    args: [wait, 7]\n");
-    assert_eq!(error.to_string(), "spec.containers[0].args[1]: invalid type: integer `7`, expected a string");
+    assert_eq!(error.to_string(), "spec.containers[0].args[1]: it is the number 7, and text is wanted");
     assert_eq!((error.line, error.unquoted.as_deref()), (6, Some("7")));
+    assert_eq!(error.field("Pod"), "pod.spec.containers.args");
+}
+
+#[test]
+fn a_misfit_names_no_type_of_rust() {
+    for (spec, words) in [
+        ("containers: [{name: [a]}]", "spec.containers[0].name: it is a list, and text is wanted"),
+        ("containers: 7", "spec.containers: it is the number 7, and a list is wanted"),
+        ("containers: [a]", "spec.containers[0]: it is the text \"a\", and a map is wanted"),
+        ("priority: 1.5, containers: []", "spec.priority: it is the number 1.5, and a whole number is wanted"),
+        (
+            "priority: 5000000000, containers: []",
+            "spec.priority: it is the number 5000000000, and a whole number is wanted",
+        ),
+        ("hostNetwork: 'on', containers: []", "spec.hostNetwork: it is the text \"on\", and a boolean is wanted"),
+    ] {
+        let error = misfit(&format!("apiVersion: v1\nkind: Pod\nspec: {{{spec}}}\n"));
+        assert_eq!(error.to_string(), words);
+    }
+    let labelled = misfit("apiVersion: v1\nkind: Pod\nmetadata: {labels: {a.b/c: [1]}}\n");
+    assert_eq!(labelled.field("Pod"), "pod.metadata.labels");
 }
 
 #[test]

@@ -1,8 +1,14 @@
 //! YAML becomes trees of values, as sigs.k8s.io/yaml has them.
 
-use super::{Fault, MAX_DEPTH, MAX_VALUES, Node, Place, Repeated, Root, Sink, Text, Value, chars::Chars, put, scalar};
+use std::borrow::Cow;
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
 use granit_parser::{Event, Parser, ScalarStyle, Span, Tag};
-use std::{borrow::Cow, cell::Cell, collections::BTreeMap, rc::Rc};
+
+use super::chars::Chars;
+use super::{Fault, Fields, MAX_DEPTH, MAX_VALUES, Node, Place, Repeated, Root, Sink, Text, Value, scalar};
 
 /// Reads what stands between two separators: one document, or several that `...` ends.
 pub(super) fn documents(text: &mut Text<'_>, place: &mut Place, sink: &mut dyn Sink) -> Result<(), Fault> {
@@ -203,21 +209,21 @@ impl Builder<'_, '_> {
     }
 
     fn map(&mut self, line: usize, depth: usize) -> Result<Node, Fault> {
-        let mut fields = Vec::new();
+        let mut fields = Fields::default();
         loop {
             let (event, span) = self.expect()?;
             if event == Event::MappingEnd {
-                return Ok(Node { line, plain: None, value: Value::Map(fields) });
+                return Ok(Node { line, plain: None, value: Value::Map(fields.into_vec()) });
             }
             let (key, plain) = self.key(event, &span)?;
             let (event, span) = self.expect()?;
             let node = self.node(event, &span, depth + 1)?;
             if plain && key == "<<" {
                 for (key, node) in self.merged(node, &span)? {
-                    put(&mut fields, key, node);
+                    fields.put(key, node);
                 }
             } else {
-                self.repeated.extend(put(&mut fields, key, node));
+                self.repeated.extend(fields.put(key, node));
             }
         }
     }
@@ -246,16 +252,16 @@ impl Builder<'_, '_> {
             Value::List(items) => items,
             _ => return self.fault(span, "<< merges maps, and here stands none"),
         };
-        let mut merged = Vec::new();
+        let mut merged = Fields::default();
         for map in maps.into_iter().rev() {
             let Value::Map(fields) = map.value else {
                 return self.fault(span, "<< merges maps, and here stands none");
             };
             for (key, node) in fields {
-                put(&mut merged, key, node);
+                merged.put(key, node);
             }
         }
-        Ok(merged)
+        Ok(merged.into_vec())
     }
 }
 

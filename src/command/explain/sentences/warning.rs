@@ -1,9 +1,14 @@
 //! What is likely to surprise.
 
-use super::{Told, Warning, is_unrendered};
-use crate::linkerd::{Injection, annotation::meant_by, names};
+use super::{Facts, Warning, is_unrendered};
+use crate::command::explain::read::Repeated;
+use crate::linkerd::annotation::meant_by;
+use crate::linkerd::{Injection, names};
 
-impl Told<'_> {
+/// How many keys that stand twice are named one by one.
+const LISTED: usize = 10;
+
+impl Facts<'_> {
     pub(in super::super) fn warnings(&self, decision: &Injection) -> Vec<Warning> {
         let mut warnings = Vec::new();
         let mut warn = |key, text| warnings.push(Warning { key, text });
@@ -28,10 +33,13 @@ impl Told<'_> {
         for field in &self.subject.unknown_fields {
             warn("unknown_field", format!("Kubernetes knows no field {field}: it is not read"));
         }
-        for repeated in &self.subject.repeated {
-            let text =
-                format!("{} stands twice in one map (line {}): the last one counts", repeated.key, repeated.line);
-            warn("repeated_key", text);
+        let repeated = &self.subject.repeated;
+        for Repeated { key, line } in repeated.iter().take(LISTED) {
+            warn("repeated_key", format!("{key} stands twice in one map (line {line}): the last one counts"));
+        }
+        if repeated.len() > LISTED {
+            let more = repeated.len() - LISTED;
+            warn("repeated_key", format!("{more} more keys stand twice in one map: the last of each counts"));
         }
         for (whose, metadata) in [("pod", &self.pod.metadata), ("namespace", &self.namespace.metadata)] {
             if metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(key)) {

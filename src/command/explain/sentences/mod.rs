@@ -16,7 +16,7 @@ use crate::linkerd::{
 };
 
 /// What sentences are made of.
-pub(super) struct Told<'a> {
+pub(super) struct Facts<'a> {
     pub(super) subject: &'a Subject,
     pub(super) pod: &'a Pod,
     pub(super) namespace: &'a Namespace,
@@ -40,7 +40,7 @@ pub(super) struct Warning {
     pub(super) text: String,
 }
 
-impl Told<'_> {
+impl Facts<'_> {
     fn pod_says(&self) -> &str {
         inject_annotation(&self.pod.metadata)
     }

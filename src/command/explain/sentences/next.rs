@@ -1,6 +1,6 @@
 //! What to do.
 
-use super::{Told, is_unrendered};
+use super::{Facts, is_unrendered};
 use crate::command::explain::entry::Entry;
 use crate::command::explain::gated;
 use crate::command::explain::subject::Maker;
@@ -10,10 +10,17 @@ use crate::decide::hold;
 use crate::linkerd::mesh_state::started;
 use crate::linkerd::{Injection, Meshing, NotCalled, PatchOutcome, PatchProblem, Refusal, SkipReason, Started, names};
 
-impl Told<'_> {
+impl Facts<'_> {
     pub(in super::super) fn next(&self, decision: &Injection) -> Vec<String> {
         if self.meshing == Meshing::Meshed {
             return vec!["nothing: it is in the mesh".to_owned()];
+        }
+        if matches!(&self.subject.maker, Maker::Other(kind) if kind == "Node") && self.exists() {
+            return vec![
+                "nothing: kubelet makes this static pod of a file on its node, and no webhook changes what runs there; \
+                 to have it in the mesh, make it a DaemonSet"
+                    .to_owned(),
+            ];
         }
         if let Some(Removed { instead, .. }) = &self.subject.removed {
             return vec![format!("write apiVersion: {instead}, and explain it again")];
