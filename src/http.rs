@@ -238,7 +238,7 @@ pub async fn serve(
                         connections.spawn(converse(http.clone(), stream, server, limits.write_time));
                     } else {
                         metrics.connections_refused.inc();
-                        debug!(%peer, "cut off: there are {} connections already", connections.len());
+                        debug!(%peer, connections = connections.len(), "connection refused: the limit is reached");
                     }
                 }
                 // A client that left while it was in the queue.
@@ -246,7 +246,7 @@ pub async fn serve(
                 Err(error) => {
                     // Most likely EMFILE. The client stays in the queue, so without a pause this would spin.
                     let next = accepting.next_pause();
-                    warn!("cannot accept a connection, trying again in {next:?}: {error}");
+                    warn!(%error, pause = ?next, "cannot accept a connection; retrying");
                     pause = Some(next);
                 }
             },
@@ -260,7 +260,7 @@ pub async fn serve(
         }
     };
     if tokio::time::timeout(limits.drain_time, drained).await.is_err() {
-        info!("cut off {} connections that did not end in {:?}", connections.len(), limits.drain_time);
+        info!(connections = connections.len(), after = ?limits.drain_time, "cut off connections that did not end");
         connections.shutdown().await;
     }
     Ok(())
@@ -275,7 +275,7 @@ async fn accept(listener: &TcpListener, pause: Option<Duration>) -> io::Result<(
 
 fn tell_of_fault(ended: Result<(), tokio::task::JoinError>) {
     if let Err(fault) = ended {
-        warn!("a fault of ours ended a connection, please report it: {fault}");
+        warn!(error = %fault, "a defect of linkerd-gate ended a connection: please report it");
     }
 }
 
@@ -294,9 +294,9 @@ fn allow_descriptors(connections: usize) {
     match raised {
         Ok(allowed) if allowed >= wanted => {}
         Ok(allowed) => {
-            warn!(allowed, "too few file descriptors for {connections} clients; the hard limit is in the way");
+            warn!(allowed, connections, "the hard limit of file descriptors is too low for all clients");
         }
-        Err(error) => warn!("cannot ask for {wanted} file descriptors: {error}"),
+        Err(error) => warn!(%error, wanted, "cannot raise the limit of file descriptors"),
     }
 }
 
@@ -336,7 +336,7 @@ async fn converse(http: http1::Builder, stream: TcpStream, server: Server, write
         ended = &mut connection => ended,
     };
     if let Err(error) = ended {
-        debug!("a connection ended: {error}");
+        debug!(%error, "a connection ended");
     }
 }
 

@@ -112,7 +112,7 @@ impl GateStatus {
             each.collect::<Vec<_>>().join("; ")
         };
         let reason = match (&self.by_hand, self.basis) {
-            (Some(by_hand), _) => format!("{word} by hand ({by_hand})"),
+            (Some(by_hand), _) => format!("{word}: manual override ({by_hand})"),
             (None, Some(basis)) if self.open => format!("open: {basis}"),
             _ if self.obstacles.is_empty() => word.to_owned(),
             _ => format!("{word}: {}", in_the_way()),
@@ -132,8 +132,11 @@ impl GateStatus {
     /// The same where a person's word overrides the evidence.
     #[must_use]
     pub fn overridden(mut self, open: bool, word: String) -> Self {
-        self.reason =
-            format!("{} by hand ({word}); by evidence it is {}", if open { "open" } else { "closed" }, self.reason);
+        self.reason = format!(
+            "{}: manual override ({word}); by evidence it is {}",
+            if open { "open" } else { "closed" },
+            self.reason
+        );
         self.open = open;
         self.by_hand = Some(word);
         self
@@ -208,7 +211,7 @@ mod tests {
         };
         assert_eq!(decides(&told), decides(&answer));
         let by_hand = answer.overridden(false, "closed 2026-01-01T00:00:00Z".to_owned()).for_elsewhere();
-        assert_eq!(by_hand.reason, "closed by hand (closed 2026-01-01T00:00:00Z)");
+        assert_eq!(by_hand.reason, "closed: manual override (closed 2026-01-01T00:00:00Z)");
         assert_eq!(
             GateStatus { open: true, basis: Some(Basis::Proven), ..told }.for_elsewhere().reason,
             format!("open: {}", Basis::Proven)
@@ -224,7 +227,7 @@ mod tests {
         assert!(answer.open);
         assert_eq!(
             answer.reason,
-            "open by hand (open 2026-01-01T00:00:00Z); by evidence it is closed: nobody has looked yet"
+            "open: manual override (open 2026-01-01T00:00:00Z); by evidence it is closed: no probe has run yet"
         );
     }
 }

@@ -14,7 +14,7 @@ use crate::cluster::Client;
 use crate::cluster::lease::{self, Annotation, LeaseError};
 use crate::cluster::watch::Seen;
 use crate::decide::election::elector::{Acquired, CATCH_UP, LossReason, Pause, Step, WRITE_DEADLINE, WriteError};
-use crate::decide::election::lease_record::{LEASE_DURATION, LeaseHolder, LeaseRecord};
+use crate::decide::election::lease_record::{LeaseHolder, LeaseRecord};
 use crate::decide::{self, PendingRepair, PublishedVerdict};
 use crate::metrics::{Metrics, Written};
 use crate::retry::Schedule;
@@ -174,7 +174,7 @@ impl Elector {
             // Another's already, or deleted.
             Err(LeaseError::Conflict) => {}
             Err(LeaseError::Failed(error)) => {
-                warn!(lease, error, "cannot give up the Lease; it expires in {LEASE_DURATION:?}");
+                warn!(lease, error, "cannot give up the Lease: it will expire");
             }
         }
     }
@@ -280,7 +280,7 @@ impl Elector {
     /// Logs, once, why the Lease cannot be written.
     fn log(&mut self, error: &str) {
         if self.logged.as_deref() != Some(error) {
-            warn!(lease = self.candidate.name, "cannot write the Lease: {error}");
+            warn!(lease = self.candidate.name, error, "cannot write the Lease");
             self.logged = Some(error.to_owned());
         }
     }

@@ -172,7 +172,7 @@ impl Prober {
             (Probe::Destination, destination),
             (Probe::Policy, policy),
         ] {
-            debug!(%probe, "{outcome}");
+            debug!(%probe, result = %outcome, "probe");
             evidence = evidence.with(probe, outcome);
         }
         evidence

@@ -14,8 +14,8 @@ use tokio::net::TcpStream;
 
 use super::stage::{BARE, Stage, agent_of, holder, is_closed, opened, told};
 
-const DOUBT: &str = "gate: still open, but nobody could look: injection unknown: ";
-const REASSURED: &str = "gate: still open, and everything could be looked at again";
+const DOUBT: &str = "gate: still open, but not confirmed: injection unknown: ";
+const REASSURED: &str = "gate: still open, confirmed again";
 
 /// The prover's way to the API server is bad in every way, and then that of an agent that only follows.
 #[tokio::test]
@@ -46,16 +46,16 @@ async fn a_bad_way_to_the_api_server_changes_nothing_and_is_told() -> Result<()>
         way.recover().await?;
         far.until_says(REASSURED).await?;
         near.until_says(REASSURED).await?;
-        ensure!(far.times_said("no longer proves") == 0);
+        ensure!(far.times_said("no longer the prover") == 0);
 
         // Gone: another proves, and it is told at once that the node stays as it is.
         way.suffer(Fault::Refuse).await?;
-        far.until_says("; the node stays as it is").await?;
+        far.until_says("the node\'s watch is not in sync: the node is unchanged").await?;
         let line = far.until_says(DOUBT).await?;
         ensure!(line.contains("the verdict cannot be read: the API server cannot be asked to"), "{line}");
         far.answers(200).await?;
         stage.until_lease("the other's", |lease| holder(lease).as_deref() == Some("node-1")).await?;
-        ensure!(far.times_said("no longer proves") == 1, "two act as provers");
+        ensure!(far.times_said("no longer the prover") == 1, "two act as provers");
         near.answers(200).await?;
         way.recover().await?;
         far.until_says(REASSURED).await?;
@@ -63,7 +63,7 @@ async fn a_bad_way_to_the_api_server_changes_nothing_and_is_told() -> Result<()>
         // Silent.
         way.suffer(Fault::Hang).await?;
         let line = far.until_says(DOUBT).await?;
-        ensure!(line.contains("the prover on node node-1 fell silent"), "{line}");
+        ensure!(line.contains("the prover on node node-1 stopped renewing the Lease"), "{line}");
         far.answers(200).await?;
         way.recover().await?;
         far.until_says(REASSURED).await?;
@@ -74,12 +74,12 @@ async fn a_bad_way_to_the_api_server_changes_nothing_and_is_told() -> Result<()>
     // Silent to the only agent, which proves: it stops to act, and goes on when it can.
     ensure!(near.terminate().await? == 0);
     let story = async {
-        far.until_says("this agent proves injection for the cluster from now on (the Lease was free)").await?;
+        far.until_says("this agent is the prover: the Lease was free").await?;
         way.suffer(Fault::Hang).await?;
-        far.until_says("no longer proves: the Lease could not be renewed for ").await?;
+        far.until_says("no longer the prover: the Lease was not renewed").await?;
         far.answers(200).await?;
         way.recover().await?;
-        far.until_says("this agent proves injection for the cluster from now on").await?;
+        far.until_says("this agent is the prover").await?;
         far.until_says(REASSURED).await?;
         let node = stage.nodes().await?.get("node-0").await?;
         ensure!(!is_closed(&node) && opened(&node).as_deref() == Some("boot-1"), "{node:?}");
@@ -104,7 +104,7 @@ async fn a_watch_that_has_expired_is_begun_anew() -> Result<()> {
         let stood_at =
             stage.until_node("node-0", "closed", is_closed).await?.metadata.resource_version.unwrap_or_default();
         way.suffer(Fault::Refuse).await?;
-        agent.until_says("; the node stays as it is").await?;
+        agent.until_says("the node\'s watch is not in sync: the node is unchanged").await?;
         for round in 0..10 {
             stage.annotate_node("node-0", "example.com/round", Some(&round.to_string())).await?;
         }
@@ -163,7 +163,7 @@ async fn an_api_server_that_begins_anew_is_found_again() -> Result<()> {
     let story = async {
         agent.until_says("gate: open: proven").await?;
         stage.cluster.stop_api_server().await?;
-        agent.until_says("; the node stays as it is").await?;
+        agent.until_says("the node\'s watch is not in sync: the node is unchanged").await?;
         agent.answers(200).await?;
         stage.cluster.start_api_server().await?;
         // What happens from then on is seen.

@@ -65,7 +65,7 @@ async fn a_born_closed_node_is_opened_by_its_agent_or_as_an_orphan() -> Result<(
             taint.is_some_and(|value| value.starts_with("boot1-"))
         };
         stage.until_node("node-0", "taken over", stamped).await?;
-        agent.until_says("node node-0: closed: nothing has been proven in this boot").await?;
+        agent.until_says("node closed: injection is not proven in this boot").await?;
         stage.injector.recover().await?;
         stage.until_node("node-0", "open", |node| opened(node).as_deref() == Some("boot-1")).await?;
         ensure!(!is_closed(&nodes.get("node-0").await?));

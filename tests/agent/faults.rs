@@ -27,7 +27,7 @@ async fn one_agent_goes_through_every_fault_and_recovers_by_itself() -> Result<(
     println!("{}", story.agent.said());
 
     // The node was opened once in this boot, and stayed so whatever became of the gate.
-    ensure!(story.agent.times_said("node node-0: ") == 2, "closed once and opened once: {}", story.agent.said());
+    ensure!(story.agent.times_said("}: node ") == 2, "closed once and opened once: {}", story.agent.said());
     let node = story.stage.nodes().await?.get("node-0").await?;
     ensure!(!is_closed(&node) && opened(&node).as_deref() == Some("boot-1"), "{node:?}");
     ensure!(story.agent.terminate().await? == 0);
@@ -67,7 +67,7 @@ impl Story {
 
     /// Open as before, because nobody could look.
     async fn doubted(&self, reason: &str) -> Result<()> {
-        let line = self.agent.until_says("gate: still open, but nobody could look: injection unknown: ").await?;
+        let line = self.agent.until_says("gate: still open, but not confirmed: injection unknown: ").await?;
         ensure!(line.contains(reason), "{line}");
         let answer = self.agent.answers(200).await?;
         ensure!(answer["reason"].as_str().is_some_and(|told| told.contains(reason)), "{answer}");
@@ -75,7 +75,7 @@ impl Story {
     }
 
     async fn reassured(&self) -> Result<()> {
-        self.agent.until_says("gate: still open, and everything could be looked at again").await?;
+        self.agent.until_says("gate: still open, confirmed again").await?;
         self.open().await
     }
 
@@ -174,7 +174,7 @@ impl Story {
     async fn uninstalled(&self) -> Result<()> {
         let webhooks = self.stage.webhooks().await?;
         webhooks.delete("linkerd-proxy-injector-webhook-config", &DeleteParams::default()).await?;
-        self.agent.until_says("gate: still open, now Linkerd is not installed").await?;
+        self.agent.until_says("gate: still open, by other evidence: Linkerd is not installed").await?;
         ensure!(self.agent.answers(200).await?["basis"] == "not-installed");
 
         // Installed again, it has to be proven.

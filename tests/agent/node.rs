@@ -51,7 +51,7 @@ async fn installing_closes_nothing_that_runs_and_what_joins_later_is_closed() ->
     let story = async {
         let node = stage.until_node("node-old", "adopted", |node| opened(node).is_some()).await?;
         ensure!(opened(&node).as_deref() == Some("boot-1") && !is_closed(&node), "{node:?}");
-        old.until_says("node node-old: open: it was there before linkerd-gate was installed").await?;
+        old.until_says("node open: the node is older than the installation of linkerd-gate").await?;
         let answer = old.answers(503).await?;
         ensure!(answer["node"]["state"] == "open", "{answer}");
         let event = stage.until_event("node-old", "GateAdopted").await?;
@@ -72,7 +72,7 @@ async fn installing_closes_nothing_that_runs_and_what_joins_later_is_closed() ->
     for (node, agent) in [("node-old", &mut old), ("node-new", &mut new)] {
         ensure!(agent.terminate().await? == 0);
         ensure!(
-            agent.times_said(&format!("node {node}: linkerd-gate is being removed: freed")) == 1,
+            agent.times_said("last write of the node: linkerd-gate is being removed: freed") == 1,
             "{}",
             agent.said()
         );
@@ -121,9 +121,9 @@ async fn unproven(stage: &Stage, agent: &Agent) -> Result<()> {
     let node = stage.until_node("node-0", "open", |node| !is_closed(node)).await?;
     ensure!(opened(&node).as_deref() == Some("an-earlier-boot"), "it is not noted as opened: {node:?}");
     let answer = agent.answers(200).await?;
-    ensure!(answer["reason"].as_str().is_some_and(|told| told.starts_with("open by hand (open ")), "{answer}");
+    ensure!(answer["reason"].as_str().is_some_and(|told| told.starts_with("open: manual override (open ")), "{answer}");
     stage.until_node("node-0", "closed at the end", is_closed).await?;
-    agent.until_says("by hand: over").await?;
+    agent.until_says("manual override ended").await?;
     agent.answers(503).await?;
 
     stage.until_lease("made", |_| true).await?;
@@ -138,7 +138,7 @@ async fn unproven(stage: &Stage, agent: &Agent) -> Result<()> {
     stage.until_node("node-0", "open", |node| !is_closed(node)).await?;
     stage.annotate_lease(OVERRIDE, None).await?;
     stage.until_node("node-0", "closed", is_closed).await?;
-    agent.until_says("by hand: over").await?;
+    agent.until_says("manual override ended").await?;
     agent.answers(503).await?;
     Ok(())
 }
@@ -151,7 +151,7 @@ async fn proven(stage: &Stage, agent: &Agent) -> Result<()> {
     ensure!(answer["byHand"].as_str().is_some_and(|told| told.starts_with("closed ")), "{answer}");
     ensure!(answer["reason"].as_str().is_some_and(|told| told.contains("by evidence it is open: proven")), "{answer}");
     stage.until_node("node-0", "open at the end", |node| !is_closed(node)).await?;
-    agent.until_says("by hand: over").await?;
+    agent.until_says("manual override ended").await?;
     agent.answers(200).await?;
 
     stage.annotate_lease(OVERRIDE, Some(&word("closed", 3600))).await?;
@@ -166,14 +166,15 @@ async fn proven(stage: &Stage, agent: &Agent) -> Result<()> {
 async fn misspelt(stage: &Stage, agent: &Agent) -> Result<()> {
     let version = stage.nodes().await?.get("node-0").await?.metadata.generation;
     stage.annotate_node("node-0", OVERRIDE, Some("closed tomorrow")).await?;
-    let line = agent.until_says("the annotation linkerd-gate/override on the node is not obeyed").await?;
-    ensure!(line.contains("closed 2026-01-01T06:00:00Z"), "{line}");
+    let line = agent.until_says("manual override ignored").await?;
+    ensure!(line.contains("closed 2026-01-01T06:00:00Z") && line.ends_with(" object=the node"), "{line}");
     stage.annotate_node("node-0", OVERRIDE, Some(&word("closed", 8 * 24 * 3600))).await?;
-    let line = agent.until_says("the annotation linkerd-gate/override on the node is not obeyed").await?;
+    let line = agent.until_says("manual override ignored").await?;
     ensure!(line.contains("more than 7 days away"), "{line}");
     stage.annotate_node("node-0", OVERRIDE, None).await?;
     stage.annotate_lease(OVERRIDE, Some("closed")).await?;
-    agent.until_says("the annotation linkerd-gate/override on the Lease linkerd-gate is not obeyed").await?;
+    let line = agent.until_says("manual override ignored").await?;
+    ensure!(line.ends_with(" object=the Lease linkerd-gate"), "{line}");
     agent.answers(200).await?;
     let node = stage.nodes().await?.get("node-0").await?;
     ensure!(!is_closed(&node) && node.metadata.generation == version, "{node:?}");
@@ -201,10 +202,11 @@ async fn modes_that_close_no_node_lift_our_taint_and_note_the_boot() -> Result<(
             ensure!(!is_closed(&node) && opened(&node).as_deref() == Some("an-earlier-boot"), "{node:?}");
         }
         stage.until_event("node-audit", "GateLeftOpen").await?;
-        let line = audit.until_says("node node-audit: audit: would be tainted: closed: ").await?;
+        let line = audit.until_says("audit mode: node change not executed: closed: ").await?;
         let event = stage.until_event("node-audit", "GateClosed").await?;
         let message = event.message.unwrap_or_default();
-        ensure!(line.ends_with(&message) && message.starts_with("audit: would be tainted"), "{message}");
+        let change = message.strip_prefix("audit mode, not executed: tainted: ").with_context(|| message.clone())?;
+        ensure!(line.contains(change) && line.ends_with(" change=tainted"), "{line}: {message}");
         never.until_says("gate: waiting: injection not ready").await?;
         ensure!(never.answers(503).await?["node"]["state"] == "closed");
         anyhow::Ok(())
@@ -225,9 +227,11 @@ async fn modes_that_close_no_node_lift_our_taint_and_note_the_boot() -> Result<(
         let noted = stage.until_node(node, "open", |node| opened(node).as_deref() == Some("boot-1")).await;
         let noted = noted.with_context(|| agent.said())?;
         ensure!(!is_closed(&noted) && !left_open(&noted), "{noted:?}");
-        agent.until_said("open: it ran unclosed in this boot before nodes were closed").await?;
+        agent.until_said("node open: this boot ran unclosed").await?;
         ensure!(agent.terminate().await? == 0);
-        ensure!(agent.times_said("closed: nothing has been proven") == 0 && patches(&stage, &account)? == 1);
+        ensure!(
+            agent.times_said("closed: injection is not proven in this boot") == 0 && patches(&stage, &account)? == 1
+        );
         let agent = stage.start_apart(agent_of(node, "boot-2"), &format!("rebooted-{node}")).await?;
         stage.until_node(node, "closed", is_closed).await.with_context(|| agent.said())?;
     }
@@ -262,7 +266,7 @@ async fn time_closed_by_hand_does_not_count_and_a_foreign_taint_is_told() -> Res
         stage.annotate_node("node-0", OVERRIDE, None).await?;
         let node = stage.until_node("node-0", "closed since now", |node| value(node) != "boot1-hand").await?;
         ensure!(value(&node).starts_with("boot1-") && opened(&node).as_deref() == Some("an-earlier-boot"), "{node:?}");
-        agent.until_says("node node-0: closed: nothing has been proven in this boot").await?;
+        agent.until_says("node closed: injection is not proven in this boot").await?;
         // And then for as long as any.
         stage.until_event("node-0", "GateOpenedUnproven").await?;
         let node = stage.until_node("node-0", "open", |node| !is_closed(node)).await?;
@@ -303,7 +307,7 @@ async fn a_node_opens_unproven_in_the_end_and_says_so() -> Result<()> {
         ensure!(opened(&node).as_deref() == Some("boot-1"), "{node:?}");
         let event = stage.until_event("node-0", "GateOpenedUnproven").await?;
         ensure!(event.type_.as_deref() == Some("Warning"), "{event:?}");
-        agent.until_says("WARN node node-0: open, unproven: it was closed for as long as a node may be").await?;
+        agent.until_says("node open, unproven: the node was closed for LINKERD_GATE_NODE_MAX_CLOSED").await?;
         // Whoever waits in a pod is held still.
         let answer = agent.answers(503).await?;
         ensure!(answer["node"]["state"] == "open", "{answer}");
@@ -312,7 +316,7 @@ async fn a_node_opens_unproven_in_the_end_and_says_so() -> Result<()> {
         ensure!(told.len() == 2, "{told:?}");
         ensure!(
             told[0].starts_with("Normal GateClosed ")
-                && told[0].ends_with("linkerd-gate closed: nothing has been proven in this boot"),
+                && told[0].ends_with("linkerd-gate closed: injection is not proven in this boot"),
             "{told:?}"
         );
         ensure!(
@@ -347,7 +351,7 @@ async fn a_machine_that_shuts_down_comes_back_closed() -> Result<()> {
         // Before anybody ends the agent: kubelet says so first, and ends critical pods last.
         let node = stage.until_node("node-0", "closed again", is_closed).await?;
         ensure!(opened(&node).as_deref() == Some("boot-1"), "{node:?}");
-        agent.until_says("node node-0: closed: its machine is shutting down").await
+        agent.until_says("node closed: the machine is shutting down").await
     };
     story.await.with_context(|| agent.said())?;
     ensure!(agent.terminate().await? == 0);

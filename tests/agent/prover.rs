@@ -33,7 +33,7 @@ async fn a_prover_that_dies_hangs_or_leaves_is_replaced_and_overwrites_nothing()
             stage.until_node(node, "open", |node| opened(node).as_deref() == Some("boot-1")).await?;
         }
         let first = holder(&stage.until_lease("held", |lease| holder(lease).is_some()).await?).context("nobody")?;
-        ensure!(agents.values().map(|agent| agent.times_said("this agent proves")).sum::<usize>() == 1);
+        ensure!(agents.values().map(|agent| agent.times_said("this agent is the prover")).sum::<usize>() == 1);
         anyhow::Ok(first)
     };
     let first = story.await.with_context(|| told(agents.values()))?;
@@ -59,11 +59,9 @@ async fn dies(stage: &Stage, agents: &mut Agents, first: &str) -> Result<()> {
     ensure!(waited >= SignedDuration::try_from(LEASE_DURATION)?, "taken too early: {waited:#}");
     for (node, agent) in &*agents {
         if *node == second {
-            let line = agent.until_says("gate: still open, but nobody could look: injection unknown: ").await?;
-            ensure!(line.contains(&format!("the prover on node {first} fell silent")), "{line}");
-            agent
-                .until_says("this agent proves injection for the cluster from now on (its holder stopped renewing it)")
-                .await?;
+            let line = agent.until_says("gate: still open, but not confirmed: injection unknown: ").await?;
+            ensure!(line.contains(&format!("the prover on node {first} stopped renewing the Lease")), "{line}");
+            agent.until_says("this agent is the prover: its holder stopped renewing it").await?;
         }
         ensure!(agent.times_said("gate: closed") == 0);
         agent.answers(200).await?;
@@ -83,7 +81,7 @@ async fn hangs(stage: &Stage, agents: &mut Agents) -> Result<()> {
     let lease = stage.until_lease("somebody else's", |lease| holder(lease).is_some_and(|node| node != second)).await?;
     let (third, taken) = (holder(&lease).context("nobody")?, acquired(&lease)?);
     hanging.signal(Signal::SIGCONT)?;
-    let line = hanging.until_says("no longer proves: ").await?;
+    let line = hanging.until_says("no longer the prover: ").await?;
     println!("{line}");
     hanging.answers(200).await?;
 
@@ -111,7 +109,7 @@ async fn leaves(stage: &Stage, agents: &mut Agents) -> Result<()> {
     ensure!(leaving.times_said("gave up the Lease") == 1, "{}", leaving.said());
     let lease = stage.until_lease("somebody else's", |lease| holder(lease).is_some_and(|node| node != third)).await?;
     let fourth = holder(&lease).context("nobody")?;
-    agents[&fourth].until_says("this agent proves injection for the cluster from now on (the Lease was free)").await?;
+    agents[&fourth].until_says("this agent is the prover: the Lease was free").await?;
     for agent in agents.values() {
         agent.answers(200).await?;
     }
@@ -148,7 +146,7 @@ async fn a_word_in_another_format_is_told_and_changes_nothing() -> Result<()> {
     let story = async {
         // What was there before counts for nothing until its holder shows a sign of life.
         agent
-            .until_says("gate: waiting: injection unknown: waiting for a sign of life of the prover on node elsewhere")
+            .until_says("gate: waiting: injection unknown: waiting for the prover on node elsewhere to renew the Lease")
             .await?;
         // Fields that this release does not know do no harm.
         let more = json!({"version": 1, "gate": "open", "basis": "proven", "since": "noon", "yieldOn": {}, "more": {"a": [1]}});
@@ -159,7 +157,7 @@ async fn a_word_in_another_format_is_told_and_changes_nothing() -> Result<()> {
         let unreadable =
             "injection unknown: the published verdict cannot be used: it is in format 99, and this version reads 1";
         publish(&stage, json!({"version": 99, "verdict": "no"})).await?;
-        agent.until_says(&format!("gate: still open, but nobody could look: {unreadable}")).await?;
+        agent.until_says(&format!("gate: still open, but not confirmed: {unreadable}")).await?;
         ensure!(agent.answers(200).await?["prover"] == "elsewhere");
         let refused = json!({"version": 1, "gate": "closed", "obstacles": [
             {"probe": "injection", "outcome": "not-ready", "reason": "by hand"},

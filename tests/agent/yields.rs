@@ -77,11 +77,11 @@ async fn a_node_yields_only_while_it_lacks_an_essential_pod() -> Result<()> {
         ensure!(event.message.is_some_and(|told| told.ends_with(": kube-system/svclb-web")), "to what?");
         until_pod_on(&stage, "svclb-web", "node-1").await?;
         stage.until_node("node-1", "closed again", is_closed).await?;
-        has_it.until_said("nodes yield to a DaemonSet that does not tolerate the taint").await?;
-        has_it.until_said("no node yields to this DaemonSet any more").await?;
+        has_it.until_said("taint suppressed: a DaemonSet does not tolerate it").await?;
+        has_it.until_said("taint no longer suppressed").await?;
         ensure!(is_closed(&stage.nodes().await?.get("node-0").await?));
-        ensure!(has_it.times_said("not tainted though closed") == 0, "it yielded to a pod that it has");
-        ensure!(lacks_it.times_said("not tainted though closed") == 1);
+        ensure!(has_it.times_said("node not tainted: these DaemonSets") == 0, "it yielded to a pod that it has");
+        ensure!(lacks_it.times_said("node not tainted: these DaemonSets") == 1);
         stage.injector.recover().await?;
         for node in ["node-0", "node-1"] {
             stage.until_node(node, "open", |node| !is_closed(node)).await?;

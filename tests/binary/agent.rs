@@ -124,7 +124,7 @@ async fn the_agents_word_is_enough_and_each_pod_does_with_it_what_it_is_told_to(
     assert!(ended.said.contains("WARN") && ended.said.contains("OUTSIDE the mesh"), "{}", ended.said);
 
     let mut run = following(&agent, &linkerd).start();
-    run.until("Linkerd is ready (proven by an injected dry-run pod), but").await;
+    run.until("Linkerd is ready (proven by an injected dry-run pod), and").await;
     assert!(run.is_running());
     nobody_was_asked(&linkerd);
 }
@@ -148,7 +148,7 @@ async fn without_an_agent_linkerd_is_looked_at_and_one_line_says_so() {
         let expected = usize::from(variable.1 != "none");
         let ended = missed().asking(&linkerd).with("ON_MISSED", "exit").with(variable.0, variable.1).end().await;
         assert_eq!(ended.code, 75);
-        let told = ended.said.lines().filter(|line| line.contains("looking at Linkerd itself")).count();
+        let told = ended.said.lines().filter(|line| line.contains("probing Linkerd itself")).count();
         assert_eq!(told, expected, "{}", ended.said);
     }
 }
@@ -159,25 +159,20 @@ async fn a_pod_follows_an_agent_that_comes_and_does_without_one_that_goes_with_a
     let port = http::bind(0).unwrap().local_addr().unwrap().port();
     let address = format!("127.0.0.1:{port}");
     let mut run = missed().asking(&linkerd).with("ON_MISSED", "exit").with("AGENT_ADDRESS", address).start();
-    run.until("looking at Linkerd itself until this node's agent can be followed").await;
+    run.until("probing Linkerd itself until this node\'s agent answers").await;
     run.until("injector not ready").await;
 
     let agent = Agent::start_at(port, &closed());
-    run.until("following the agent on node node-0").await;
+    run.until("following the agent: it answers on node node-0").await;
     run.while_it_holds(agent.until_somebody_waits()).await;
     agent.end().await;
-    let line = run.until("looking at Linkerd itself").await;
+    let line = run.until("probing Linkerd itself").await;
     assert!(line.contains("WARN"), "{line}");
     linkerd.injector.recover().await.unwrap();
     linkerd.identity.recover().await.unwrap();
     let ended = run.end().await;
     assert_eq!(ended.code, 75, "{}", ended.said);
-    assert_eq!(
-        ended.said.lines().filter(|line| line.contains("looking at Linkerd itself")).count(),
-        2,
-        "{}",
-        ended.said
-    );
+    assert_eq!(ended.said.lines().filter(|line| line.contains("probing Linkerd itself")).count(), 2, "{}", ended.said);
 }
 
 /// Answers every connection with these bytes, and keeps it open where there are none.
@@ -214,7 +209,7 @@ async fn what_is_no_agents_answer_is_told_and_opens_nothing() {
         let (address, task) = stranger(bytes).await;
         let mut run =
             missed().asking(&linkerd).with("ON_MISSED", "exit").with("AGENT_ADDRESS", address.to_string()).start();
-        let line = run.until("looking at Linkerd itself").await;
+        let line = run.until("probing Linkerd itself").await;
         assert!(line.contains(told), "{bytes:?}: {line}");
         run.until("injector not ready").await;
         assert!(run.is_running());
@@ -233,7 +228,7 @@ async fn an_agent_that_looks_at_less_than_the_pod_requires_is_not_followed_and_t
         .with("REQUIRE", "injector,identity,destination")
         .with("DESTINATION_ADDRESS", "127.0.0.1:9")
         .start();
-    let line = run.until("looking at Linkerd itself").await;
+    let line = run.until("probing Linkerd itself").await;
     assert!(line.contains("it does not look at destination"), "{line}");
     run.until("destination not ready").await;
     assert!(run.is_running());
@@ -254,12 +249,12 @@ async fn opened_by_hand_lets_a_missed_pod_start_outside_the_mesh_and_says_so_lou
         let ended = wait.end().await;
         assert_eq!(ended.code, 0, "{}", ended.said);
         let line = ended.said.lines().last().unwrap();
-        assert!(line.contains("WARN") && line.contains("opened by hand (open 2026-01-01T06:00:00Z)"), "{line}");
+        assert!(line.contains("WARN") && line.contains("open: manual override (open 2026-01-01T06:00:00Z)"), "{line}");
         assert!(line.contains("OUTSIDE the mesh"), "{line}");
     }
     let ended = following(&agent, &linkerd).with("INJECT", "disabled").end().await;
     assert_eq!(ended.code, 0);
-    assert!(!ended.said.contains("WARN") && ended.said.contains("opened by hand"), "{}", ended.said);
+    assert!(!ended.said.contains("WARN") && ended.said.contains("open: manual override"), "{}", ended.said);
 }
 
 #[tokio::test]
@@ -267,7 +262,7 @@ async fn closed_by_hand_holds_whatever_the_evidence() {
     let linkerd = Linkerd::start().await;
     let agent = Agent::start(&open().overridden(false, "closed 2026-01-01T06:00:00Z".to_owned()));
     let mut run = following(&agent, &linkerd).with("ON_MISSED", "open").start();
-    run.until("waiting: closed by hand (closed 2026-01-01T06:00:00Z)").await;
+    run.until("waiting: manual override (closed 2026-01-01T06:00:00Z)").await;
     run.while_it_holds(agent.until_somebody_waits()).await;
     nobody_was_asked(&linkerd);
     agent.say(&open());
@@ -279,7 +274,7 @@ async fn where_linkerd_is_not_installed_a_missed_pod_is_held_and_others_start() 
     let linkerd = gone().await;
     let agent = Agent::start(&GateStatus { basis: Some(Basis::NotInstalled), ..open() });
     let mut run = following(&agent, &linkerd).with("ON_MISSED", "exit").start();
-    run.until("Linkerd is not installed, says this node's agent: nobody can inject this pod").await;
+    run.until("this pod cannot be injected: Linkerd is not installed, says this node\'s agent").await;
     assert!(run.is_running());
     let ended = following(&agent, &linkerd).with("INJECT", "disabled").end().await;
     assert_eq!(ended.code, 0);

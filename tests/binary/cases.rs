@@ -160,10 +160,19 @@ async fn destination_and_policy_are_asked_for_their_readiness_when_required() {
 #[tokio::test]
 async fn logs_are_json_where_asked() {
     let linkerd = Linkerd::start().await;
-    let ended = missed().asking(&linkerd).with("ON_MISSED", "exit").with("LOG_FORMAT", "json").end().await;
+    let run = missed().asking(&linkerd).with("POD_NAME", "web-0").with("POD_NAMESPACE", "shop");
+    let ended = run.with("ON_MISSED", "exit").with("LOG_FORMAT", "json").end().await;
     assert_eq!(ended.code, 75);
     for line in ended.said.lines() {
         let line: serde_json::Value = serde_json::from_str(line).unwrap();
         assert!(line["message"].is_string() && line["level"].is_string(), "{line}");
+        // What a log system filters by stands in fields, and the message is the same for every pod.
+        assert_eq!(line["span"]["name"], "wait", "{line}");
+        assert_eq!((&line["span"]["namespace"], &line["span"]["pod"]), (&"shop".into(), &"web-0".into()), "{line}");
+        assert!(!line["message"].as_str().unwrap().contains("web-0"), "{line}");
     }
+    let exit = ended.said.lines().last().unwrap();
+    let exit: serde_json::Value = serde_json::from_str(exit).unwrap();
+    assert_eq!(exit["message"], "exiting with code 75");
+    assert!(exit["reason"].as_str().unwrap().starts_with("Linkerd is ready"), "{exit}");
 }

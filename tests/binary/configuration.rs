@@ -45,7 +45,7 @@ async fn an_absent_label_variable_is_exit_2_and_an_empty_one_is_held() {
     assert!(absent.said.contains("LINKERD_GATE_INJECTED_BY is not set"), "{}", absent.said);
 
     let mut empty = missed().asking(&linkerd).start();
-    empty.until("has to be created again").await;
+    empty.until("must be created again").await;
     assert!(empty.is_running());
 }
 

@@ -101,7 +101,7 @@ async fn a_bundle_verifies_the_charts_self_signed_certificate_and_an_authoritys(
         let linkerd = Linkerd::start_with(certificates.unwrap()).await;
         let ended = missed().asking(&linkerd).trusting(&linkerd).with("ON_MISSED", "open").end().await;
         assert_eq!(ended.code, 0, "{}", ended.said);
-        assert!(ended.said.contains("chains to the bundle"), "{}", ended.said);
+        assert!(ended.said.contains("chains to the CA bundle"), "{}", ended.said);
     }
 }
 

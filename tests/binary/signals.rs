@@ -57,7 +57,7 @@ async fn a_signal_ends_the_wait_of_a_pod_that_is_held_for_good() {
     let linkerd = Linkerd::start().await;
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let mut run = missed().asking(&linkerd).with("ON_MISSED", "hold").start();
-        run.until("has to be created again").await;
+        run.until("must be created again").await;
         ended_by(run, signal).await;
     }
 }

@@ -96,7 +96,7 @@ async fn with_the_gate(stage: &Stage) -> Result<()> {
     let missed = held.iter().filter(|pod| !linkerd_gate::linkerd::meshed(pod)).count();
     ensure!(missed == REPLICAS as usize, "only {missed} of {REPLICAS} pods were created bare");
     for pod in &held {
-        let line = stage.until_said(pod, "linkerd-gate", "has to be created again").await?;
+        let line = stage.until_said(pod, "linkerd-gate", "must be created again").await?;
         ensure!(line.contains("proven by an injected dry-run pod"), "not by the node's agent: {line}");
     }
     let now = stage.pods(SHOP).await?;

@@ -47,7 +47,7 @@ pub async fn a_deployment_created_during_an_outage_is_held_until_it_is_created_a
         let next = stage.until_pod(&linkerd.shop, "web", "running", runs).await?;
         ensure!(next.uid() != missed.uid() && has_proxy(&next), "the pod that runs is not a meshed one");
         let said = stage.cluster.logs_of(&linkerd.shop, &next.name_any(), "linkerd-gate").await?;
-        ensure!(said.contains("is meshed (by linkerd)"), "{said}");
+        ensure!(said.contains("is meshed: injected by linkerd"), "{said}");
         stage.until_log(&next, "app", "started beside a ready proxy").await?;
         Ok(())
     };

@@ -89,7 +89,7 @@ pub async fn a_held_job_is_not_failed(stage: &Stage) -> Result<()> {
         let missed =
             stage.until_pod(&linkerd.shop, "work", "held", |pod| status(pod, "linkerd-gate").is_some()).await?;
         linkerd.start().await?;
-        stage.until_log(&missed, "linkerd-gate", "has to be created again").await?;
+        stage.until_log(&missed, "linkerd-gate", "must be created again").await?;
         let job: Job = stage.api(&linkerd.shop).await?.get("work").await?;
         ensure!(!has_condition(&job, "Failed"), "{:#?}", job.status);
         stage.ensure_never_started(&missed, "app").await

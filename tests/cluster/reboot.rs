@@ -48,7 +48,7 @@ pub async fn after_a_reboot_meshed_pods_come_back_and_missed_ones_never_start(st
             runs(pod) && status(pod, "app").is_some_and(|app| app.restart_count > 0)
         });
         ensure!(back.await?.uid() == meshed.uid());
-        stage.until_log(&held, "linkerd-gate", "has to be created again").await?;
+        stage.until_log(&held, "linkerd-gate", "must be created again").await?;
         stage.ensure_never_started(&held, "app").await?;
 
         // containerd's word on the app that did start; what is left of the last boot's container is beside it.

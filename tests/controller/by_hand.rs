@@ -29,9 +29,9 @@ async fn closed_by_hand_nothing_is_replaced_or_opened_and_a_suspended_job_is_res
 
     let replica = stage.start_apart(controller("one").with("ORPHAN_AFTER", "1s"), "controller").await?;
     let done = async {
-        replica.until_said("closed by hand until").await?;
+        replica.until_said("manual override: no pod is replaced").await?;
         replica.until_said("proof: open").await?;
-        replica.until_said("resume Job marked in shop: done").await?;
+        replica.until_said("resumed Job namespace=shop owner=Job marked").await?;
         // For longer than the node may be closed, and many plans.
         renewals(&stage, 2).await?;
         let pods = until_pods(&stage, "the Job's", |pods| pods.len() == 2).await?;
@@ -40,7 +40,7 @@ async fn closed_by_hand_nothing_is_replaced_or_opened_and_a_suspended_job_is_res
         ensure!(is_closed(&stage.nodes().await?.get("node-0").await?), "past a person's word");
 
         stage.annotate_lease("linkerd-gate/override", None).await?;
-        replica.until_said("no longer closed by hand").await?;
+        replica.until_said("manual override ended").await?;
         until_pods(&stage, "meshed", |pods| all_meshed(pods, 2)).await?;
         stage.until_node("node-0", "open", |node| !is_closed(node)).await?;
         anyhow::Ok(())

@@ -49,8 +49,12 @@ async fn the_controller_has_the_rights_to_what_it_does_and_no_more() -> Result<(
 
     let mut replica = start(&stage).await?;
     let done = async {
-        replica.until_said("looked at").await?;
-        replica.until_said("off pod shop/skipped, because Linkerd's injector would leave it as it is: done").await?;
+        replica.until_said("first scan complete").await?;
+        replica
+            .until_said(
+                "removed the scheduling gate: Linkerd\'s injector would leave it as it is namespace=shop pod=skipped",
+            )
+            .await?;
         let pods: Api<Pod> = Api::namespaced(stage.cluster.client().await?, SHOP);
         pods.delete("skipped", &DeleteParams::default()).await?;
         // Before anybody is refused: a DaemonSet tries again when a node changes.
@@ -58,9 +62,11 @@ async fn the_controller_has_the_rights_to_what_it_does_and_no_more() -> Result<(
         refuse_four(&stage).await?;
         recover(&stage).await?;
         until_pods(&stage, "meshed", |pods| all_meshed(pods, 7)).await?;
-        replica.until_said("resume Job suspended in shop: done").await?;
+        replica.until_said("resumed Job namespace=shop owner=Job suspended").await?;
         for kind in ["ReplicaSet", "StatefulSet", "DaemonSet", "Job"] {
-            replica.until_said(&format!("nudge shop/{kind} late, whose pods were refused: done")).await?;
+            replica
+                .until_said(&format!("retried owner whose pods were refused namespace=shop owner={kind} late"))
+                .await?;
         }
         // Written at its own pace.
         until_event(&stage, "ReplicaSet", "held", "Replacing").await

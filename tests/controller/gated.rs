@@ -80,11 +80,11 @@ async fn held_pods_of_every_owner_are_made_again_and_run() -> Result<()> {
 
     let replica = stage.start_apart(controller("one"), "controller").await?;
     let done = async {
-        replica.until_said("looked at 17 pods: 17 are outside the mesh").await?;
+        replica.until_said("first scan complete pods=17 missed=17").await?;
         // Before anything is proven: its clock stands.
         cluster::until(&jobs(&stage).await?, "once", "suspended", PATIENCE, is_suspended).await?;
         until_pods(&stage, "without the Job's", |pods| pods.len() == 15).await?;
-        replica.until_said("shop/Job once: no pod is outside the mesh any more").await?;
+        replica.until_said("no pod is outside the mesh any more namespace=shop owner=Job once").await?;
         ensure!(replica.metric("linkerd_gate_held_pods", "namespace=\"shop\"").await? == 15);
         let event = until_event(&stage, "Pod", "lonely", "OutsideMesh").await?.message.unwrap_or_default();
         ensure!(event.contains("linkerd-gate recreate pod/lonely -n shop"), "{event}");
@@ -98,7 +98,7 @@ async fn held_pods_of_every_owner_are_made_again_and_run() -> Result<()> {
         .await?;
         let made_again = after.values().filter(|pod| !hold::is_gated(pod));
         ensure!(uids(held.values()).is_disjoint(&uids(made_again)));
-        replica.until_said("resume Job once in shop: done").await?;
+        replica.until_said("resumed Job namespace=shop owner=Job once").await?;
         ensure_no_failures(&stage).await?;
         let once = jobs(&stage).await?.get("once").await?;
         ensure!(!is_suspended(&once) && once.metadata.annotations.as_ref().is_none_or(BTreeMap::is_empty), "{once:?}");
@@ -155,7 +155,7 @@ async fn held_pods_beside_running_ones_of_a_job_are_made_again_and_none_is_count
 
     let replica = stage.start_apart(controller("one"), "controller").await?;
     let done = async {
-        replica.until_said("looked at").await?;
+        replica.until_said("first scan complete").await?;
         recover(&stage).await?;
         let after = until_pods(&stage, "meshed and running", |pods| {
             let alive: Vec<_> = pods.values().filter(|pod| pod.metadata.deletion_timestamp.is_none()).collect();
@@ -219,7 +219,7 @@ async fn five_hundred_held_pods_are_made_again_about_as_fast_as_the_injector_mak
     let held = until_pods(&stage, "held", |pods| all_gated(&all(pods), count)).await?;
     let replica = stage.start_apart(controller("one"), "controller").await?;
     let done = async {
-        replica.until_said(&format!("looked at {count} pods")).await?;
+        replica.until_said(&format!("first scan complete pods={count} ")).await?;
         recover(&stage).await?;
         replica.until_said("proof: open").await?;
         let began = Instant::now();
@@ -262,7 +262,7 @@ async fn our_gate_comes_off_where_the_rules_say_so_and_others_stay() -> Result<(
     until_pods(&stage, "held", |pods| all_gated(&all(pods), 4)).await?;
     let replica = stage.start_apart(controller("one"), "controller").await?;
     let done = async {
-        replica.until_said("looked at 4 pods").await?;
+        replica.until_said("first scan complete pods=4 ").await?;
         let shop = pods(&stage).await?;
         for (name, metadata) in [
             ("exempt", json!({"labels": {"linkerd-gate/admission": "exempt"}})),
@@ -284,7 +284,7 @@ async fn our_gate_comes_off_where_the_rules_say_so_and_others_stay() -> Result<(
             json!({"metadata": {"name": GATE, "annotations": {"linkerd-gate/override": format!("open {until}")}}});
         stage.create::<k8s_openapi::api::coordination::v1::Lease>(GATE, lease).await?;
         until_let_go(&stage, "stays").await?;
-        replica.until_said("off pod shop/stays, because `linkerd-gate open --all` is in force: done").await?;
+        replica.until_said("`linkerd-gate open --all` is in force namespace=shop pod=stays").await?;
         anyhow::Ok(())
     };
     done.await.with_context(|| replica.said())
@@ -299,12 +299,16 @@ async fn a_pod_is_let_go_after_the_longest_time_and_not_in_audit_mode() -> Resul
     let name = of(&held, "web")[0].metadata.name.clone().context("a name")?;
     // Before that time a Job that is held as a whole would be suspended, after it no more.
     let mut audited = stage.start(controller("one").with("MODE", "audit"))?;
-    audited.until_said("audit: would suspend Job once in shop").await?;
+    audited.until_said("audit mode: not executed: suspend Job namespace=shop owner=Job once").await?;
     ensure!(audited.terminate().await? == 0, "{}", audited.said());
-    ensure!(audited.times_said("would take the scheduling gate") == 0, "{}", audited.said());
+    ensure!(audited.times_said("scheduling gate not removed") == 0, "{}", audited.said());
     let mut audited = stage.start(controller("one").with("MODE", "audit").with("HOLD_MAX", "1s"))?;
-    audited.until_said("audit: would take the scheduling gate linkerd-gate/injected off pod shop/web-").await?;
-    audited.until_said("audit: would take the scheduling gate linkerd-gate/injected off pod shop/once-").await?;
+    audited
+        .until_said("scheduling gate not removed: it has been held for LINKERD_GATE_HOLD_MAX namespace=shop pod=web-")
+        .await?;
+    audited
+        .until_said("scheduling gate not removed: it has been held for LINKERD_GATE_HOLD_MAX namespace=shop pod=once-")
+        .await?;
     ensure!(audited.terminate().await? == 0, "{}", audited.said());
     let same = until_pods(&stage, "as they were", |pods| all_gated(&all(pods), 2)).await?;
     ensure!(uids(same.values()) == uids(held.values()));
@@ -312,7 +316,7 @@ async fn a_pod_is_let_go_after_the_longest_time_and_not_in_audit_mode() -> Resul
     let mut replica = stage.start(controller("one").with("HOLD_MAX", "1s"))?;
     let done = async {
         until_let_go(&stage, &name).await?;
-        replica.until_said("because it has been held for LINKERD_GATE_HOLD_MAX: done").await?;
+        replica.until_said("removed the scheduling gate: the pod starts without a proxy: it has been held for LINKERD_GATE_HOLD_MAX").await?;
         // The Job's pods are not held again and again: that would never end.
         let running = |pods: &Pods| pods.len() == 2 && pods.values().all(is_running);
         until_pods(&stage, "running without a proxy", running).await?;
@@ -360,7 +364,7 @@ async fn a_webhook_configuration_that_is_deleted_and_created_again_releases_noth
     let held = until_pods(&stage, "held", |pods| all_gated(&all(pods), 3)).await?;
     let replica = stage.start_apart(controller("one"), "controller").await?;
     let done = async {
-        replica.until_said("looked at 3 pods").await?;
+        replica.until_said("first scan complete pods=3 ").await?;
         let webhooks = stage.webhooks().await?;
         let metadata = |list: kube::core::ObjectList<_>| -> Option<ObjectMeta> {
             list.items
@@ -370,9 +374,11 @@ async fn a_webhook_configuration_that_is_deleted_and_created_again_releases_noth
         };
         let there = metadata(webhooks.list(&ListParams::default()).await?).context("no webhook configuration")?;
         webhooks.delete(&there.name.context("a name")?, &DeleteParams::default()).await?;
-        replica.until_said("no webhook configuration of Linkerd's injector is left: the 3 pods that are held").await?;
+        replica
+            .until_said("no webhook configuration of Linkerd\'s injector: held pods will start without a proxy held=3")
+            .await?;
         stage.create_webhook().await?;
-        replica.until_said("a webhook configuration of Linkerd's injector is there").await?;
+        replica.until_said("a webhook configuration of Linkerd\'s injector exists").await?;
         let same = until_pods(&stage, "held", |pods| all_gated(&all(pods), 3)).await?;
         ensure!(uids(same.values()) == uids(held.values()));
         let requests = stage.requests_of("controller")?;

@@ -19,9 +19,9 @@ async fn what_was_created_bare_is_made_anew_once_injection_is_proven() -> Result
     let bare = until_pods(&stage, "bare", |pods| all_bare(pods, 6)).await?;
     let replica = stage.start(controller("one"))?;
     let done = async {
-        replica.until_said("looked at 6 pods: 6 are outside the mesh").await?;
+        replica.until_said("first scan complete pods=6 missed=6").await?;
         replica
-            .until_said("shop/ReplicaSet web: 3 pods are outside the mesh (3 held, 0 running): 3 are replaced")
+            .until_said("pods outside the mesh: 3 to replace namespace=shop owner=ReplicaSet web held=3 running=0")
             .await?;
         until_event(&stage, "ReplicaSet", "web", "PodsOutsideMesh").await?;
         for pod in bare.values() {
@@ -35,13 +35,13 @@ async fn what_was_created_bare_is_made_anew_once_injection_is_proven() -> Result
         }
         // The Job is suspended by then, whether injection is proven or not: its clock stands.
         until_pods(&stage, "without those of the Job", |pods| all_bare(pods, 4)).await?;
-        replica.until_said("shop/Job once: no pod is outside the mesh any more").await?;
+        replica.until_said("no pod is outside the mesh any more namespace=shop owner=Job once").await?;
         ensure!(replica.metric("linkerd_gate_missed_pods", "state=\"held\"").await? == 4);
         recover(&stage).await?;
         let meshed = until_pods(&stage, "meshed", |pods| all_meshed(pods, 6)).await?;
         ensure!(meshed.values().all(|pod| bare.values().all(|before| before.metadata.uid != pod.metadata.uid)));
-        replica.until_said("shop/StatefulSet db: no pod is outside the mesh any more").await?;
-        replica.until_said("shop/ReplicaSet web: no pod is outside the mesh any more").await?;
+        replica.until_said("no pod is outside the mesh any more namespace=shop owner=StatefulSet db").await?;
+        replica.until_said("no pod is outside the mesh any more namespace=shop owner=ReplicaSet web").await?;
         ensure!(replica.metric("linkerd_gate_missed_pods", "").await? == 0);
         anyhow::Ok(())
     };

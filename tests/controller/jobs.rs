@@ -43,14 +43,14 @@ async fn jobs_are_repaired_in_the_way_that_does_not_count_and_none_of_them_fails
     let settings = controller("one").with("EVICTION", "on").with("REPAIR", "running");
     let replica = stage.start_apart(settings, "controller").await?;
     let done = async {
-        replica.until_said("looked at 12 pods: 12 are outside the mesh").await?;
+        replica.until_said("first scan complete pods=12 missed=12").await?;
         for (job, why) in [
             ("started", "2 stay: its Job would count it as a failure; give the Job a podFailurePolicy"),
             ("pending", "1 stays: its Job would count it as a failure; give the Job a podFailurePolicy"),
             ("queued", "1 stays: its Job would count it as a failure, and cannot be suspended for a moment"),
             ("applied", "somebody-who-applies applies spec.suspend"),
         ] {
-            let line = replica.until_said(&format!("shop/Job {job}: ")).await?;
+            let line = replica.until_said(&format!(" namespace=shop owner=Job {job} ")).await?;
             ensure!(line.contains(why), "{line}");
             let event = until_event(&stage, "Job", job, "PodsOutsideMesh").await?;
             ensure!(event.message.as_ref().is_some_and(|message| message.contains(why)), "{event:?}");
@@ -62,7 +62,7 @@ async fn jobs_are_repaired_in_the_way_that_does_not_count_and_none_of_them_fails
                 && are_meshed(&alive(pods, "strict"), 3)
         })
         .await?;
-        replica.until_said("resume Job strict in shop: done").await?;
+        replica.until_said("resumed Job namespace=shop owner=Job strict").await?;
         for left in ["pending", "started", "queued", "applied"] {
             ensure!(uids(of(&after, left)) == uids(of(&bare, left)), "{left} was touched");
         }
@@ -100,7 +100,7 @@ async fn a_job_that_was_suspended_by_a_controller_that_died_is_resumed_by_the_ne
 
     let mut first = stage.start(controller("one"))?;
     let suspended = async {
-        first.until_said("looked at 2 pods: 2 are outside the mesh").await?;
+        first.until_said("first scan complete pods=2 missed=2").await?;
         recover(&stage).await?;
         until_job(&stage, "strict", "suspended with our mark", is_marked).await?;
         until_pods(&stage, "going", |pods| pods.values().all(|pod| pod.metadata.deletion_timestamp.is_some())).await
@@ -112,13 +112,13 @@ async fn a_job_that_was_suspended_by_a_controller_that_died_is_resumed_by_the_ne
     // Its container starts again, in the same pod.
     let second = stage.start(controller("one"))?;
     let resumed = async {
-        second.until_said("this replica acts from now on").await?;
+        second.until_said("this replica leads").await?;
         for name in bare.keys() {
             let name = name.trim_start_matches("shop/");
             let none = json!({"metadata": {"finalizers": null}});
             pods(&stage).await?.patch(name, &PatchParams::default(), &Patch::Merge(none)).await?;
         }
-        second.until_said("resume Job strict in shop: done").await?;
+        second.until_said("resumed Job namespace=shop owner=Job strict").await?;
         until_pods(&stage, "made anew", |pods| are_meshed(&alive(pods, "strict"), 2)).await?;
         let job = until_job(&stage, "strict", "resumed, without our mark", |job| !is_marked(job)).await?;
         ensure!(!is_suspended(&job) && !condition(&job, "Failed"), "{job:?}");

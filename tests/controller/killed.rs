@@ -42,7 +42,7 @@ async fn a_job_outlives_a_controller_killed_between_patch_and_deletion() -> Resu
     let account = stage.account("controller").await?;
     let mut first = stage.start_as(controller("one"), &account)?;
     let story = async {
-        first.until_said("looked at 3 pods: 2 are outside the mesh").await?;
+        first.until_said("first scan complete pods=3 missed=2").await?;
         recover(&stage).await?;
         until_pods(&stage, "held and not counted any more", |pods| {
             held(pods.values()).filter(|pod| !is_tracked(pod)).count() == 2

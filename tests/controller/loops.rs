@@ -26,7 +26,7 @@ async fn three_pods_that_come_back_bare_and_no_more_until_the_webhook_changes() 
     let bare = until_pods(&stage, "bare", |pods| all_bare(pods, 10)).await?;
     let replica = stage.start_apart(controller("one").with("REPAIR_COOLDOWN", "1s"), "controller").await?;
     let done = async {
-        replica.until_said("looked at 10 pods: 10 are outside the mesh").await?;
+        replica.until_said("first scan complete pods=10 missed=10").await?;
         recover(&stage).await?;
         let event = until_event(&stage, "ReplicaSet", "web", "ReplacementsOutsideMesh").await?;
         ensure!(event.type_.as_deref() == Some("Warning"), "{event:?}");
@@ -56,7 +56,7 @@ async fn three_pods_that_come_back_bare_and_no_more_until_the_webhook_changes() 
         let patch: Patch<()> = Patch::Json(serde_json::from_value(later)?);
         webhooks.patch(&name, &PatchParams::default(), &patch).await?;
         until_pods(&stage, "all meshed", |pods| all_meshed(pods, 22)).await?;
-        replica.until_said("ReplicaSet web: no pod is outside the mesh any more").await?;
+        replica.until_said("no pod is outside the mesh any more namespace=shop owner=ReplicaSet web").await?;
         ensure!(replica.metric("linkerd_gate_broken_owners", "").await? == 0, "somebody is still left alone");
         anyhow::Ok(())
     };
@@ -74,11 +74,11 @@ async fn an_injector_that_goes_whenever_it_is_trusted_costs_what_was_under_way_a
     let settings = controller("one").with("REPAIR_COOLDOWN", "1s");
     let replica = stage.start_apart(settings, "controller").await?;
     let done = async {
-        replica.until_said("looked at 200 pods: 200 are outside the mesh").await?;
+        replica.until_said("first scan complete pods=200 missed=200").await?;
         for _ in 0..TIMES {
             recover(&stage).await?;
             replica.until_says("proof: open").await?;
-            replica.until_says("which never started: done").await?;
+            replica.until_says(" deleted pod ").await?;
             stage.injector.suffer(Fault::Absent).await?;
             replica.until_says("proof: closed").await?;
         }

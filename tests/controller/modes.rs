@@ -47,15 +47,15 @@ async fn the_mode_decides_and_whoever_is_annotated_otherwise_decides_for_itself(
 }
 
 /// What is said where the API server could hold pods, and does not.
-const UNBOUND: &str = "linkerd-gate-hold is not bound: pods that ask for Linkerd are not held";
+const UNBOUND: &str = "the binding linkerd-gate-hold is missing";
 
 /// `audit`: nothing is written but Events and the Lease.
 async fn says_what_it_would_do(stage: &Stage, bare: &Pods) -> Result<()> {
     let settings = controller("audited").with("MODE", "audit").with("REPAIR", "running");
     let mut replica = stage.start_apart(settings, "audited").await?;
     let done = async {
-        for would in ["evict pod shop/runs-", "delete pod shop/held-"] {
-            replica.until_said(&format!("audit: would {would}")).await?;
+        for would in ["evict pod namespace=shop pod=runs-", "delete pod namespace=shop pod=held-"] {
+            replica.until_said(&format!("audit mode: not executed: {would}")).await?;
         }
         until_event(stage, "ReplicaSet", "runs", "PodsOutsideMesh").await?;
         anyhow::Ok(())
@@ -80,13 +80,13 @@ async fn reports(stage: &Stage) -> Result<()> {
         replica.until_said(UNBOUND).await?;
         ensure!(replica.metric("linkerd_gate_hold_unbound", "").await? == 1);
         replica.until_said("proof: open").await?;
-        replica.until_said("delete pod shop/foreign-but-may-go of example.com/v1 Rollout foreign").await?;
-        let line = replica.until_said("shop/ReplicaSet held: ").await?;
+        replica
+            .until_said("deleted pod namespace=shop pod=foreign-but-may-go owner=example.com/v1 Rollout foreign")
+            .await?;
+        let line = replica.until_said(" namespace=shop owner=ReplicaSet held ").await?;
         ensure!(line.contains("2 stay: repair is `report` here, which touches nothing"), "{line}");
         annotate_namespace(stage, Some("of course")).await?;
-        let line = replica
-            .until_said("shop/ReplicaSet held: 2 pods are outside the mesh (2 held, 0 running): 2 stay: the an")
-            .await?;
+        let line = replica.until_said("pods outside the mesh: 2 stay: the annotation linkerd-gate/repair").await?;
         ensure!(line.contains("says \"of course\": report, held and running are taken"), "{line}");
         annotate_namespace(stage, None).await?;
         anyhow::Ok(())
@@ -118,7 +118,7 @@ async fn replaces_what_never_ran(stage: &Stage, bare: &Pods) -> Result<()> {
             ("reported", "repair is `report` here"),
             ("unclear", "says \"yes\": report, held and running are taken"),
         ] {
-            let line = replica.until_said(&format!("shop/ReplicaSet {left}: ")).await?;
+            let line = replica.until_said(&format!(" namespace=shop owner=ReplicaSet {left} ")).await?;
             ensure!(line.contains(why), "{line}");
             let of_left = of(bare, left);
             let pod = of_left.first().context("no pod")?;

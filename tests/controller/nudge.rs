@@ -38,10 +38,10 @@ async fn five_hundred_refused_owners_are_nudged_and_nobody_else_is() -> Result<(
 
     let replica = stage.start_apart(controller("one"), "controller").await?;
     let done = async {
-        replica.until_said("looked at ").await?;
+        replica.until_said("first scan complete").await?;
         ensure!(nudges(&stage)?.is_empty(), "nobody is nudged while injection is not proven");
         recover(&stage).await?;
-        replica.until_said("whose pods were refused: done").await?;
+        replica.until_said("retried owner whose pods were refused").await?;
         let proven = Instant::now();
         let count = KINDS.len() + refused.len() + 2;
         until_pods(&stage, "meshed", |pods| complete(pods, count)).await?;
@@ -86,7 +86,7 @@ async fn an_injector_that_refuses_after_all_is_asked_ever_less_until_it_admits()
     let replica = stage.start_apart(controller("one"), "controller").await?;
     let done = async {
         stage.move_injector(true).await?;
-        replica.until_said("whose pods were refused: done").await?;
+        replica.until_said("retried owner whose pods were refused").await?;
         let before = proofs(&stage)?;
         until_window(&replica, 1).await?;
         // 10, 5, 2, and one at a time; some of them may have gone on while the figure was asked for.

@@ -21,7 +21,7 @@ async fn what_is_half_done_is_done_to_the_end_whoever_dies_and_nothing_is_done_t
     let bare = until_pods(&stage, "bare", |pods| all_bare(pods, PODS)).await?;
     let account = stage.account("controller").await?;
     let mut replica = stage.start_as(controller("one"), &account)?;
-    replica.until_said("looked at 160 pods: 160 are outside the mesh").await?;
+    replica.until_said("first scan complete pods=160 missed=160").await?;
     recover(&stage).await?;
     let mut in_the_mesh = BTreeSet::new();
     for count in [5, 40] {
@@ -35,9 +35,9 @@ async fn what_is_half_done_is_done_to_the_end_whoever_dies_and_nothing_is_done_t
     let done = async {
         in_the_mesh.extend(names_of_meshed(&until_pods(&stage, "more meshed", |pods| meshed_of(pods) >= 80).await?));
         stage.cluster.kill_api_server()?;
-        replica.until_said("nothing is replaced until everything is seen again").await?;
+        replica.until_said("repair paused: watches are not in sync").await?;
         stage.cluster.start_api_server().await?;
-        replica.until_said("everything is seen again").await?;
+        replica.until_said("repair resumed: watches are in sync").await?;
         let all = until_pods(&stage, "all meshed", |pods| all_meshed(pods, PODS)).await?;
         ensure!(uids(bare.values()).is_disjoint(&uids(all.values())));
         let requests = stage.requests_of("controller")?;

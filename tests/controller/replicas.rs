@@ -21,7 +21,7 @@ async fn one_acts_at_a_time_and_one_that_was_stopped_meanwhile_does_nothing_when
     let stage = opened().await?;
     recover(&stage).await?;
     let mut first = stage.start_apart(controller("first"), "first").await?;
-    first.until_said("this replica acts from now on").await?;
+    first.until_said("this replica leads").await?;
     let mut second = stage.start_apart(controller("second"), "second").await?;
     let story = async {
         // It holds a proof, which is good for longer than it is stopped.
@@ -32,12 +32,12 @@ async fn one_acts_at_a_time_and_one_that_was_stopped_meanwhile_does_nothing_when
         stage.create::<ReplicaSet>(SHOP, unscheduled(set("web", u32::try_from(PODS)?))).await?;
         until_pods(&stage, "bare", |pods| all_bare(pods, PODS)).await?;
         recover(&stage).await?;
-        second.until_said("this replica acts from now on").await?;
+        second.until_said("this replica leads").await?;
         let took = stopped.elapsed();
         // Renewed up to 5 s before, and nobody's 15 s after that; the rest is the machine's.
         ensure!((Duration::from_secs(9)..Duration::from_secs(20)).contains(&took), "it took over after {took:?}");
         first.signal(Signal::SIGCONT)?;
-        first.until_said("no longer acts: ").await?;
+        first.until_said("no longer leads: ").await?;
         until_pods(&stage, "all meshed", |pods| all_meshed(pods, PODS)).await?;
         let late = removals(&stage.requests_of("first")?).len();
         ensure!(late == 0, "{late} removals by a replica that was stopped meanwhile");
@@ -61,8 +61,8 @@ async fn one_acts_at_a_time_and_one_that_was_stopped_meanwhile_does_nothing_when
         ensure!(code == 0, "it ended with {code}");
         ensure!(second.said().contains("gave up the Lease"), "{}", second.said());
         // Not again: a third time.
-        while first.times_said("this replica acts from now on") < 2 {
-            first.until_says("this replica acts from now on").await?;
+        while first.times_said("this replica leads") < 2 {
+            first.until_says("this replica leads").await?;
         }
         ensure!(asked.elapsed() < Duration::from_secs(9), "a Lease that was given up was waited for");
         recover(&stage).await?;

@@ -67,7 +67,7 @@ async fn five_hundred_pods_of_every_owner_are_replaced_within_the_rate_of_evicti
     let replica = stage.start_apart(settings, "controller").await?;
     let replaced = async {
         let all = wanted().iter().map(|(_, count)| count).chain(LEFT.iter().map(|(_, count)| count)).sum::<usize>();
-        replica.until_said(&format!("looked at {all} pods: ")).await?;
+        replica.until_said(&format!("first scan complete pods={all} ")).await?;
         recover(&stage).await?;
         let worst = Worst::default();
         until_event(&stage, "ReplicaSet", "budgeted", "ReplacementRefused").await?;
@@ -91,7 +91,7 @@ async fn five_hundred_pods_of_every_owner_are_replaced_within_the_rate_of_evicti
             let (then, now) = (uids(of(&before, app)), uids(of(&after, app)));
             ensure!(then == now && now.len() == count, "{app} was touched: {then:?} are {now:?}");
         }
-        replica.until_said("ReplicaSet budgeted: no pod is outside the mesh any more").await?;
+        replica.until_said("no pod is outside the mesh any more namespace=shop owner=ReplicaSet budgeted").await?;
         ensure!(replica.metric("linkerd_gate_missed_pods", "").await? == 4, "not those that nobody makes anew");
         ensure_paced(&stage.requests_of("controller")?, &before)?;
         let jobs: Api<Job> = Api::namespaced(stage.cluster.client().await?, SHOP);

@@ -120,7 +120,7 @@ impl Soak {
         stage.create::<ReplicaSet>(SHOP, unscheduled(set(&web, 4))).await?;
         stage.create::<StatefulSet>(SHOP, unscheduled(stateful(&db, 2))).await?;
         stage.create::<Job>(SHOP, unscheduled(waiting(job(&once, 2)))).await?;
-        self.controller.until_said(&format!("ReplicaSet {web}: 4 pods are outside the mesh")).await?;
+        self.controller.until_said(&format!("owner=ReplicaSet {web} held=4")).await?;
         // Those of the Job are gone by then: it is suspended while it waits.
         until_pods(stage, "bare", |pods| all_bare(pods, 6)).await?;
         recover(stage).await?;

@@ -36,7 +36,7 @@ async fn another_pod_of_the_same_name_survives_the_decision_on_the_one_before() 
     let kubeconfig = stage.cluster.kubeconfig_at(&account, way.address())?;
     let replica = stage.start_as(controller("one"), &kubeconfig)?;
     let done = async {
-        replica.until_said("shop/StatefulSet db: 1 pod is outside the mesh (1 held, 0 running): 1 stays").await?;
+        replica.until_said("pods outside the mesh: 1 stays").await?;
         recover(&stage).await?;
         replica.until_said("proof: open").await?;
         way.suffer(Fault::Slow(LATE)).await?;
@@ -50,15 +50,13 @@ async fn another_pod_of_the_same_name_survives_the_decision_on_the_one_before() 
         let other = |pod: &Pod| pod.metadata.uid.as_ref().is_some_and(|uid| !before.contains(uid));
         let next = cluster::until(&pods, "db-0", "another one", PATIENCE, other).await?;
         ensure!(meshed(&next), "the one that was made by hand is bare");
-        replica
-            .until_said("delete pod shop/db-0 of StatefulSet db, which never started: it has changed meanwhile")
-            .await?;
+        replica.until_said("delete pod: the object changed; planning again namespace=shop pod=db-0").await?;
         ensure!(pods.get("db-0").await?.metadata.uid == next.metadata.uid, "the new pod was removed");
         let requests = stage.requests_of("controller")?;
         let codes: Vec<_> = removals(&requests).into_iter().map(|request| request.code).collect();
         ensure!(codes == [Some(409)], "not one attempt, which met a conflict, but {codes:?}");
         way.recover().await?;
-        replica.until_said("shop/StatefulSet db: no pod is outside the mesh any more").await?;
+        replica.until_said("no pod is outside the mesh any more namespace=shop owner=StatefulSet db").await?;
         anyhow::Ok(())
     };
     done.await.with_context(|| replica.said())
@@ -90,7 +88,7 @@ async fn neither_pods_of_an_owner_that_goes_nor_those_of_a_namespace_that_does_a
         recover(&stage).await?;
         let after = until_pods(&stage, "the others meshed", |pods| are_meshed(&of(pods, "web"), 2)).await?;
         ensure!(uids(of(&bare, "leaving")) == uids(of(&after, "leaving")), "pods were removed that nobody makes anew");
-        replica.until_said("shop/ReplicaSet web: no pod is outside the mesh any more").await?;
+        replica.until_said("no pod is outside the mesh any more namespace=shop owner=ReplicaSet web").await?;
         let requests = stage.requests_of("controller")?;
         let removals = removals(&requests);
         ensure!(removals.len() == 2 && removals.iter().all(|request| request.name.starts_with("web-")), "{removals:?}");

@@ -103,16 +103,16 @@ impl Follower {
                 _ if self.blind.is_some() => {
                     format!("the verdict cannot be read: {}", self.blind.as_deref().unwrap_or_default())
                 }
-                (None, _) => "no agent proves: nobody holds the Lease linkerd-gate".to_owned(),
-                (Some(holder), None) => format!("waiting for a sign of life of the prover on node {}", holder.node),
-                (Some(holder), Some(_)) => format!("the prover on node {} fell silent", holder.node),
+                (None, _) => "no agent proves injection: the Lease linkerd-gate has no holder".to_owned(),
+                (Some(holder), None) => format!("waiting for the prover on node {} to renew the Lease", holder.node),
+                (Some(holder), Some(_)) => format!("the prover on node {} stopped renewing the Lease", holder.node),
             });
         }
         match &self.word {
             None => unknown("the prover has published no verdict".to_owned()),
             Some(Err(error)) => unknown(format!("the published verdict cannot be used: {error}")),
             Some(Ok(PublishedVerdict { word: WireVerdict::Open { .. }, .. })) if self.proofs != ProofHistory::Newer => {
-                unknown("waiting for the prover's next proof: its last one is from before this agent looked".to_owned())
+                unknown("waiting for the prover's next proof: its last one is older than this agent's watch".to_owned())
             }
             Some(Ok(word)) => {
                 let published = word.evidence(&self.policy, nothing);
@@ -130,7 +130,7 @@ impl Follower {
         if !self.gate.is_open() {
             return Gate::closed();
         }
-        let not_yet = ProbeResult::unknown("the prover has not looked yet");
+        let not_yet = ProbeResult::unknown("the prover has not probed yet");
         self.gate.clone().step(&self.policy, &published_verdict::undecided(&self.policy, Evidence::at(now), not_yet))
     }
 
@@ -238,7 +238,7 @@ mod tests {
         let before = after(&[Some(record(1, open(1)))]);
         assert_eq!(
             before.gate().to_string(),
-            "closed: injection unknown: waiting for a sign of life of the prover on node node-1"
+            "closed: injection unknown: waiting for the prover on node node-1 to renew the Lease"
         );
         assert!(after(&[Some(record(1, open(1))), Some(record(2, open(2)))]).gate().is_open());
     }
@@ -248,7 +248,7 @@ mod tests {
         let renewed = [Some(record(1, open(1))), Some(record(2, open(1))), Some(record(3, open(1)))];
         assert_eq!(
             after(&renewed).gate().to_string(),
-            "closed: injection unknown: waiting for the prover's next proof: its last one is from before this agent looked"
+            "closed: injection unknown: waiting for the prover's next proof: its last one is older than this agent's watch"
         );
         assert!(after(&[renewed.as_slice(), &[Some(record(4, open(2)))]].concat()).gate().is_open());
         // The gate was closed in between, and nothing was proven since.
@@ -303,14 +303,14 @@ mod tests {
         open.step(&ProbeResult::Ready, second(16));
         assert_eq!(
             open.gate().to_string(),
-            "open: proven by an injected dry-run pod; since then nobody could look: injection unknown: the prover on node \
-             node-1 fell silent"
+            "open: proven by an injected dry-run pod; not confirmed since: injection unknown: the prover on node \
+             node-1 stopped renewing the Lease"
         );
         let mut closed = follower();
         closed.step(&ProbeResult::Ready, second(0));
         assert_eq!(
             closed.gate().to_string(),
-            "closed: injection unknown: no agent proves: nobody holds the Lease linkerd-gate"
+            "closed: injection unknown: no agent proves injection: the Lease linkerd-gate has no holder"
         );
     }
 

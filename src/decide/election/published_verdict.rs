@@ -149,9 +149,9 @@ impl PublishedVerdict {
                 undecided(policy, evidence, unknown("the published verdict is not a proven one"))
             }
             WireVerdict::Open { basis: Basis::Proven, doubt, .. } => told(present(evidence), doubt),
-            WireVerdict::Settling => undecided(policy, evidence, unknown("the prover makes sure that it stays so")),
+            WireVerdict::Settling => undecided(policy, evidence, unknown("the prover's gate is settling")),
             WireVerdict::Closed { obstacles } if obstacles.is_empty() => {
-                undecided(policy, evidence, unknown("the prover has not looked yet"))
+                undecided(policy, evidence, unknown("the prover has not probed yet"))
             }
             WireVerdict::Closed { obstacles } => told(present(evidence), obstacles),
         }

@@ -485,44 +485,56 @@ impl NodeState {
     }
 }
 
-impl fmt::Display for NodeState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl NodeState {
+    /// The state in words that never vary: after `node `, a log line's message.
+    pub const fn message(&self) -> &'static str {
         match self {
-            Self::Open(Opened::ThisBoot) => f.write_str("open: it was opened earlier in this boot"),
-            Self::Open(Opened::Adopted) => f.write_str("open: it was there before linkerd-gate was installed"),
-            Self::Open(Opened::Proven) => f.write_str("open: the gate is open"),
-            Self::Open(Opened::NotInstalled) => f.write_str(
-                "open while Linkerd is not installed: it is closed when Linkerd is, until injection is proven",
-            ),
-            Self::Open(Opened::LeftOpen) => {
-                f.write_str("open: it ran unclosed in this boot before nodes were closed (audit mode, or taint=never)")
+            Self::Open(Opened::TooLongClosed) => "open, unproven",
+            Self::Open(_) => "open",
+            Self::Closed { why: Closed::AwaitsRepair(_), .. } => "stays closed",
+            Self::Closed { .. } => "closed",
+            Self::Yielding(_) => "not tainted",
+            Self::Undecided => "unchanged",
+        }
+    }
+
+    /// Why: a log line's field `reason`.
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Open(Opened::ThisBoot) => "it was opened earlier in this boot".to_owned(),
+            Self::Open(Opened::Adopted) => "the node is older than the installation of linkerd-gate".to_owned(),
+            Self::Open(Opened::Proven) => "the gate is open".to_owned(),
+            Self::Open(Opened::NotInstalled) => {
+                "Linkerd is not installed; once it is, the node is closed until injection is proven".to_owned()
             }
-            Self::Open(Opened::BeforeRepair(pods)) => write!(
-                f,
-                "open: the gate is open; {}, and the node has waited for as long as it may (LINKERD_GATE_REPAIR_GRACE): they \
-                 may start outside the mesh",
+            Self::Open(Opened::LeftOpen) => "this boot ran unclosed (audit mode, or taint=never)".to_owned(),
+            Self::Open(Opened::BeforeRepair(pods)) => format!(
+                "the gate is open; {}, but LINKERD_GATE_REPAIR_GRACE has passed: they may start outside the mesh",
                 RepairWait::Over(*pods)
             ),
-            Self::Open(Opened::TooLongClosed) => f.write_str(
-                "open, unproven: it was closed for as long as a node may be (LINKERD_GATE_NODE_MAX_CLOSED); pods may \
-                 start outside the mesh",
-            ),
-            Self::Open(Opened::ByHand(word)) => write!(f, "open by hand until {}", word.until),
-            Self::Closed { why: Closed::ShuttingDown, .. } => {
-                f.write_str("closed: its machine is shutting down, so that it comes back closed")
+            Self::Open(Opened::TooLongClosed) => {
+                "the node was closed for LINKERD_GATE_NODE_MAX_CLOSED; pods may start outside the mesh".to_owned()
             }
-            Self::Closed { why: Closed::Unproven, .. } => f.write_str("closed: nothing has been proven in this boot"),
-            Self::Closed { why: Closed::AwaitsRepair(wait), .. } => write!(f, "stays closed: {wait}"),
-            Self::Closed { why: Closed::ByHand(word), .. } => write!(f, "closed by hand until {}", word.until),
-            Self::Yielding(to) => write!(
-                f,
-                "not tainted though closed, so that these DaemonSets get their pods, which do not tolerate the taint: {}",
+            Self::Open(Opened::ByHand(by)) | Self::Closed { why: Closed::ByHand(by), .. } => {
+                format!("manual override until {}", by.until)
+            }
+            Self::Closed { why: Closed::ShuttingDown, .. } => {
+                "the machine is shutting down, and must start closed".to_owned()
+            }
+            Self::Closed { why: Closed::Unproven, .. } => "injection is not proven in this boot".to_owned(),
+            Self::Closed { why: Closed::AwaitsRepair(wait), .. } => wait.to_string(),
+            Self::Yielding(to) => format!(
+                "these DaemonSets do not tolerate the taint, and lack their pod on this node: {}",
                 to.join(", ")
             ),
-            Self::Undecided => {
-                f.write_str("left as it is: whether it was there before linkerd-gate could not be found out yet")
-            }
+            Self::Undecided => "the install time of linkerd-gate is not known yet".to_owned(),
         }
+    }
+}
+
+impl fmt::Display for NodeState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.message(), self.reason())
     }
 }
 

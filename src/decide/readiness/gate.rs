@@ -188,10 +188,10 @@ impl fmt::Display for Gate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Closed { why, .. } => write!(f, "closed: {why}"),
-            Self::Settling { .. } => f.write_str("settling: everything answers; making sure that it stays so"),
+            Self::Settling { .. } => f.write_str("settling: all probes are ready"),
             Self::Open { basis, doubt: None, .. } => write!(f, "open: {basis}"),
             Self::Open { basis, doubt: Some(obstacles), .. } => {
-                write!(f, "open: {basis}; since then nobody could look: {obstacles}")
+                write!(f, "open: {basis}; not confirmed since: {obstacles}")
             }
         }
     }
@@ -212,12 +212,12 @@ impl ClosedReason {
 impl fmt::Display for ClosedReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoEvidence => f.write_str("nobody has looked yet"),
+            Self::NoEvidence => f.write_str("no probe has run yet"),
             Self::NotReady(obstacles) | Self::Unknown(obstacles) => write!(f, "{obstacles}"),
             Self::Installed(obstacles) => {
-                write!(f, "Linkerd is installed now and has proven nothing yet: {obstacles}")
+                write!(f, "Linkerd is installed now, and injection is not proven yet: {obstacles}")
             }
-            Self::Overtaken => f.write_str("ready evidence was older than what is known; counting starts again"),
+            Self::Overtaken => f.write_str("the evidence was older than the previous one; counting starts again"),
         }
     }
 }

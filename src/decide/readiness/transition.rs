@@ -5,21 +5,21 @@ use std::fmt;
 use super::gate::{ClosedReason, Gate};
 use super::verdict::{Basis, FailedProbes};
 
-/// A change of mind: what a role tells people, once, however often it looks.
+/// A change of a gate that a role logs, once, however often it probes.
 ///
-/// The text of a reason is part of it, so whoever words reasons keeps counters, clocks and port numbers of its own out of them.
+/// The text of a reason is compared, so reasons contain no counters, no clocks and no local port numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transition<'a> {
     /// The gate was not open and is.
     Opened(Basis),
 
-    /// The gate is open as before, but known in another way.
+    /// The gate is open as before, by other evidence.
     Rests(Basis),
 
-    /// The gate is open as before, but this could not be looked at any more.
+    /// The gate is open as before, but these probes had no result.
     Doubts(&'a FailedProbes),
 
-    /// The gate is open as before, and everything could be looked at again.
+    /// The gate is open as before, and all probes have results again.
     Reassured,
 
     /// The gate was closed and counts ready evidence now.
@@ -62,24 +62,40 @@ impl<'a> Transition<'a> {
         }
     }
 
-    /// Whether a person should look: the gate closed after it had been open, or was about to be.
+    /// Whether a person should act: the gate closed after it had been open, or was about to be.
     pub fn is_setback(&self) -> bool {
         matches!(self, Self::Closed(_) | Self::Relapsed(_) | Self::Doubts(_))
+    }
+
+    /// The change in words that never vary: a log line's message.
+    pub const fn message(&self) -> &'static str {
+        match self {
+            Self::Opened(_) => "open",
+            Self::Rests(_) => "still open, by other evidence",
+            Self::Doubts(_) => "still open, but not confirmed",
+            Self::Reassured => "still open, confirmed again",
+            Self::Settling => "all probes ready; settling",
+            Self::Closed(_) => "closed",
+            Self::Relapsed(_) => "closed before it settled",
+            Self::Awaits(_) => "waiting",
+        }
+    }
+
+    /// Why: a log line's field `reason`.
+    pub fn reason(&self) -> Option<String> {
+        match self {
+            Self::Opened(basis) | Self::Rests(basis) => Some(basis.to_string()),
+            Self::Doubts(failed_probes) => Some(failed_probes.to_string()),
+            Self::Closed(why) | Self::Relapsed(why) | Self::Awaits(why) => Some(why.to_string()),
+            Self::Reassured | Self::Settling => None,
+        }
     }
 }
 
 impl fmt::Display for Transition<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Opened(basis) => write!(f, "open: {basis}"),
-            Self::Rests(basis) => write!(f, "still open, now {basis}"),
-            Self::Doubts(obstacles) => write!(f, "still open, but nobody could look: {obstacles}"),
-            Self::Reassured => f.write_str("still open, and everything could be looked at again"),
-            Self::Settling => f.write_str("everything answers; making sure that it stays so"),
-            Self::Closed(why) => write!(f, "closed: {why}"),
-            Self::Relapsed(why) => write!(f, "not settled, closed again: {why}"),
-            Self::Awaits(why) => write!(f, "waiting: {why}"),
-        }
+        f.write_str(self.message())?;
+        self.reason().map_or(Ok(()), |reason| write!(f, ": {reason}"))
     }
 }
 
@@ -133,12 +149,12 @@ mod tests {
             "waiting: injector not ready: connection refused; identity unknown: timed out after 900 ms",
             "waiting: injector not ready: connection refused; identity not ready: connection refused",
             "waiting: identity not ready: connection refused",
-            "everything answers; making sure that it stays so",
-            "not settled, closed again: identity not ready: connection refused",
-            "everything answers; making sure that it stays so",
+            "all probes ready; settling",
+            "closed before it settled: identity not ready: connection refused",
+            "all probes ready; settling",
             "open: reachable, though not proven through the API server",
-            "still open, but nobody could look: identity unknown: timed out after 900 ms",
-            "still open, and everything could be looked at again",
+            "still open, but not confirmed: identity unknown: timed out after 900 ms",
+            "still open, confirmed again",
             "closed: injector not ready: connection refused",
         ];
         assert_eq!(lines(&Policy::direct(), story), told);
@@ -151,7 +167,7 @@ mod tests {
         let story = [absent(0), absent(500), absent(1000), at(1500, ProbeResult::Ready, ProbeResult::Ready)];
         assert_eq!(
             lines(&Policy::direct(), story).last().map(String::as_str),
-            Some("still open, now reachable, though not proven through the API server")
+            Some("still open, by other evidence: reachable, though not proven through the API server")
         );
     }
 

@@ -30,7 +30,8 @@ pub(super) async fn follow(
                 if trouble != last {
                     if let Some(trouble) = &trouble {
                         warn!(
-                            "{trouble}: this node cannot see what the controller still replaces, and waits for LINKERD_GATE_REPAIR_GRACE at most"
+                            error = trouble,
+                            "the controllers' Lease is unreadable: the node waits for LINKERD_GATE_REPAIR_GRACE at most"
                         );
                     }
                     last = trouble;

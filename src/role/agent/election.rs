@@ -67,7 +67,7 @@ impl Election {
 
     /// Proves until the Lease is lost.
     async fn lead(&mut self, publication: PublishedVerdict, how: Acquired) {
-        info!("this agent proves injection for the cluster from now on ({how})");
+        info!(reason = %how, "this agent is the prover");
         self.context.metrics.prover.set(1);
         let seed = self.gate.borrow().clone();
         let (published_sink, mut published) = watch::channel(publication.clone());
@@ -81,9 +81,12 @@ impl Election {
         self.context.metrics.prover.set(0);
         self.context.metrics.yielding.set(0);
         match lost {
-            LossReason::To(holder) => info!("no longer proves: the agent of node {} holds the Lease", holder.node),
+            LossReason::To(holder) => {
+                info!(holder = holder.node, "no longer the prover: another agent holds the Lease");
+            }
             LossReason::Unrenewed { since, why } => {
-                warn!("no longer proves: the Lease could not be renewed for {} s: {why}", since.as_secs());
+                let seconds = since.as_secs();
+                warn!(error = %why, seconds, "no longer the prover: the Lease was not renewed");
             }
         }
     }

@@ -30,7 +30,7 @@ use std::time::Duration;
 use k8s_openapi::jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tracing::{error, info, warn};
+use tracing::{Instrument as _, error, error_span, info, warn};
 
 use self::election::Election;
 use self::node_reconciler::{Channels, NodeReconciler};
@@ -98,6 +98,12 @@ struct Context {
 /// # Errors
 /// [`StartError`] when it cannot even begin; once it runs, every failure is a reason to stay as it is.
 pub async fn run(settings: AgentSettings, shutdown: impl Future<Output = &'static str>) -> Result<Exit, StartError> {
+    // At the highest level, so that no filter hides the node of a line.
+    let span = error_span!("agent", node = settings.node);
+    start(settings, shutdown).instrument(span).await
+}
+
+async fn start(settings: AgentSettings, shutdown: impl Future<Output = &'static str>) -> Result<Exit, StartError> {
     let boot = boot_id(&settings)?;
     let access = match &settings.kubeconfig {
         Some(path) => Access::by_kubeconfig(path).await?,
@@ -105,7 +111,7 @@ pub async fn run(settings: AgentSettings, shutdown: impl Future<Output = &'stati
     };
     let client = access.client()?;
     let me = LeaseHolder { node: settings.node.clone(), pod: settings.pod.clone(), boot };
-    info!("agent of node {} begins, in boot {}", me.node, me.boot);
+    info!(boot = me.boot, "agent started");
     let context = Arc::new(Context {
         access,
         client,
@@ -162,7 +168,7 @@ pub async fn run(settings: AgentSettings, shutdown: impl Future<Output = &'stati
         // It ends when it is told to, which is below.
         () = &mut served => return Ok(Exit::Internal),
     };
-    info!("{signal}: ending");
+    info!(signal, "shutting down");
     let farewell = async {
         // The node first: the Lease expires by itself.
         steward.leave().await;
@@ -175,7 +181,7 @@ pub async fn run(settings: AgentSettings, shutdown: impl Future<Output = &'stati
         never = follow_node => match never {},
         never = follow_lease => match never {},
         () = tokio::time::sleep(STEP_DOWN_DEADLINE) => {
-            warn!("the API server did not answer in time: the node and the Lease are left as they are");
+            warn!("the API server did not answer in time: node and Lease are unchanged");
         }
     }
     let _nobody_listens = ended_sink.send(true);
@@ -199,7 +205,7 @@ async fn serve(context: Arc<Context>, face: watch::Receiver<Face>, mut ended: wa
             Err(error) => {
                 let error = error.to_string();
                 if told.as_ref() != Some(&error) {
-                    warn!("/gate is not served yet: {error}");
+                    warn!(error, "/gate is not served yet");
                     told = Some(error);
                 }
             }
@@ -214,7 +220,7 @@ async fn serve(context: Arc<Context>, face: watch::Receiver<Face>, mut ended: wa
         let _sender_gone = ended.wait_for(|ended| *ended).await;
     };
     if let Err(error) = http::serve(listener, face, Arc::clone(&context.metrics), Limits::default(), end).await {
-        error!("/gate cannot be served: {error}");
+        error!(%error, "/gate cannot be served");
     }
 }
 

@@ -52,8 +52,8 @@ pub(super) async fn run(
         // Both only make clients; what can fail is reading the service account's files.
         match (ControlPlane::new(), context.access.watching()) {
             (Ok(parts), Ok(client)) => break (parts, client),
-            (Err(error), _) => warn!("cannot prove: {error}"),
-            (_, Err(error)) => warn!("cannot prove: {error}"),
+            (Err(error), _) => warn!(%error, "cannot prove injection"),
+            (_, Err(error)) => warn!(%error, "cannot prove injection"),
         }
         tokio::time::sleep(schedule.next_pause()).await;
     };
@@ -143,12 +143,12 @@ impl Prover {
     fn tell_troubles(&mut self) {
         let troubles = self.seen.troubles();
         for trouble in troubles.difference(&self.troubles) {
-            warn!("the prover cannot see everything: {trouble}");
+            warn!(error = trouble, "the prover's watches are not in sync");
         }
         self.troubles = troubles;
         let superseded = self.seen.linkerd.superseded();
         for webhook in superseded.difference(&self.superseded) {
-            warn!("{webhook}");
+            warn!(reason = %webhook, "webhook configuration ignored");
         }
         self.superseded = superseded;
     }
@@ -158,8 +158,8 @@ impl Prover {
         self.gate = before.clone().step(&self.policy, evidence);
         match Transition::between(&before, &self.gate) {
             None => {}
-            Some(change) if change.is_setback() => warn!("proof: {change}"),
-            Some(change) => info!("proof: {change}"),
+            Some(change) if change.is_setback() => warn!(reason = change.reason(), "proof: {}", change.message()),
+            Some(change) => info!(reason = change.reason(), "proof: {}", change.message()),
         }
     }
 

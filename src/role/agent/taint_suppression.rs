@@ -144,18 +144,21 @@ impl TaintSuppressor {
             let nodes = yields.get(set).map_or(0, BTreeSet::len);
             warn!(
                 daemon_set = %set, nodes,
-                "nodes yield to a DaemonSet that does not tolerate the taint: give its pods the toleration, or list it in \
+                "taint suppressed: a DaemonSet does not tolerate it; add the toleration to its pods, or list it in \
                  LINKERD_GATE_IGNORED_DAEMON_SETS"
             );
         }
         for set in self.told.0.difference(&sets) {
-            info!(daemon_set = %set, "no node yields to this DaemonSet any more");
+            info!(daemon_set = %set, "taint no longer suppressed");
         }
         let nodes = self.nodes.iter().filter_map(|followed| followed.seen.borrow().trouble.clone());
         let pods = self.pods.values().filter_map(|followed| followed.seen.borrow().trouble.clone());
         let troubles: BTreeSet<String> = nodes.chain(pods).collect();
         for trouble in troubles.difference(&self.told.1) {
-            warn!("{trouble}: what nodes lack may be out of date");
+            warn!(
+                error = trouble,
+                "the watches of nodes and DaemonSet pods are not in sync: the suppressed nodes may be outdated"
+            );
         }
         self.told = (sets, troubles);
     }

@@ -105,7 +105,7 @@ impl TolerationWriter {
         let seen = self.pods.borrow_and_update().clone();
         if self.trouble != seen.trouble {
             if let Some(trouble) = &seen.trouble {
-                warn!("{trouble}: essential pods get no toleration meanwhile");
+                warn!(error = trouble, "the watch of essential pods is not in sync: no pod gets the toleration");
             }
             self.trouble.clone_from(&seen.trouble);
         }
@@ -126,30 +126,26 @@ impl TolerationWriter {
     /// Says what became of a pod, once, and when it is tried again: what worked the watch shows in a moment, and what did not is
     /// not given up. A pod of Linkerd's own may be the one that everything waits for.
     fn note(&mut self, pod: &AddToleration, result: Option<Result<Tolerated, String>>) {
-        let name = format!("{}/{}", pod.namespace, pod.name);
-        let (written, line, loud) = match result {
-            None => {
-                (Written::Audit, format!("audit: essential pod {name} would get the toleration of our taint"), false)
-            }
-            Some(Ok(Tolerated::Added)) => {
-                let line =
-                    format!("essential pod {name} may go to closed nodes now: it got the toleration of our taint");
-                (Written::Done, line, false)
-            }
-            Some(Ok(Tolerated::Overtaken)) => (Written::Conflict, String::new(), false),
-            Some(Err(why)) => {
-                (Written::Failed, format!("essential pod {name} cannot go to closed nodes yet: {why}"), true)
-            }
+        let (namespace, name) = (&pod.namespace, &pod.name);
+        let (written, error) = match result {
+            None => (Written::Audit, None),
+            Some(Ok(Tolerated::Added)) => (Written::Done, None),
+            Some(Ok(Tolerated::Overtaken)) => (Written::Conflict, None),
+            Some(Err(why)) => (Written::Failed, Some(why)),
         };
+        let line = error.clone().unwrap_or_else(|| format!("{written:?}"));
         let told = self.asked.get(&pod.uid).and_then(|asked| asked.told.clone());
         if written != Written::Audit || told.is_none() {
             self.context.metrics.toleration_given(written);
         }
-        if told.as_ref() != Some(&line) && !line.is_empty() {
-            if loud {
-                warn!("{line}");
-            } else {
-                info!("{line}");
+        if told.as_ref() != Some(&line) {
+            match written {
+                Written::Audit => info!(namespace, pod = name, "audit mode: toleration not added to essential pod"),
+                Written::Done => info!(namespace, pod = name, "toleration added to essential pod"),
+                Written::Conflict => {}
+                Written::Refused | Written::Failed => {
+                    warn!(namespace, pod = name, error, "toleration not added to essential pod; retrying");
+                }
             }
         }
         let new = || Asked { again: Instant::now(), schedule: Schedule::asking(), told: None };

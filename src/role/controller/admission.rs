@@ -33,7 +33,7 @@ pub(super) async fn run(context: Arc<Context>) -> Infallible {
             }
             // What could not be looked at stays as it was seen last.
             Err(why) if failed.as_ref() != Some(&why) => {
-                warn!("cannot look at the admission policies: {why}");
+                warn!(error = why, "cannot read the admission policies");
                 failed = Some(why);
             }
             Err(_) => {}
@@ -47,16 +47,16 @@ fn report(before: Option<AdmissionPolicies>, now: AdmissionPolicies) {
     let was = |of: fn(&AdmissionPolicies) -> bool| before.as_ref().is_some_and(of);
     match (was(|before| before.hold_unbound), now.hold_unbound) {
         (false, true) => warn!(
-            "this API server offers MutatingAdmissionPolicy, and linkerd-gate-hold is not bound: pods that ask for Linkerd are not \
-             held at creation; install with admission=auto, or say in LINKERD_GATE_ADMISSION what is wanted instead"
+            "the API server has MutatingAdmissionPolicy, and the binding linkerd-gate-hold is missing: no pod is held at creation; \
+             install with admission=auto, or set LINKERD_GATE_ADMISSION to the installed admission"
         ),
-        (true, false) => info!("linkerd-gate-hold is bound, or is not offered any more"),
+        (true, false) => info!("the binding linkerd-gate-hold exists, or the API server no longer has its API"),
         _ => {}
     }
     match (was(|before| before.parameter_missing), now.parameter_missing) {
         (false, true) => warn!(
-            "linkerd-gate-hold or linkerd-gate-guard is bound and finds no webhook configuration as its parameter, and so does nothing: \
-             is Linkerd installed, and does its configuration carry the label linkerd.io/control-plane-component=proxy-injector?"
+            "linkerd-gate-hold and linkerd-gate-guard find no webhook configuration, and do nothing: check that Linkerd is installed, \
+             and that its configuration has the label linkerd.io/control-plane-component=proxy-injector"
         ),
         (true, false) => info!("the admission policies find a webhook configuration again"),
         _ => {}

@@ -67,7 +67,7 @@ impl Election {
 
     /// Acts until the Lease is lost.
     async fn lead(&mut self, count: PendingRepair) {
-        info!("this replica acts from now on");
+        info!("this replica leads");
         self.context.metrics.leader.set(1);
         let (renewed_sink, renewed) = watch::channel(self.elector.renewed());
         let (pending_sink, mut pending) = watch::channel(count);
@@ -86,9 +86,10 @@ impl Election {
         metrics.broken_owners.set(0);
         metrics.nudges_under_way.set(0);
         match lost {
-            LossReason::To(holder) => warn!("no longer acts: the Lease is held by {}", holder.node),
+            LossReason::To(holder) => warn!(holder = holder.node, "no longer leads: another replica holds the Lease"),
             LossReason::Unrenewed { since, why } => {
-                warn!("no longer acts: the Lease could not be renewed for {} s: {why}", since.as_secs());
+                let seconds = since.as_secs();
+                warn!(error = %why, seconds, "no longer leads: the Lease was not renewed");
             }
         }
     }
@@ -109,7 +110,7 @@ async fn act(
     let watches = loop {
         match Watches::begin(&context) {
             Ok(watches) => break watches,
-            Err(error) => warn!("cannot watch the cluster: {error}"),
+            Err(error) => warn!(%error, "cannot watch the cluster"),
         }
         tokio::time::sleep(schedule.next_pause()).await;
     };

@@ -70,7 +70,7 @@ impl EventRecorder {
             place.send(note());
             true
         } else {
-            debug!("an Event has to wait: the queue is full");
+            debug!("the queue of Events is full: an Event is delayed");
             false
         }
     }
@@ -108,7 +108,7 @@ impl Notes {
                 }
                 // Each names another object: what matters is that they are missing.
                 Err(why) if told.is_none_or(|told| told + TOLD_AGAIN <= context.now()) => {
-                    warn!("Events cannot be written, this one for instance: {why}");
+                    warn!(error = why, "cannot write Events");
                     told = Some(context.now());
                 }
                 Err(_) => {}

@@ -30,7 +30,7 @@ use std::time::Duration;
 use k8s_openapi::jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tracing::{error, info, warn};
+use tracing::{Instrument as _, error, error_span, info, warn};
 
 use self::election::Election;
 use crate::cluster::watch::Seen;
@@ -89,6 +89,12 @@ pub async fn run(
     settings: ControllerSettings,
     shutdown: impl Future<Output = &'static str>,
 ) -> Result<Exit, StartError> {
+    // At the highest level, so that no filter hides the replica of a line.
+    let span = error_span!("controller", replica = settings.pod);
+    start(settings, shutdown).instrument(span).await
+}
+
+async fn start(settings: ControllerSettings, shutdown: impl Future<Output = &'static str>) -> Result<Exit, StartError> {
     let access = match &settings.kubeconfig {
         Some(path) => Access::by_kubeconfig(path).await?,
         None => Access::in_cluster()?,
@@ -101,7 +107,14 @@ pub async fn run(
     let epoch = Instant::now();
     let metrics = Arc::new(Metrics::controller());
     let context = Arc::new(Context { settings, access, client, me, epoch, metrics, face: face_sink });
-    info!("controller {} begins: {}", context.me.node, words(&context.settings));
+    let repair = &context.settings.repair;
+    info!(
+        repair = %repair.repair,
+        evicts = repair.evicts,
+        retries_owners = context.settings.nudges,
+        audit = !context.acts(),
+        "controller started"
+    );
 
     let (lease_sink, lease) = watch::channel(Seen::default());
     let (ended_sink, ended) = watch::channel(false);
@@ -117,12 +130,12 @@ pub async fn run(
         // It ends when it is told to, which is below.
         () = &mut served => return Ok(Exit::Internal),
     };
-    info!("{signal}: ending");
+    info!(signal, "shutting down");
     tokio::select! {
         biased;
         () = leader.step_down() => {}
         never = &mut follow => match never {},
-        () = tokio::time::sleep(STEP_DOWN_DEADLINE) => warn!("the API server did not answer in time: the Lease expires by itself"),
+        () = tokio::time::sleep(STEP_DOWN_DEADLINE) => warn!("the API server did not answer in time: the Lease will expire"),
     }
     let _nobody_listens = ended_sink.send(true);
     served.await;
@@ -139,7 +152,7 @@ async fn serve(context: Arc<Context>, face: watch::Receiver<Face>, mut ended: wa
             Err(error) => {
                 let error = error.to_string();
                 if told.as_ref() != Some(&error) {
-                    warn!("/metrics is not served yet: {error}");
+                    warn!(error, "/metrics is not served yet");
                     told = Some(error);
                 }
             }
@@ -154,7 +167,7 @@ async fn serve(context: Arc<Context>, face: watch::Receiver<Face>, mut ended: wa
         let _sender_gone = ended.wait_for(|ended| *ended).await;
     };
     if let Err(error) = http::serve(listener, face, Arc::clone(&context.metrics), Limits::default(), end).await {
-        error!("/metrics cannot be served: {error}");
+        error!(%error, "/metrics cannot be served");
     }
 }
 
@@ -165,15 +178,6 @@ fn face(settings: &ControllerSettings, gate: &Gate, readiness: ProbeResult) -> F
         reason: "this is a controller, which closes no node: ask the node's agent".to_owned(),
     };
     Face::new(&GateStatus::of(gate, &settings.proving.policy(), None, node), readiness)
-}
-
-/// What it is going to do, for the log's first line.
-fn words(settings: &ControllerSettings) -> String {
-    let repair = &settings.repair;
-    let mode = if settings.mode == Mode::Audit { ", audit mode: pods and owners are not changed" } else { "" };
-    let nudges = if settings.nudges { "refused owners are nudged" } else { "nobody is nudged" };
-    let eviction = if repair.evicts { "by eviction as well" } else { "no evictions" };
-    format!("repair {}, {eviction}; {nudges}{mode}", repair.repair)
 }
 
 // === impl Context ===

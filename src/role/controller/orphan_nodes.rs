@@ -82,17 +82,17 @@ async fn open(context: &Context, node: &NodeView, scribe: &EventRecorder) {
     match outcome {
         WriteOutcome::Done => {
             let message = format!(
-                "The node was closed and had no agent of linkerd-gate for {:?}: it is open, whatever Linkerd does. See why: kubectl \
-                 get pods --namespace {} --output wide",
+                "The node was closed and had no agent of linkerd-gate that was ready for {:?}: the controller opened it, without a \
+                 proof of injection. Next: kubectl get pods --namespace {} --output wide",
                 context.settings.orphan_after, context.settings.namespace
             );
-            warn!("node {name}: {message}");
+            warn!(node = name, reason = "it was closed and had no ready agent", "opened node");
             let subject = EventSubject::node(node);
             scribe.note(|| Note { subject, warning: true, reason: "OpenedWithoutAgent", message });
         }
         WriteOutcome::Conflict => {}
         WriteOutcome::Refused(why) | WriteOutcome::Failed(why) => {
-            warn!("node {name} has no agent and could not be opened: {why}");
+            warn!(node = name, error = why, "cannot open a node without an agent");
         }
     }
 }

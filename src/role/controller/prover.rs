@@ -32,7 +32,7 @@ pub(super) async fn run(
     let parts = loop {
         match ControlPlane::new() {
             Ok(parts) => break parts,
-            Err(error) => warn!("cannot prove injection: {error}"),
+            Err(error) => warn!(%error, "cannot prove injection"),
         }
         tokio::time::sleep(schedule.next_pause()).await;
     };
@@ -60,8 +60,8 @@ pub(super) async fn run(
         let after = before.clone().step(&policy, &evidence);
         match Transition::between(&before, &after) {
             None => {}
-            Some(change) if change.is_setback() => warn!("proof: {change}"),
-            Some(change) => info!("proof: {change}"),
+            Some(change) if change.is_setback() => warn!(reason = change.reason(), "proof: {}", change.message()),
+            Some(change) => info!(reason = change.reason(), "proof: {}", change.message()),
         }
         let mut next = Instant::now() + pauses.after(&after, &policy);
         context.show(&after, seen.readiness());

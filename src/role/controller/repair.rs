@@ -130,10 +130,10 @@ impl Repairer {
     fn tell_troubles(&mut self) {
         let troubles = self.seen.troubles_of_repair();
         for trouble in troubles.difference(&self.troubles) {
-            warn!("nothing is replaced until everything is seen again: {trouble}");
+            warn!(error = trouble, "repair paused: watches are not in sync");
         }
         if troubles.is_empty() && !self.troubles.is_empty() {
-            info!("everything is seen again");
+            info!("repair resumed: watches are in sync");
         }
         self.troubles = troubles;
     }
@@ -207,7 +207,8 @@ impl Repairer {
             self.tracker.ungated(ungate, &WriteOutcome::Refused("audit".to_owned()), self.context.now());
             if self.is_news(ungate.uid.clone(), "ungate") {
                 self.context.metrics.ungated(ungate.reason.key(), "audit");
-                info!("audit: would {}", super::report::words_of_ungate(ungate));
+                let (namespace, pod) = (&ungate.namespace, &ungate.name);
+                info!(namespace, pod, reason = %ungate.reason, "audit mode: scheduling gate not removed");
             }
         }
     }
@@ -237,9 +238,9 @@ impl Repairer {
             return;
         }
         if let Some(word) = &word {
-            info!("closed by hand until {}: nothing is replaced, nudged or opened meanwhile", word.until);
+            info!(until = %word.until, "manual override: no pod is replaced, no owner retried, no node opened");
         } else {
-            info!("no longer closed by hand");
+            info!("manual override ended");
         }
         self.by_hand = word;
     }
@@ -264,7 +265,7 @@ impl Repairer {
             self.tracker.acted(action, &WriteOutcome::Refused("audit".to_owned()), self.context.now());
             if self.is_news(subject, action.act.key()) {
                 self.context.metrics.replaced(action.act.key(), "audit");
-                info!("audit: would {}", super::report::words(action));
+                super::report::not_executed(action);
             }
         }
     }

@@ -1,7 +1,6 @@
 //! What is told of missed pods: one log line for each change of mind, Events on pods and owners, metrics.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -78,7 +77,7 @@ impl Reporter {
         if !self.reported {
             self.reported = true;
             let (pods, missed) = (snapshot.pods.len() + snapshot.others, plan.missed.len());
-            info!("looked at {pods} pods: {missed} are outside the mesh that ask for it");
+            info!(pods, missed, "first scan complete");
         }
         let lost = self.lost(now);
         let mut noted = BTreeMap::new();
@@ -95,9 +94,17 @@ impl Reporter {
             let line = group.line();
             let told = before.get(path);
             if told.is_none_or(|(told, _)| *told != line) {
-                let waiting = if proven || group.replaced == 0 { "" } else { ", once injection is proven" };
-                let audit = if self.context.acts() { "" } else { " (not really: audit)" };
-                info!("{path}: {line}{waiting}{audit}");
+                let (namespace, owner) = path.split_once('/').unwrap_or_default();
+                info!(
+                    reason = group.decisions(),
+                    namespace,
+                    owner,
+                    held = group.held,
+                    running = group.running,
+                    proven,
+                    audit = !self.context.acts(),
+                    "pods outside the mesh"
+                );
             }
             let noted = told.and_then(|(_, noted)| *noted).filter(|noted| *noted + NOTED_AGAIN > now);
             let noted = noted.filter(|_| group.owner.is_none_or(|(_, owner)| !lost.contains(&owner.uid)));
@@ -105,7 +112,8 @@ impl Reporter {
             self.lines.insert(path.clone(), (line, noted));
         }
         for path in before.keys().filter(|path| !groups.contains_key(*path)) {
-            info!("{path}: no pod is outside the mesh any more");
+            let (namespace, owner) = path.split_once('/').unwrap_or_default();
+            info!(namespace, owner, "no pod is outside the mesh any more");
         }
         let owners: BTreeMap<&str, &PodView> = plan
             .missed
@@ -123,12 +131,9 @@ impl Reporter {
         let absent = tracker.absent_since().is_some() && !plan.held.is_empty();
         if absent && !self.absent {
             let held: usize = plan.held.values().sum();
-            warn!(
-                "no webhook configuration of Linkerd's injector is left: the {held} pods that are held for it are let go after \
-                 {ABSENT_FOR:?} of that, and run without a proxy then"
-            );
+            warn!(held, after = ?ABSENT_FOR, "no webhook configuration of Linkerd's injector: held pods will start without a proxy");
         } else if self.absent && tracker.absent_since().is_none() {
-            info!("a webhook configuration of Linkerd's injector is there: no held pod is let go for want of it");
+            info!("a webhook configuration of Linkerd's injector exists: held pods stay held");
         }
         self.absent = absent;
     }
@@ -156,9 +161,11 @@ impl Reporter {
         let text = match decision {
             Decision::Replace(way) => will(*way).to_owned(),
             Decision::Ungate(reason) => {
-                format!("The scheduling gate {GATE} is taken off it, and it runs without a proxy: {reason}.")
+                format!(
+                    "The controller removes the scheduling gate {GATE}, and the pod runs without a proxy: {reason}."
+                )
             }
-            Decision::Leave(because) => format!("It stays as it is: {because}."),
+            Decision::Leave(because) => format!("The controller keeps it: {because}."),
         };
         if let Some((noted, at)) = self.noted.get(&pod.uid)
             && *noted == text
@@ -167,19 +174,19 @@ impl Reporter {
         {
             return Some((text, *at));
         }
-        let audit = if self.context.acts() { "" } else { " (Not really: LINKERD_GATE_MODE=audit.)" };
+        let audit = if self.context.acts() { "" } else { " (Audit mode: not executed.)" };
         let taken = self.scribe.note(|| Note {
             subject: EventSubject::pod(pod),
             warning: true,
             reason: "OutsideMesh",
             message: format!(
-                "This pod asks for Linkerd and was created without its proxy; {}. {text}{audit} {}",
+                "This pod requests injection and was created without a proxy; {}. {text}{audit} {}",
                 match state {
-                    MissedState::Held if pod.gate.is_some() => "it is held: a scheduling gate keeps it from every node",
-                    MissedState::Held => "nothing in it has started yet",
+                    MissedState::Held if pod.gate.is_some() => "it is held by a scheduling gate, and has no node",
+                    MissedState::Held => "no container of it has started",
                     MissedState::Running => "it runs, or may run, outside the mesh",
                 },
-                by_hand(missed)
+                next_command(missed)
             ),
         });
         taken.then_some((text, now))
@@ -203,7 +210,7 @@ impl Reporter {
             warning: true,
             reason: "PodsOutsideMesh",
             message: format!(
-                "{}. Why each: kubectl get events --namespace {namespace} --field-selector reason=OutsideMesh",
+                "{}. For each pod's reason: kubectl get events --namespace {namespace} --field-selector reason=OutsideMesh",
                 capital(&group.line())
             ),
         })
@@ -213,43 +220,45 @@ impl Reporter {
         let Some(owner) = &pod.owner else { return };
         let namespace = &pod.namespace;
         let held = if pod.gate.is_some() {
-            " Its pods stay held. A webhook or policy that runs after Linkerd's may make them ask when the injector has been passed \
-             already: see which set the annotation linkerd.io/inject, kubectl get mutatingwebhookconfigurations,\
-             mutatingadmissionpolicies."
+            " Its pods stay held. A webhook or policy that runs after Linkerd's may set the annotation linkerd.io/inject too late: \
+             kubectl get mutatingwebhookconfigurations,mutatingadmissionpolicies."
         } else {
             ""
         };
         let message = format!(
-            "What {owner} made instead of pods without Linkerd's proxy came back without it three times, though injection is \
-             proven. It is left alone for an hour, or until Linkerd's webhook changes.{held} What the injector says of it: kubectl \
-             get events --namespace {namespace} --field-selector reason=InjectionSkipped; what its rules say: kubectl get pod {} \
-             --namespace {namespace} --output yaml | linkerd-gate explain -f -",
+            "Three replacements of {owner}'s pods came back without a proxy, though injection is proven. The controller pauses \
+             {owner} for an hour, or until Linkerd's webhook changes.{held} The injector's reason: kubectl get events --namespace \
+             {namespace} --field-selector reason=InjectionSkipped. The rule: kubectl get pod {} --namespace {namespace} --output \
+             yaml | linkerd-gate explain -f -",
             pod.name
         );
-        warn!("{namespace}/{owner}: {message}");
+        warn!(namespace, owner = %owner, pod = pod.name, "owner paused: three replacements came back without a proxy");
         let subject = subject_of(namespace, owner).unwrap_or_else(|| EventSubject::pod(pod));
         self.scribe.note(|| Note { subject, warning: true, reason: "ReplacementsOutsideMesh", message });
     }
 
     /// Tells what became of a gate that was to come off.
     pub(super) fn ungated(&self, ungate: &Ungate, outcome: &WriteOutcome) {
-        let words = words_of_ungate(ungate);
+        let Ungate { namespace, name: pod, reason: because, .. } = ungate;
         let (warning, reason, message) = match outcome {
-            WriteOutcome::Done if ungate.reason.is_bare() => {
-                warn!("{words}: done");
-                (true, "ReleasedWithoutProxy", format!("{}: it runs without a proxy.", capital(&words)))
+            WriteOutcome::Done if because.is_bare() => {
+                warn!(namespace, pod, reason = %because, "removed the scheduling gate: the pod starts without a proxy");
+                let message =
+                    format!("Removed the scheduling gate {GATE}, because {because}: the pod starts without a proxy.");
+                (true, "ReleasedWithoutProxy", message)
             }
             WriteOutcome::Done => {
-                info!("{words}: done");
-                (false, "Released", format!("{}.", capital(&words)))
+                info!(namespace, pod, reason = %because, "removed the scheduling gate");
+                (false, "Released", format!("Removed the scheduling gate {GATE}, because {because}."))
             }
             WriteOutcome::Conflict => {
-                info!("{words}: it has changed meanwhile, and is looked at again");
+                info!(namespace, pod, "scheduling gate not removed: the pod changed; planning again");
                 return;
             }
             WriteOutcome::Refused(why) | WriteOutcome::Failed(why) => {
-                warn!("{words}: failed, tried again: {why}");
-                (true, "ReleaseFailed", format!("{}: {why}. It is tried again.", capital(&words)))
+                warn!(namespace, pod, error = why, "cannot remove the scheduling gate; retrying");
+                let message = format!("Cannot remove the scheduling gate {GATE}: {why}. The controller retries.");
+                (true, "ReleaseFailed", message)
             }
         };
         let subject = EventSubject::pod_named(&ungate.namespace, &ungate.name, &ungate.uid);
@@ -258,33 +267,35 @@ impl Reporter {
 
     /// Tells what became of an act.
     pub(super) fn acted(&mut self, action: &Action, outcome: &WriteOutcome, now: Duration) {
-        let words = words(action);
-        let uid = &action.owner.uid;
+        let (namespace, owner, pod) = (&action.namespace, &action.owner, pod_of(action));
+        let (done, doing) = words(&action.act);
+        let uid = &owner.uid;
+        let object = pod.map_or_else(|| owner.to_string(), |pod| format!("{pod} of {owner}"));
         let (warning, reason, message) = match outcome {
             WriteOutcome::Done => {
                 self.failed.remove(uid);
-                info!("{words}: done");
+                info!(namespace, pod, owner = %owner, "{done}");
                 if action.act.removes().is_none() {
                     return;
                 }
-                (false, "Replacing", capital(&words))
+                (false, "Replacing", format!("{}: {object}. Its owner creates it again.", capital(done)))
             }
             WriteOutcome::Conflict => {
-                info!("{words}: it has changed meanwhile, and is looked at anew");
+                info!(namespace, pod, owner = %owner, "{doing}: the object changed; planning again");
                 return;
             }
             WriteOutcome::Refused(why) | WriteOutcome::Failed(why) => {
-                let (reason, told) = match outcome {
-                    WriteOutcome::Refused(_) => ("ReplacementRefused", "not allowed now, tried again"),
-                    _ => ("ReplacementFailed", "failed, tried again"),
+                let (reason, how) = match outcome {
+                    WriteOutcome::Refused(_) => ("ReplacementRefused", "refused for now; retrying"),
+                    _ => ("ReplacementFailed", "failed; retrying"),
                 };
                 let before = self.failed.get(uid);
                 if before.is_some_and(|(before, at)| *before == reason && *at + FAILED_AGAIN > now) {
                     return;
                 }
                 self.failed.insert(uid.clone(), (reason, now));
-                warn!("{words}: {told}: {why}");
-                (true, reason, format!("{}: {why}. It is tried again.", capital(&words)))
+                warn!(namespace, pod, owner = %owner, error = why, "{doing}: {how}");
+                (true, reason, format!("{}: {object}: {why}. The controller retries.", capital(doing)))
             }
         };
         if let Some(subject) = subject_of(&action.namespace, &action.owner) {
@@ -310,28 +321,23 @@ impl<'a> Group<'a> {
         }
     }
 
-    /// "3 pods are outside the mesh (2 held, 1 running): 2 are replaced; 1 stays: …"
+    /// "3 pods are outside the mesh (2 held, 1 running): 2 to replace; 1 stays: …"
     fn line(&self) -> String {
         let all = self.held + self.running;
         let are = if all == 1 { "pod is" } else { "pods are" };
-        let mut line = format!("{all} {are} outside the mesh ({} held, {} running)", self.held, self.running);
-        let mut separator = ": ";
-        if self.replaced > 0 {
-            let are = if self.replaced == 1 { "is" } else { "are" };
-            let _infallible = write!(line, "{separator}{} {are} replaced", self.replaced);
-            separator = "; ";
-        }
-        for (reason, count) in &self.ungated {
-            let are = if *count == 1 { "is" } else { "are" };
-            let _infallible = write!(line, "{separator}{count} {are} let go: {reason}");
-            separator = "; ";
-        }
-        for (because, count) in &self.left {
+        format!("{all} {are} outside the mesh ({} held, {} running): {}", self.held, self.running, self.decisions())
+    }
+
+    /// "2 to replace; 1 stays: …"
+    fn decisions(&self) -> String {
+        let replaced = (self.replaced > 0).then(|| format!("{} to replace", self.replaced));
+        let ungated =
+            self.ungated.iter().map(|(reason, count)| format!("{count} to release without a proxy: {reason}"));
+        let left = self.left.iter().map(|(reason, count)| {
             let stay = if *count == 1 { "stays" } else { "stay" };
-            let _infallible = write!(line, "{separator}{count} {stay}: {because}");
-            separator = "; ";
-        }
-        line
+            format!("{count} {stay}: {reason}")
+        });
+        replaced.into_iter().chain(ungated).chain(left).collect::<Vec<_>>().join("; ")
     }
 }
 
@@ -345,84 +351,72 @@ fn path(pod: &PodView) -> String {
 
 fn will(way: Method) -> &'static str {
     match way {
-        Method::Delete => "It is deleted, so that its owner creates it again, as soon as injection is proven.",
+        Method::Delete => "Once injection is proven, the controller deletes it, and its owner creates it again.",
         Method::Untrack => {
-            "It is deleted in a way that its Job does not count, so that its Job creates it again, as soon as injection is proven."
+            "Once injection is proven, the controller deletes it without its Job counting it, and its Job creates it again."
         }
-        Method::Evict => {
-            "It is evicted, so that its owner creates it again, when injection is proven and its turn comes."
-        }
+        Method::Evict => "Once injection is proven, the controller evicts it, and its owner creates it again.",
         Method::Suspend => {
-            "Its Job is suspended now, which ends the pod and stops the Job's clock, and resumed as soon as injection is proven."
+            "The controller suspends its Job now, which ends the pod and stops the Job's deadline, and resumes the Job once injection \
+             is proven."
         }
     }
 }
 
-/// What a person can do about it: a command that does no harm where it is pasted without a thought.
-fn by_hand(missed: &Missed<'_>) -> String {
+/// The next command for a person: one that does no harm.
+fn next_command(missed: &Missed<'_>) -> String {
     let PodView { namespace, name, owner, .. } = missed.pod;
-    let explain = format!(
-        "Why it asks: kubectl get pod {name} --namespace {namespace} --output yaml | linkerd-gate explain -f -"
-    );
+    let explain =
+        format!("The rule: kubectl get pod {name} --namespace {namespace} --output yaml | linkerd-gate explain -f -");
     let recreate = || {
         format!(
-            "Nothing creates it again: once Linkerd injects, linkerd-gate recreate pod/{name} -n {namespace}; to run it without a \
+            "It has no owner: once Linkerd injects, linkerd-gate recreate pod/{name} -n {namespace}; to run it without a \
              proxy, linkerd-gate release pod/{name} -n {namespace}. {explain}"
         )
     };
     match (owner.as_ref().map(|owner| &owner.kind), missed.state) {
         (None, MissedState::Held) if missed.pod.gate.is_some() => recreate(),
-        (None, _) => format!("Nothing creates it again: create it yourself once Linkerd injects. {explain}"),
+        (None, _) => format!("It has no owner: create it again yourself once Linkerd injects. {explain}"),
         (Some(Kind::Other(_)), _) => explain,
         (Some(Kind::Job), MissedState::Held) if missed.pod.gate.is_some() => {
             format!("To run it without a proxy: linkerd-gate release pod/{name} -n {namespace}. {explain}")
         }
         (Some(Kind::Job), _) => format!("A deletion counts against its Job's backoffLimit. {explain}"),
         (Some(_), MissedState::Held) => {
-            format!("By hand, once Linkerd injects: kubectl delete pod {name} --namespace {namespace}")
+            format!("To replace it yourself, once Linkerd injects: kubectl delete pod {name} --namespace {namespace}")
         }
         (Some(_), MissedState::Running) => format!(
-            "By hand, once Linkerd injects and when it suits you: kubectl rollout restart of its workload, or kubectl delete \
-             pod {name} --namespace {namespace}"
+            "To replace it yourself, once Linkerd injects: kubectl rollout restart of its workload, or kubectl delete pod {name} \
+             --namespace {namespace}"
         ),
     }
 }
 
-/// An owner to tell of: our policy lets us tell of the kinds that we know, and of no others.
+/// An owner as the subject of an Event. The policy for Events allows only the kinds that we know.
 fn subject_of(namespace: &str, owner: &OwnerReference) -> Option<EventSubject> {
     (!matches!(owner.kind, Kind::Other(_))).then(|| EventSubject::owner(namespace, owner))
 }
 
-/// An act in words: "delete pod shop/web-1, which never started".
-pub(super) fn words(action: &Action) -> String {
-    let (namespace, owner) = (&action.namespace, &action.owner);
-    match &action.act {
-        Operation::Delete([target]) => {
-            format!("delete pod {namespace}/{} of {owner}, which never started", target.name)
-        }
-        Operation::Untrack { target: [target], .. } => {
-            format!(
-                "delete pod {namespace}/{} of {owner}, which never started, without its Job counting it",
-                target.name
-            )
-        }
-        Operation::Evict([target]) => {
-            format!("evict pod {namespace}/{} of {owner}, which is {}", target.name, target.state)
-        }
-        Operation::Suspend { pods, .. } => {
-            format!(
-                "suspend {owner} in {namespace} until injection is proven, for its {} pods that never started",
-                pods.len()
-            )
-        }
-        Operation::Resume { .. } => format!("resume {owner} in {namespace}"),
+/// An operation in words that never vary: after it, and before it.
+const fn words(operation: &Operation) -> (&'static str, &'static str) {
+    match operation {
+        Operation::Delete(_) => ("deleted pod", "delete pod"),
+        Operation::Untrack { .. } => ("deleted pod uncounted by its Job", "delete pod uncounted by its Job"),
+        Operation::Evict(_) => ("evicted pod", "evict pod"),
+        Operation::Suspend { .. } => ("suspended Job", "suspend Job"),
+        Operation::Resume { .. } => ("resumed Job", "resume Job"),
     }
 }
 
-/// The same of a gate.
-pub(super) fn words_of_ungate(ungate: &Ungate) -> String {
-    let Ungate { namespace, name, reason, .. } = ungate;
-    format!("take the scheduling gate {GATE} off pod {namespace}/{name}, because {reason}")
+/// The pod of an action; none of one about a Job.
+fn pod_of(action: &Action) -> Option<&str> {
+    action.act.removes().and_then(|(targets, _)| targets.first()).map(|target| target.name.as_str())
+}
+
+/// Logs an action that audit mode does not execute.
+pub(super) fn not_executed(action: &Action) {
+    let (_, doing) = words(&action.act);
+    info!(namespace = action.namespace, pod = pod_of(action), owner = %action.owner, "audit mode: not executed: {doing}");
 }
 
 fn capital(text: &str) -> String {

@@ -129,14 +129,18 @@ impl OwnerRetrier {
             self.context.metrics.nudged(key(&outcome));
             let now = self.context.now();
             match outcome {
-                WriteOutcome::Done => info!("nudge {}/{}, whose pods were refused: done", nudge.namespace, nudge.owner),
-                WriteOutcome::Conflict => debug!("nudge {}/{}: it is gone", nudge.namespace, nudge.owner),
+                WriteOutcome::Done => {
+                    info!(namespace = nudge.namespace, owner = %nudge.owner, "retried owner whose pods were refused");
+                }
+                WriteOutcome::Conflict => {
+                    debug!(namespace = nudge.namespace, owner = %nudge.owner, "owner not retried: it is gone");
+                }
                 WriteOutcome::Failed(why) | WriteOutcome::Refused(why) => {
                     self.nudges.failed(nudge, now);
                     if self.said.is_none_or(|said| said + SAID_AGAIN <= now) {
                         warn!(
-                            "refused owners cannot be asked to try again, {}/{} for one: {why}",
-                            nudge.namespace, nudge.owner
+                            namespace = nudge.namespace, owner = %nudge.owner, error = why,
+                            "cannot retry refused owners"
                         );
                         self.said = Some(now);
                     }
@@ -150,7 +154,10 @@ impl OwnerRetrier {
         for nudge in handful {
             if self.audited.insert(nudge.owner.uid.clone()) {
                 self.context.metrics.nudged("audit");
-                info!("audit: would nudge {}/{}, whose pods were refused", nudge.namespace, nudge.owner);
+                info!(
+                    namespace = nudge.namespace, owner = %nudge.owner,
+                    "audit mode: owner whose pods were refused not retried"
+                );
             }
         }
     }

@@ -9,6 +9,7 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tracing::{Instrument as _, error_span};
 
 use super::{Context, leads, prover, wall};
 use crate::cluster::{repair, successor};
@@ -90,7 +91,9 @@ impl Writes {
             let shared = Arc::clone(&self.shared);
             // Gates last: as many as may come off at once must not keep others from being replaced.
             if let Some(action) = self.actions.pop_front() {
-                self.under_way.push(Box::pin(async move { shared.act(action).await }));
+                // What a library logs of these requests has the owner too.
+                let span = error_span!("repair", namespace = action.namespace, owner = %action.owner);
+                self.under_way.push(Box::pin(async move { shared.act(action).await }.instrument(span)));
             } else if let Some(ungate) = self.ungates.pop_front() {
                 self.under_way.push(Box::pin(async move { shared.ungate(ungate).await }));
             } else {
@@ -150,11 +153,9 @@ async fn tried_in_vain(context: &Context, action: &Action) -> Option<String> {
     let tried = successor::prove(context.client.clone(), &action.namespace, &action.owner);
     match tokio::time::timeout(TRIAL, tried).await {
         Ok(WriteOutcome::Done) => None,
-        Ok(WriteOutcome::Conflict) => Some("not evicted: its owner has changed meanwhile".to_owned()),
+        Ok(WriteOutcome::Conflict) => Some("not evicted: its owner changed meanwhile".to_owned()),
         Ok(WriteOutcome::Refused(why) | WriteOutcome::Failed(why)) => Some(why),
-        Err(_) => {
-            Some(format!("not evicted: a dry-run of the pod that would be made instead took longer than {TRIAL:?}"))
-        }
+        Err(_) => Some(format!("not evicted: a dry-run of its replacement took longer than {TRIAL:?}")),
     }
 }
 

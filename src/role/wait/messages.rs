@@ -1,178 +1,184 @@
-//! The lines that a person reads at three in the morning: what holds, why, and what to run next. Pure.
+//! The lines that a person reads: state, cause, next command. Pure.
 
 use std::fmt;
 use std::time::Duration;
 
 use super::pod_class::{PodClass, refused_annotation};
 use super::status::{Opening, Status};
-use super::status_log::whole_seconds;
+use super::status_log::{Line, whole_seconds};
 use crate::config::{OnMissed, OnTimeout, OwnPod, Wait};
 use crate::decide::{Basis, Gate, GateStatus};
 use crate::observe::Issuer;
 
-/// The first line: what this pod is, and what `wait` will do about it.
-pub(super) fn beginning(settings: &Wait, standing: PodClass) -> String {
-    let own = pod(&settings.pod);
+/// The first line: the pod's class, and what `wait` will do.
+pub(super) fn beginning(settings: &Wait, class: PodClass) -> Line {
     let namespace = &settings.linkerd.namespace;
-    match standing {
-        PodClass::Meshed => match settings.when_meshed {
-            crate::config::WhenMeshed::Pass => {
-                format!("{own} is meshed (by {}): its proxy waits for identity itself; open", settings.pod.injected_by)
-            }
-            crate::config::WhenMeshed::Identity => {
-                format!("{own} is meshed (by {}): waiting for Linkerd's identity", settings.pod.injected_by)
-            }
-        },
-        PodClass::Disabled => {
-            format!(
-                "{own} says linkerd.io/inject: disabled: it starts outside the mesh once Linkerd in {namespace} is ready"
-            )
+    match class {
+        PodClass::Meshed => {
+            let by = &settings.pod.injected_by;
+            let then = match settings.when_meshed {
+                crate::config::WhenMeshed::Pass => "its proxy waits for identity itself; open",
+                crate::config::WhenMeshed::Identity => "waiting for Linkerd's identity",
+            };
+            Line::new("this pod is meshed", format!("injected by {by}: {then}"))
         }
-        PodClass::HostNetwork => {
-            format!(
-                "{own} is on the host network, where Linkerd never injects: it starts once Linkerd in {namespace} is ready"
-            )
-        }
+        PodClass::Disabled => Line::new(
+            "this pod has linkerd.io/inject: disabled",
+            format!("it starts outside the mesh once Linkerd in {namespace} is ready"),
+        ),
+        PodClass::HostNetwork => Line::new(
+            "this pod is on the host network, where Linkerd never injects",
+            format!("it starts once Linkerd in {namespace} is ready"),
+        ),
         PodClass::Missed => {
             let then = match settings.on_missed {
                 OnMissed::Hold => "it is held until it is created again through Linkerd's injector",
                 OnMissed::Exit => {
-                    "once Linkerd is ready this container exits with code 75, so that it is created again"
+                    "once Linkerd is ready, this container exits with code 75, so that its owner creates it again"
                 }
-                OnMissed::Replace => "once injection is proven it is deleted, so that it is created again",
-                OnMissed::Open => "LINKERD_GATE_ON_MISSED=open: once Linkerd is ready it starts outside the mesh",
+                OnMissed::Replace => "once injection is proven, it deletes itself, so that its owner creates it again",
+                OnMissed::Open => "LINKERD_GATE_ON_MISSED=open: once Linkerd is ready, it starts outside the mesh",
             };
             let end = match (settings.timeout, settings.on_timeout) {
                 (None, _) => String::new(),
                 (Some(limit), OnTimeout::Fail) => format!("; after {} it fails", humantime::format_duration(limit)),
                 (Some(limit), OnTimeout::Open) => {
-                    format!("; after {} it starts outside the mesh all the same", humantime::format_duration(limit))
+                    format!("; after {} it starts outside the mesh", humantime::format_duration(limit))
                 }
             };
-            format!("{own} was created without Linkerd's proxy: {then}{end}")
+            Line::new("this pod was created without Linkerd's proxy", format!("{then}{end}"))
         }
     }
 }
 
-/// Ready, and this pod may start.
-pub(super) fn open(standing: PodClass, opening: &Opening<'_>, after: Duration) -> String {
+/// The gate is open, and this pod may start.
+pub(super) fn open(class: PodClass, opening: &Opening<'_>, after: Duration) -> Line {
     let after = short(after);
     let ready = match opening {
-        Opening::ByHand(word) if standing == PodClass::Missed => {
-            return format!("opened by hand ({word}): this pod starts OUTSIDE the mesh after {after}");
+        Opening::ByHand(by) if class == PodClass::Missed => {
+            let reason = format!("manual override ({by}): this pod starts OUTSIDE the mesh after {after}");
+            return Line::new("open", reason);
         }
-        Opening::ByHand(word) => return format!("opened by hand ({word}) after {after}"),
+        Opening::ByHand(by) => return Line::new("open", format!("manual override ({by}) after {after}")),
         Opening::Agents(Basis::NotInstalled) => format!("{}, says this node's agent", Basis::NotInstalled),
         Opening::Agents(basis) => format!("Linkerd is ready ({basis}, says this node's agent)"),
         Opening::Reachable(None) => "Linkerd is ready (reachable, not proven)".to_owned(),
         Opening::Reachable(Some(Issuer::Bundle)) => {
-            "Linkerd is ready (reachable, not proven; the injector's certificate chains to the bundle given)".to_owned()
+            "Linkerd is ready (reachable, not proven; the injector's certificate chains to the CA bundle)".to_owned()
         }
         Opening::Reachable(Some(Issuer::Unchecked)) => {
             "Linkerd is ready (reachable, not proven; without a CA bundle the injector's issuer was not checked)"
                 .to_owned()
         }
     };
-    match standing {
-        PodClass::Meshed => format!("Linkerd's identity answers; open after {after}"),
-        PodClass::Disabled | PodClass::HostNetwork => format!("{ready}; open after {after}"),
+    let reason = match class {
+        PodClass::Meshed => format!("Linkerd's identity answers, after {after}"),
+        PodClass::Disabled | PodClass::HostNetwork => format!("{ready}, after {after}"),
         PodClass::Missed => {
             format!("{ready}; LINKERD_GATE_ON_MISSED=open lets this pod start OUTSIDE the mesh after {after}")
         }
-    }
+    };
+    Line::new("open", reason)
 }
 
-/// The agent cannot be followed (any more).
-pub(super) fn without_agent(why: &str) -> String {
-    format!("looking at Linkerd itself until this node's agent can be followed: {why}")
+/// The gate is not open: `known` has the reason.
+pub(super) fn waiting(known: &Status) -> Line {
+    Line::new("waiting", known.to_string())
 }
 
-/// The agent can be followed, after people were told that it cannot.
-pub(super) fn agent_is_back(answer: &GateStatus) -> String {
-    format!("following the agent on node {} from now on", answer.node.name)
+/// The agent gives no usable answer (any more).
+pub(super) fn without_agent(why: &str) -> Line {
+    Line::new("probing Linkerd itself until this node's agent answers", why)
 }
 
-/// Ready, but this pod has to be created again by somebody else.
-pub(super) fn held(pod: &OwnPod, opening: &Opening<'_>) -> String {
+/// The agent answers again, after a line that it does not.
+pub(super) fn agent_is_back(answer: &GateStatus) -> Line {
+    Line::new("following the agent", format!("it answers on node {}", answer.node.name))
+}
+
+/// Linkerd is ready, but only the owner or a person can replace this pod.
+pub(super) fn held(pod: &OwnPod, opening: &Opening<'_>) -> Line {
     if *opening == Opening::Agents(Basis::NotInstalled) {
-        return format!(
-            "Linkerd is not installed, says this node's agent: nobody can inject {}, nor another in its place, and it asked \
-             to start in the mesh only. Install Linkerd, or take the entry out of its template",
-            self::pod(pod)
+        return Line::new(
+            "this pod cannot be injected",
+            "Linkerd is not installed, says this node's agent, and the pod requests injection. Install Linkerd, or remove the \
+             entry from the pod's template",
         );
     }
     let how = match opening {
         Opening::Agents(basis) => format!(" ({basis})"),
         Opening::Reachable(_) | Opening::ByHand(_) => String::new(),
     };
-    format!(
-        "Linkerd is ready{how}, but a pod cannot be injected once it exists: {} has to be created again. {}",
-        self::pod(pod),
+    let reason = format!("Linkerd is ready{how}, and injects a pod only when it is created. {}", next(pod));
+    Line::new("this pod must be created again", reason)
+}
+
+/// Linkerd is ready, and the container exits so that the pod's owner creates it again.
+pub(super) fn exit(pod: &OwnPod) -> Line {
+    let reason = format!(
+        "Linkerd is ready, and injects a pod only when it is created: the owner must create this pod again. Only a Job whose \
+         podFailurePolicy ignores 75 does. {}",
         next(pod)
-    )
+    );
+    Line::new("exiting with code 75", reason)
 }
 
-/// Ready, and the container exits so that the pod's owner creates it again.
-pub(super) fn exit(pod: &OwnPod) -> String {
-    format!(
-        "Linkerd is ready, but a pod cannot be injected once it exists: exiting with code 75, so that {}'s owner creates \
-         it again. Only a Job whose podFailurePolicy ignores 75 does. {}",
-        self::pod(pod),
-        next(pod)
-    )
+/// A signal ended `wait`.
+pub(super) fn signalled(signal: &str, class: PodClass, known: &Status, after: Duration) -> Line {
+    let reason = format!("{signal} after {}, nothing was opened; {}", short(after), awaited(class, known));
+    Line::new("ended by a signal", reason)
 }
 
-/// A signal ended it.
-pub(super) fn signalled(signal: &str, standing: PodClass, known: &Status, after: Duration) -> String {
-    format!("ended by {signal} after {}, nothing was opened; {}", short(after), awaited(standing, known))
+/// The timeout passed, and the pod fails.
+pub(super) fn gave_up(pod: &OwnPod, class: PodClass, known: &Status, after: Duration) -> Line {
+    let next = if known.opening().is_some() { next(pod) } else { "Next: linkerd check".to_owned() };
+    let reason = format!("LINKERD_GATE_TIMEOUT passed after {}; {}. {next}", short(after), awaited(class, known));
+    Line::new("gave up", reason)
 }
 
-/// The timeout, and the pod fails.
-pub(super) fn gave_up(pod: &OwnPod, standing: PodClass, known: &Status, after: Duration) -> String {
-    let next = if known.opening().is_some() {
-        next(pod)
-    } else {
-        "Look at what it names first, or run: linkerd check".to_owned()
-    };
-    format!("gave up after {} (LINKERD_GATE_TIMEOUT); {}. {next}", short(after), awaited(standing, known))
-}
-
-/// The timeout, and the pod starts all the same.
-pub(super) fn opened_by_timeout(standing: PodClass, known: &Status, after: Duration) -> String {
-    let how = match standing {
+/// The timeout passed, and the pod starts.
+pub(super) fn opened_by_timeout(class: PodClass, known: &Status, after: Duration) -> Line {
+    let how = match class {
         PodClass::Missed => "this pod starts OUTSIDE the mesh",
-        PodClass::Meshed | PodClass::Disabled | PodClass::HostNetwork => "this pod starts all the same",
+        PodClass::Meshed | PodClass::Disabled | PodClass::HostNetwork => "this pod starts",
     };
-    format!("waited {} (LINKERD_GATE_ON_TIMEOUT=open): {how}; {}", short(after), awaited(standing, known))
+    let reason = format!("LINKERD_GATE_ON_TIMEOUT=open, waited {}: {how}; {}", short(after), awaited(class, known));
+    Line::new("open", reason)
 }
 
-/// The pod will be deleted by us.
-pub(super) fn about_to_replace(pod: &OwnPod) -> String {
-    format!("Linkerd is ready; {} replaces itself in a moment", self::pod(pod))
+/// `wait` will delete this pod.
+pub(super) fn about_to_replace() -> Line {
+    Line::new("this pod replaces itself soon", "Linkerd is ready")
 }
 
-/// The pod was deleted by us.
-pub(super) fn replaced(pod: &OwnPod) -> String {
-    format!("injection is proven: {} was deleted, its owner creates it again; waiting to be ended", self::pod(pod))
+/// `wait` deleted this pod.
+pub(super) fn replaced() -> Line {
+    Line::new("this pod deleted itself", "injection is proven, and its owner creates it again; waiting for SIGTERM")
 }
 
-/// The pod could not be deleted by us.
-pub(super) fn not_replaced(pod: &OwnPod, why: &impl fmt::Display) -> String {
-    format!("Linkerd is ready, but {} cannot replace itself: {why}. By hand: {}", self::pod(pod), delete_command(pod))
+/// The pod was being deleted already.
+pub(super) fn already_going() -> Line {
+    Line::new("this pod is being replaced already", "")
 }
 
-/// What a person does next.
+/// `wait` could not delete this pod.
+pub(super) fn not_replaced(pod: &OwnPod, why: &impl fmt::Display) -> Line {
+    let reason = format!("Linkerd is ready, but {why}. To replace it yourself: {}", delete_command(pod));
+    Line::new("this pod cannot replace itself", reason)
+}
+
+/// The next command for a person.
 fn next(pod: &OwnPod) -> String {
     let command = format!(
-        "Its owner does so after: {} (a pod without an owner instead: {}; in a Job a deletion counts against backoffLimit)",
+        "Its owner creates it again after: {} (for a pod without an owner: {}; a Job counts a deletion against backoffLimit)",
         delete_command(pod),
         recreate_command(pod)
     );
     match refused_annotation(pod) {
         None => command,
         Some(value) => format!(
-            "First mend its template: linkerd.io/inject: {value:?} is no value that Linkerd takes (enabled, ingress, \
-             disabled), so the next pod would come without a proxy too. {command}"
+            "First correct its template: Linkerd does not accept linkerd.io/inject: {value:?} (but enabled, ingress, disabled), so \
+             the next pod would have no proxy either. {command}"
         ),
     }
 }
@@ -185,7 +191,7 @@ pub(super) fn delete_command(pod: &OwnPod) -> String {
     }
 }
 
-/// The command that makes this pod again where no owner does, to be copied.
+/// The command that creates a pod without an owner again, to be copied.
 fn recreate_command(pod: &OwnPod) -> String {
     match (&pod.name, &pod.namespace) {
         (Some(name), Some(namespace)) => format!("linkerd-gate recreate pod/{name} -n {namespace}"),
@@ -193,18 +199,9 @@ fn recreate_command(pod: &OwnPod) -> String {
     }
 }
 
-/// This pod, for people.
-pub(super) fn pod(pod: &OwnPod) -> String {
-    match (&pod.namespace, &pod.name) {
-        (Some(namespace), Some(name)) => format!("pod {namespace}/{name}"),
-        (None, Some(name)) => format!("pod {name}"),
-        (_, None) => "this pod".to_owned(),
-    }
-}
-
-fn awaited(standing: PodClass, known: &Status) -> String {
+fn awaited(class: PodClass, known: &Status) -> String {
     match known.opening() {
-        Some(_) if standing == PodClass::Missed => "Linkerd was ready, but this pod was not created again".to_owned(),
+        Some(_) if class == PodClass::Missed => "Linkerd was ready, but this pod was not created again".to_owned(),
         Some(_) => "Linkerd was ready".to_owned(),
         None => match known {
             Status::Directly(Gate::Settling { .. }, _) => "Linkerd had just begun to answer".to_owned(),
@@ -244,14 +241,24 @@ mod tests {
 
     #[test]
     fn a_held_pod_names_the_command_that_replaces_it() {
-        assert!(held(&shop(None), &REACHABLE).contains("after: kubectl delete pod web-0 --namespace shop ("));
-        assert!(held(&shop(None), &REACHABLE).contains("instead: linkerd-gate recreate pod/web-0 -n shop;"));
+        assert!(
+            held(&shop(None), &REACHABLE).to_string().contains("after: kubectl delete pod web-0 --namespace shop (")
+        );
+        assert!(held(&shop(None), &REACHABLE).to_string().contains("owner: linkerd-gate recreate pod/web-0 -n shop;"));
     }
 
     #[test]
     fn a_value_that_linkerd_does_not_take_is_pointed_out() {
-        assert!(held(&shop(Some("Enabled")), &REACHABLE).contains("\"Enabled\" is no value that Linkerd takes"));
-        assert!(!held(&shop(Some("ingress")), &REACHABLE).contains("no value"));
-        assert!(gave_up(&shop(Some("Enabled")), PodClass::Missed, &open_gate(), Duration::ZERO).contains("no value"));
+        assert!(
+            held(&shop(Some("Enabled")), &REACHABLE)
+                .to_string()
+                .contains("does not accept linkerd.io/inject: \"Enabled\"")
+        );
+        assert!(!held(&shop(Some("ingress")), &REACHABLE).to_string().contains("does not accept"));
+        assert!(
+            gave_up(&shop(Some("Enabled")), PodClass::Missed, &open_gate(), Duration::ZERO)
+                .to_string()
+                .contains("does not accept")
+        );
     }
 }

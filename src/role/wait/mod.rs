@@ -9,14 +9,14 @@ mod status_log;
 
 use std::time::Duration;
 
-use tracing::debug;
+use tracing::{Instrument as _, debug, error_span};
 
 pub use self::pod_class::{PodClass, Then};
 use self::self_replace::Replacement;
 use self::source::{Source, SourceEvent};
 use self::status::Status;
 pub use self::status_log::write_termination_message;
-use self::status_log::{Level, StatusLog};
+use self::status_log::{Level, Line, StatusLog};
 use crate::config::{Component, OnMissed, OnTimeout, Wait, WhenMeshed};
 use crate::decide::readiness::policy::NothingRequired;
 use crate::decide::{Evidence, Gate, GateStatus, Policy, Probe, Transition};
@@ -41,12 +41,12 @@ pub enum StartError {
 /// A pod that is being held.
 struct Hold<'a> {
     settings: &'a Wait,
-    standing: PodClass,
+    class: PodClass,
     policy: Policy,
     source: Source,
     known: Status,
-    narrator: StatusLog,
-    /// Whether people were told that Linkerd itself is looked at instead of the agent.
+    log: StatusLog,
+    /// Whether a line said that `wait` probes Linkerd itself instead of the agent.
     without_agent: bool,
 }
 
@@ -55,14 +55,20 @@ struct Hold<'a> {
 /// # Errors
 /// [`StartError`] when it cannot even begin; once it looks, every failure is a reason to hold.
 pub async fn run(settings: &Wait, shutdown: impl Future<Output = &'static str>) -> Result<Exit, StartError> {
-    let standing = PodClass::of(&settings.pod);
-    let mut narrator = StatusLog::new(settings.termination_log.clone());
-    narrator.note(Level::Info, &messages::beginning(settings, standing));
-    if standing == PodClass::Meshed && settings.when_meshed == WhenMeshed::Pass {
+    // At the highest level, so that no filter hides the pod of a line.
+    let span = error_span!("wait", namespace = settings.pod.namespace, pod = settings.pod.name);
+    start(settings, shutdown).instrument(span).await
+}
+
+async fn start(settings: &Wait, shutdown: impl Future<Output = &'static str>) -> Result<Exit, StartError> {
+    let class = PodClass::of(&settings.pod);
+    let mut log = StatusLog::new(settings.termination_log.clone());
+    log.note(Level::Info, &messages::beginning(settings, class));
+    if class == PodClass::Meshed && settings.when_meshed == WhenMeshed::Pass {
         return Ok(Exit::Done);
     }
 
-    let required = |component| match standing {
+    let required = |component| match class {
         // Injection is behind a meshed pod: all it still needs is a certificate.
         PodClass::Meshed => component == Component::Identity,
         // "Create this pod again" would be bad advice while nobody could inject the next one.
@@ -74,10 +80,10 @@ pub async fn run(settings: &Wait, shutdown: impl Future<Output = &'static str>) 
     let policy = Policy::new(probes, direct_policy.proofs(), direct_policy.settling())?;
     let direct = Direct::new(&settings.linkerd, required)?;
     // Whether its own proxy could get a certificate is a question that no agent answers.
-    let agent = settings.agent.clone().filter(|_| standing != PodClass::Meshed).map(AgentClient::new).transpose()?;
+    let agent = settings.agent.clone().filter(|_| class != PodClass::Meshed).map(AgentClient::new).transpose()?;
     let source = Source::new(direct, agent, policy.clone());
     let known = Status::Directly(Gate::closed(), None);
-    let mut hold = Hold { settings, standing, policy, source, known, narrator, without_agent: false };
+    let mut hold = Hold { settings, class, policy, source, known, log, without_agent: false };
 
     let ended = tokio::select! {
         biased;
@@ -136,22 +142,22 @@ impl Hold<'_> {
             let (on_missed, pod) = (self.settings.on_missed, &self.settings.pod);
             pause = if let Some(opening) = self.known.opening() {
                 looking.reset();
-                match opening.then(self.standing, on_missed, pod) {
+                match opening.then(self.class, on_missed, pod) {
                     Then::Open => {
-                        let line = messages::open(self.standing, &opening, self.narrator.elapsed());
-                        let tone = if self.standing == PodClass::Missed { Level::Warn } else { Level::Info };
-                        self.narrator.note(tone, &line);
+                        let line = messages::open(self.class, &opening, self.log.elapsed());
+                        let level = if self.class == PodClass::Missed { Level::Warn } else { Level::Info };
+                        self.log.note(level, &line);
                         return Exit::Done;
                     }
                     Then::Exit => {
-                        self.narrator.note(Level::Warn, &messages::exit(pod));
+                        self.log.note(Level::Warn, &messages::exit(pod));
                         return Exit::MustBeReplaced;
                     }
                     Then::Hold => {
-                        self.narrator.state(Level::Warn, messages::held(pod, &opening));
+                        self.log.state(Level::Warn, messages::held(pod, &opening));
                         watching.next_pause()
                     }
-                    Then::Replace => replacement.attempt(pod, &mut self.narrator).await,
+                    Then::Replace => replacement.attempt(pod, &mut self.log).await,
                 }
             } else {
                 watching.reset();
@@ -162,14 +168,14 @@ impl Hold<'_> {
                     self.until_settled().unwrap_or_else(|| looking.next_pause())
                 }
             };
-            self.narrator.breathe();
+            self.log.heartbeat();
         }
     }
 
     /// Takes in what a look found.
     fn step(&mut self, evidence: &Evidence) {
         for (probe, outcome) in evidence.results().filter(|(probe, _)| self.policy.requires(*probe)) {
-            debug!(%probe, "{outcome}");
+            debug!(%probe, result = %outcome, "probe");
         }
         let old = match std::mem::replace(&mut self.known, Status::Directly(Gate::closed(), None)) {
             Status::Directly(gate, _) => gate,
@@ -180,10 +186,10 @@ impl Hold<'_> {
         match Transition::between(&old, &new) {
             // What an open gate means for this pod is told by the arms of `run`.
             None | Some(Transition::Opened(_) | Transition::Rests(_) | Transition::Reassured) => {}
-            Some(Transition::Settling) => debug!("{}", Transition::Settling),
+            Some(change @ Transition::Settling) => debug!("{}", change.message()),
             Some(change) => {
-                let tone = if change.is_setback() { Level::Warn } else { Level::Info };
-                self.narrator.state(tone, change.to_string());
+                let level = if change.is_setback() { Level::Warn } else { Level::Info };
+                self.log.state(level, Line::new(change.message(), change.reason().unwrap_or_default()));
             }
         }
         self.known = Status::Directly(new, self.source.injectors_issuer());
@@ -191,23 +197,23 @@ impl Hold<'_> {
 
     /// Takes in what the agent says.
     fn follow(&mut self, answer: GateStatus) {
-        debug!(open = answer.open, "the agent says: {}", answer.reason);
+        debug!(open = answer.open, reason = answer.reason, "the agent's answer");
         if std::mem::take(&mut self.without_agent) {
-            self.narrator.note(Level::Info, &messages::agent_is_back(&answer));
+            self.log.note(Level::Info, &messages::agent_is_back(&answer));
         }
         let was_open = self.known.opening().is_some();
         self.known = Status::FromAgent(answer);
         if self.known.agent_holds() {
-            let tone = if was_open { Level::Warn } else { Level::Info };
-            self.narrator.state(tone, format!("waiting: {}", self.known));
+            let level = if was_open { Level::Warn } else { Level::Info };
+            self.log.state(level, messages::waiting(&self.known));
         }
     }
 
     /// Goes on without the agent.
     fn lose(&mut self, why: &str) {
         let followed = matches!(self.known, Status::FromAgent(_));
-        let tone = if followed { Level::Warn } else { Level::Info };
-        self.narrator.note(tone, &messages::without_agent(why));
+        let level = if followed { Level::Warn } else { Level::Info };
+        self.log.note(level, &messages::without_agent(why));
         self.without_agent = true;
         self.known = Status::Directly(Gate::closed(), None);
     }
@@ -224,19 +230,19 @@ impl Hold<'_> {
     }
 
     fn end(&mut self, ended: Ended) -> Exit {
-        let (pod, elapsed) = (&self.settings.pod, self.narrator.elapsed());
-        let (tone, line, exit) = match ended {
+        let (pod, elapsed) = (&self.settings.pod, self.log.elapsed());
+        let (level, line, exit) = match ended {
             Ended::Signalled(signal) => {
-                (Level::Info, messages::signalled(signal, self.standing, &self.known, elapsed), Exit::Terminated)
+                (Level::Info, messages::signalled(signal, self.class, &self.known, elapsed), Exit::Terminated)
             }
             Ended::TimeIsOver(OnTimeout::Fail) => {
-                (Level::Error, messages::gave_up(pod, self.standing, &self.known, elapsed), Exit::GaveUp)
+                (Level::Error, messages::gave_up(pod, self.class, &self.known, elapsed), Exit::GaveUp)
             }
             Ended::TimeIsOver(OnTimeout::Open) => {
-                (Level::Warn, messages::opened_by_timeout(self.standing, &self.known, elapsed), Exit::Done)
+                (Level::Warn, messages::opened_by_timeout(self.class, &self.known, elapsed), Exit::Done)
             }
         };
-        self.narrator.note(tone, &line);
+        self.log.note(level, &line);
         exit
     }
 }

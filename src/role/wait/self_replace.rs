@@ -29,23 +29,23 @@ impl Replacement {
     }
 
     /// One attempt, and how long to pause after it. Ends with the pod being deleted; SIGTERM ends the process then.
-    pub(super) async fn attempt(&mut self, pod: &OwnPod, narrator: &mut StatusLog) -> Duration {
+    pub(super) async fn attempt(&mut self, pod: &OwnPod, log: &mut StatusLog) -> Duration {
         let wait = self.not_before.saturating_duration_since(Instant::now());
         if !wait.is_zero() {
-            narrator.state(Level::Info, messages::about_to_replace(pod));
+            log.state(Level::Info, messages::about_to_replace());
             return wait;
         }
         if !self.requested {
             match replace(pod).await {
                 Ok(Replacing::Deleted) => {
                     self.requested = true;
-                    narrator.state(Level::Warn, messages::replaced(pod));
+                    log.state(Level::Warn, messages::replaced());
                 }
                 Ok(Replacing::AlreadyGoing) => {
                     self.requested = true;
-                    narrator.state(Level::Info, format!("{} is being replaced already", messages::pod(pod)));
+                    log.state(Level::Info, messages::already_going());
                 }
-                Err(why) => narrator.state(Level::Warn, messages::not_replaced(pod, &why)),
+                Err(why) => log.state(Level::Warn, messages::not_replaced(pod, &why)),
             }
         }
         self.schedule.next_pause()

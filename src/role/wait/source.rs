@@ -121,7 +121,7 @@ impl Source {
                                 return SourceEvent::Answer(answer);
                             }
                             Err(why) => {
-                                tracing::debug!("still no agent: {why}");
+                                tracing::debug!(reason = why, "still no answer from the agent");
                                 *asking = ask_again(agent, policy);
                             }
                         },

@@ -67,7 +67,7 @@ pub(super) async fn measure(gate: &Gate, table: &mut Table) -> Result<Duration> 
     super::until_pods(&stage, SHOP, PODS).await?;
     ensure!(meshed(&stage).await? == 0, "a pod has a proxy although the injector is absent");
     let mut controller = stage.start_controller(gate.binary(), ports(1)[0]).await?;
-    controller.until_said("looked at ").await?;
+    controller.until_said("first scan complete").await?;
     // It suspends Jobs before anything is proven, which ends their pods.
     until_suspended(&stage, OWNERS[4].1).await?;
     said(&format!("recovery: {PODS} pods are held, and the injector is back; load {}", load()?));

@@ -101,12 +101,12 @@ async fn refused(count: usize, controller_manager: &[&str]) -> Result<Stage> {
 async fn recover(gate: &Gate, count: usize, controller_manager: &[&str]) -> Result<Recovery> {
     let stage = refused(count, controller_manager).await?;
     let mut controller = stage.start_controller(gate.binary(), ports(1)[0]).await?;
-    controller.until_said("looked at ").await?;
+    controller.until_said("first scan complete").await?;
     ensure!(pods(&stage, SHOP).await? == 0, "nobody goes on");
     said(&format!("repair: the injector is back; load {}", load()?));
     let before = stage.api_server_cpu()?;
     stage.rise().await?;
-    let proven = controller.until_said("whose pods were refused: done").await?;
+    let proven = controller.until_said("retried owner whose pods were refused").await?;
     let (window, last) = watch(&stage, &controller, count).await?;
     check_meshed(&stage, SHOP, count).await?;
     let spent = stage.api_server_cpu()?.saturating_sub(before);

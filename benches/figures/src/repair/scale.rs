@@ -44,7 +44,7 @@ pub(super) async fn measure(gate: &Gate, table: &mut Table) -> Result<()> {
     let began = Instant::now();
     let before = stage.api_server_cpu()?;
     let mut controller = stage.start_controller(gate.binary(), ports(1)[0]).await?;
-    let looked = controller.until_said("looked at ").await?;
+    let looked = controller.until_said("first scan complete").await?;
     let missed = number(MISSED * PODS_OF_EACH);
     loop {
         let told = controller.metric("linkerd_gate_missed_pods").await?;
@@ -66,7 +66,7 @@ pub(super) async fn measure(gate: &Gate, table: &mut Table) -> Result<()> {
     said(&format!("repair: without one, {} s; load {}", WINDOW.as_secs(), load()?));
     let idle = cpu_of_window(&stage, Instant::now()).await?;
 
-    let how = "from the process's start to its log line \"looked at … pods\"; kwok plays the nodes, and the clusters' other programs \
+    let how = "from the process's start to its log line \"first scan complete\"; kwok plays the nodes, and the clusters' other programs \
                share the machine";
     table.figure("10,000 pods: all looked at", "s", how).value(GATE, (looked - began).as_secs_f64());
     let how = "from the process's start until /metrics shows all 1,000 missed pods, asked every 20 ms";

@@ -34,15 +34,15 @@ pub(super) async fn announce_alone(context: &Context, node: &NodeView, state: &N
 
 /// An Event where a taint was lifted because nodes are not closed in this mode.
 pub(super) async fn announce_lifted(context: &Context, node: &NodeView) {
-    let message = "taint lifted: no node is closed in audit mode, nor with LINKERD_GATE_TAINT=never";
+    let message = "taint removed: no node is closed in audit mode, nor with LINKERD_GATE_TAINT=never";
     send(context, node, false, "GateLeftOpen", message).await;
 }
 
 /// What to say of a taint of our key that ends pods.
 pub(super) fn ending_taint(key: &str, node: &str) -> String {
     format!(
-        "it has the taint {key}:NoExecute, which ends pods. linkerd-gate sets only {key}:NoSchedule and may not lift this one: \
-         kubectl taint node {node} {key}:NoExecute-"
+        "the node has the taint {key}:NoExecute, which ends pods. linkerd-gate sets only {key}:NoSchedule, and may not remove \
+         this one: kubectl taint node {node} {key}:NoExecute-"
     )
 }
 
@@ -70,7 +70,7 @@ async fn send(context: &Context, node: &NodeView, warning: bool, reason: &str, m
     let (client, subject) = (context.client.clone(), EventSubject::node(node));
     let reporter = Reporter { instance: &node.name, node: Some(&node.name) };
     if let Err(why) = event::note(client, reporter, &subject, warning, reason, message, wall()).await {
-        warn!("{why}");
+        warn!(error = why, reason_of_event = reason, "Event not written");
     }
 }
 
@@ -79,7 +79,7 @@ pub(super) fn change(change: &NodeChange) -> String {
     let taint = match change.taint {
         AnnotationEdit::Keep => None,
         AnnotationEdit::Set(_) => Some("tainted"),
-        AnnotationEdit::Remove => Some("taint lifted"),
+        AnnotationEdit::Remove => Some("taint removed"),
     };
     let boot = match change.opened_boot {
         AnnotationEdit::Keep => None,

@@ -96,7 +96,7 @@ struct Reported {
     announced: Option<NodeState>,
     trouble: Option<String>,
     by_hand: Option<String>,
-    misspelt: Option<String>,
+    misspelt: Option<(&'static str, String)>,
     refusal: Option<String>,
     would: Option<String>,
     ending_taint: bool,
@@ -198,7 +198,7 @@ impl NodeReconciler {
         if let Some(not_before) = self.not_before {
             wake = wake.min(not_before.max(Instant::now() + Duration::from_millis(10)));
         }
-        self.tell(&plan, &node);
+        self.tell(&plan);
         self.tell_ending_taint(&node);
         let tainted = node.taint(&self.context.settings.node_policy.taint_key).is_some();
         self.act(plan.clone(), node);
@@ -233,8 +233,8 @@ impl NodeReconciler {
         let before = self.follower.step(&identity, now);
         match decide::Transition::between(&before, self.follower.gate()) {
             None => {}
-            Some(change) if change.is_setback() => warn!("gate: {change}"),
-            Some(change) => info!("gate: {change}"),
+            Some(change) if change.is_setback() => warn!(reason = change.reason(), "gate: {}", change.message()),
+            Some(change) => info!(reason = change.reason(), "gate: {}", change.message()),
         }
         let seed = self.follower.prover_gate(now);
         self.ends.gate.send_if_modified(|gate| {
@@ -296,22 +296,22 @@ impl NodeReconciler {
             match ManualOverride::in_force(written.as_deref(), wall()) {
                 Ok(word) => in_force = word.or(in_force),
                 Err(why) => {
-                    misspelt = Some(format!("the annotation linkerd-gate/override on {place} is not obeyed: {why}"));
+                    misspelt = Some((place, why.to_string()));
                 }
             }
         }
         if self.told.misspelt != misspelt {
-            if let Some(misspelt) = &misspelt {
-                warn!("{misspelt}");
+            if let Some((object, error)) = &misspelt {
+                warn!(error, object, "manual override ignored");
             }
             self.told.misspelt = misspelt;
         }
         let said = in_force.map(|word| word.to_string());
         if self.told.by_hand != said {
             if let Some(word) = &said {
-                warn!("by hand: {word}");
+                warn!(reason = word, "manual override");
             } else {
-                info!("by hand: over");
+                info!("manual override ended");
             }
             self.told.by_hand = said;
         }
@@ -323,9 +323,9 @@ impl NodeReconciler {
         let seen = self.ends.node.borrow_and_update();
         if self.told.trouble != seen.trouble {
             if let Some(trouble) = &seen.trouble {
-                warn!("{trouble}; the node stays as it is");
+                warn!(error = trouble, "the node's watch is not in sync: the node is unchanged");
             } else {
-                info!("the node can be watched again");
+                info!("the node's watch is in sync");
             }
             self.told.trouble.clone_from(&seen.trouble);
         }
@@ -355,14 +355,14 @@ impl NodeReconciler {
     }
 
     /// Says what becomes of the node, once.
-    fn tell(&mut self, plan: &NodePlan, node: &NodeView) {
+    fn tell(&mut self, plan: &NodePlan) {
         if self.told.state.as_ref().is_some_and(|told| !told.is_news(&plan.state)) {
             return;
         }
         if plan.state.is_warning() {
-            warn!("node {}: {}", node.name, plan.state);
+            warn!(reason = plan.state.reason(), "node {}", plan.state.message());
         } else {
-            info!("node {}: {}", node.name, plan.state);
+            info!(reason = plan.state.reason(), "node {}", plan.state.message());
         }
         self.told.state = Some(plan.state.clone());
     }
@@ -372,7 +372,7 @@ impl NodeReconciler {
         let key = &self.context.settings.node_policy.taint_key;
         let found = node.ending_taint(key).is_some();
         if found && !self.told.ending_taint {
-            warn!("node {}: {}", node.name, messages::ending_taint(key, &node.name));
+            warn!(reason = messages::ending_taint(key, &node.name), "foreign taint");
             self.foreign = Some(node.clone());
         }
         self.told.ending_taint = found;
@@ -446,11 +446,11 @@ impl NodeReconciler {
 
     /// In audit mode: says what would be written, once; the plan stays the same until something changes.
     fn announce_would(&mut self, context: Arc<Context>, state: NodeState, change: &NodeChange, node: NodeView) {
-        let would = format!("audit: would be {}: {state}", messages::change(change));
+        let would = format!("audit mode, not executed: {}: {state}", messages::change(change));
         if self.told.would.as_ref() == Some(&would) {
             return;
         }
-        info!("node {}: {would}", node.name);
+        info!(reason = %state, change = messages::change(change), "audit mode: node change not executed");
         context.metrics.node_patched(Written::Audit);
         self.told.would = Some(would.clone());
         let change = change.clone();
@@ -494,7 +494,7 @@ impl NodeReconciler {
             }
             WriteResult::Patched { result: Err(PatchError::Denied(why) | PatchError::Failed(why)), .. } => {
                 self.not_before = Some(Instant::now() + self.schedule.next_pause());
-                self.complain(format!("the node stays as it is: {why}"));
+                self.complain(format!("the API server did not accept the change: {why}"));
             }
             WriteResult::Installed(Ok(Installation::Since(second))) => {
                 self.schedule.reset();
@@ -505,21 +505,21 @@ impl NodeReconciler {
             WriteResult::Installed(Ok(Installation::Removed)) => {
                 self.not_before = Some(Instant::now() + self.schedule.next_pause());
                 self.complain(format!(
-                    "there is no DaemonSet {DAEMON_SET} in namespace {}: its age tells which nodes were there before it, so it \
-                     has to have this name; the node is left as it is",
+                    "there is no DaemonSet {DAEMON_SET} in namespace {}: its age shows which nodes are older, so it must have \
+                     this name",
                     self.context.settings.namespace
                 ));
             }
             WriteResult::Installed(Err(why)) => {
                 self.not_before = Some(Instant::now() + self.schedule.next_pause());
-                self.complain(format!("cannot tell whether this node was there before linkerd-gate: {why}"));
+                self.complain(format!("cannot read the install time of linkerd-gate: {why}"));
             }
         }
     }
 
     fn complain(&mut self, complaint: String) {
         if self.told.refusal.as_ref() != Some(&complaint) {
-            error!("{complaint}");
+            error!(error = complaint, "node unchanged");
             self.told.refusal = Some(complaint);
         }
     }
@@ -532,7 +532,7 @@ impl NodeReconciler {
                 name: self.context.me.node.clone(),
                 state: "closed".to_owned(),
                 reason: format!(
-                    "its taint is about to be lifted{}",
+                    "the agent is about to remove its taint{}",
                     self.told.refusal.as_ref().map(|why| format!(": {why}")).unwrap_or_default()
                 ),
             },
@@ -579,7 +579,7 @@ fn unseen_node(context: &Context) -> NodeStatus {
     NodeStatus {
         name: context.me.node.clone(),
         state: NodeState::Undecided.as_str().to_owned(),
-        reason: "it has not been seen yet".to_owned(),
+        reason: "the agent's watch of the node is not in sync yet".to_owned(),
     }
 }
 

@@ -33,9 +33,12 @@ impl NodeReconciler {
                 }
             }
             Err(why) => warn!(
-                "cannot tell whether linkerd-gate is being removed: {why}. If it is: kubectl taint node {0} {1}- ; kubectl annotate \
-                 node {0} linkerd-gate/opened-boot-",
-                node.name, policy.taint_key
+                error = why,
+                command = format!(
+                    "kubectl taint node {0} {1}- ; kubectl annotate node {0} linkerd-gate/opened-boot-",
+                    node.name, policy.taint_key
+                ),
+                "cannot read whether linkerd-gate is being removed; if it is, run the command"
             ),
         }
     }
@@ -49,7 +52,7 @@ impl NodeReconciler {
         loop {
             match cluster_node::patch(context.client.clone(), key, &node, &change).await {
                 Ok(_) => {
-                    info!("node {}: {what}", node.name);
+                    info!(reason = what, "last write of the node");
                     return;
                 }
                 Err(PatchError::Conflict) => {
@@ -67,7 +70,7 @@ impl NodeReconciler {
                     node = current;
                 }
                 Err(why) => {
-                    warn!("node {} could not be {what}: {why}", node.name);
+                    warn!(reason = what, error = %why, "last write of the node failed");
                     return;
                 }
             }
