@@ -237,7 +237,7 @@ pub async fn serve(
                         let server = Server { face, metrics, crowd, longest_poll, place, own, ending };
                         connections.spawn(converse(http.clone(), stream, server, limits.write_time));
                     } else {
-                        metrics.connections_refused.inc();
+                        metrics.refused_connections.inc();
                         debug!(%peer, connections = connections.len(), "connection refused: the limit is reached");
                     }
                 }

@@ -11,7 +11,7 @@ use linkerd_gate::cli::{
 };
 use linkerd_gate::cluster::Person;
 use linkerd_gate::command::explain::{ExplainError, Explained, Live, explain, explain_live};
-use linkerd_gate::command::manual_override::{self, Say, SayError};
+use linkerd_gate::command::manual_override::{self, OverrideCommand, SayError};
 use linkerd_gate::command::not_done::NotDone;
 use linkerd_gate::command::{check, install, recreate, release, status, uninstall, version};
 use linkerd_gate::config::{AgentSettings, ControllerSettings, LogFilter, LogFormat, Problems, Wait};
@@ -58,11 +58,13 @@ fn main() -> ExitCode {
         Command::Controller => run_controller().into(),
         Command::Check(arguments) => run_check(arguments).into(),
         Command::Explain(arguments) => run_explain(arguments).into(),
-        Command::Open(arguments) => run_by_hand(Say::Open(arguments.lasts), arguments.places, arguments.dry_run).into(),
-        Command::Close(arguments) => {
-            run_by_hand(Say::Close(arguments.lasts), arguments.places, arguments.dry_run).into()
+        Command::Open(arguments) => {
+            run_by_hand(OverrideCommand::Open(arguments.lasts), arguments.places, arguments.dry_run).into()
         }
-        Command::Forget(arguments) => run_by_hand(Say::Forget, arguments.places, false).into(),
+        Command::Close(arguments) => {
+            run_by_hand(OverrideCommand::Close(arguments.lasts), arguments.places, arguments.dry_run).into()
+        }
+        Command::Clear(arguments) => run_by_hand(OverrideCommand::Clear, arguments.places, false).into(),
         Command::Release(arguments) => {
             let (release, access) = arguments.read();
             run_command(async |out| release::run(&access, &release, out).await).into()
@@ -211,7 +213,7 @@ fn run_check(arguments: CheckArguments) -> Exit {
     if exit == Exit::Done && !success { Exit::Found } else { exit }
 }
 
-fn run_by_hand(say: Say, places: PlaceArguments, dry_run: bool) -> Exit {
+fn run_by_hand(say: OverrideCommand, places: PlaceArguments, dry_run: bool) -> Exit {
     let (subjects, access) = places.read();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,

@@ -55,7 +55,7 @@ pub const TABLE: &[Row] = &[
     gauge(Roles::Agent, "prover", "1 where this agent proves injection for all"),
     gauge(
         Roles::Agent,
-        "yielding",
+        "taint_suppressing_daemonsets",
         "Essential DaemonSets that do not tolerate the taint and lack a pod on a node because of it: those nodes are not tainted meanwhile. The prover counts them",
     ),
     gauge(Roles::Controller, "leader", "1 where this controller acts; of two replicas one does"),
@@ -75,7 +75,7 @@ pub const TABLE: &[Row] = &[
     },
     gauge(
         Roles::Controller,
-        "pending_repairs",
+        "pending_repair_pods",
         "Missed pods without our scheduling gate and without a node that are still to be replaced: agents wait for 0",
     ),
     gauge(
@@ -85,43 +85,48 @@ pub const TABLE: &[Row] = &[
     ),
     gauge(
         Roles::Controller,
-        "hold_unbound",
+        "hold_binding_missing",
         "1 where the API server offers MutatingAdmissionPolicy, LINKERD_GATE_ADMISSION is auto or hold, and the binding linkerd-gate-hold is \
          absent; 0 in audit mode",
     ),
     gauge(
         Roles::Controller,
-        "broken_owners",
+        "breaker_open_owners",
         "Owners that are left alone because what they made instead came back without a proxy three times",
     ),
-    gauge(Roles::Controller, "nudges_under_way", "Owners that were nudged and have shown nothing yet"),
+    gauge(Roles::Controller, "retrying_owners", "Owners that were nudged and have shown nothing yet"),
     gauge(
         Roles::Controller,
-        "nudge_window",
+        "retry_window_owners",
         "How many owners may be under way at a time; it follows what becomes of them",
     ),
     counter(
         Roles::Controller,
         "replacements_total",
-        &[("way", WAYS), ("result", ACTED)],
-        "Removals of missed pods, and Jobs suspended and resumed for it: untrack is a deletion that a Job does not count; overtaken \
+        &[("method", METHODS), ("result", ACTED)],
+        "Removals of missed pods, and Jobs suspended and resumed for it: untrack is a deletion that a Job does not count; conflict \
          where the pod had changed or gone, refused by a disruption budget",
     ),
     gauge(
         Roles::Controller,
-        "replacement_window",
+        "replacement_window_pods",
         "How many removals may be under way; it follows what becomes of them",
     ),
     counter(
         Roles::Controller,
-        "ungated_total",
+        "ungated_pods_total",
         &[("reason", UNGATED), ("result", ACTED)],
         "Scheduling gates of ours that were taken off, by the reason",
     ),
-    counter(Roles::Controller, "nudges_total", &[("result", ACTED)], "Refused owners that were asked to try again"),
     counter(
         Roles::Controller,
-        "nodes_opened_total",
+        "owner_retries_total",
+        &[("result", ACTED)],
+        "Refused owners that were asked to try again",
+    ),
+    counter(
+        Roles::Controller,
+        "opened_orphan_nodes_total",
         &[("result", ACTED)],
         "Nodes opened whose agent was gone for as long as a node may be closed",
     ),
@@ -141,7 +146,7 @@ pub const TABLE: &[Row] = &[
     counter(Roles::Agent, "node_patches_total", &[("result", WRITTEN)], "Writes of this node's taint and annotation"),
     counter(
         Roles::Agent,
-        "tolerations_total",
+        "toleration_patches_total",
         &[("result", WRITTEN)],
         "Tolerations of the taint given to essential pods",
     ),
@@ -152,10 +157,10 @@ pub const TABLE: &[Row] = &[
         &[("code", ANSWERED)],
         "Requests of /gate by the HTTP status of the answer: 200 is open, 503 closed",
     ),
-    gauge(Roles::Both, "waiters", "Long polls of /gate that wait for it to open"),
+    gauge(Roles::Both, "gate_waiting_requests", "Long polls of /gate that wait for it to open"),
     counter(
         Roles::Both,
-        "connections_refused_total",
+        "refused_connections_total",
         &[],
         "Connections cut off because there were as many as are allowed, in all or of one peer",
     ),
@@ -168,9 +173,9 @@ pub const TABLE: &[Row] = &[
     },
 ];
 
-const WAYS: &[&str] = &["delete", "untrack", "evict", "suspend", "resume"];
+const METHODS: &[&str] = &["delete", "untrack", "evict", "suspend", "resume"];
 const UNGATED: &[&str] = &["meshed", "skipped", "exempt", "released", "opened", "hold_max", "not_installed"];
-const ACTED: &[&str] = &["done", "overtaken", "refused", "failed", "audit"];
+const ACTED: &[&str] = &["done", "conflict", "refused", "failed", "audit"];
 const PROVED: &[&str] = &["ready", "not_ready", "unknown"];
 const WRITTEN: &[&str] = &["done", "conflict", "refused", "failed", "audit"];
 const ANSWERED: &[&str] = &["200", "400", "405", "413", "503"];
@@ -202,23 +207,23 @@ pub struct Metrics {
     /// 1 where this agent proves.
     pub prover: Gauge,
     /// DaemonSets that are yielded to.
-    pub yielding: Gauge,
+    pub taint_suppressing_daemonsets: Gauge,
     /// 1 where this controller acts.
     pub leader: Gauge,
     /// Pods that agents wait for.
-    pub pending_repairs: Gauge,
+    pub pending_repair_pods: Gauge,
     /// 1 where hold or guard is bound without a parameter.
     pub admission_parameter_missing: Gauge,
     /// 1 where hold could be bound and is not.
-    pub hold_unbound: Gauge,
+    pub hold_binding_missing: Gauge,
     /// How many removals may be under way.
-    pub replacement_window: Gauge,
+    pub replacement_window_pods: Gauge,
     /// Owners that are left alone.
-    pub broken_owners: Gauge,
+    pub breaker_open_owners: Gauge,
     /// Owners that were nudged and have shown nothing yet.
-    pub nudges_under_way: Gauge,
+    pub retrying_owners: Gauge,
     /// How many may be.
-    pub nudge_window: Gauge,
+    pub retry_window_owners: Gauge,
     missed_pods: Family<Labels, Gauge>,
     held_pods: Family<Labels, Gauge>,
     replacements: Labelled,
@@ -226,8 +231,8 @@ pub struct Metrics {
     nudges: Labelled,
     nodes_opened: Labelled,
     /// Connections that were cut off for want of a place.
-    pub connections_refused: Counter,
-    waiters: Gauge,
+    pub refused_connections: Counter,
+    gate_waiting_requests: Gauge,
     proof_duration: Histogram,
     proofs: Labelled,
     node_patches: Labelled,
@@ -292,29 +297,29 @@ impl Metrics {
         let node_open = all.register("node_open", Gauge::default());
         let verdict_fresh = all.register("verdict_fresh", Gauge::default());
         let prover = all.register("prover", Gauge::default());
-        let yielding = all.register("yielding", Gauge::default());
+        let taint_suppressing_daemonsets = all.register("taint_suppressing_daemonsets", Gauge::default());
         let leader = all.register("leader", Gauge::default());
         let missed_pods = all.register("missed_pods", Family::default());
         let held_pods = all.register("held_pods", Family::default());
-        let pending_repairs = all.register("pending_repairs", Gauge::default());
+        let pending_repair_pods = all.register("pending_repair_pods", Gauge::default());
         let admission_parameter_missing = all.register("admission_parameter_missing", Gauge::default());
-        let hold_unbound = all.register("hold_unbound", Gauge::default());
-        let broken_owners = all.register("broken_owners", Gauge::default());
-        let nudges_under_way = all.register("nudges_under_way", Gauge::default());
-        let nudge_window = all.register("nudge_window", Gauge::default());
+        let hold_binding_missing = all.register("hold_binding_missing", Gauge::default());
+        let breaker_open_owners = all.register("breaker_open_owners", Gauge::default());
+        let retrying_owners = all.register("retrying_owners", Gauge::default());
+        let retry_window_owners = all.register("retry_window_owners", Gauge::default());
         let replacements = all.labelled("replacements_total");
-        let replacement_window = all.register("replacement_window", Gauge::default());
-        let ungated = all.labelled("ungated_total");
-        let nudges = all.labelled("nudges_total");
-        let nodes_opened = all.labelled("nodes_opened_total");
+        let replacement_window_pods = all.register("replacement_window_pods", Gauge::default());
+        let ungated = all.labelled("ungated_pods_total");
+        let nudges = all.labelled("owner_retries_total");
+        let nodes_opened = all.labelled("opened_orphan_nodes_total");
         let proof_duration = all.register("proof_duration_seconds", Histogram::new(SECONDS));
         let proofs = all.labelled("proofs_total");
         let node_patches = all.labelled("node_patches_total");
-        let tolerations = all.labelled("tolerations_total");
+        let tolerations = all.labelled("toleration_patches_total");
         let lease_writes = all.labelled("lease_writes_total");
         let gate_requests = all.labelled("gate_requests_total");
-        let waiters = all.register("waiters", Gauge::default());
-        let connections_refused = all.register("connections_refused_total", Counter::default());
+        let gate_waiting_requests = all.register("gate_waiting_requests", Gauge::default());
+        let refused_connections = all.register("refused_connections_total", Counter::default());
         let version = [("version", env!("CARGO_PKG_VERSION"))];
         all.registry.register("build", row("build_info").meaning, Info::new(version));
         Self {
@@ -322,23 +327,23 @@ impl Metrics {
             node_open,
             verdict_fresh,
             prover,
-            yielding,
+            taint_suppressing_daemonsets,
             leader,
-            pending_repairs,
+            pending_repair_pods,
             admission_parameter_missing,
-            hold_unbound,
-            replacement_window,
-            broken_owners,
-            nudges_under_way,
-            nudge_window,
+            hold_binding_missing,
+            replacement_window_pods,
+            breaker_open_owners,
+            retrying_owners,
+            retry_window_owners,
             missed_pods,
             held_pods,
             replacements,
             ungated,
             nudges,
             nodes_opened,
-            connections_refused,
-            waiters,
+            refused_connections,
+            gate_waiting_requests,
             proof_duration,
             proofs,
             node_patches,
@@ -372,8 +377,8 @@ impl Metrics {
     }
 
     /// A missed pod was to be removed, in this way.
-    pub fn replaced(&self, way: &str, result: &str) {
-        self.replacements.count(&[way, result]);
+    pub fn replaced(&self, method: &str, result: &str) {
+        self.replacements.count(&[method, result]);
     }
 
     /// An owner was to be nudged.
@@ -418,8 +423,8 @@ impl Metrics {
 
     /// Somebody waits for `/gate` to open, for as long as the returned value lives.
     pub fn one_more_waiter(&self) -> Waiter<'_> {
-        self.waiters.inc();
-        Waiter(&self.waiters)
+        self.gate_waiting_requests.inc();
+        Waiter(&self.gate_waiting_requests)
     }
 
     /// Everything, as `/metrics` prints it: OpenMetrics 1.0.
@@ -620,7 +625,7 @@ mod tests {
         for code in ANSWERED {
             metrics.gate_answered(StatusCode::from_bytes(code.as_bytes()).unwrap());
         }
-        metrics.connections_refused.inc();
+        metrics.refused_connections.inc();
         let text = metrics.text();
         let zero: Vec<_> = text.lines().filter(|line| line.contains("_total") && line.ends_with(" 0")).collect();
         assert!(zero.is_empty(), "{zero:?}");

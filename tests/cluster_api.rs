@@ -409,14 +409,15 @@ fn publication() -> PublishedVerdict {
     PublishedVerdict::new(&Gate::closed(), TaintSuppressions::from([lacking]), Vec::new())
 }
 
-const VERDICT: &str = r#"{"version":1,"gate":"closed","obstacles":[],"yieldOn":{"kube-system/cni":["node-0"]}}"#;
+const VERDICT: &str =
+    r#"{"version":1,"gate":"closed","failedProbes":[],"taintSuppressedBy":{"kube-system/cni":["node-0"]}}"#;
 
 fn record(holder: Option<&str>) -> LeaseRecord {
     LeaseRecord {
         resource_version: "7".to_owned(),
         holder: holder.map(LeaseHolder::read),
         transitions: 3,
-        by_hand: Some("open …".to_owned()),
+        manual_override: Some("open …".to_owned()),
         ..LeaseRecord::default()
     }
 }
@@ -535,7 +536,7 @@ async fn an_essential_pod_gets_one_toleration_after_those_that_it_has() {
     assert_eq!(tolerated(true, after.clone(), (StatusCode::OK, own_json())).await, Ok(Tolerated::Added));
     assert_eq!(tolerated(false, alone, (StatusCode::OK, own_json())).await, Ok(Tolerated::Added));
     for answer in [status(404, "NotFound", "gone"), status(409, "Conflict", "changed")] {
-        assert_eq!(tolerated(true, after.clone(), answer).await, Ok(Tolerated::Overtaken));
+        assert_eq!(tolerated(true, after.clone(), answer).await, Ok(Tolerated::Conflict));
     }
     for code in [403, 422, 500] {
         let refused = tolerated(true, after.clone(), status(code, "X", "because")).await;

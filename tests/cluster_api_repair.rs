@@ -127,7 +127,7 @@ async fn a_removal_that_is_forbidden_names_the_right() {
     assert!(
         is_failed(
             &outcome,
-            &["forbids to evict pod", "LINKERD_GATE_EVICTION=on needs the right to create pods/eviction"]
+            &["forbids to evict pod", "LINKERD_GATE_EVICTION=true needs the right to create pods/eviction"]
         ),
         "{outcome:?}"
     );
@@ -280,7 +280,7 @@ fn nudge(kind: Kind) -> OwnerRetry {
 }
 
 async fn nudged(kind: Kind, path_and_query: &'static str, answer: (StatusCode, Value)) -> WriteOutcome {
-    let body = json!({"metadata": {"uid": "o-1", "annotations": {"linkerd-gate/nudged-at": "2026-01-01T00:00:00Z"}}});
+    let body = json!({"metadata": {"uid": "o-1", "annotations": {"linkerd-gate/retried-at": "2026-01-01T00:00:00Z"}}});
     let steps = vec![Step { method: Method::PATCH, path_and_query, body, answer }];
     scripted(steps, async |client| repair::nudge(client, &nudge(kind), now()).await).await
 }
@@ -500,7 +500,7 @@ fn configurations(count: usize) -> Step {
 
 async fn looked(steps: Vec<Step>) -> (bool, bool) {
     let found = scripted(steps, async |client| admission::look(&client).await).await.unwrap();
-    (found.hold_unbound, found.parameter_missing)
+    (found.hold_binding_missing, found.parameter_missing)
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! What `open`, `close` and `forget` ask of the API server, held to method, path and body by a scripted one.
+//! What `open`, `close` and `clear` ask of the API server, held to method, path and body by a scripted one.
 
 mod scripted;
 
@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::{Method, StatusCode};
 use k8s_openapi::jiff::Timestamp;
 use linkerd_gate::cluster::OverrideTarget;
-use linkerd_gate::command::manual_override::{Say, run_with};
+use linkerd_gate::command::manual_override::{OverrideCommand, run_with};
 use scripted::{Step, scripted, status};
 use serde_json::{Value, json};
 
@@ -59,7 +59,7 @@ fn all() -> OverrideTarget {
 }
 
 /// What is told on standard output, and what on standard error.
-async fn say(steps: Vec<Step>, say: Say, subjects: &[OverrideTarget]) -> (String, String) {
+async fn say(steps: Vec<Step>, say: OverrideCommand, subjects: &[OverrideTarget]) -> (String, String) {
     let now: Timestamp = "2026-01-01T05:00:00Z".parse().unwrap();
     let mut out = Vec::new();
     let ended = scripted(steps, async |client| run_with(&client, say, subjects, now, false, &mut out).await).await;
@@ -69,13 +69,13 @@ async fn say(steps: Vec<Step>, say: Say, subjects: &[OverrideTarget]) -> (String
 #[tokio::test]
 async fn a_node_is_opened_and_closed_by_one_annotation_with_an_end() {
     let steps = vec![patch(NODE, &json!("open 2026-01-01T06:00:00Z"), taken())];
-    let told = say(steps, Say::Open(HOUR), &[node("worker-1")]).await;
+    let told = say(steps, OverrideCommand::Open(HOUR), &[node("worker-1")]).await;
     let line = "node/worker-1: open by hand until 2026-01-01T06:00:00Z (in 1h); its taint goes and its waits are let through, \
                 whether Linkerd injects or not\n";
     assert_eq!(told, (line.to_owned(), String::new()));
 
     let steps = vec![patch(NODE, &json!("closed 2026-01-01T06:00:00Z"), taken())];
-    let (told, _) = say(steps, Say::Close(HOUR), &[node("worker-1")]).await;
+    let (told, _) = say(steps, OverrideCommand::Close(HOUR), &[node("worker-1")]).await;
     assert!(
         told.starts_with("node/worker-1: closed by hand until 2026-01-01T06:00:00Z (in 1h); it is tainted"),
         "{told}"
@@ -85,14 +85,14 @@ async fn a_node_is_opened_and_closed_by_one_annotation_with_an_end() {
 #[tokio::test]
 async fn what_was_said_is_taken_back_by_taking_that_annotation_away() {
     let steps = vec![patch(NODE, &Value::Null, taken()), patch(LEASE, &Value::Null, taken())];
-    let (told, _) = say(steps, Say::Forget, &[node("worker-1"), all()]).await;
+    let (told, _) = say(steps, OverrideCommand::Clear, &[node("worker-1"), all()]).await;
     assert_eq!(
         told,
-        "node/worker-1: forgotten; what is proven counts again\nlease/linkerd-gate in namespace gate: forgotten; what is \
+        "node/worker-1: override cleared; automatic control resumed\nlease/linkerd-gate in namespace gate: forgotten; what is \
          proven counts again\n"
     );
     // Without a Lease there is nothing to take back, and none is created for it.
-    let (told, refused) = say(vec![patch(LEASE, &Value::Null, not_found())], Say::Forget, &[all()]).await;
+    let (told, refused) = say(vec![patch(LEASE, &Value::Null, not_found())], OverrideCommand::Clear, &[all()]).await;
     assert_eq!(told, "lease/linkerd-gate in namespace gate: nothing was said: there is no Lease\n");
     assert!(refused.is_empty());
 }
@@ -101,21 +101,21 @@ async fn what_was_said_is_taken_back_by_taking_that_annotation_away() {
 async fn all_nodes_are_opened_on_the_lease_that_is_created_without_a_holder_where_there_is_none() {
     let word = "open 2026-01-01T06:00:00Z";
     let steps = vec![patch(LEASE, &json!(word), taken())];
-    let (told, _) = say(steps, Say::Open(HOUR), &[all()]).await;
+    let (told, _) = say(steps, OverrideCommand::Open(HOUR), &[all()]).await;
     assert!(told.contains("all nodes open by hand until 2026-01-01T06:00:00Z (in 1h); taints go"), "{told}");
 
     let steps = vec![patch(LEASE, &json!(word), not_found()), create(word, created())];
-    let (told, _) = say(steps, Say::Open(HOUR), &[all()]).await;
+    let (told, _) = say(steps, OverrideCommand::Open(HOUR), &[all()]).await;
     assert!(told.contains("there was no Lease, so it was created"), "{told}");
 
     let exists = status(409, "AlreadyExists", "leases \"linkerd-gate\" already exists");
     let steps =
         vec![patch(LEASE, &json!(word), not_found()), create(word, exists), patch(LEASE, &json!(word), taken())];
-    let (told, refused) = say(steps, Say::Open(HOUR), &[all()]).await;
+    let (told, refused) = say(steps, OverrideCommand::Open(HOUR), &[all()]).await;
     assert!(!told.contains("created") && refused.is_empty(), "an agent was faster: {told}{refused}");
 
     let steps = vec![patch(LEASE, &json!(word), not_found()), create(word, not_found())];
-    let (_, refused) = say(steps, Say::Open(HOUR), &[all()]).await;
+    let (_, refused) = say(steps, OverrideCommand::Open(HOUR), &[all()]).await;
     assert!(refused.contains("there is no namespace gate") && refused.contains("--namespace"), "{refused}");
 }
 
@@ -129,12 +129,12 @@ async fn a_name_that_is_no_nodes_is_told_with_the_nearest_and_the_others_are_ope
     let known =
         json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadataList", "metadata": {}, "items": names});
     let steps = vec![patch(WRONG, &word, not_found()), list((StatusCode::OK, known)), patch(NODE, &word, taken())];
-    let (told, refused) = say(steps, Say::Open(HOUR), &[node("worker-l"), node("worker-1")]).await;
+    let (told, refused) = say(steps, OverrideCommand::Open(HOUR), &[node("worker-l"), node("worker-1")]).await;
     assert!(told.starts_with("node/worker-1: open by hand"), "{told}");
     assert_eq!(refused, "node/worker-l: there is no such node; did you mean worker-1? `kubectl get nodes` lists them");
     // Whoever may not list is told no less.
     let steps = vec![patch(WRONG, &word, not_found()), list(status(403, "Forbidden", "no"))];
-    let (_, refused) = say(steps, Say::Open(HOUR), &[node("worker-l")]).await;
+    let (_, refused) = say(steps, OverrideCommand::Open(HOUR), &[node("worker-l")]).await;
     assert_eq!(refused, "node/worker-l: there is no such node; `kubectl get nodes` lists them");
 }
 
@@ -143,11 +143,11 @@ async fn a_missing_right_is_named_with_the_command_that_grants_it() {
     let word = json!("open 2026-01-01T06:00:00Z");
     let message = "nodes \"worker-1\" is forbidden: User \"jane\" cannot patch resource \"nodes\"";
     let steps = vec![patch(NODE, &word, status(403, "Forbidden", message))];
-    let (_, refused) = say(steps, Say::Open(HOUR), &[node("worker-1")]).await;
+    let (_, refused) = say(steps, OverrideCommand::Open(HOUR), &[node("worker-1")]).await;
     assert!(refused.contains("User \"jane\"") && refused.contains("patch on nodes"), "{refused}");
 
     let steps = vec![patch(LEASE, &word, status(403, "Forbidden", "leases … is forbidden"))];
-    let (_, refused) = say(steps, Say::Open(HOUR), &[all()]).await;
+    let (_, refused) = say(steps, OverrideCommand::Open(HOUR), &[all()]).await;
     assert!(refused.contains("--namespace gate --verb=get,patch,create"), "{refused}");
 }
 
@@ -156,7 +156,7 @@ async fn every_other_answer_is_told_as_it_came_and_nothing_is_tried_twice() {
     let word = json!("open 2026-01-01T06:00:00Z");
     for (code, told) in [(401, "does not know who you are"), (422, "(422)"), (500, "(500)"), (503, "(503)")] {
         let steps = vec![patch(NODE, &word, status(code, "X", "for some reason"))];
-        let (_, refused) = say(steps, Say::Open(HOUR), &[node("worker-1")]).await;
+        let (_, refused) = say(steps, OverrideCommand::Open(HOUR), &[node("worker-1")]).await;
         assert!(refused.contains(told) && refused.contains("for some reason"), "{refused}");
     }
 }
@@ -171,7 +171,7 @@ async fn a_dry_run_asks_the_api_server_to_store_nothing_and_says_so() {
     let now: Timestamp = "2026-01-01T05:00:00Z".parse().unwrap();
     let mut out = Vec::new();
     let subjects = [node("worker-1")];
-    let open = Say::Open(HOUR);
+    let open = OverrideCommand::Open(HOUR);
     scripted(steps, async |client| run_with(&client, open, &subjects, now, true, &mut out).await).await.unwrap();
     let out = String::from_utf8(out).unwrap();
     assert!(out.ends_with("(server dry run: nothing was written)\n"), "{out}");

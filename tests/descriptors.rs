@@ -67,7 +67,7 @@ async fn a_server_without_descriptors_neither_ends_nor_spins_and_serves_again_wi
     loop {
         let mut asking = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
         ask(&mut asking, "/metrics").await;
-        if answer(asking).await.contains("\nlinkerd_gate_waiters 1\n") {
+        if answer(asking).await.contains("\nlinkerd_gate_gate_waiting_requests 1\n") {
             break;
         }
     }

@@ -183,7 +183,7 @@ impl Agent {
                 ("LINKERD_GATE_NODE_NAME", "node-0"),
                 ("LINKERD_GATE_POD_NAME", "linkerd-gate-x2x9z"),
                 ("LINKERD_GATE_POD_NAMESPACE", "linkerd-gate"),
-                ("LINKERD_GATE_LISTEN", &port.to_string()),
+                ("LINKERD_GATE_LISTEN_PORT", &port.to_string()),
             ])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -216,7 +216,7 @@ impl Agent {
         let asking = async {
             loop {
                 if let Some((_, body)) =
-                    self.gate().await.filter(|(code, body)| *code == status && body.contains("byHand"))
+                    self.gate().await.filter(|(code, body)| *code == status && body.contains("override"))
                 {
                     return body;
                 }

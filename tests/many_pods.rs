@@ -45,7 +45,7 @@ impl Program {
                 ("LINKERD_GATE_NODE_NAME", "node-0"),
                 ("LINKERD_GATE_POD_NAME", "linkerd-gate-controller-x2x9z"),
                 ("LINKERD_GATE_POD_NAMESPACE", "linkerd-gate"),
-                ("LINKERD_GATE_LISTEN", &port.to_string()),
+                ("LINKERD_GATE_LISTEN_PORT", &port.to_string()),
                 ("LINKERD_GATE_IDENTITY", "endpoints"),
             ])
             // Each refuses variables that are not its own.

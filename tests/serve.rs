@@ -181,7 +181,7 @@ async fn readiness_has_a_reason_and_the_node_is_alive_for_as_long_as_its_loop_is
 
     let (mut waiting, mut asking) = (served.connect().await, served.connect().await);
     waiting.ask("/gate?wait=60s").await;
-    served.until_metric("linkerd_gate_waiters 1").await;
+    served.until_metric("linkerd_gate_gate_waiting_requests 1").await;
     drop(served.face);
     assert_eq!(waiting.answer().await.status, 503, "nobody is left who could open it");
     assert_eq!(asking.get("/live").await.status, 503);
@@ -260,18 +260,18 @@ async fn a_long_poll_is_released_by_the_opening_and_by_no_other_change() {
     let served = Served::start(&closed(), Limits::default());
     let mut client = served.connect().await;
     client.ask("/gate?wait=60s").await;
-    served.until_metric("linkerd_gate_waiters 1").await;
+    served.until_metric("linkerd_gate_gate_waiting_requests 1").await;
     for reason in ["one", "other"] {
         served.face.send_replace(face(&GateStatus { reason: reason.to_owned(), ..closed() }));
         // Two more connections, made and answered after it: a waiter that had been woken would be gone by now.
         served.get("/gate").await;
-        served.until_metric("linkerd_gate_waiters 1").await;
+        served.until_metric("linkerd_gate_gate_waiting_requests 1").await;
     }
     served.face.send_replace(face(&open()));
     let answered = client.answer().await;
     assert_eq!(answered.status, 200);
     assert_eq!(serde_json::from_str::<GateStatus>(&answered.body).unwrap(), open());
-    served.until_metric("linkerd_gate_waiters 0").await;
+    served.until_metric("linkerd_gate_gate_waiting_requests 0").await;
 }
 
 #[tokio::test]
@@ -280,7 +280,7 @@ async fn a_long_poll_ends_by_its_own_time_or_by_the_servers() {
         let served = Served::start(&closed(), Limits { longest_poll, ..Limits::default() });
         let mut client = served.connect().await;
         client.ask(path).await;
-        served.until_metric("linkerd_gate_waiters 1").await;
+        served.until_metric("linkerd_gate_gate_waiting_requests 1").await;
         served.face.send_replace(face(&GateStatus { reason: "news".to_owned(), ..closed() }));
         let answered = client.answer().await;
         assert_eq!(answered.status, 503);
@@ -298,7 +298,7 @@ async fn a_thousand_waiters_are_released_at_once() {
         client.ask("/gate?wait=60s").await;
         clients.push(client);
     }
-    served.until_metric("linkerd_gate_waiters 1000").await;
+    served.until_metric("linkerd_gate_gate_waiting_requests 1000").await;
 
     let opened = Instant::now();
     served.face.send_replace(face(&open()));
@@ -317,7 +317,7 @@ async fn a_thousand_waiters_are_released_at_once() {
     }
     // One thread, not optimised, serves and asks: a figure is what the benchmark makes. Here it must not be seconds.
     assert!(opened.elapsed() < Duration::from_secs(5), "{:?}", opened.elapsed());
-    served.until_metric("linkerd_gate_waiters 0").await;
+    served.until_metric("linkerd_gate_gate_waiting_requests 0").await;
 }
 
 #[tokio::test]
@@ -325,9 +325,9 @@ async fn a_waiter_that_leaves_is_forgotten() {
     let served = Served::start(&closed(), Limits::default());
     let mut client = served.connect().await;
     client.ask("/gate?wait=60s").await;
-    served.until_metric("linkerd_gate_waiters 1").await;
+    served.until_metric("linkerd_gate_gate_waiting_requests 1").await;
     drop(client);
-    served.until_metric("linkerd_gate_waiters 0").await;
+    served.until_metric("linkerd_gate_gate_waiting_requests 0").await;
 }
 
 #[tokio::test]
@@ -439,7 +439,7 @@ async fn connections_are_bounded_and_a_place_that_is_free_again_is_given_away() 
     })
     .await;
     let metrics = first.get("/metrics").await.body;
-    let refused = metrics.lines().find_map(|line| line.strip_prefix("linkerd_gate_connections_refused_total "));
+    let refused = metrics.lines().find_map(|line| line.strip_prefix("linkerd_gate_refused_connections_total "));
     assert!(refused.unwrap().parse::<u32>().unwrap() >= 1, "{metrics}");
 }
 
@@ -478,13 +478,13 @@ async fn the_longest_poll_is_answered_early_where_another_needs_its_place() {
         let mut poll = served.connect_from(peer).await;
         poll.ask("/gate?wait=60s").await;
         polls.push(poll);
-        served.until_metric(&format!("linkerd_gate_waiters {}", polls.len())).await;
+        served.until_metric(&format!("linkerd_gate_gate_waiting_requests {}", polls.len())).await;
     }
     let mut newcomer = served.connect_from("127.0.0.4").await;
     newcomer.ask("/gate?wait=60s").await;
     let answered = polls.remove(0).answer().await;
     assert_eq!((answered.status, answered.field("connection")), (503, Some("close")), "it may ask again");
-    served.until_metric("linkerd_gate_waiters 2").await;
+    served.until_metric("linkerd_gate_gate_waiting_requests 2").await;
     served.face.send_replace(face(&open()));
     assert_eq!(newcomer.answer().await.status, 200);
     assert_eq!(polls.remove(0).answer().await.status, 200, "the other one was left alone");
@@ -522,7 +522,7 @@ async fn the_end_answers_those_who_wait_and_cuts_off_those_who_dawdle() {
     let served = Served::start(&closed(), Limits { drain_time: Duration::from_millis(50), ..Limits::default() });
     let mut waiting = served.connect().await;
     waiting.ask("/gate?wait=60s").await;
-    served.until_metric("linkerd_gate_waiters 1").await;
+    served.until_metric("linkerd_gate_gate_waiting_requests 1").await;
     let mut idle = served.connect().await;
     assert_eq!(idle.get("/live").await.status, 200);
     let mut dawdling = served.connect().await;

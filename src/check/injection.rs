@@ -59,25 +59,25 @@ fn everywhere(state: &State) -> Option<Check> {
         Some(Err(why)) => {
             Some(PROVEN_EVERYWHERE.warns(format!("not looked at: the published verdict cannot be used: {why}")))
         }
-        Some(Ok(published)) => Some(match published.word {
+        Some(Ok(published)) => Some(match published.verdict {
             WireVerdict::Open { basis: Basis::NotInstalled, .. } => {
                 PROVEN_EVERYWHERE.warns("the prover found no Linkerd when it looked last")
             }
-            WireVerdict::Open { doubt, .. } if doubt.is_empty() => PROVEN_EVERYWHERE.passes(),
-            WireVerdict::Open { doubt, .. } => {
+            WireVerdict::Open { degraded, .. } if degraded.is_empty() => PROVEN_EVERYWHERE.passes(),
+            WireVerdict::Open { degraded, .. } => {
                 let mut check = PROVEN_EVERYWHERE.warns("the prover could not look at everything lately");
-                check.listing(doubt.iter().map(ToString::to_string));
+                check.listing(degraded.iter().map(ToString::to_string));
                 check
             }
             WireVerdict::Settling => PROVEN_EVERYWHERE.warns("all probes are ready; settling"),
-            WireVerdict::Closed { obstacles } if obstacles.is_empty() => {
+            WireVerdict::Closed { failed_probes } if failed_probes.is_empty() => {
                 PROVEN_EVERYWHERE.warns("the prover has not looked yet")
             }
-            WireVerdict::Closed { obstacles } => {
+            WireVerdict::Closed { failed_probes } => {
                 let mut check = PROVEN_EVERYWHERE
                     .fails("the prover's gate is closed: nodes that boot now stay closed")
                     .with_fix("linkerd check");
-                check.listing(obstacles.iter().map(ToString::to_string));
+                check.listing(failed_probes.iter().map(ToString::to_string));
                 check
             }
         }),

@@ -23,9 +23,9 @@ pub(super) fn checks(state: &State) -> Vec<Check> {
         CLOSED.passes()
     } else {
         let why = match state.verdict() {
-            Some(Ok(published)) => match published.word {
-                WireVerdict::Closed { obstacles } if !obstacles.is_empty() => {
-                    obstacles.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+            Some(Ok(published)) => match published.verdict {
+                WireVerdict::Closed { failed_probes } if !failed_probes.is_empty() => {
+                    failed_probes.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
                 }
                 WireVerdict::Open { .. } => {
                     "injection is proven: they are about to open, or their agents do not run".to_owned()
@@ -44,7 +44,8 @@ pub(super) fn checks(state: &State) -> Vec<Check> {
         check.objects = closed.iter().map(|node| object(node)).collect();
         check
     });
-    let yields = state.verdict().and_then(Result::ok).map(|published| published.yield_on).unwrap_or_default();
+    let yields =
+        state.verdict().and_then(Result::ok).map(|published| published.taint_suppressed_by).unwrap_or_default();
     checks.push(if yields.is_empty() {
         YIELDS.passes()
     } else {
@@ -87,7 +88,7 @@ pub(super) fn checks(state: &State) -> Vec<Check> {
             let word = if by_hand.open { "pods start there, whatever Linkerd does" } else { "no pod starts there" };
             let mut check = OVERRIDES
                 .warns(format!("a person said so, and until then it goes before what is proven: {word}"))
-                .with_fix(format!("linkerd-gate forget {target}"));
+                .with_fix(format!("linkerd-gate clear {target}"));
             check.listing(overrides.iter().map(|(what, by_hand)| format!("{what}: {by_hand}")));
             check.objects = overrides.into_iter().map(|(what, _)| what).collect();
             check

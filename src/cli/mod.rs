@@ -121,8 +121,8 @@ pub enum Command {
     Close(SayArguments),
 
     /// Remove a manual override of `open` or `close`: automatic control resumes
-    #[command(after_help = format!("Example:\n  linkerd-gate forget worker-1\n\n{COMMAND_EXIT_CODES}"))]
-    Forget(ForgetArguments),
+    #[command(after_help = format!("Example:\n  linkerd-gate clear worker-1\n\n{COMMAND_EXIT_CODES}"))]
+    Clear(ClearArguments),
 
     /// Let held pods start outside the mesh: take linkerd-gate's scheduling gate off them
     #[command(
@@ -244,9 +244,9 @@ pub struct SayArguments {
     pub places: PlaceArguments,
 }
 
-/// What `forget` takes.
+/// What `clear` takes.
 #[derive(Debug, clap::Args)]
-pub struct ForgetArguments {
+pub struct ClearArguments {
     /// Where.
     #[command(flatten)]
     pub places: PlaceArguments,

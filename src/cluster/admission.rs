@@ -24,7 +24,7 @@ const HOLDS: &str = "MutatingAdmissionPolicyBinding";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AdmissionPolicies {
     /// Whether the API server offers what [`HOLD`] needs, and it is not bound.
-    pub hold_unbound: bool,
+    pub hold_binding_missing: bool,
     /// Whether one of the two is bound and finds no webhook configuration: it does nothing then.
     pub parameter_missing: bool,
 }
@@ -43,7 +43,7 @@ pub async fn look(client: &Client) -> Result<AdmissionPolicies, String> {
     for binding in [&hold, &guard].into_iter().flatten() {
         parameter_missing = parameter_missing || !has_parameter(client, binding).await?;
     }
-    Ok(AdmissionPolicies { hold_unbound: offered && hold.is_none(), parameter_missing })
+    Ok(AdmissionPolicies { hold_binding_missing: offered && hold.is_none(), parameter_missing })
 }
 
 /// A binding; nothing where it is absent.

@@ -35,7 +35,7 @@ pub enum Annotated {
     Written,
     /// There was no Lease, so there is one now, which nobody holds.
     Created,
-    /// There is no Lease, so there was nothing to forget.
+    /// There is no Lease, so there was no override to clear.
     Absent,
 }
 

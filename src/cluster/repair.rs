@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 
 use super::error::describe;
 use crate::decide::hold::GATE;
-use crate::decide::repair::object::{JOB_TRACKING, NUDGED_AT, SUSPENDED};
+use crate::decide::repair::object::{JOB_TRACKING, RETRIED_AT, SUSPENDED};
 use crate::decide::repair::retry::OwnerRetry;
 use crate::decide::repair::{Kind, OwnerReference, Target, Ungate, WriteOutcome};
 
@@ -106,7 +106,7 @@ pub async fn resume(client: Client, namespace: &str, job: &OwnerReference, resou
 /// Asks an owner's controller to try a refused create again, by a change that means nothing else.
 pub async fn nudge(client: Client, nudge: &OwnerRetry, now: Timestamp) -> WriteOutcome {
     let OwnerRetry { namespace, owner, .. } = nudge;
-    let document = json!({"metadata": {"uid": owner.uid, "annotations": {NUDGED_AT: now.to_string()}}});
+    let document = json!({"metadata": {"uid": owner.uid, "annotations": {RETRIED_AT: now.to_string()}}});
     let act = format!("nudge {} {namespace}/{}", owner.kind.names().1.to_lowercase(), owner.name);
     let patched = match owner.kind {
         Kind::ReplicaSet => patch::<ReplicaSet>(client, namespace, &owner.name, &document).await,
@@ -152,7 +152,7 @@ async fn evict(pods: &Api<Pod>, namespace: &str, target: &Target) -> WriteOutcom
         Err(Error::Api(status)) if is_of_a_budget(&status) => WriteOutcome::Refused(words(&status)),
         Err(Error::Api(status)) if status.message.contains("cannot create resource \"pods/eviction\"") => {
             WriteOutcome::Failed(format!(
-                "{}; LINKERD_GATE_EVICTION=on needs the right to create pods/eviction",
+                "{}; LINKERD_GATE_EVICTION=true needs the right to create pods/eviction",
                 describe(&act, &Error::Api(status)),
             ))
         }

@@ -23,7 +23,7 @@ pub enum Tolerated {
     /// The pod has it.
     Added,
     /// The pod is gone, or another of its name is there, or it was changed: it is looked at anew.
-    Overtaken,
+    Conflict,
 }
 
 /// Follows all namespaces, for ever.
@@ -77,7 +77,7 @@ pub async fn tolerate(client: Client, key: &str, pod: &AddToleration) -> Result<
     let pods = Api::<Pod>::namespaced(client, &pod.namespace);
     match pods.patch(&pod.name, &parameters, &Patch::<()>::Json(patch)).await {
         Ok(_) => Ok(Tolerated::Added),
-        Err(Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(Tolerated::Overtaken),
+        Err(Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(Tolerated::Conflict),
         Err(error) => Err(describe(&format!("add a toleration to pod {}/{}", pod.namespace, pod.name), &error)),
     }
 }

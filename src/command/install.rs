@@ -76,7 +76,7 @@ const WARN_BINDING: &str = manifest!("optional/71-admission-warn.yaml");
 const IMAGE: &str = "REGISTRY/linkerd-gate:0.1.0";
 
 /// Before this variable of both roles the mode is written.
-const LISTEN: &str = "        - {name: LINKERD_GATE_LISTEN, ";
+const LISTEN: &str = "        - {name: LINKERD_GATE_LISTEN_PORT, ";
 
 /// What the binding of release does where admission enforces.
 const DENY: &str = "validationActions: [Deny, Audit]";

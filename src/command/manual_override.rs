@@ -1,4 +1,4 @@
-//! `linkerd-gate open`, `close` and `forget`: break the glass. One annotation with an end, which every agent obeys even where
+//! `linkerd-gate open`, `close` and `clear`: break the glass. One annotation with an end, which every agent obeys even where
 //! nobody proves anything.
 
 use std::io::{self, Write};
@@ -16,13 +16,13 @@ pub const SHORTEST: Duration = Duration::from_mins(1);
 
 /// What a person says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Say {
+pub enum OverrideCommand {
     /// Pods may start, whatever Linkerd does, for so long.
     Open(Duration),
     /// No pod may start, whatever Linkerd does, for so long.
     Close(Duration),
     /// What was said before no longer counts.
-    Forget,
+    Clear,
 }
 
 /// Why a command did not do all that it was asked. Whatever it did is on its output.
@@ -41,7 +41,7 @@ pub enum SayError {
 /// With `dry_run` the API server is asked to do everything but store it.
 pub async fn run(
     access: &Person,
-    say: Say,
+    say: OverrideCommand,
     subjects: &[OverrideTarget],
     dry_run: bool,
     out: &mut impl Write,
@@ -53,7 +53,7 @@ pub async fn run(
 /// Says it at `now`, with a client that is there. Where one of several is refused, the others are told all the same.
 pub async fn run_with(
     client: &Client,
-    say: Say,
+    say: OverrideCommand,
     subjects: &[OverrideTarget],
     now: Timestamp,
     dry_run: bool,
@@ -112,12 +112,12 @@ pub fn node(text: &str) -> Result<String, String> {
 
 // === impl Say ===
 
-impl Say {
+impl OverrideCommand {
     fn word(self, now: Timestamp) -> Option<ManualOverride> {
         let (open, lasts) = match self {
             Self::Open(lasts) => (true, lasts),
             Self::Close(lasts) => (false, lasts),
-            Self::Forget => return None,
+            Self::Clear => return None,
         };
         // Whole seconds: the annotation is read by people. Both are far from the ends of time.
         let until = now.saturating_add(SignedDuration::try_from(lasts).unwrap_or(MAX_DURATION));
@@ -126,7 +126,7 @@ impl Say {
 }
 
 /// What was written, until when, and what follows.
-fn told(say: Say, subject: &OverrideTarget, word: Option<&ManualOverride>, annotated: Annotated) -> String {
+fn told(say: OverrideCommand, subject: &OverrideTarget, word: Option<&ManualOverride>, annotated: Annotated) -> String {
     let until = |lasts| {
         let until = word.map(|word| word.until.to_string()).unwrap_or_default();
         format!("until {until} (in {})", humantime::format_duration(lasts))
@@ -134,23 +134,23 @@ fn told(say: Say, subject: &OverrideTarget, word: Option<&ManualOverride>, annot
     let created = if annotated == Annotated::Created { "; there was no Lease, so it was created" } else { "" };
     match (say, subject) {
         (_, _) if annotated == Annotated::Absent => "nothing was said: there is no Lease".to_owned(),
-        (Say::Open(lasts), OverrideTarget::Node(_)) => format!(
+        (OverrideCommand::Open(lasts), OverrideTarget::Node(_)) => format!(
             "open by hand {}; its taint goes and its waits are let through, whether Linkerd injects or not",
             until(lasts)
         ),
-        (Say::Open(lasts), OverrideTarget::All { .. }) => format!(
+        (OverrideCommand::Open(lasts), OverrideTarget::All { .. }) => format!(
             "all nodes open by hand {}{created}; taints go and waits are let through, whether Linkerd injects or not",
             until(lasts)
         ),
-        (Say::Close(lasts), OverrideTarget::Node(_)) => format!(
+        (OverrideCommand::Close(lasts), OverrideTarget::Node(_)) => format!(
             "closed by hand {}; it is tainted and holds its waits, and what runs there goes on running",
             until(lasts)
         ),
-        (Say::Close(lasts), OverrideTarget::All { .. }) => format!(
+        (OverrideCommand::Close(lasts), OverrideTarget::All { .. }) => format!(
             "all nodes closed by hand {}{created}; they are tainted and hold their waits, and what runs goes on running",
             until(lasts)
         ),
-        (Say::Forget, _) => "forgotten; what is proven counts again".to_owned(),
+        (OverrideCommand::Clear, _) => "override cleared; automatic control resumed".to_owned(),
     }
 }
 
@@ -180,11 +180,11 @@ mod tests {
     #[test]
     fn the_word_ends_at_a_whole_second_that_an_agent_obeys() {
         let now: Timestamp = "2026-01-01T05:00:00.7Z".parse().unwrap();
-        for (say, open) in [(Say::Open(SHORTEST), true), (Say::Close(SHORTEST), false)] {
+        for (say, open) in [(OverrideCommand::Open(SHORTEST), true), (OverrideCommand::Close(SHORTEST), false)] {
             let word = say.word(now).unwrap();
             assert_eq!(word, ManualOverride { open, until: "2026-01-01T05:01:01Z".parse().unwrap() });
             assert_eq!(ManualOverride::in_force(Some(&word.to_string()), now), Ok(Some(word)));
         }
-        assert_eq!(Say::Forget.word(now), None);
+        assert_eq!(OverrideCommand::Clear.word(now), None);
     }
 }

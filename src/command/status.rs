@@ -117,19 +117,19 @@ impl Status {
                 problems.push(format!("the published verdict: {why}"));
                 (None, Vec::new())
             }
-            Some(Ok(published)) => match published.word {
-                WireVerdict::Open { basis, doubt, .. } => {
+            Some(Ok(published)) => match published.verdict {
+                WireVerdict::Open { basis, degraded, .. } => {
                     let basis = match basis {
                         Basis::Proven => "proven by an injected dry-run pod",
                         Basis::NotInstalled => "Linkerd is not installed",
                         Basis::Reachable => "all parts answer",
                     };
-                    let doubt = doubt.iter().map(|doubt| format!("not looked at lately: {doubt}"));
+                    let doubt = degraded.iter().map(|doubt| format!("not looked at lately: {doubt}"));
                     (Some("open"), [basis.to_owned()].into_iter().chain(doubt).collect())
                 }
                 WireVerdict::Settling => (Some("settling"), vec!["all probes are ready".to_owned()]),
-                WireVerdict::Closed { obstacles } => {
-                    (Some("closed"), obstacles.iter().map(ToString::to_string).collect())
+                WireVerdict::Closed { failed_probes } => {
+                    (Some("closed"), failed_probes.iter().map(ToString::to_string).collect())
                 }
             },
         };

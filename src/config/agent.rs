@@ -69,7 +69,7 @@ struct Raw {
     probe_labels: Option<String>,
     api_servers: Option<String>,
     boot_id_file: Option<String>,
-    listen: Option<String>,
+    listen_port: Option<String>,
     kubeconfig: Option<String>,
     termination_log: Option<String>,
     log: Option<String>,
@@ -138,7 +138,7 @@ impl Reader {
             }),
             boot_id_file: given(raw.boot_id_file)
                 .map_or_else(|| "/proc/sys/kernel/random/boot_id".into(), PathBuf::from),
-            port: self.optional("LINKERD_GATE_LISTEN", raw.listen, port).unwrap_or(4192),
+            port: self.optional("LINKERD_GATE_LISTEN_PORT", raw.listen_port, port).unwrap_or(4192),
             kubeconfig: given(raw.kubeconfig).map(PathBuf::from),
             termination_log: given(raw.termination_log).map_or_else(|| "/dev/termination-log".into(), PathBuf::from),
             log: self.optional("LINKERD_GATE_LOG", raw.log, word).unwrap_or_default(),
@@ -276,7 +276,7 @@ mod tests {
             ("LINKERD_GATE_PROBE_NAMESPACE", "a.b"),
             ("LINKERD_GATE_PROBE_LABELS", "mesh=on,mesh"),
             ("LINKERD_GATE_API_SERVERS", "10.0.0.1"),
-            ("LINKERD_GATE_LISTEN", "0"),
+            ("LINKERD_GATE_LISTEN_PORT", "0"),
             ("LINKERD_GATE_LOG", "verbose"),
             ("LINKERD_GATE_ON_MISSED", "hold"),
         ];

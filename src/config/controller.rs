@@ -35,7 +35,7 @@ pub struct ControllerSettings {
     /// What is wanted of missed pods.
     pub repair: RepairPolicy,
     /// Whether refused owners are nudged.
-    pub nudges: bool,
+    pub retry_owners: bool,
     /// How long a node may be closed whose agent is gone. Not what an agent is told of its own node: where that is short, an agent that is
     /// merely updated must not lose its node to the controller.
     pub orphan_after: Duration,
@@ -74,7 +74,7 @@ struct Raw {
     repair_cooldown: Option<String>,
     eviction: Option<String>,
     eviction_rate: Option<String>,
-    nudge: Option<String>,
+    retry_owners: Option<String>,
     orphan_after: Option<String>,
     taint_key: Option<String>,
     token_projection: Option<String>,
@@ -83,7 +83,7 @@ struct Raw {
     probe_namespace: Option<String>,
     probe_labels: Option<String>,
     api_servers: Option<String>,
-    listen: Option<String>,
+    listen_port: Option<String>,
     kubeconfig: Option<String>,
     termination_log: Option<String>,
     log: Option<String>,
@@ -142,7 +142,7 @@ impl Reader {
             mode,
             admission: self.optional("LINKERD_GATE_ADMISSION", raw.admission, word).unwrap_or(AdmissionChoice::Auto),
             repair,
-            nudges: self.optional("LINKERD_GATE_NUDGE", raw.nudge, word) != Some(Switch::Off),
+            retry_owners: self.optional("LINKERD_GATE_RETRY_OWNERS", raw.retry_owners, word) != Some(Switch::Off),
             orphan_after: self
                 .optional("LINKERD_GATE_ORPHAN_AFTER", raw.orphan_after, duration)
                 .unwrap_or(Duration::from_mins(10)),
@@ -161,7 +161,7 @@ impl Reader {
                 probe_labels: raw.probe_labels,
                 api_servers: raw.api_servers,
             }),
-            port: self.optional("LINKERD_GATE_LISTEN", raw.listen, port).unwrap_or(4192),
+            port: self.optional("LINKERD_GATE_LISTEN_PORT", raw.listen_port, port).unwrap_or(4192),
             kubeconfig: given(raw.kubeconfig).map(PathBuf::from),
             termination_log: given(raw.termination_log).map_or_else(|| "/dev/termination-log".into(), PathBuf::from),
             log: self.optional("LINKERD_GATE_LOG", raw.log, word).unwrap_or_default(),
@@ -206,7 +206,7 @@ mod tests {
         let controller = with(&[]).unwrap();
         assert_eq!((controller.repair.repair, controller.repair.evicts), (Repair::Held, false));
         assert_eq!((controller.repair.hold_max, controller.repair.enforces), (None, true));
-        assert!(controller.nudges);
+        assert!(controller.retry_owners);
         assert_eq!(complaints(read(&[])), GIVEN.map(|(name, _)| name.to_owned()).into());
     }
 
@@ -218,7 +218,7 @@ mod tests {
             ("", "hold", true),
             ("", "refuse", false),
             ("", "warn", false),
-            ("", "off", false),
+            ("", "false", false),
             ("audit", "auto", false),
             ("audit", "hold", false),
         ] {
@@ -231,8 +231,8 @@ mod tests {
     fn eviction_goes_with_running_unless_it_is_said_otherwise() {
         let evicts = |variables: &[(&str, &str)]| with(variables).unwrap().repair.evicts;
         assert!(evicts(&[("LINKERD_GATE_REPAIR", "running")]));
-        assert!(!evicts(&[("LINKERD_GATE_REPAIR", "running"), ("LINKERD_GATE_EVICTION", "off")]));
-        assert!(evicts(&[("LINKERD_GATE_EVICTION", "on")]));
+        assert!(!evicts(&[("LINKERD_GATE_REPAIR", "running"), ("LINKERD_GATE_EVICTION", "false")]));
+        assert!(evicts(&[("LINKERD_GATE_EVICTION", "true")]));
     }
 
     #[test]
@@ -261,16 +261,16 @@ mod tests {
             ("LINKERD_GATE_REPAIR_COOLDOWN", "0s"),
             ("LINKERD_GATE_EVICTION", "yes"),
             ("LINKERD_GATE_EVICTION_RATE", "1"),
-            ("LINKERD_GATE_NUDGE", "true"),
+            ("LINKERD_GATE_RETRY_OWNERS", "on"),
             ("LINKERD_GATE_ORPHAN_AFTER", "never"),
             ("LINKERD_GATE_TAINT_KEY", "Bad Key/x"),
-            ("LINKERD_GATE_TOKEN_PROJECTION", "false"),
+            ("LINKERD_GATE_TOKEN_PROJECTION", "off"),
             ("LINKERD_GATE_REQUIRE", "webhook"),
             ("LINKERD_GATE_IDENTITY", "no"),
             ("LINKERD_GATE_PROBE_NAMESPACE", "a.b"),
             ("LINKERD_GATE_PROBE_LABELS", "mesh=on,mesh"),
             ("LINKERD_GATE_API_SERVERS", "10.0.0.1"),
-            ("LINKERD_GATE_LISTEN", "0"),
+            ("LINKERD_GATE_LISTEN_PORT", "0"),
             ("LINKERD_GATE_LOG_FORMAT", "xml"),
             ("LINKERD_GATE_ON_MISSED", "hold"),
         ];

@@ -41,8 +41,9 @@ pub(super) fn word(text: &str, accepted: &str) -> Option<String> {
     }
     let text = text.trim().to_ascii_lowercase();
     let text = match text.as_str() {
-        "true" | "yes" | "1" | "enabled" => "on",
-        "false" | "no" | "0" | "disabled" => "off",
+        "on" | "yes" | "1" | "enabled" => "true",
+        "off" | "no" | "0" | "disabled" if words.contains(&"false") => "false",
+        "false" | "no" | "0" | "disabled" if words.contains(&"off") => "off",
         "warning" => "warn",
         other => other,
     };
@@ -90,7 +91,7 @@ mod tests {
         for (text, meant) in [("Hold", Some("hold")), ("replaced", Some("replace")), ("nonsense", None)] {
             assert_eq!(word(text, list).as_deref(), meant, "{text}");
         }
-        assert_eq!(word("true", "on, off").as_deref(), Some("on"));
+        assert_eq!(word("on", "true, false").as_deref(), Some("true"));
         assert_eq!(word("hold", "a duration of at least 1s, in s, m, h"), None);
     }
 }

@@ -337,7 +337,7 @@ pub const AGENT: &[Variable] = &[
         purpose: "Where the id of the node's boot is read. Nodes that are containers (kind, k3d) share their host's.",
     },
     Variable {
-        name: "LINKERD_GATE_LISTEN",
+        name: "LINKERD_GATE_LISTEN_PORT",
         default: "4192",
         accepted: "a port from 1 to 65535",
         example: "4192",
@@ -430,9 +430,9 @@ pub const CONTROLLER: &[Variable] = &[
     },
     Variable {
         name: "LINKERD_GATE_EVICTION",
-        default: "on with LINKERD_GATE_REPAIR=running, else off",
-        accepted: "on, off",
-        example: "on",
+        default: "true with LINKERD_GATE_REPAIR=running, else false",
+        accepted: "true, false",
+        example: "true",
         purpose: "Whether pods may be evicted, which needs the right pods/eviction: for `running` by annotation, and for Jobs whose \
                   podFailurePolicy ignores DisruptionTarget.",
     },
@@ -444,11 +444,11 @@ pub const CONTROLLER: &[Variable] = &[
         purpose: "How many pods are evicted at most, one at a time.",
     },
     Variable {
-        name: "LINKERD_GATE_NUDGE",
-        default: "on",
-        accepted: "on, off",
-        example: "off",
-        purpose: "Whether owners whose creates were refused for want of injection are asked to try again once it is proven.",
+        name: "LINKERD_GATE_RETRY_OWNERS",
+        default: "true",
+        accepted: "true, false",
+        example: "false",
+        purpose: "Whether the controller retries owners whose pods admission refused, once injection is proven.",
     },
     Variable {
         name: "LINKERD_GATE_ORPHAN_AFTER",
@@ -461,10 +461,10 @@ pub const CONTROLLER: &[Variable] = &[
     TAINT_KEY,
     Variable {
         name: "LINKERD_GATE_TOKEN_PROJECTION",
-        default: "on",
-        accepted: "on, off",
-        example: "off",
-        purpose: "What Linkerd was installed with as identity.serviceAccountTokenProjection: on for true, which is its default.",
+        default: "true",
+        accepted: "true, false",
+        example: "false",
+        purpose: "The value of identity.serviceAccountTokenProjection that Linkerd was installed with.",
     },
     PROVING_REQUIRE,
     PROVING_IDENTITY,
@@ -472,7 +472,7 @@ pub const CONTROLLER: &[Variable] = &[
     PROVING_PROBE_LABELS,
     PROVING_API_SERVERS,
     Variable {
-        name: "LINKERD_GATE_LISTEN",
+        name: "LINKERD_GATE_LISTEN_PORT",
         default: "4192",
         accepted: "a port from 1 to 65535",
         example: "4193",

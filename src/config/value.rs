@@ -121,12 +121,12 @@ words! {
 }
 
 words! {
-    /// A thing that is done, or not.
+    /// Whether something is done.
     Switch {
-        /// It is.
-        On = "on",
-        /// It is not.
-        Off = "off",
+        /// It is done.
+        On = "true",
+        /// It is not done.
+        Off = "false",
     }
 }
 

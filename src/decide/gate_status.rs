@@ -33,19 +33,19 @@ pub struct GateStatus {
 
     /// What is in the way, where it is closed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub obstacles: Vec<FailedProbe>,
+    pub failed_probes: Vec<FailedProbe>,
 
     /// What the agent asks for before it opens: who asks for more cannot rely on its word.
     pub required: Vec<Probe>,
 
     /// A person's word that overrides the evidence, as in the annotation `linkerd-gate/override`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub by_hand: Option<String>,
+    #[serde(rename = "override", default, skip_serializing_if = "Option::is_none")]
+    pub manual_override: Option<String>,
 
     /// Whether the agent sees no fresh verdict: it stays as it is, and does not know. Who can look for itself need not wait for
     /// it without end.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub blind: bool,
+    pub verdict_stale: bool,
 
     /// Who proves, as in the Lease; nothing where nobody is known to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -61,7 +61,7 @@ pub struct GateStatus {
 pub struct NodeStatus {
     /// Its name.
     pub name: String,
-    /// One word: `open`, `closed`, `yielding` or `unknown`.
+    /// One word: `open`, `closed`, `taint-suppressed` or `unknown`.
     pub state: String,
     /// Why, in one line for people.
     pub reason: String,
@@ -72,7 +72,7 @@ pub struct NodeStatus {
 impl GateStatus {
     /// What `gate` says, which is driven by evidence alone.
     pub fn of(gate: &Gate, policy: &Policy, prover: Option<String>, node: NodeStatus) -> Self {
-        let obstacles = match gate {
+        let failed_probes = match gate {
             Gate::Closed { why, .. } => {
                 why.failed_probes().map(|all| all.iter().cloned().collect()).unwrap_or_default()
             }
@@ -83,10 +83,10 @@ impl GateStatus {
             open: gate.is_open(),
             basis: gate.basis(),
             reason: gate.to_string(),
-            obstacles,
+            failed_probes,
             required: policy.required().to_vec(),
-            by_hand: None,
-            blind: false,
+            manual_override: None,
+            verdict_stale: false,
             prover,
             node,
         }
@@ -95,7 +95,7 @@ impl GateStatus {
     /// The same, of an agent that sees no fresh verdict, or does.
     #[must_use]
     pub fn seeing(mut self, fresh: bool) -> Self {
-        self.blind = !fresh;
+        self.verdict_stale = !fresh;
         self
     }
 
@@ -105,28 +105,29 @@ impl GateStatus {
     pub fn for_elsewhere(&self) -> Self {
         let word = if self.open { "open" } else { "closed" };
         let in_the_way = || {
-            let each = self.obstacles.iter().map(|obstacle| match obstacle.outcome {
-                ProbeResult::NotReady(_) => format!("{} not ready", obstacle.probe),
-                ProbeResult::Ready | ProbeResult::Unknown(_) => format!("{} unknown", obstacle.probe),
+            let each = self.failed_probes.iter().map(|failed_probe| match failed_probe.result {
+                ProbeResult::NotReady(_) => format!("{} not ready", failed_probe.probe),
+                ProbeResult::Ready | ProbeResult::Unknown(_) => format!("{} unknown", failed_probe.probe),
             });
             each.collect::<Vec<_>>().join("; ")
         };
-        let reason = match (&self.by_hand, self.basis) {
-            (Some(by_hand), _) => format!("{word}: manual override ({by_hand})"),
+        let reason = match (&self.manual_override, self.basis) {
+            (Some(manual_override), _) => format!("{word}: manual override ({manual_override})"),
             (None, Some(basis)) if self.open => format!("open: {basis}"),
-            _ if self.obstacles.is_empty() => word.to_owned(),
+            _ if self.failed_probes.is_empty() => word.to_owned(),
             _ => format!("{word}: {}", in_the_way()),
         };
-        let obstacles = self.obstacles.iter().map(|FailedProbe { probe, outcome }| {
+        let failed_probes = self.failed_probes.iter().map(|FailedProbe { probe, result: outcome }| {
             let outcome = match outcome {
                 ProbeResult::Ready => ProbeResult::Ready,
                 ProbeResult::NotReady(_) => ProbeResult::not_ready(ELSEWHERE),
                 ProbeResult::Unknown(_) => ProbeResult::unknown(ELSEWHERE),
             };
-            FailedProbe { probe: *probe, outcome }
+            FailedProbe { probe: *probe, result: outcome }
         });
-        let (obstacles, node) = (obstacles.collect(), NodeStatus { reason: ELSEWHERE.to_owned(), ..self.node.clone() });
-        Self { reason, obstacles, prover: None, node, ..self.clone() }
+        let (failed_probes, node) =
+            (failed_probes.collect(), NodeStatus { reason: ELSEWHERE.to_owned(), ..self.node.clone() });
+        Self { reason, failed_probes, prover: None, node, ..self.clone() }
     }
 
     /// The same where a person's word overrides the evidence.
@@ -138,7 +139,7 @@ impl GateStatus {
             self.reason
         );
         self.open = open;
-        self.by_hand = Some(word);
+        self.manual_override = Some(word);
         self
     }
 }
@@ -168,7 +169,7 @@ mod tests {
         let json = serde_json::to_string(&answer).unwrap();
         assert_eq!(
             json,
-            r#"{"version":1,"open":false,"reason":"closed: injector not ready: none","obstacles":[{"probe":"injector","outcome":"not-ready","reason":"none"}],"required":["webhook","injector","injection","identity"],"prover":"node-1","node":{"name":"node-0","state":"closed","reason":"no verdict"}}"#
+            r#"{"version":1,"open":false,"reason":"closed: injector not ready: none","failedProbes":[{"probe":"injector","result":"not-ready","reason":"none"}],"required":["webhook","injector","injection","identity"],"prover":"node-1","node":{"name":"node-0","state":"closed","reason":"no verdict"}}"#
         );
         assert_eq!(serde_json::from_str::<GateStatus>(&json).unwrap(), answer);
     }
@@ -196,8 +197,8 @@ mod tests {
         assert!(!json.contains("10.0.0.7") && !json.contains("corp") && !json.contains("node-1"), "{json}");
         // What `wait` decides by is all there.
         let decides = |answer: &GateStatus| {
-            let probes: Vec<_> = answer.obstacles.iter().map(|obstacle| obstacle.probe).collect();
-            let (required, by_hand) = (answer.required.clone(), answer.by_hand.clone());
+            let probes: Vec<_> = answer.failed_probes.iter().map(|failed_probe| failed_probe.probe).collect();
+            let (required, by_hand) = (answer.required.clone(), answer.manual_override.clone());
             (
                 answer.version,
                 answer.open,
@@ -205,7 +206,7 @@ mod tests {
                 probes,
                 required,
                 by_hand,
-                answer.blind,
+                answer.verdict_stale,
                 answer.node.name.clone(),
             )
         };

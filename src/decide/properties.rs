@@ -73,7 +73,7 @@ fn after(policy: &Policy, story: &[Evidence]) -> Gate {
     story.iter().fold(Gate::closed(), |gate, evidence| gate.step(policy, evidence))
 }
 
-/// An open gate, whatever its basis, with or without a doubt.
+/// An open gate, whatever its basis, with or without a degraded.
 fn open(policy: &Policy, basis: Basis, since: u64) -> Gate {
     let proof = match basis {
         Basis::NotInstalled => Evidence::at(Duration::ZERO).with_linkerd_installation(LinkerdInstallation::Absent),

@@ -103,14 +103,14 @@ fn read(body: &[u8], open: bool) -> Result<GateStatus, String> {
     if answer.open != open {
         return Err("its answer and its HTTP status contradict each other".to_owned());
     }
-    if open && answer.basis.is_none() && answer.by_hand.is_none() {
+    if open && answer.basis.is_none() && answer.manual_override.is_none() {
         return Err("it says open, and not how that is known".to_owned());
     }
     // Texts of somebody else's: each becomes one line of bounded length.
     let line = |text: String| Reason::from(text.as_str()).to_string();
     Ok(GateStatus {
         reason: line(answer.reason),
-        by_hand: answer.by_hand.map(line),
+        manual_override: answer.manual_override.map(line),
         node: NodeStatus { name: line(answer.node.name), ..answer.node },
         ..answer
     })

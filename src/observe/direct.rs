@@ -88,13 +88,13 @@ impl Direct {
     /// DNS queries and TLS handshakes included.
     pub async fn look(&mut self, taken: Duration) -> Evidence {
         let last = self.last.take().filter(|last| taken.saturating_sub(last.all_asked) < PASSED_ON);
-        let last = match last.and_then(|last| Some((obstacle(&last.evidence)?, last))) {
+        let last = match last.and_then(|last| Some((failed_probe(&last.evidence)?, last))) {
             None => Last { evidence: self.ask(|_| true, Evidence::at(taken)).await, all_asked: taken },
-            Some((obstacle, last)) => {
-                let mut evidence = self.ask(|probe| probe == obstacle, last.evidence).await;
+            Some((failed_probe, last)) => {
+                let mut evidence = self.ask(|probe| probe == failed_probe, last.evidence).await;
                 evidence.taken = taken;
-                if evidence.result(obstacle).is_ready() {
-                    Last { evidence: self.ask(|probe| probe != obstacle, evidence).await, all_asked: taken }
+                if evidence.result(failed_probe).is_ready() {
+                    Last { evidence: self.ask(|probe| probe != failed_probe, evidence).await, all_asked: taken }
                 } else {
                     Last { evidence, ..last }
                 }
@@ -127,7 +127,7 @@ impl Direct {
 
 /// The part that alone keeps a gate closed: the cheapest of those that looked and are not ready. One that could not be
 /// looked at says nothing, so then all are asked.
-fn obstacle(evidence: &Evidence) -> Option<Probe> {
+fn failed_probe(evidence: &Evidence) -> Option<Probe> {
     CHEAPEST_FIRST.into_iter().find(|probe| matches!(evidence.result(*probe), ProbeResult::NotReady(_)))
 }
 
@@ -140,8 +140,11 @@ mod tests {
         let evidence = Evidence::at(Duration::ZERO)
             .with(Probe::Injector, ProbeResult::not_ready("refused"))
             .with(Probe::Identity, ProbeResult::unknown("no DNS"));
-        assert_eq!(obstacle(&evidence), Some(Probe::Injector));
-        assert_eq!(obstacle(&evidence.with(Probe::Identity, ProbeResult::not_ready("refused"))), Some(Probe::Identity));
-        assert_eq!(obstacle(&Evidence::at(Duration::ZERO)), None);
+        assert_eq!(failed_probe(&evidence), Some(Probe::Injector));
+        assert_eq!(
+            failed_probe(&evidence.with(Probe::Identity, ProbeResult::not_ready("refused"))),
+            Some(Probe::Identity)
+        );
+        assert_eq!(failed_probe(&Evidence::at(Duration::ZERO)), None);
     }
 }

@@ -44,7 +44,7 @@ pub(super) struct Prober {
     /// What instants are counted from.
     pub(super) epoch: Instant,
     pub(super) wanted: Proving,
-    pub(super) parts: ControlPlane,
+    pub(super) control_plane: ControlPlane,
     pub(super) metrics: Arc<Metrics>,
     pub(super) seen: Watched,
 }
@@ -123,7 +123,7 @@ impl Watched {
 
 impl Prober {
     /// One look at everything that is required.
-    pub(super) async fn look(&self) -> Evidence {
+    pub(super) async fn probe(&self) -> Evidence {
         let taken = self.epoch.elapsed();
         let webhooks = self.seen.webhooks();
         let blind = self.seen.webhooks.borrow().trouble.clone();
@@ -248,7 +248,7 @@ impl Prober {
             IdentityBy::Endpoints if endpoints::ready(slices, namespace, service::IDENTITY) > 0 => ProbeResult::Ready,
             IdentityBy::Endpoints => not_there(service::IDENTITY, namespace),
             IdentityBy::Ask if at.is_empty() => not_there(service::IDENTITY, namespace),
-            IdentityBy::Ask => self.parts.identity(at).await,
+            IdentityBy::Ask => self.control_plane.identity(at).await,
         }
     }
 
@@ -261,7 +261,7 @@ impl Prober {
         if at.is_empty() {
             return ProbeResult::not_ready(format!("the Service of {component} has no endpoint"));
         }
-        self.parts.ready(at).await
+        self.control_plane.ready(at).await
     }
 }
 
@@ -277,7 +277,7 @@ impl Pauses {
     /// The pause after a look that led to `gate`.
     pub(super) fn after(&mut self, gate: &Gate, policy: &Policy) -> Duration {
         match gate {
-            Gate::Open { doubt: None, .. } => {
+            Gate::Open { degraded: None, .. } => {
                 self.proving.reset();
                 self.again.next_pause()
             }

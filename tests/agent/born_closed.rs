@@ -83,7 +83,7 @@ async fn a_born_closed_node_is_opened_by_its_agent_or_as_an_orphan() -> Result<(
         let condition = json!({"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "ready"});
         let status = kube::api::Patch::Strategic(json!({"status": {"conditions": [condition]}}));
         nodes.patch_status("orphan", &kube::api::PatchParams::default(), &status).await?;
-        stage.until_event("orphan", "OpenedWithoutAgent").await?;
+        stage.until_event("orphan", "GateOpenedOrphanNode").await?;
         stage.until_node("orphan", "open", |node| !is_closed(node)).await?;
         anyhow::Ok(())
     };

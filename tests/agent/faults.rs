@@ -56,8 +56,8 @@ impl Story {
         let line = self.agent.until_says(&format!("gate: {how}: {reason}")).await?;
         let answer = self.agent.answers(503).await?;
         ensure!(answer["reason"].as_str().is_some_and(|told| told.contains(reason)), "{answer}");
-        let first = &answer["obstacles"][0];
-        ensure!(first["probe"] == probe && first["outcome"] == outcome, "{answer}");
+        let first = &answer["failedProbes"][0];
+        ensure!(first["probe"] == probe && first["result"] == outcome, "{answer}");
         Ok(line)
     }
 

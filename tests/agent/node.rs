@@ -148,7 +148,7 @@ async fn proven(stage: &Stage, agent: &Agent) -> Result<()> {
     stage.annotate_node("node-0", OVERRIDE, Some(&word("closed", 8))).await?;
     stage.until_node("node-0", "closed", is_closed).await?;
     let answer = agent.answers(503).await?;
-    ensure!(answer["byHand"].as_str().is_some_and(|told| told.starts_with("closed ")), "{answer}");
+    ensure!(answer["override"].as_str().is_some_and(|told| told.starts_with("closed ")), "{answer}");
     ensure!(answer["reason"].as_str().is_some_and(|told| told.contains("by evidence it is open: proven")), "{answer}");
     stage.until_node("node-0", "open at the end", |node| !is_closed(node)).await?;
     agent.until_says("manual override ended").await?;

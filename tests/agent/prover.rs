@@ -149,7 +149,7 @@ async fn a_word_in_another_format_is_told_and_changes_nothing() -> Result<()> {
             .until_says("gate: waiting: injection unknown: waiting for the prover on node elsewhere to renew the Lease")
             .await?;
         // Fields that this release does not know do no harm.
-        let more = json!({"version": 1, "gate": "open", "basis": "proven", "since": "noon", "yieldOn": {}, "more": {"a": [1]}});
+        let more = json!({"version": 1, "gate": "open", "basis": "proven", "since": "noon", "taintSuppressedBy": {}, "more": {"a": [1]}});
         publish(&stage, more).await?;
         agent.until_says("gate: open: proven").await?;
         stage.until_node("node-0", "open", |node| opened(node).as_deref() == Some("boot-1")).await?;
@@ -159,8 +159,8 @@ async fn a_word_in_another_format_is_told_and_changes_nothing() -> Result<()> {
         publish(&stage, json!({"version": 99, "verdict": "no"})).await?;
         agent.until_says(&format!("gate: still open, but not confirmed: {unreadable}")).await?;
         ensure!(agent.answers(200).await?["prover"] == "elsewhere");
-        let refused = json!({"version": 1, "gate": "closed", "obstacles": [
-            {"probe": "injection", "outcome": "not-ready", "reason": "by hand"},
+        let refused = json!({"version": 1, "gate": "closed", "failedProbes": [
+            {"probe": "injection", "result": "not-ready", "reason": "by hand"},
         ]});
         publish(&stage, refused).await?;
         agent.until_says("gate: closed: injection not ready: by hand").await?;

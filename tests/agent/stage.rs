@@ -299,7 +299,7 @@ impl Stage {
         let boot_id_file = ("LINKERD_GATE_BOOT_ID_FILE", boot_id.path().display().to_string());
         let defaults = [
             ("LINKERD_GATE_KUBECONFIG", kubeconfig.display().to_string()),
-            ("LINKERD_GATE_LISTEN", port.to_string()),
+            ("LINKERD_GATE_LISTEN_PORT", port.to_string()),
             ("LINKERD_GATE_API_SERVERS", format!("{}:6443", self.cluster.address())),
             ("LINKERD_GATE_TERMINATION_LOG", "/nonexistent".to_owned()),
         ];

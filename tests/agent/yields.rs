@@ -69,10 +69,10 @@ async fn a_node_yields_only_while_it_lacks_an_essential_pod() -> Result<()> {
         for node in ["node-0", "node-1"] {
             stage.until_node(node, "closed", is_closed).await?;
         }
-        ensure!(has_it.metric("linkerd_gate_yielding", "").await? == 0);
+        ensure!(has_it.metric("linkerd_gate_taint_suppressing_daemonsets", "").await? == 0);
         // The other joins the pool: it yields until its pod is there, and says so.
         label(&stage, "node-1").await?;
-        let event = stage.until_event("node-1", "GateYields").await?;
+        let event = stage.until_event("node-1", "GateTaintSuppressed").await?;
         ensure!(event.type_.as_deref() == Some("Warning"), "{event:?}");
         ensure!(event.message.is_some_and(|told| told.ends_with(": kube-system/svclb-web")), "to what?");
         until_pod_on(&stage, "svclb-web", "node-1").await?;
@@ -107,7 +107,7 @@ async fn no_node_waits_for_a_daemon_set_that_is_ignored() -> Result<()> {
         stage.create::<DaemonSet>("kube-system", optional).await?;
         // One that counts comes after them: what it does is seen, and names it alone.
         stage.create::<DaemonSet>("kube-system", daemon_set("cni", "lb")).await?;
-        let event = stage.until_event("node-0", "GateYields").await?;
+        let event = stage.until_event("node-0", "GateTaintSuppressed").await?;
         ensure!(event.message.is_some_and(|told| told.ends_with(": kube-system/cni")), "to what else?");
         // It is closed again as soon as its pod is there, which may be before anybody looks.
         let node = stage.nodes().await?.get("node-0").await?;

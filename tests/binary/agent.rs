@@ -27,16 +27,16 @@ struct Agent {
 }
 
 fn answer(open: bool, reason: &str) -> GateStatus {
-    let obstacle = FailedProbe { probe: Probe::Injector, outcome: ProbeResult::not_ready("x") };
+    let failed_probe = FailedProbe { probe: Probe::Injector, result: ProbeResult::not_ready("x") };
     GateStatus {
         version: VERSION,
         open,
         basis: open.then_some(Basis::Proven),
         reason: reason.to_owned(),
-        obstacles: if open { Vec::new() } else { vec![obstacle] },
+        failed_probes: if open { Vec::new() } else { vec![failed_probe] },
         required: Policy::proven().required().to_vec(),
-        by_hand: None,
-        blind: false,
+        manual_override: None,
+        verdict_stale: false,
         prover: Some("node-1".to_owned()),
         node: NodeStatus { name: "node-0".to_owned(), state: "open".to_owned(), reason: "proven".to_owned() },
     }
@@ -84,7 +84,7 @@ impl Agent {
 
     /// Until a pod waits here for the gate to open: one question after the other, without a pause.
     async fn until_somebody_waits(&self) {
-        let waiting = async { while !self.metrics().await.contains("\nlinkerd_gate_waiters 1\n") {} };
+        let waiting = async { while !self.metrics().await.contains("\nlinkerd_gate_gate_waiting_requests 1\n") {} };
         tokio::time::timeout(PATIENCE, waiting).await.expect("nobody waits");
     }
 

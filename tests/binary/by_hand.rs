@@ -1,4 +1,4 @@
-//! `open`, `close` and `forget` as people run them.
+//! `open`, `close` and `clear` as people run them.
 
 use std::io::Write as _;
 use std::process::{Command, Output};
@@ -25,8 +25,8 @@ fn bad_usage_is_refused_before_anything_is_asked_and_says_what_is_accepted() {
         (&["close", "worker-1", "--for", "soon"], "from 1m to 168h"),
         (&["open", "worker-1/status", "--for", "1h"], "no node can have this name"),
         (&["open", "worker-1", "--for", "1h", "--as-group", "system:masters"], "--as <USER>"),
-        (&["forget"], "<NODE>"),
-        (&["forget", "worker-1", "--for", "1h"], "--for"),
+        (&["clear"], "<NODE>"),
+        (&["clear", "worker-1", "--for", "1h"], "--for"),
     ] {
         let (code, said) = refused(arguments);
         assert_eq!(code, Some(2), "{arguments:?}: {said}");
@@ -69,7 +69,7 @@ fn a_context_that_is_not_there_is_named_and_an_api_server_that_does_not_answer_i
 
 #[test]
 fn help_says_what_follows_and_how_it_ends() {
-    for command in ["open", "close", "forget"] {
+    for command in ["open", "close", "clear"] {
         let output = run(&[command, "--help"]);
         let help = String::from_utf8(output.stdout).unwrap();
         assert!(output.status.success() && help.contains("--kubeconfig") && help.contains("69 "), "{help}");

@@ -31,7 +31,7 @@ fn the_version_is_the_packages() {
 #[test]
 fn every_command_is_in_help_and_has_an_example_or_variables() {
     let help = stdout(&["help"]);
-    for command in ["explain", "open", "close", "forget", "release", "recreate", "uninstall", "version", "completion"] {
+    for command in ["explain", "open", "close", "clear", "release", "recreate", "uninstall", "version", "completion"] {
         assert!(help.contains(&format!("\n  {command} ")), "{command} is not in:\n{help}");
         let own = stdout(&["help", command]);
         assert!(own.contains("Example") && own.contains(&format!("linkerd-gate {command}")), "{own}");

@@ -87,7 +87,7 @@ async fn identity_is_ready_by_its_endpoints_and_does_not_answer(stage: &Stage) -
         async move { stage.kubectl(&words).await }
     };
     suffer("LINKERD_STANDIN_FAULT=refuse").await?;
-    stage.until_verdict("closed", |verdict| verdict.contains(r#""probe":"identity","outcome":"not-ready""#)).await?;
+    stage.until_verdict("closed", |verdict| verdict.contains(r#""probe":"identity","result":"not-ready""#)).await?;
     stage.until_available(LINKERD, "linkerd-identity").await?;
     suffer("LINKERD_STANDIN_FAULT-").await?;
     stage.until_verdict("open", |verdict| verdict.contains(r#""gate":"open""#)).await?;
@@ -99,7 +99,7 @@ async fn a_node_joins_whose_network_does_not_tolerate_the_taint(stage: &Stage) -
     stage.scale(LINKERD, "linkerd-proxy-injector", 0).await?;
     let agent_of = |node: &'static str| stage.agent_on(node);
     // Whichever probe fails first closes the gate: the dry-run may be faster than the watch of endpoints.
-    stage.until_verdict("closed", |verdict| verdict.contains(r#""probe":"injector","outcome":"not-ready""#)).await?;
+    stage.until_verdict("closed", |verdict| verdict.contains(r#""probe":"injector","result":"not-ready""#)).await?;
     stage.apply(&[cni(&json!([{"key": "node.kubernetes.io/not-ready", "operator": "Exists"}]))]).await?;
     let [.., joining] = stage.cluster.nodes() else { unreachable!("a cluster has nodes") };
     stage.cluster.switch_on(joining).await?;

@@ -119,12 +119,12 @@ const FILES: &[File] = &[
     File {
         name: "optional/70-eviction.yaml",
         templates: &["controller/rights/eviction.yaml"],
-        settings: &[("controller.eviction", "\"on\"")],
+        settings: &[("controller.eviction", "true")],
     },
     File {
         name: "optional/74-successors.yaml",
         templates: &["controller/rights/successors.yaml"],
-        settings: &[("controller.eviction", "\"on\"")],
+        settings: &[("controller.eviction", "true")],
     },
     File {
         name: "optional/71-admission-warn.yaml",

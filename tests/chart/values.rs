@@ -94,8 +94,8 @@ fn a_value_cannot_be_taken_away_where_something_else_would_then_be_named() {
         "admission",
         "image.repository",
         "agent.taintKey",
-        "agent.listen",
-        "controller.listen",
+        "agent.listenPort",
+        "controller.listenPort",
     ] {
         let said = refusal(NAMESPACE, &[(path.to_owned(), Value::Null)]);
         assert!(said.contains(path.rsplit('.').next().unwrap()), "{path}: {said}");

@@ -144,7 +144,6 @@ fn reaches_every_variable(program: &Program) {
         let expected = match (path.as_str(), &value) {
             // The file's place on the node is mounted to this one.
             ("agent.bootIdFile", _) => "/run/linkerd-gate/boot_id".to_owned(),
-            (_, Value::Bool(on)) => if *on { "on" } else { "off" }.to_owned(),
             (_, Value::Array(list)) => list.iter().map(|item| item.as_str().unwrap()).collect::<Vec<_>>().join(","),
             (_, Value::String(text)) => text.clone(),
             (_, value) => value.to_string(),
@@ -201,23 +200,13 @@ fn further_variables_reach_a_program_unless_there_is_a_value_for_them() {
     }
 }
 
-/// In a file of values, a bare `on` is true.
-#[test]
-fn on_and_off_need_no_quotes() {
-    for path in ["controller.eviction", "controller.nudge"] {
-        for (truth, word) in [(true, "on"), (false, "off")] {
-            assert_eq!(CONTROLLER.variables(&[set(path, truth)]), CONTROLLER.variables(&[set(path, word)]), "{path}");
-        }
-    }
-}
-
 #[test]
 fn the_right_to_evict_is_there_where_the_controller_evicts_and_nowhere_else() {
     let has_right = |settings: &[Setting]| {
         render(NAMESPACE, settings).iter().any(|document| document.text.contains("resources: [pods/eviction]"))
     };
     for repair in ["", "report", "held", "running"] {
-        for eviction in [json!(""), json!("on"), json!("off"), json!(true), json!(false)] {
+        for eviction in [json!(""), json!(true), json!(false)] {
             let mut settings = vec![set("controller.repair", repair), set("controller.eviction", eviction)];
             let evicts = controller(&CONTROLLER.variables(&settings)).repair.evicts;
             assert_eq!(has_right(&settings), evicts, "{settings:?}");
@@ -240,7 +229,7 @@ fn the_file_of_the_boot_id_is_mounted_where_the_agent_reads_it() {
 #[test]
 fn the_port_that_a_program_listens_on_is_the_one_that_kubelet_asks() {
     for program in [AGENT, CONTROLLER] {
-        let pod = program.pod(&[set(&format!("{}.listen", program.section), 4321)]);
+        let pod = program.pod(&[set(&format!("{}.listenPort", program.section), 4321)]);
         let container = &pod["containers"][0];
         assert_eq!(container["ports"], json!([{"name": "http", "containerPort": 4321}]));
         for probe in ["readinessProbe", "livenessProbe"] {

@@ -159,15 +159,15 @@ impl Stage {
         for (name, verdict, found) in [
             (
                 "closed",
-                r#"{"version":1,"gate":"closed","obstacles":[{"probe":"identity","outcome":"not-ready","reason":"refused"}]}"#,
+                r#"{"version":1,"gate":"closed","failedProbes":[{"probe":"identity","result":"not-ready","reason":"refused"}]}"#,
                 &["LG302 error"][..],
             ),
             ("settling", r#"{"version":1,"gate":"settling"}"#, &["LG302 warning"]),
             ("not looked yet", r#"{"version":1,"gate":"closed"}"#, &["LG302 warning"]),
             ("of another time", r#"{"version":9,"gate":"open"}"#, &["LG302 warning"]),
             (
-                "yielding",
-                r#"{"version":1,"gate":"open","basis":"proven","yieldOn":{"kube-system/cni":["n1"]}}"#,
+                "taint-suppressed",
+                r#"{"version":1,"gate":"open","basis":"proven","taintSuppressedBy":{"kube-system/cni":["n1"]}}"#,
                 &["LG602 warning"],
             ),
         ] {
@@ -186,7 +186,7 @@ impl Stage {
         let word = format!("linkerd-gate/override=open {until:.0}");
         self.kubectl(&["annotate", "node", "n1", &word], "").await?;
         let report = self.finds("an override", &[], &["LG604 warning"]).await?;
-        ensure!(report.to_string().contains("linkerd-gate forget n1"), "{report:#}");
+        ensure!(report.to_string().contains("linkerd-gate clear n1"), "{report:#}");
         self.kubectl(&["annotate", "node", "n1", "linkerd-gate/override-"], "").await?;
         self.kubectl(&["delete", "pod", "agent-n2", "-n", OURS, "--force"], "").await?;
         self.finds("a node without an agent", &[], &["LG603 warning"]).await?;

@@ -86,7 +86,7 @@ async fn start(stage: &Stage) -> Result<Agent> {
         },
     });
     stage.create::<Pod>(GATE, own).await?;
-    let settings = controller(pod).with("EVICTION", "on").with("ORPHAN_AFTER", "1s");
+    let settings = controller(pod).with("EVICTION", "true").with("ORPHAN_AFTER", "1s");
     stage.start_as(settings, &stage.cluster.kubeconfig_as_pod(GATE, pod).await?)
 }
 

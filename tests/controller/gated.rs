@@ -413,7 +413,7 @@ async fn the_lease_says_how_many_pods_a_node_would_let_start_too_early() -> Resu
             cluster::until(&leases, "linkerd-gate-controller", text, PATIENCE, same).await.map(drop)
         };
         says(r#"{"version":1,"pods":100}"#).await?;
-        ensure!(replica.metric("linkerd_gate_pending_repairs", "").await? == 100);
+        ensure!(replica.metric("linkerd_gate_pending_repair_pods", "").await? == 100);
         recover(&stage).await?;
         until_pods(&stage, "meshed", |pods| all_meshed(pods, PODS)).await?;
         says(r#"{"version":1,"pods":0}"#).await

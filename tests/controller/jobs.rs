@@ -40,7 +40,7 @@ async fn jobs_are_repaired_in_the_way_that_does_not_count_and_none_of_them_fails
     })
     .await?;
 
-    let settings = controller("one").with("EVICTION", "on").with("REPAIR", "running");
+    let settings = controller("one").with("EVICTION", "true").with("REPAIR", "running");
     let replica = stage.start_apart(settings, "controller").await?;
     let done = async {
         replica.until_said("first scan complete pods=12 missed=12").await?;

@@ -30,7 +30,7 @@ async fn three_pods_that_come_back_bare_and_no_more_until_the_webhook_changes() 
         recover(&stage).await?;
         let event = until_event(&stage, "ReplicaSet", "web", "ReplacementsOutsideMesh").await?;
         ensure!(event.type_.as_deref() == Some("Warning"), "{event:?}");
-        ensure!(replica.metric("linkerd_gate_broken_owners", "").await? == 1, "nobody is left alone");
+        ensure!(replica.metric("linkerd_gate_breaker_open_owners", "").await? == 1, "nobody is left alone");
         // Whoever is injected is replaced all the same, and others that are not as often: the first has a turn no more.
         for name in ["second", "third"] {
             stage.create::<ReplicaSet>(SHOP, unscheduled(set(name, 6))).await?;
@@ -57,7 +57,7 @@ async fn three_pods_that_come_back_bare_and_no_more_until_the_webhook_changes() 
         webhooks.patch(&name, &PatchParams::default(), &patch).await?;
         until_pods(&stage, "all meshed", |pods| all_meshed(pods, 22)).await?;
         replica.until_said("no pod is outside the mesh any more namespace=shop owner=ReplicaSet web").await?;
-        ensure!(replica.metric("linkerd_gate_broken_owners", "").await? == 0, "somebody is still left alone");
+        ensure!(replica.metric("linkerd_gate_breaker_open_owners", "").await? == 0, "somebody is still left alone");
         anyhow::Ok(())
     };
     done.await.with_context(|| replica.said())
@@ -86,7 +86,7 @@ async fn an_injector_that_goes_whenever_it_is_trusted_costs_what_was_under_way_a
         let meshed = until_pods(&stage, "meshed", |pods| all_meshed(pods, PODS)).await?;
         ensure!(uids(bare.values()).is_disjoint(&uids(meshed.values())), "a bare pod became a meshed one");
         // The outages explain what came back bare: nobody is to blame.
-        ensure!(replica.metric("linkerd_gate_broken_owners", "").await? == 0, "somebody is left alone");
+        ensure!(replica.metric("linkerd_gate_breaker_open_owners", "").await? == 0, "somebody is left alone");
         let requests = stage.requests_of("controller")?;
         let removed = succeeded(&removals(&requests)).len();
         ensure!((PODS..2 * PODS).contains(&removed), "{removed} removals for {PODS} pods");

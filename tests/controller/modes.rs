@@ -78,7 +78,7 @@ async fn reports(stage: &Stage) -> Result<()> {
     let mut replica = stage.start_apart(controller("reporter").with("REPAIR", "report"), "reporter").await?;
     let done = async {
         replica.until_said(UNBOUND).await?;
-        ensure!(replica.metric("linkerd_gate_hold_unbound", "").await? == 1);
+        ensure!(replica.metric("linkerd_gate_hold_binding_missing", "").await? == 1);
         replica.until_said("proof: open").await?;
         replica
             .until_said("deleted pod namespace=shop pod=foreign-but-may-go owner=example.com/v1 Rollout foreign")
@@ -102,7 +102,7 @@ async fn reports(stage: &Stage) -> Result<()> {
 
 /// `held`, the default, with the right to evict those that ask for it.
 async fn replaces_what_never_ran(stage: &Stage, bare: &Pods) -> Result<()> {
-    let settings = controller("one").with("EVICTION", "on").with("REPAIR_COOLDOWN", "1s").with("ADMISSION", "refuse");
+    let settings = controller("one").with("EVICTION", "true").with("REPAIR_COOLDOWN", "1s").with("ADMISSION", "refuse");
     let replica = stage.start_apart(settings, "controller").await?;
     let done = async {
         let after = until_pods(stage, "those meshed that may go", |pods| {
@@ -128,7 +128,7 @@ async fn replaces_what_never_ran(stage: &Stage, bare: &Pods) -> Result<()> {
         // Hold was not wanted, and so is not missed.
         let looked = |request: &AuditedRequest| request.resource == "mutatingadmissionpolicybindings";
         ensure!(stage.requests_of("controller")?.iter().any(looked), "it did not look at hold's binding");
-        ensure!(replica.metric("linkerd_gate_hold_unbound", "").await? == 0);
+        ensure!(replica.metric("linkerd_gate_hold_binding_missing", "").await? == 0);
         ensure!(replica.times_said(UNBOUND) == 0, "{}", replica.said());
         // Its namespace's word is for those that have none of their own.
         annotate_namespace(stage, Some("running")).await?;
@@ -170,7 +170,7 @@ fn written(requests: &[AuditedRequest]) -> Vec<String> {
     writes.map(|request| request.resource.clone()).collect()
 }
 
-/// One replica, which is not given up for one that nobody would take: each obstacle is found by a dry-run, told, and tried again.
+/// One replica, which is not given up for one that nobody would take: each failed_probe is found by a dry-run, told, and tried again.
 #[tokio::test]
 async fn what_runs_stays_where_its_successor_would_be_refused() -> Result<()> {
     let stage = opened().await?;
@@ -184,7 +184,7 @@ async fn what_runs_stays_where_its_successor_would_be_refused() -> Result<()> {
     let enforce = Patch::Merge(level(Some("restricted")));
     namespaces.patch(SHOP, &PatchParams::default(), &enforce).await?;
     recover(&stage).await?;
-    let settings = controller("one").with("REPAIR", "running").with("EVICTION", "on").with("REPAIR_COOLDOWN", "1s");
+    let settings = controller("one").with("REPAIR", "running").with("EVICTION", "true").with("REPAIR_COOLDOWN", "1s");
     let replica = stage.start_apart(settings, "controller").await?;
     let done = async {
         let event = until_event(&stage, "ReplicaSet", "only", "ReplacementRefused").await?;

@@ -32,7 +32,7 @@ async fn a_closed_node_without_an_agent_is_opened_and_one_with_an_agent_is_left_
 
     let replica = stage.start_apart(controller("one").with("ORPHAN_AFTER", "2s"), "controller").await?;
     let done = async {
-        let event = stage.until_event(orphan, "OpenedWithoutAgent").await?;
+        let event = stage.until_event(orphan, "GateOpenedOrphanNode").await?;
         ensure!(event.message.as_ref().is_some_and(|message| message.contains("had no agent")), "{event:?}");
         stage.until_node(orphan, "open", |node| !is_closed(node)).await?;
         ensure!(is_closed(&stage.nodes().await?.get(tended).await?), "a node was opened whose agent lives");

@@ -137,7 +137,7 @@ fn proofs(stage: &Stage) -> Result<usize> {
 /// Waits until so many nudges may be under way, which nobody tells of by himself.
 async fn until_window(replica: &Agent, window: u64) -> Result<()> {
     let asked = async {
-        while replica.metric("linkerd_gate_nudge_window", "").await? != window {
+        while replica.metric("linkerd_gate_retry_window_owners", "").await? != window {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         anyhow::Ok(())

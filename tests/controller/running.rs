@@ -61,7 +61,7 @@ async fn five_hundred_pods_of_every_owner_are_replaced_within_the_rate_of_evicti
     let before = admitted_bare(&stage).await?;
     let settings = controller("one")
         .with("REPAIR", "running")
-        .with("EVICTION", "on")
+        .with("EVICTION", "true")
         .with("REPAIR_COOLDOWN", "1s")
         .with("EVICTION_RATE", &format!("{RATE}/s"));
     let replica = stage.start_apart(settings, "controller").await?;

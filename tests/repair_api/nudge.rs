@@ -19,7 +19,7 @@ use linkerd_gate::cluster::workloads::{
     follow_daemon_sets, follow_jobs, follow_refusals, follow_replica_sets, follow_replication_controllers,
     follow_stateful_sets,
 };
-use linkerd_gate::decide::repair::object::NUDGED_AT;
+use linkerd_gate::decide::repair::object::RETRIED_AT;
 use linkerd_gate::decide::repair::retry::{OwnerRetry, RefusedCreate, is_ours};
 use linkerd_gate::decide::repair::{Kind, OwnerReference, OwnerView, WriteOutcome};
 use linkerd_gate_kit::cluster::until_any;
@@ -267,7 +267,7 @@ where
         + serde::de::DeserializeOwned,
 {
     let metadata = Api::<K>::namespaced(client.clone(), namespace).get_metadata("web").await?.metadata;
-    Ok(metadata.annotations.and_then(|all| all.get(NUDGED_AT).cloned()))
+    Ok(metadata.annotations.and_then(|all| all.get(RETRIED_AT).cloned()))
 }
 
 async fn only_an_annotation_was_written(client: &Client, namespace: &str, nudged: Timestamp) -> Result<()> {
@@ -283,7 +283,7 @@ async fn only_an_annotation_was_written(client: &Client, namespace: &str, nudged
         .filter(|entry| entry.manager.as_deref() == Some("linkerd-gate"))
         .filter_map(|entry| Some(entry.fields_v1?.0))
         .collect();
-    let ours = json!({"f:metadata": {"f:annotations": {format!("f:{NUDGED_AT}"): {}}}});
+    let ours = json!({"f:metadata": {"f:annotations": {format!("f:{RETRIED_AT}"): {}}}});
     ensure!(fields == [ours], "{fields:?}");
     Ok(())
 }

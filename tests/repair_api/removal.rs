@@ -128,7 +128,7 @@ async fn a_removal_without_the_right_says_which_it_is() -> Result<()> {
         let nobody = cluster().await?.client_as(&namespace, "default").await?;
         for (evict, words) in [
             (false, "cannot delete resource \"pods\""),
-            (true, "LINKERD_GATE_EVICTION=on needs the right to create pods/eviction"),
+            (true, "LINKERD_GATE_EVICTION=true needs the right to create pods/eviction"),
         ] {
             let outcome = remove(nobody.clone(), &namespace, &never_ran, evict).await;
             ensure!(matches!(&outcome, WriteOutcome::Failed(why) if why.contains(words)), "{outcome:?}");

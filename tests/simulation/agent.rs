@@ -332,7 +332,7 @@ impl Agent {
             (
                 Gate::Open { .. },
                 Gate::Closed {
-                    why: ClosedReason::Unknown(_) | ClosedReason::NoEvidence | ClosedReason::Overtaken, ..
+                    why: ClosedReason::Unknown(_) | ClosedReason::NoEvidence | ClosedReason::Outdated, ..
                 },
             ) => Err(format!("{} closed its gate for want of knowledge: {}", self.me, self.follower.gate())),
             (Gate::Closed { .. } | Gate::Settling { .. }, Gate::Open { .. }) => {
@@ -349,8 +349,8 @@ impl Agent {
     }
 
     fn by_hand(&self, wall: Timestamp) -> Option<ManualOverride> {
-        let of_node = self.node_view.as_ref().and_then(|view| view.by_hand.as_deref());
-        let of_all = self.lease.as_ref().and_then(|word| word.record.by_hand.as_deref());
+        let of_node = self.node_view.as_ref().and_then(|view| view.manual_override.as_deref());
+        let of_all = self.lease.as_ref().and_then(|word| word.record.manual_override.as_deref());
         let in_force = |word| ManualOverride::in_force(word, wall).ok().flatten();
         in_force(of_node).or_else(|| in_force(of_all))
     }
@@ -455,8 +455,10 @@ impl Agent {
         // there for a moment too long does less harm than one that is not.
         let said = self.lease.as_ref().and_then(|word| word.record.verdict.as_deref());
         let said = said.filter(|_| self.follower.observer().stale_at().is_some());
-        let yield_on =
-            said.and_then(|said| PublishedVerdict::read(said).ok()).map(|word| word.yield_on).unwrap_or_default();
+        let yield_on = said
+            .and_then(|said| PublishedVerdict::read(said).ok())
+            .map(|word| word.taint_suppressed_by)
+            .unwrap_or_default();
         Prover {
             gate: self.follower.prover_gate(self.local(now)),
             looking: None,
@@ -546,7 +548,7 @@ impl Prover {
         self.listed |= found.installation != LinkerdInstallation::Unseen;
         self.look_at = now
             + match &self.gate {
-                Gate::Open { doubt: None, .. } => {
+                Gate::Open { degraded: None, .. } => {
                     self.proven_again * 4 / 5 + random.between(0, self.proven_again.as_secs() * 400)
                 }
                 Gate::Settling { .. } => random.between(350, 450),

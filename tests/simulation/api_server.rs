@@ -132,7 +132,7 @@ impl ApiServer {
             transitions: write.transitions,
             verdict: Some(write.verdict.clone()),
             // A merge patch leaves what it does not name.
-            by_hand: self.lease.as_ref().and_then(|word| word.record.by_hand.clone()),
+            manual_override: self.lease.as_ref().and_then(|word| word.record.manual_override.clone()),
             pending_repair: None,
         };
         let word = Rc::new(Word { record, truth: Truth { evidence: write.evidence, renewed: now } });
@@ -144,7 +144,7 @@ impl ApiServer {
     pub fn annotate_lease(&mut self, by_hand: Option<String>) {
         let mut word =
             self.lease.as_deref().cloned().unwrap_or(Word { record: LeaseRecord::default(), truth: Truth::default() });
-        word.record.by_hand = by_hand;
+        word.record.manual_override = by_hand;
         word.record.resource_version = self.next_version();
         self.lease = Some(Rc::new(word));
     }

@@ -349,7 +349,7 @@ fn power_on(world: &mut World, node: usize) {
 
 fn heal(world: &mut World) {
     for node in 0..world.machines.len() {
-        if world.api.nodes[node].by_hand.is_some() {
+        if world.api.nodes[node].manual_override.is_some() {
             world.annotate_node(node, None);
         }
         let still_dark = (world.machines[node].power_lost + DARK).saturating_sub(world.now);
@@ -368,7 +368,7 @@ fn heal(world: &mut World) {
     world.api_up = true;
     world.api_slow = false;
     world.api_settled();
-    if world.api.lease.as_ref().is_some_and(|word| word.record.by_hand.is_some()) {
+    if world.api.lease.as_ref().is_some_and(|word| word.record.manual_override.is_some()) {
         world.api.annotate_lease(None);
         world.notify_lease();
     }

@@ -287,15 +287,19 @@ impl World {
         }
         if !fresh {
             // What etcd remembers: an open verdict of a prover that is no more.
-            let open =
-                Gate::Open { basis: linkerd_gate::decide::Basis::Proven, since: SECOND, latest: SECOND, doubt: None };
+            let open = Gate::Open {
+                basis: linkerd_gate::decide::Basis::Proven,
+                since: SECOND,
+                latest: SECOND,
+                degraded: None,
+            };
             let record = LeaseRecord {
                 resource_version: "0".to_owned(),
                 holder: Some(LeaseHolder { node: node_name(0), pod: "agent-before".to_owned(), boot: boot_id(0, 0) }),
                 renewed: Some("before".to_owned()),
                 transitions: 4,
                 verdict: Some(PublishedVerdict::new(&open, TaintSuppressions::new(), Vec::new()).write()),
-                by_hand: None,
+                manual_override: None,
                 pending_repair: None,
             };
             self.api.lease = Some(Rc::new(Word { record, truth: Truth::default() }));
@@ -1149,7 +1153,7 @@ impl World {
     /// The node's annotation of that name, given by a person.
     pub fn annotate_node(&mut self, node: usize, word: Option<ManualOverride>) {
         self.tell(|_| format!("-- {ANNOTATION} of node-{node}: {word:?}"));
-        self.api.change_node(node, |view| view.by_hand = word.map(|word| word.to_string()));
+        self.api.change_node(node, |view| view.manual_override = word.map(|word| word.to_string()));
         self.notify_node(node);
     }
 

@@ -191,7 +191,7 @@ impl Stage {
             .env("LINKERD_GATE_KUBECONFIG", kubeconfig)
             .env("LINKERD_GATE_API_SERVERS", format!("{}:6443", self.cluster.address()))
             .env("LINKERD_GATE_IDENTITY", "endpoints")
-            .env("LINKERD_GATE_LISTEN", port.to_string())
+            .env("LINKERD_GATE_LISTEN_PORT", port.to_string())
             .env("LINKERD_GATE_TERMINATION_LOG", "/nonexistent");
         let process = Process::start_with_log(command, File::create(&log)?)?;
         let mut agent = Agent { process, port, log };
@@ -269,7 +269,7 @@ impl Agent {
 
     /// Waits until so many clients wait for it to open.
     pub async fn until_waiters(&mut self, count: usize) -> Result<()> {
-        self.until_metric("linkerd_gate_waiters", count).await
+        self.until_metric("linkerd_gate_gate_waiting_requests", count).await
     }
 
     /// Waits until `/gate` says closed.

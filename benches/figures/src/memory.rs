@@ -81,7 +81,7 @@ async fn agent(gate: &Gate) -> Result<f64> {
         ("LINKERD_GATE_NODE_NAME", "node-0"),
         ("LINKERD_GATE_POD_NAME", "linkerd-gate-x2x9z"),
         ("LINKERD_GATE_POD_NAMESPACE", "linkerd-gate"),
-        ("LINKERD_GATE_LISTEN", &port.to_string()),
+        ("LINKERD_GATE_LISTEN_PORT", &port.to_string()),
     ]);
     let mut process = Process::start(command)?;
     until(&mut process, port, "linkerd_gate_prover ", 1).await?;
@@ -105,7 +105,7 @@ async fn controller(gate: &Gate, size: Size) -> Result<f64> {
         ("LINKERD_GATE_POD_NAME", "linkerd-gate-controller-x2x9z"),
         ("LINKERD_GATE_POD_NAMESPACE", "linkerd-gate"),
         ("LINKERD_GATE_POD_UID", "0b6f9e52-9b1f-4e0a-8d5a-0d2f3b3f9c11"),
-        ("LINKERD_GATE_LISTEN", &port.to_string()),
+        ("LINKERD_GATE_LISTEN_PORT", &port.to_string()),
     ]);
     let mut process = Process::start(command)?;
     until_missed(&mut process, port, size.missed).await?;

@@ -11,8 +11,7 @@ system:serviceaccount:{{ .Release.Namespace }}:linkerd-gate-controller
 {{/* Whether the controller evicts, as the program decides it. */}}
 {{- define "linkerd-gate.evicts" -}}
 {{- with .Values.controller -}}
-{{- $eviction := include "linkerd-gate.word" .eviction -}}
-{{- and .enabled (or (eq $eviction "on") (and (eq $eviction "") (eq .repair "running"))) -}}
+{{- and .enabled (or (eq (toString .eviction) "true") (and (eq (toString .eviction) "") (eq .repair "running"))) -}}
 {{- end -}}
 {{- end }}
 
@@ -31,7 +30,8 @@ system:serviceaccount:{{ .Release.Namespace }}:linkerd-gate-controller
 {{- define "linkerd-gate.variables" -}}
 {{- $section := first . -}}
 {{- range $value := rest . -}}
-{{- with include "linkerd-gate.word" (get $section $value) }}
+{{- $given := get $section $value -}}
+{{- with (kindIs "bool" $given | ternary (toString $given) (include "linkerd-gate.word" $given)) }}
         - {name: LINKERD_GATE_{{ snakecase $value | upper }}, value: {{ . | quote }}}
 {{- end -}}
 {{- end -}}

@@ -61,7 +61,7 @@ impl Follower {
         self.sightings.note(record, now);
         self.word = record.and_then(|record| record.verdict.as_deref()).map(PublishedVerdict::read);
         let proof = match &self.word {
-            Some(Ok(PublishedVerdict { word: WireVerdict::Open { proof, .. }, .. })) => {
+            Some(Ok(PublishedVerdict { verdict: WireVerdict::Open { proof, .. }, .. })) => {
                 Some((self.sightings.holder().cloned(), *proof))
             }
             Some(_) | None => None,
@@ -111,7 +111,9 @@ impl Follower {
         match &self.word {
             None => unknown("the prover has published no verdict".to_owned()),
             Some(Err(error)) => unknown(format!("the published verdict cannot be used: {error}")),
-            Some(Ok(PublishedVerdict { word: WireVerdict::Open { .. }, .. })) if self.proofs != ProofHistory::Newer => {
+            Some(Ok(PublishedVerdict { verdict: WireVerdict::Open { .. }, .. }))
+                if self.proofs != ProofHistory::Newer =>
+            {
                 unknown("waiting for the prover's next proof: its last one is older than this agent's watch".to_owned())
             }
             Some(Ok(word)) => {
@@ -199,11 +201,17 @@ mod tests {
     }
 
     fn word(word: WireVerdict) -> String {
-        PublishedVerdict { version: VERSION, word, yield_on: TaintSuppressions::new(), identity: Vec::new() }.write()
+        PublishedVerdict {
+            version: VERSION,
+            verdict: word,
+            taint_suppressed_by: TaintSuppressions::new(),
+            identity: Vec::new(),
+        }
+        .write()
     }
 
     fn open(proof: u64) -> String {
-        word(WireVerdict::Open { basis: Basis::Proven, proof, doubt: Vec::new() })
+        word(WireVerdict::Open { basis: Basis::Proven, proof, degraded: Vec::new() })
     }
 
     fn open_by_another() -> String {
@@ -212,9 +220,9 @@ mod tests {
 
     fn refused() -> String {
         word(WireVerdict::Closed {
-            obstacles: vec![crate::decide::FailedProbe {
+            failed_probes: vec![crate::decide::FailedProbe {
                 probe: Probe::Injector,
-                outcome: ProbeResult::not_ready("refused"),
+                result: ProbeResult::not_ready("refused"),
             }],
         })
     }
@@ -318,7 +326,7 @@ mod tests {
     fn evidence_closes_at_once_and_a_prover_that_begins_anew_does_not() {
         let leases = [Some(record(1, open(1))), Some(record(2, open(2)))];
         let anew =
-            [leases.as_slice(), &[Some(record(3, word(WireVerdict::Closed { obstacles: Vec::new() })))]].concat();
+            [leases.as_slice(), &[Some(record(3, word(WireVerdict::Closed { failed_probes: Vec::new() })))]].concat();
         assert!(after(&anew).gate().is_open());
         let closed = [leases.as_slice(), &[Some(record(3, refused()))]].concat();
         assert_eq!(after(&closed).gate().to_string(), "closed: injector not ready: refused");
@@ -347,7 +355,7 @@ mod tests {
 
     #[test]
     fn linkerds_absence_opens_without_identity() {
-        let absent = |proof| word(WireVerdict::Open { basis: Basis::NotInstalled, proof, doubt: Vec::new() });
+        let absent = |proof| word(WireVerdict::Open { basis: Basis::NotInstalled, proof, degraded: Vec::new() });
         let mut follower = follower();
         follower.note(Some(&record(1, absent(1))), second(0));
         follower.note(Some(&record(2, absent(2))), second(1));

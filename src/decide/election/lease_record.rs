@@ -44,7 +44,7 @@ pub struct LeaseRecord {
     /// The annotation [`VERDICT`].
     pub verdict: Option<String>,
     /// The annotation [`manual_override::ANNOTATION`].
-    pub by_hand: Option<String>,
+    pub manual_override: Option<String>,
     /// The annotation [`pending_repair::ANNOTATION`], on the controllers' Lease.
     pub pending_repair: Option<String>,
 }
@@ -117,7 +117,7 @@ impl LeaseRecord {
             renewed: spec.renew_time.map(|time| time.0.to_string()),
             transitions: spec.lease_transitions.unwrap_or_default(),
             verdict: annotation(VERDICT),
-            by_hand: annotation(manual_override::ANNOTATION),
+            manual_override: annotation(manual_override::ANNOTATION),
             pending_repair: annotation(pending_repair::ANNOTATION),
         }
     }
@@ -219,7 +219,8 @@ mod tests {
         seen.note(Some(&before), second(0));
         assert!(!seen.fresh(second(0)));
         // A person's annotation changes the object, but renews nothing.
-        let touched = LeaseRecord { by_hand: Some("open …".to_owned()), resource_version: "2".to_owned(), ..before };
+        let touched =
+            LeaseRecord { manual_override: Some("open …".to_owned()), resource_version: "2".to_owned(), ..before };
         seen.note(Some(&touched), second(1));
         assert!(!seen.fresh(second(1)));
         seen.note(Some(&record(Some(holder("b", "1")), "now")), second(2));

@@ -42,12 +42,12 @@ pub struct PublishedVerdict {
 
     /// What the prover's gate says.
     #[serde(flatten)]
-    pub word: WireVerdict,
+    pub verdict: WireVerdict,
 
     /// Essential DaemonSets (`namespace/name`) that do not tolerate our taint, and the nodes that lack a pod of theirs: those are not
     /// tainted meanwhile. At most 16 DaemonSets; where more than 80 nodes would be named, it is `*`, which is every node.
     #[serde(default, skip_serializing_if = "TaintSuppressions::is_empty")]
-    pub yield_on: TaintSuppressions,
+    pub taint_suppressed_by: TaintSuppressions,
 
     /// Where identity can be asked, so that a thousand agents need not watch its endpoints. At most 16 addresses.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -56,7 +56,7 @@ pub struct PublishedVerdict {
 
 /// The prover's gate, in the words of the format.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "gate", rename_all = "kebab-case")]
+#[serde(tag = "gate", rename_all = "kebab-case", rename_all_fields = "camelCase")]
 pub enum WireVerdict {
     /// A pod created now would be injected and certified.
     Open {
@@ -68,7 +68,7 @@ pub enum WireVerdict {
         proof: u64,
         /// What could not be looked at lately.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
-        doubt: Vec<FailedProbe>,
+        degraded: Vec<FailedProbe>,
     },
     /// Everything answers, but not for long enough yet.
     Settling,
@@ -76,7 +76,7 @@ pub enum WireVerdict {
     Closed {
         /// What is in the way; empty where the prover has not looked yet.
         #[serde(default)]
-        obstacles: Vec<FailedProbe>,
+        failed_probes: Vec<FailedProbe>,
     },
 }
 
@@ -97,13 +97,13 @@ impl PublishedVerdict {
     /// What a prover with this gate publishes.
     pub fn new(gate: &Gate, yield_on: TaintSuppressions, mut identity: Vec<SocketAddr>) -> Self {
         identity.truncate(AT_MOST);
-        Self { version: VERSION, word: WireVerdict::of(gate), yield_on: cut(yield_on), identity }
+        Self { version: VERSION, verdict: WireVerdict::of(gate), taint_suppressed_by: cut(yield_on), identity }
     }
 
     /// The DaemonSets that a node yields to.
     pub fn suppressed_by(&self, node: &str) -> Vec<String> {
         let concerned = |nodes: &BTreeSet<String>| nodes.contains(node) || nodes.contains(EVERY_NODE);
-        self.yield_on.iter().filter(|(_, nodes)| concerned(nodes)).map(|(set, _)| set.clone()).collect()
+        self.taint_suppressed_by.iter().filter(|(_, nodes)| concerned(nodes)).map(|(set, _)| set.clone()).collect()
     }
 
     /// Reads the annotation.
@@ -138,22 +138,24 @@ impl PublishedVerdict {
         let present =
             |evidence: Evidence| all_ready(policy, evidence.with_linkerd_installation(LinkerdInstallation::Present));
         let unknown = |why| ProbeResult::unknown(why);
-        match &self.word {
-            WireVerdict::Open { basis: Basis::NotInstalled, doubt, .. } if doubt.is_empty() => {
+        match &self.verdict {
+            WireVerdict::Open { basis: Basis::NotInstalled, degraded, .. } if degraded.is_empty() => {
                 evidence.with_linkerd_installation(LinkerdInstallation::Absent)
             }
             // It was absent when somebody looked last: whether it still is nobody knows.
-            WireVerdict::Open { basis: Basis::NotInstalled, doubt, .. } => told(all_ready(policy, evidence), doubt),
+            WireVerdict::Open { basis: Basis::NotInstalled, degraded, .. } => {
+                told(all_ready(policy, evidence), degraded)
+            }
             // A prover that does not prove is no prover of ours.
             WireVerdict::Open { basis: Basis::Reachable, .. } => {
                 undecided(policy, evidence, unknown("the published verdict is not a proven one"))
             }
-            WireVerdict::Open { basis: Basis::Proven, doubt, .. } => told(present(evidence), doubt),
+            WireVerdict::Open { basis: Basis::Proven, degraded, .. } => told(present(evidence), degraded),
             WireVerdict::Settling => undecided(policy, evidence, unknown("the prover's gate is settling")),
-            WireVerdict::Closed { obstacles } if obstacles.is_empty() => {
+            WireVerdict::Closed { failed_probes } if failed_probes.is_empty() => {
                 undecided(policy, evidence, unknown("the prover has not probed yet"))
             }
-            WireVerdict::Closed { obstacles } => told(present(evidence), obstacles),
+            WireVerdict::Closed { failed_probes } => told(present(evidence), failed_probes),
         }
     }
 }
@@ -189,26 +191,30 @@ pub(super) fn undecided(policy: &Policy, evidence: Evidence, outcome: ProbeResul
     all_ready(policy, evidence).with(Probe::Injection, outcome)
 }
 
-fn told(evidence: Evidence, obstacles: &[FailedProbe]) -> Evidence {
-    obstacles.iter().fold(evidence, |evidence, FailedProbe { probe, outcome }| evidence.with(*probe, outcome.clone()))
+fn told(evidence: Evidence, failed_probes: &[FailedProbe]) -> Evidence {
+    failed_probes
+        .iter()
+        .fold(evidence, |evidence, FailedProbe { probe, result: outcome }| evidence.with(*probe, outcome.clone()))
 }
 
 // === impl WireVerdict ===
 
 impl WireVerdict {
     fn of(gate: &Gate) -> Self {
-        let list = |obstacles: &crate::decide::FailedProbes| obstacles.iter().cloned().collect::<Vec<_>>();
+        let list = |failed_probes: &crate::decide::FailedProbes| failed_probes.iter().cloned().collect::<Vec<_>>();
         match gate {
-            Gate::Open { basis, latest, doubt, .. } => Self::Open {
+            Gate::Open { basis, latest, degraded, .. } => Self::Open {
                 basis: *basis,
                 proof: u64::try_from(latest.as_micros()).unwrap_or(u64::MAX),
-                doubt: doubt.as_ref().map(list).unwrap_or_default(),
+                degraded: degraded.as_ref().map(list).unwrap_or_default(),
             },
             Gate::Settling { .. } => Self::Settling,
-            Gate::Closed { why: ClosedReason::NoEvidence | ClosedReason::Overtaken, .. } => {
-                Self::Closed { obstacles: Vec::new() }
+            Gate::Closed { why: ClosedReason::NoEvidence | ClosedReason::Outdated, .. } => {
+                Self::Closed { failed_probes: Vec::new() }
             }
-            Gate::Closed { why, .. } => Self::Closed { obstacles: why.failed_probes().map(list).unwrap_or_default() },
+            Gate::Closed { why, .. } => {
+                Self::Closed { failed_probes: why.failed_probes().map(list).unwrap_or_default() }
+            }
         }
     }
 }
@@ -294,7 +300,7 @@ mod tests {
             PublishedVerdict::new(&refused, lacking("kube-system/cni", 1), vec!["10.1.0.7:8080".parse().unwrap()]);
         assert_eq!(
             published.write(),
-            r#"{"version":1,"gate":"closed","obstacles":[{"probe":"identity","outcome":"not-ready","reason":"refused"}],"yieldOn":{"kube-system/cni":["node-0"]},"identity":["10.1.0.7:8080"]}"#
+            r#"{"version":1,"gate":"closed","failedProbes":[{"probe":"identity","result":"not-ready","reason":"refused"}],"taintSuppressedBy":{"kube-system/cni":["node-0"]},"identity":["10.1.0.7:8080"]}"#
         );
         let open = gate([proven(0), proven(600), proven(1200)]);
         assert_eq!(
@@ -332,7 +338,7 @@ mod tests {
         assert!(many.write().len() < 200, "{}", many.write());
         let sets = (0..100).flat_map(|set| lacking(&format!("kube-system/{set:03}"), 1)).collect();
         let sets = PublishedVerdict::new(&Gate::closed(), sets, Vec::new());
-        assert_eq!(sets.yield_on.len(), AT_MOST);
+        assert_eq!(sets.taint_suppressed_by.len(), AT_MOST);
         assert_eq!(
             sets.suppressed_by("node-of-the-last"),
             ["kube-system/015"],

@@ -36,7 +36,7 @@ impl Orphans {
         now: Duration,
         clock: Timestamp,
     ) -> (Vec<&'a NodeView>, Option<Duration>) {
-        let by_hand = |node: &NodeView| matches!(ManualOverride::in_force(node.by_hand.as_deref(), clock), Ok(Some(word)) if !word.open);
+        let by_hand = |node: &NodeView| matches!(ManualOverride::in_force(node.manual_override.as_deref(), clock), Ok(Some(word)) if !word.open);
         let orphaned: Vec<_> = nodes
             .filter(|node| node.taint(key).is_some() && node.ready && !tended(&node.name) && !by_hand(node))
             .collect();
@@ -101,7 +101,7 @@ mod tests {
         let mut orphans = Orphans::default();
         let open = NodeView { taints: None, ..closed("open") };
         let away = NodeView { ready: false, ..closed("away") };
-        let by_hand = NodeView { by_hand: Some("closed 1970-01-02T00:00:00Z".to_owned()), ..closed("by-hand") };
+        let by_hand = NodeView { manual_override: Some("closed 1970-01-02T00:00:00Z".to_owned()), ..closed("by-hand") };
         let nodes = [open, away, by_hand];
         assert!(due(&mut orphans, &nodes, &[], 0).is_empty());
         assert!(due(&mut orphans, &nodes, &[], 60).is_empty());

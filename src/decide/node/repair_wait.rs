@@ -101,7 +101,7 @@ mod tests {
     }
 
     fn open_since(seconds: u64) -> Gate {
-        Gate::Open { basis: Basis::Proven, since: second(seconds), latest: second(seconds), doubt: None }
+        Gate::Open { basis: Basis::Proven, since: second(seconds), latest: second(seconds), degraded: None }
     }
 
     fn record(renewal: u32, pending: Option<&str>) -> LeaseRecord {

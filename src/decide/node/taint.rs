@@ -68,7 +68,7 @@ pub struct NodeView {
     /// The annotation [`LEFT_OPEN_BOOT`].
     pub left_open_boot: Option<String>,
     /// The annotation [`crate::decide::manual_override::ANNOTATION`].
-    pub by_hand: Option<String>,
+    pub manual_override: Option<String>,
     /// When it joined the cluster, by the API server's clock, in seconds since the Unix epoch.
     pub created: Option<i64>,
     /// Whether it is ready.
@@ -213,7 +213,7 @@ impl NodeView {
             has_annotations: metadata.annotations.is_some(),
             opened_boot: annotation(OPENED_BOOT),
             left_open_boot: annotation(LEFT_OPEN_BOOT),
-            by_hand: annotation(crate::decide::manual_override::ANNOTATION),
+            manual_override: annotation(crate::decide::manual_override::ANNOTATION),
             created: metadata.creation_timestamp.as_ref().map(|time| time.0.as_second()),
             ready: ready.is_some_and(|condition| condition.status == "True"),
             // Kubelet's own words (pkg/kubelet/nodeshutdown): there is no reason of its own for it.
@@ -381,7 +381,7 @@ fn change(policy: &NodePolicy, facts: &NodeFacts<'_>, state: &NodeState) -> Opti
     let taint = match state {
         NodeState::Undecided => return None,
         NodeState::Closed { why: Closed::ByHand(_), .. } => {
-            let wanted = stamp_by_hand(facts.boot);
+            let wanted = override_stamp(facts.boot);
             match present {
                 Some(taint) if taint.value.as_ref() == Some(&wanted) => AnnotationEdit::Keep,
                 Some(_) | None => AnnotationEdit::Set(wanted),
@@ -437,7 +437,7 @@ fn stamp(boot: &str, since: Duration) -> String {
 }
 
 /// The taint's value where a person closed the node: without a second, since that time does not count.
-fn stamp_by_hand(boot: &str) -> String {
+fn override_stamp(boot: &str) -> String {
     format!("{}-hand", short(boot))
 }
 
@@ -459,7 +459,7 @@ impl NodeState {
         match self {
             Self::Open(_) => "open",
             Self::Closed { .. } => "closed",
-            Self::Yielding(_) => "yielding",
+            Self::Yielding(_) => "taint-suppressed",
             Self::Undecided => "unknown",
         }
     }

@@ -54,7 +54,7 @@ pub enum Gate {
         latest: Duration,
 
         /// What could not be looked at in the latest evidence. It does not close the gate.
-        doubt: Option<FailedProbes>,
+        degraded: Option<FailedProbes>,
     },
 }
 
@@ -75,7 +75,7 @@ pub enum ClosedReason {
 
     /// Ready evidence came with an instant that is not after what was known: it was overtaken, or the clock went back.
     /// Counting starts again from there.
-    Overtaken,
+    Outdated,
 }
 
 // === impl Gate ===
@@ -120,17 +120,17 @@ impl Gate {
     pub fn step(self, policy: &Policy, evidence: &Evidence) -> Self {
         match Verdict::of(policy, evidence) {
             Verdict::Open(basis) => self.step_ready(policy, basis, evidence.taken),
-            Verdict::Closed(obstacles) => {
-                Self::Closed { why: ClosedReason::NotReady(obstacles), at: Some(evidence.taken) }
+            Verdict::Closed(failed_probes) => {
+                Self::Closed { why: ClosedReason::NotReady(failed_probes), at: Some(evidence.taken) }
             }
-            Verdict::Undecided(obstacles) => self.step_unknown(obstacles, evidence),
+            Verdict::Undecided(failed_probes) => self.step_unknown(failed_probes, evidence),
         }
     }
 
     fn step_ready(self, policy: &Policy, basis: Basis, taken: Duration) -> Self {
         let first = Self::Settling { basis, since: taken, latest: taken, proofs: 1 };
         match self {
-            Self::Open { since, latest, .. } => Self::Open { basis, since, latest: latest.max(taken), doubt: None },
+            Self::Open { since, latest, .. } => Self::Open { basis, since, latest: latest.max(taken), degraded: None },
             Self::Closed { at, .. } => match at {
                 Some(at) if taken <= at => Self::outdated(taken),
                 Some(_) | None => first.settle(policy),
@@ -148,22 +148,26 @@ impl Gate {
         }
     }
 
-    fn step_unknown(self, obstacles: FailedProbes, evidence: &Evidence) -> Self {
+    fn step_unknown(self, failed_probes: FailedProbes, evidence: &Evidence) -> Self {
         let at = Some(evidence.taken);
         match self {
             // Not an unknown that closes, but the evidence of an installation: it refutes what the gate was open for.
             Self::Open { basis: Basis::NotInstalled, .. } | Self::Settling { basis: Basis::NotInstalled, .. }
                 if evidence.installation == LinkerdInstallation::Present =>
             {
-                Self::Closed { why: ClosedReason::Installed(obstacles), at }
+                Self::Closed { why: ClosedReason::Installed(failed_probes), at }
             }
-            Self::Open { basis, since, latest, .. } => Self::Open { basis, since, latest, doubt: Some(obstacles) },
+            Self::Open { basis, since, latest, .. } => {
+                Self::Open { basis, since, latest, degraded: Some(failed_probes) }
+            }
             // Told until something is found out, so that the line does not change while nothing does.
             Self::Closed { why: ClosedReason::Installed(_), .. } => {
-                Self::Closed { why: ClosedReason::Installed(obstacles), at }
+                Self::Closed { why: ClosedReason::Installed(failed_probes), at }
             }
             // A run is interrupted by an unknown: "in a row" means that every look in between succeeded.
-            Self::Closed { .. } | Self::Settling { .. } => Self::Closed { why: ClosedReason::Unknown(obstacles), at },
+            Self::Closed { .. } | Self::Settling { .. } => {
+                Self::Closed { why: ClosedReason::Unknown(failed_probes), at }
+            }
         }
     }
 
@@ -173,14 +177,14 @@ impl Gate {
             Self::Settling { basis, since, latest, proofs }
                 if proofs >= policy.proofs().get() && latest.saturating_sub(since) >= policy.settling() =>
             {
-                Self::Open { basis, since: latest, latest, doubt: None }
+                Self::Open { basis, since: latest, latest, degraded: None }
             }
             gate @ (Self::Closed { .. } | Self::Settling { .. } | Self::Open { .. }) => gate,
         }
     }
 
     fn outdated(taken: Duration) -> Self {
-        Self::Closed { why: ClosedReason::Overtaken, at: Some(taken) }
+        Self::Closed { why: ClosedReason::Outdated, at: Some(taken) }
     }
 }
 
@@ -189,9 +193,9 @@ impl fmt::Display for Gate {
         match self {
             Self::Closed { why, .. } => write!(f, "closed: {why}"),
             Self::Settling { .. } => f.write_str("settling: all probes are ready"),
-            Self::Open { basis, doubt: None, .. } => write!(f, "open: {basis}"),
-            Self::Open { basis, doubt: Some(obstacles), .. } => {
-                write!(f, "open: {basis}; not confirmed since: {obstacles}")
+            Self::Open { basis, degraded: None, .. } => write!(f, "open: {basis}"),
+            Self::Open { basis, degraded: Some(failed_probes), .. } => {
+                write!(f, "open: {basis}; not confirmed since: {failed_probes}")
             }
         }
     }
@@ -203,8 +207,10 @@ impl ClosedReason {
     /// Which required probes are in the way, where evidence names them.
     pub fn failed_probes(&self) -> Option<&FailedProbes> {
         match self {
-            Self::NotReady(obstacles) | Self::Unknown(obstacles) | Self::Installed(obstacles) => Some(obstacles),
-            Self::NoEvidence | Self::Overtaken => None,
+            Self::NotReady(failed_probes) | Self::Unknown(failed_probes) | Self::Installed(failed_probes) => {
+                Some(failed_probes)
+            }
+            Self::NoEvidence | Self::Outdated => None,
         }
     }
 }
@@ -213,11 +219,11 @@ impl fmt::Display for ClosedReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoEvidence => f.write_str("no probe has run yet"),
-            Self::NotReady(obstacles) | Self::Unknown(obstacles) => write!(f, "{obstacles}"),
-            Self::Installed(obstacles) => {
-                write!(f, "Linkerd is installed now, and injection is not proven yet: {obstacles}")
+            Self::NotReady(failed_probes) | Self::Unknown(failed_probes) => write!(f, "{failed_probes}"),
+            Self::Installed(failed_probes) => {
+                write!(f, "Linkerd is installed now, and injection is not proven yet: {failed_probes}")
             }
-            Self::Overtaken => f.write_str("the evidence was older than the previous one; counting starts again"),
+            Self::Outdated => f.write_str("the evidence was older than the previous one; counting starts again"),
         }
     }
 }
@@ -302,7 +308,7 @@ mod tests {
     fn overtaken_evidence_does_not_count() {
         let policy = Policy::direct();
         let gate = after(&policy, [refused(1000), ready(500)]);
-        assert!(matches!(gate, Gate::Closed { why: ClosedReason::Overtaken, .. }), "{gate:?}");
+        assert!(matches!(gate, Gate::Closed { why: ClosedReason::Outdated, .. }), "{gate:?}");
         // The clock really did go back: the next evidence is counted from where it stands now.
         let gate = gate.step(&policy, &ready(600));
         assert!(matches!(gate, Gate::Settling { proofs: 1, .. }), "{gate:?}");

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// What a probe found. Three answers, never two: an unreachable API server must not be read as "no".
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(tag = "outcome", content = "reason", rename_all = "kebab-case")]
+#[serde(tag = "result", content = "reason", rename_all = "kebab-case")]
 pub enum ProbeResult {
     /// Looked, and it is ready.
     Ready,

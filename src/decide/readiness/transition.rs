@@ -17,7 +17,7 @@ pub enum Transition<'a> {
     Rests(Basis),
 
     /// The gate is open as before, but these probes had no result.
-    Doubts(&'a FailedProbes),
+    Degraded(&'a FailedProbes),
 
     /// The gate is open as before, and all probes have results again.
     Reassured,
@@ -51,11 +51,13 @@ impl<'a> Transition<'a> {
             (Gate::Closed { .. } | Gate::Open { .. }, Gate::Settling { .. }) => Some(Self::Settling),
 
             (Gate::Closed { .. } | Gate::Settling { .. }, Gate::Open { basis, .. }) => Some(Self::Opened(*basis)),
-            (Gate::Open { basis: before, doubt: doubted, .. }, Gate::Open { basis, doubt, .. }) => {
-                match (doubted, doubt) {
+            (Gate::Open { basis: before, degraded: was_degraded, .. }, Gate::Open { basis, degraded, .. }) => {
+                match (was_degraded, degraded) {
                     (_, None) if before != basis => Some(Self::Rests(*basis)),
                     (Some(_), None) => Some(Self::Reassured),
-                    (doubted, Some(obstacles)) if doubted.as_ref() != Some(obstacles) => Some(Self::Doubts(obstacles)),
+                    (was_degraded, Some(failed_probes)) if was_degraded.as_ref() != Some(failed_probes) => {
+                        Some(Self::Degraded(failed_probes))
+                    }
                     (None | Some(_), None | Some(_)) => None,
                 }
             }
@@ -64,7 +66,7 @@ impl<'a> Transition<'a> {
 
     /// Whether a person should act: the gate closed after it had been open, or was about to be.
     pub fn is_setback(&self) -> bool {
-        matches!(self, Self::Closed(_) | Self::Relapsed(_) | Self::Doubts(_))
+        matches!(self, Self::Closed(_) | Self::Relapsed(_) | Self::Degraded(_))
     }
 
     /// The change in words that never vary: a log line's message.

@@ -50,7 +50,7 @@ pub struct FailedProbe {
 
     /// What it found: never [`ProbeResult::Ready`].
     #[serde(flatten)]
-    pub outcome: ProbeResult,
+    pub result: ProbeResult,
 }
 
 // === impl Verdict ===
@@ -64,22 +64,22 @@ impl Verdict {
             return Self::Open(Basis::NotInstalled);
         }
 
-        let obstacles: Vec<_> = policy
+        let failed_probes: Vec<_> = policy
             .required()
             .iter()
             .map(|&probe| (probe, evidence.result(probe)))
             .filter(|(_, outcome)| !outcome.is_ready())
-            .map(|(probe, outcome)| FailedProbe { probe, outcome: outcome.clone() })
+            .map(|(probe, outcome)| FailedProbe { probe, result: outcome.clone() })
             .collect();
 
-        if obstacles.is_empty() {
+        if failed_probes.is_empty() {
             // Only a policy that *requires* the dry-run may call its verdict proven: elsewhere nobody counts its answers.
             return Self::Open(if policy.requires(Probe::Injection) { Basis::Proven } else { Basis::Reachable });
         }
-        if obstacles.iter().any(|obstacle| matches!(obstacle.outcome, ProbeResult::NotReady(_))) {
-            Self::Closed(FailedProbes(obstacles))
+        if failed_probes.iter().any(|failed_probe| matches!(failed_probe.result, ProbeResult::NotReady(_))) {
+            Self::Closed(FailedProbes(failed_probes))
         } else {
-            Self::Undecided(FailedProbes(obstacles))
+            Self::Undecided(FailedProbes(failed_probes))
         }
     }
 
@@ -92,7 +92,7 @@ impl Verdict {
     pub fn failed_probes(&self) -> Option<&FailedProbes> {
         match self {
             Self::Open(_) => None,
-            Self::Closed(obstacles) | Self::Undecided(obstacles) => Some(obstacles),
+            Self::Closed(failed_probes) | Self::Undecided(failed_probes) => Some(failed_probes),
         }
     }
 }
@@ -101,8 +101,8 @@ impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Open(basis) => write!(f, "open: {basis}"),
-            Self::Closed(obstacles) => write!(f, "closed: {obstacles}"),
-            Self::Undecided(obstacles) => write!(f, "undecided: {obstacles}"),
+            Self::Closed(failed_probes) => write!(f, "closed: {failed_probes}"),
+            Self::Undecided(failed_probes) => write!(f, "undecided: {failed_probes}"),
         }
     }
 }
@@ -143,11 +143,11 @@ impl FailedProbes {
 
 impl fmt::Display for FailedProbes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (place, obstacle) in self.0.iter().enumerate() {
+        for (place, failed_probe) in self.0.iter().enumerate() {
             if place > 0 {
                 f.write_str("; ")?;
             }
-            write!(f, "{obstacle}")?;
+            write!(f, "{failed_probe}")?;
         }
         Ok(())
     }
@@ -157,7 +157,7 @@ impl fmt::Display for FailedProbes {
 
 impl fmt::Display for FailedProbe {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { probe, outcome } = self;
+        let Self { probe, result: outcome } = self;
         write!(f, "{probe} {outcome}")
     }
 }

@@ -49,7 +49,7 @@ pub struct Action {
     /// Whose pods it is about.
     pub owner: OwnerReference,
     /// What.
-    pub act: Operation,
+    pub operation: Operation,
 }
 
 /// What to do.

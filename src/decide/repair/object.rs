@@ -18,7 +18,7 @@ use crate::linkerd::{NamespaceInput, PodInput, Started};
 pub const REPAIR: &str = "linkerd-gate/repair";
 
 /// On an owner: when it was last asked to try a refused create again.
-pub const NUDGED_AT: &str = "linkerd-gate/nudged-at";
+pub const RETRIED_AT: &str = "linkerd-gate/retried-at";
 
 /// On a Job: that we suspended it, and since when. Whoever finds it resumes the Job.
 pub const SUSPENDED: &str = "linkerd-gate/suspended-at";

@@ -76,7 +76,7 @@ pub fn plan<'a>(
         .flat_map(|candidates| due(&candidates, scan, tracker, policy, now).into_iter().enumerate());
     // What a Job loses by being suspended is its clock: that waits for no proof.
     let (suspensions, mut due): (Vec<_>, Vec<_>) =
-        due.partition(|(_, action)| matches!(action.act, Operation::Suspend { .. }));
+        due.partition(|(_, action)| matches!(action.operation, Operation::Suspend { .. }));
     if snapshot.manual.is_none() {
         actions.extend(suspensions.into_iter().map(|(_, action)| action));
     }
@@ -86,7 +86,7 @@ pub fn plan<'a>(
         due.sort_by_key(|(turn, action)| (*turn, tracker.owner(&action.owner.uid).map(|past| past.acted_at)));
         let mut evictions = tracker.evictions.clone();
         for (_, action) in due {
-            let Some((targets, evicts)) = action.act.removes() else { continue };
+            let Some((targets, evicts)) = action.operation.removes() else { continue };
             // Something comes, or does not come in time: either way it is planned again then.
             if room < targets.len() {
                 break;
@@ -261,7 +261,7 @@ fn due(
                 actions.push(Action {
                     namespace: pod.namespace.clone(),
                     owner: (*owner).clone(),
-                    act: Operation::Suspend { resource_version, pods: held },
+                    operation: Operation::Suspend { resource_version, pods: held },
                 });
                 break;
             }
@@ -269,7 +269,7 @@ fn due(
         if pod.node.is_some() {
             bound_room -= 1;
         }
-        actions.push(Action { namespace: pod.namespace.clone(), owner: (*owner).clone(), act });
+        actions.push(Action { namespace: pod.namespace.clone(), owner: (*owner).clone(), operation: act });
     }
     actions
 }

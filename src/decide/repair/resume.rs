@@ -41,7 +41,7 @@ pub(super) fn due(
         let action = Action {
             namespace: job.namespace.clone(),
             owner: job.reference.clone(),
-            act: Operation::Resume { resource_version, overdue: overdue && detail.suspended && !replaced },
+            operation: Operation::Resume { resource_version, overdue: overdue && detail.suspended && !replaced },
         };
         goes_on.then_some((action, detail.suspended))
     };

@@ -84,12 +84,12 @@ struct Ungating {
 pub(super) struct OwnerTracker {
     /// Its pods that were seen since the first act, by uid: another one is somebody's successor.
     known: BTreeSet<String>,
-    flights: Vec<Replacement>,
+    replacements: Vec<Replacement>,
     /// Replacements that came back missed, and that no outage explains.
-    strikes: usize,
+    missed_replacements: usize,
     /// When others came back missed, of which the next proof tells whether an outage explains them.
     unexplained: Vec<Duration>,
-    broken_until: Option<Duration>,
+    breaker_open_until: Option<Duration>,
     /// When a replacement of its came with its proxy last.
     meshed_at: Option<Duration>,
     /// When it was last acted on.
@@ -236,12 +236,12 @@ impl Tracker {
     ///
     /// `siblings` are the pods of its owner, as in the scan that the plan was made from.
     pub fn begin(&mut self, action: &Action, siblings: &[(&PodView, PodState)], now: Duration) {
-        let (targets, evicts) = action.act.removes().unwrap_or_default();
-        let paced = !matches!(action.act, Operation::Suspend { .. });
+        let (targets, evicts) = action.operation.removes().unwrap_or_default();
+        let paced = !matches!(action.operation, Operation::Suspend { .. });
         if evicts {
             self.evictions.take_many(targets.len(), now);
         }
-        if let Operation::Resume { resource_version, overdue } = &action.act {
+        if let Operation::Resume { resource_version, overdue } = &action.operation {
             if *overdue {
                 self.released.insert(action.owner.uid.clone());
             }
@@ -252,7 +252,7 @@ impl Tracker {
         let owner = self.owners.entry(action.owner.uid.clone()).or_default();
         owner.known.extend(siblings.iter().map(|(pod, _)| pod.uid.clone()));
         owner.acted_at = now;
-        owner.flights.extend(targets.iter().map(|target| Replacement {
+        owner.replacements.extend(targets.iter().map(|target| Replacement {
             pod: target.uid.clone(),
             name: target.name.clone(),
             state: target.state,
@@ -300,7 +300,7 @@ impl Tracker {
             }
             WriteOutcome::Conflict => {
                 if let Some(owner) = remembered {
-                    owner.land(&action.act);
+                    owner.land(&action.operation);
                 }
             }
             WriteOutcome::Refused(_) | WriteOutcome::Failed(_) => {
@@ -319,11 +319,11 @@ impl Tracker {
                     self.window.narrow(now, now);
                 }
                 if refused {
-                    owner.land(&action.act);
+                    owner.land(&action.operation);
                 } else {
                     // Whoever never heard of it may have done it: if its pod is still there after the pause, nobody did.
                     let since = owner.again_at.saturating_sub(PATIENCE);
-                    owner.flights_of(&action.act).for_each(|flight| flight.since = since);
+                    owner.replacements_of(&action.operation).for_each(|flight| flight.since = since);
                 }
             }
         }
@@ -336,12 +336,12 @@ impl Tracker {
 
     /// Whether an owner is left alone because its pods come back missed.
     pub fn is_breaker_open(&self, owner: &str) -> bool {
-        self.owners.get(owner).is_some_and(|owner| owner.broken_until.is_some())
+        self.owners.get(owner).is_some_and(|owner| owner.breaker_open_until.is_some())
     }
 
     /// How many owners are.
     pub fn open_breakers(&self) -> usize {
-        self.owners.values().filter(|owner| owner.broken_until.is_some()).count()
+        self.owners.values().filter(|owner| owner.breaker_open_until.is_some()).count()
     }
 
     /// When a replacement was seen last that came back missed: injection has to be proven anew after that.
@@ -372,7 +372,7 @@ impl Tracker {
     /// How many pods are on their way to be made again, or Jobs to make theirs.
     pub fn under_way(&self, now: Duration) -> usize {
         let recent = |since: Duration| now < since + window::PATIENCE;
-        let flights = self.owners.values().flat_map(|owner| &owner.flights);
+        let flights = self.owners.values().flat_map(|owner| &owner.replacements);
         let removals = flights.filter(|flight| flight.takes_a_place() && recent(flight.since)).count();
         let resumptions = self.marked.values().filter_map(|marked| marked.resuming.as_ref());
         removals + resumptions.filter(|(_, since)| recent(*since)).count()
@@ -412,10 +412,10 @@ impl Tracker {
     /// When something is due only because time has passed.
     pub(super) fn wakes(&self, policy: &RepairPolicy) -> impl Iterator<Item = Duration> {
         let owners = self.owners.values().flat_map(|owner| {
-            let flights = owner.flights.iter().flat_map(|flight| {
+            let flights = owner.replacements.iter().flat_map(|flight| {
                 [flight.since + window::PATIENCE, flight.since + PATIENCE, flight.since + BREAKER_OPEN_FOR]
             });
-            flights.chain(owner.broken_until).chain([
+            flights.chain(owner.breaker_open_until).chain([
                 owner.again_at,
                 owner.evict_again_at,
                 owner.acted_at + policy.cooldown,
@@ -465,7 +465,7 @@ impl OwnerTracker {
             let by_name = pod.owner.as_ref().is_some_and(|owner| owner.kind == Kind::StatefulSet);
             let awaited =
                 |flight: &&mut Replacement| flight.successor.is_none() && (!by_name || flight.name == pod.name);
-            let flight = self.flights.iter_mut().find(awaited);
+            let flight = self.replacements.iter_mut().find(awaited);
             let replaces = flight.is_some();
             let began = flight.as_ref().map(|flight| flight.since);
             if let Some(flight) = flight {
@@ -480,7 +480,7 @@ impl OwnerTracker {
                     }
                     self.unexplained.push(now);
                     // What is left alone because it always comes back missed says nothing about anybody else.
-                    arrivals.missed = arrivals.missed.max(began.filter(|_| self.broken_until.is_none()));
+                    arrivals.missed = arrivals.missed.max(began.filter(|_| self.breaker_open_until.is_none()));
                 }
                 PodState::Meshed => {
                     meshed = true;
@@ -496,7 +496,7 @@ impl OwnerTracker {
         if meshed {
             self.forgive();
         }
-        self.flights.retain_mut(|flight| {
+        self.replacements.retain_mut(|flight| {
             let successor = siblings.iter().find(|(pod, _)| Some(&pod.uid) == flight.successor.as_ref());
             let settled = successor.is_some_and(|(pod, standing)| {
                 matches!(pod.life, Life::Ready | Life::Finished)
@@ -530,45 +530,45 @@ impl OwnerTracker {
     ///
     /// Without proof there is an outage, and no wonder that pods came back missed. With a proof from after, there is none.
     fn judge(&mut self, proven: Option<Duration>, now: Duration) -> bool {
-        if self.broken_until.is_some_and(|until| until <= now) {
+        if self.breaker_open_until.is_some_and(|until| until <= now) {
             self.forgive();
         }
         let before = self.unexplained.len();
         self.unexplained.retain(|missed| proven.is_some_and(|proven| *missed >= proven));
         if proven.is_some() {
-            self.strikes += before - self.unexplained.len();
+            self.missed_replacements += before - self.unexplained.len();
         }
-        let breaks = self.strikes >= MAX_FAILURES && self.broken_until.is_none();
+        let breaks = self.missed_replacements >= MAX_FAILURES && self.breaker_open_until.is_none();
         if breaks {
-            self.broken_until = Some(now + BREAKER_OPEN_FOR);
+            self.breaker_open_until = Some(now + BREAKER_OPEN_FOR);
         }
         breaks
     }
 
     fn forgive(&mut self) {
-        self.strikes = 0;
+        self.missed_replacements = 0;
         self.unexplained.clear();
-        self.broken_until = None;
+        self.breaker_open_until = None;
     }
 
     /// How many removals are under way; late ones count only where the owner `lacks` pods.
     pub(super) fn under_way(&self, lacks: bool) -> usize {
-        self.flights.iter().filter(|flight| lacks || !flight.late).count()
+        self.replacements.iter().filter(|flight| lacks || !flight.late).count()
     }
 
     /// How many of them whose replacement nobody has seen yet.
     pub(super) fn unseen(&self, lacks: bool) -> usize {
-        self.flights.iter().filter(|flight| flight.successor.is_none() && (lacks || !flight.late)).count()
+        self.replacements.iter().filter(|flight| flight.successor.is_none() && (lacks || !flight.late)).count()
     }
 
     /// Whether some replacement has not come in time, of an owner that `lacks` pods.
     pub(super) fn is_late(&self, lacks: bool) -> bool {
-        lacks && self.flights.iter().any(|flight| flight.late)
+        lacks && self.replacements.iter().any(|flight| flight.late)
     }
 
     /// Whether replacements have come back missed lately.
     pub(super) fn has_failures(&self) -> bool {
-        self.strikes > 0 || !self.unexplained.is_empty()
+        self.missed_replacements > 0 || !self.unexplained.is_empty()
     }
 
     /// Whether it makes pods with a proxy, as far as the last few seconds tell.
@@ -578,22 +578,22 @@ impl OwnerTracker {
 
     /// Whether a pod is being removed by us.
     pub(super) fn removes(&self, pod: &str) -> bool {
-        self.flights.iter().any(|flight| flight.pod == pod)
+        self.replacements.iter().any(|flight| flight.pod == pod)
     }
 
     /// Nothing is under way for what an act was about.
     fn land(&mut self, act: &Operation) {
-        self.flights.retain(|flight| !flight.is_of(act));
+        self.replacements.retain(|flight| !flight.is_of(act));
     }
 
-    fn flights_of(&mut self, act: &Operation) -> impl Iterator<Item = &mut Replacement> {
-        self.flights.iter_mut().filter(|flight| flight.is_of(act))
+    fn replacements_of(&mut self, act: &Operation) -> impl Iterator<Item = &mut Replacement> {
+        self.replacements.iter_mut().filter(|flight| flight.is_of(act))
     }
 
     fn is_needed(&self, cooldown: Duration, now: Duration) -> bool {
         let remembered = if self.has_failures() { BREAKER_OPEN_FOR } else { REMEMBERED };
-        !self.flights.is_empty()
-            || self.broken_until.is_some()
+        !self.replacements.is_empty()
+            || self.breaker_open_until.is_some()
             || self.again_at > now
             || self.evict_again_at > now
             || now.saturating_sub(self.acted_at) < remembered.max(cooldown)

@@ -52,7 +52,8 @@ impl Election {
                 // alive: what was there at the first look may be from before a power cut.
                 let before = record.filter(|_| elector.observer().stale_at().is_some());
                 let before = before.and_then(|record| PublishedVerdict::read(record.verdict.as_deref()?).ok());
-                let (yield_on, identity) = before.map(|before| (before.yield_on, before.identity)).unwrap_or_default();
+                let (yield_on, identity) =
+                    before.map(|before| (before.taint_suppressed_by, before.identity)).unwrap_or_default();
                 PublishedVerdict::new(&gate.borrow(), yield_on, identity)
             };
             let (how, publication) = self.elector.acquire(first, |_| ()).await;
@@ -79,7 +80,7 @@ impl Election {
             never = prover => match never {},
         };
         self.context.metrics.prover.set(0);
-        self.context.metrics.yielding.set(0);
+        self.context.metrics.taint_suppressing_daemonsets.set(0);
         match lost {
             LossReason::To(holder) => {
                 info!(holder = holder.node, "no longer the prover: another agent holds the Lease");

@@ -62,13 +62,13 @@ pub(super) async fn run(
     let watches = Watches::begin(client.clone());
     let seen = watches.seen.clone();
     let tender = TolerationWriter::new(Arc::clone(&context), client.clone(), seen.clone(), renewed);
-    let (yields_sink, yields) = watch::channel(published.borrow().yield_on.clone());
+    let (yields_sink, yields) = watch::channel(published.borrow().taint_suppressed_by.clone());
     let yielder = TaintSuppressor::new(Arc::clone(&context), client, seen.clone(), yields_sink);
     let looker = Prober {
         access: context.access.clone(),
         epoch: context.epoch,
         wanted: context.settings.proving.clone(),
-        parts,
+        control_plane: parts,
         metrics: Arc::clone(&context.metrics),
         seen: seen.linkerd.clone(),
     };
@@ -101,10 +101,10 @@ impl Prover {
         let _said_by_the_look = tokio::time::timeout(FIRST_LISTS, self.seen.listed()).await;
         let mut watched = self.seen.linkerd.inputs();
         loop {
-            self.tell_troubles();
+            self.log_watch_errors();
             self.publish();
             if Instant::now() >= next {
-                let evidence = self.look_and_publish().await;
+                let evidence = self.probe_and_publish().await;
                 self.step(&evidence);
                 self.publish();
                 next = Instant::now() + pauses.after(&self.gate, &self.policy);
@@ -126,9 +126,9 @@ impl Prover {
     }
 
     /// A look may take as long as an API server waits for an injector: what is to be yielded to is published meanwhile.
-    async fn look_and_publish(&self) -> Evidence {
+    async fn probe_and_publish(&self) -> Evidence {
         let (mut seen, mut yields) = (self.seen.clone(), self.yields.clone());
-        let mut look = pin!(self.looker.look());
+        let mut look = pin!(self.looker.probe());
         loop {
             tokio::select! {
                 biased;
@@ -140,7 +140,7 @@ impl Prover {
     }
 
     /// Says once what keeps the watches from seeing: without them there is neither proof nor way out of a deadlock.
-    fn tell_troubles(&mut self) {
+    fn log_watch_errors(&mut self) {
         let troubles = self.seen.troubles();
         for trouble in troubles.difference(&self.troubles) {
             warn!(error = trouble, "the prover's watches are not in sync");

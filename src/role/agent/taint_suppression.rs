@@ -69,8 +69,8 @@ impl TaintSuppressor {
     pub(super) async fn run(mut self) -> Infallible {
         loop {
             if let Some(yields) = self.look() {
-                self.context.metrics.yielding.set(i64::try_from(yields.len()).unwrap_or(i64::MAX));
-                self.tell(&yields);
+                self.context.metrics.taint_suppressing_daemonsets.set(i64::try_from(yields.len()).unwrap_or(i64::MAX));
+                self.log_changes(&yields);
                 self.found.send_if_modified(|current| {
                     let news = *current != yields;
                     *current = yields;
@@ -138,7 +138,7 @@ impl TaintSuppressor {
     }
 
     /// Says which DaemonSets nodes yield to, and what keeps the watches from seeing, each once.
-    fn tell(&mut self, yields: &TaintSuppressions) {
+    fn log_changes(&mut self, yields: &TaintSuppressions) {
         let sets: BTreeSet<String> = yields.keys().cloned().collect();
         for set in sets.difference(&self.told.0) {
             let nodes = yields.get(set).map_or(0, BTreeSet::len);

@@ -130,7 +130,7 @@ impl TolerationWriter {
         let (written, error) = match result {
             None => (Written::Audit, None),
             Some(Ok(Tolerated::Added)) => (Written::Done, None),
-            Some(Ok(Tolerated::Overtaken)) => (Written::Conflict, None),
+            Some(Ok(Tolerated::Conflict)) => (Written::Conflict, None),
             Some(Err(why)) => (Written::Failed, Some(why)),
         };
         let line = error.clone().unwrap_or_else(|| format!("{written:?}"));

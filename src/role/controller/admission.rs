@@ -24,9 +24,9 @@ pub(super) async fn run(context: Arc<Context>) -> Infallible {
         match looked.unwrap_or_else(|_| Err(format!("the API server did not answer in {ANSWER:?}"))) {
             Ok(found) => {
                 // What was not wanted is not missing.
-                let hold_unbound = found.hold_unbound && context.settings.wants_hold();
-                let found = AdmissionPolicies { hold_unbound, ..found };
-                context.metrics.hold_unbound.set(i64::from(found.hold_unbound));
+                let hold_binding_missing = found.hold_binding_missing && context.settings.wants_hold();
+                let found = AdmissionPolicies { hold_binding_missing, ..found };
+                context.metrics.hold_binding_missing.set(i64::from(found.hold_binding_missing));
                 context.metrics.admission_parameter_missing.set(i64::from(found.parameter_missing));
                 report(reported, found);
                 (reported, failed) = (Some(found), None);
@@ -45,7 +45,7 @@ pub(super) async fn run(context: Arc<Context>) -> Infallible {
 /// Says what is another than it was.
 fn report(before: Option<AdmissionPolicies>, now: AdmissionPolicies) {
     let was = |of: fn(&AdmissionPolicies) -> bool| before.as_ref().is_some_and(of);
-    match (was(|before| before.hold_unbound), now.hold_unbound) {
+    match (was(|before| before.hold_binding_missing), now.hold_binding_missing) {
         (false, true) => warn!(
             "the API server has MutatingAdmissionPolicy, and the binding linkerd-gate-hold is missing: no pod is held at creation; \
              install with admission=auto, or set LINKERD_GATE_ADMISSION to the installed admission"

@@ -81,10 +81,10 @@ impl Election {
         metrics.leader.set(0);
         metrics.missed([]);
         metrics.held([]);
-        metrics.hold_unbound.set(0);
+        metrics.hold_binding_missing.set(0);
         metrics.admission_parameter_missing.set(0);
-        metrics.broken_owners.set(0);
-        metrics.nudges_under_way.set(0);
+        metrics.breaker_open_owners.set(0);
+        metrics.retrying_owners.set(0);
         match lost {
             LossReason::To(holder) => warn!(holder = holder.node, "no longer leads: another replica holds the Lease"),
             LossReason::Unrenewed { since, why } => {
@@ -117,11 +117,11 @@ async fn act(
     let seen = watches.seen.clone();
     let (gate_sink, gate) = watch::channel(Gate::closed());
     // When injection has to be proven anew, whatever was proven before.
-    let (doubt_sink, doubt) = watch::channel(Duration::ZERO);
+    let (doubt_sink, reprove) = watch::channel(Duration::ZERO);
     let (scribe, events) = event_recorder::channel();
     tokio::select! {
         biased;
-        never = prover::run(Arc::clone(&context), seen.clone(), gate_sink, doubt) => never,
+        never = prover::run(Arc::clone(&context), seen.clone(), gate_sink, reprove) => never,
         never = repair::run(Arc::clone(&context), seen.clone(), renewed.clone(), gate.clone(), doubt_sink.clone(), scribe.clone(), pending) => never,
         never = admission::run(Arc::clone(&context)) => never,
         never = retry::run(Arc::clone(&context), seen.clone(), renewed.clone(), gate, doubt_sink) => never,

@@ -76,7 +76,7 @@ impl EventRecorder {
     }
 
     /// What Events were about that were taken and could not be written: it counts as noted, and is not.
-    pub(super) fn take_lost(&self) -> BTreeSet<String> {
+    pub(super) fn take_dropped(&self) -> BTreeSet<String> {
         self.lost.lock().map(|mut lost| std::mem::take(&mut *lost)).unwrap_or_default()
     }
 }

@@ -60,7 +60,7 @@ fn look(
     let (nodes, pods) = (seen.nodes.borrow(), seen.pods.borrow());
     let (Some(nodes), Some(pods)) = (&nodes.objects, &pods.objects) else { return (Vec::new(), None) };
     // A person's word for all nodes is obeyed here as everywhere.
-    if !seen.troubles_of_nodes().is_empty() || !leads(renewed) || seen.closed_by_hand().is_some() {
+    if !seen.node_watch_errors().is_empty() || !leads(renewed) || seen.close_override().is_some() {
         return (Vec::new(), Some(context.now() + RECHECK));
     }
     let settings = &context.settings;
@@ -88,7 +88,7 @@ async fn open(context: &Context, node: &NodeView, scribe: &EventRecorder) {
             );
             warn!(node = name, reason = "it was closed and had no ready agent", "opened node");
             let subject = EventSubject::node(node);
-            scribe.note(|| Note { subject, warning: true, reason: "OpenedWithoutAgent", message });
+            scribe.note(|| Note { subject, warning: true, reason: "GateOpenedOrphanNode", message });
         }
         WriteOutcome::Conflict => {}
         WriteOutcome::Refused(why) | WriteOutcome::Failed(why) => {

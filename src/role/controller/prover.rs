@@ -21,12 +21,12 @@ const FIRST_LISTS: Duration = Duration::from_secs(3);
 /// A proof is worth nothing once it is this old: this process was stopped, or a look does not end.
 const KEEPS: Duration = Duration::from_secs(45);
 
-/// Proves for ever. `doubt` is an instant after which injection has to be proven anew, whatever was proven before.
+/// Proves for ever. `reprove` is an instant after which injection has to be proven anew, whatever was proven before.
 pub(super) async fn run(
     context: Arc<Context>,
     seen: Watched,
     gate: watch::Sender<Gate>,
-    mut doubt: watch::Receiver<Duration>,
+    mut reprove: watch::Receiver<Duration>,
 ) -> Infallible {
     let mut schedule = Schedule::asking();
     let parts = loop {
@@ -41,7 +41,7 @@ pub(super) async fn run(
         access: context.access.clone(),
         epoch: context.epoch,
         wanted: context.settings.proving.clone(),
-        parts,
+        control_plane: parts,
         metrics: Arc::clone(&context.metrics),
         seen: seen.linkerd.clone(),
     };
@@ -55,7 +55,7 @@ pub(super) async fn run(
     let mut pauses = Pauses::default();
     let mut snapshot = watched.inputs();
     loop {
-        let evidence = looker.look().await;
+        let evidence = looker.probe().await;
         let before = gate.borrow().clone();
         let after = before.clone().step(&policy, &evidence);
         match Transition::between(&before, &after) {
@@ -76,18 +76,18 @@ pub(super) async fn run(
                         next = next.min(Instant::now() + pauses.at_once());
                     }
                 }
-                Ok(()) = doubt.changed() => next = next.min(Instant::now() + pauses.at_once()),
+                Ok(()) = reprove.changed() => next = next.min(Instant::now() + pauses.at_once()),
                 () = tokio::time::sleep_until(next) => break,
             }
         }
     }
 }
 
-/// Has injection proven anew: something was seen at `at` that no proof before says anything about.
-pub(super) fn doubt(doubt: &watch::Sender<Duration>, at: Duration) {
-    doubt.send_if_modified(|doubt| {
-        let news = *doubt < at;
-        *doubt = (*doubt).max(at);
+/// Requires a proof that is newer than `at`: something was seen then that no earlier proof covers.
+pub(super) fn reprove(reprove: &watch::Sender<Duration>, at: Duration) {
+    reprove.send_if_modified(|after| {
+        let news = *after < at;
+        *after = (*after).max(at);
         news
     });
 }
@@ -95,7 +95,7 @@ pub(super) fn doubt(doubt: &watch::Sender<Duration>, at: Duration) {
 /// When the evidence was taken by which the gate is open for certain; nothing where it is not, or where that is too long ago.
 pub(super) fn proven(gate: &Gate, now: Duration) -> Option<Duration> {
     match gate {
-        Gate::Open { latest, doubt: None, .. } => Some(*latest).filter(|latest| now.saturating_sub(*latest) < KEEPS),
+        Gate::Open { latest, degraded: None, .. } => Some(*latest).filter(|latest| now.saturating_sub(*latest) < KEEPS),
         Gate::Open { .. } | Gate::Settling { .. } | Gate::Closed { .. } => None,
     }
 }

@@ -41,7 +41,7 @@ struct Repairer {
     seen: Watched,
     renewed: watch::Receiver<Instant>,
     gate: watch::Receiver<Gate>,
-    doubt: watch::Sender<Duration>,
+    reprove: watch::Sender<Duration>,
     pending: watch::Sender<PendingRepair>,
     tracker: Tracker,
     teller: Reporter,
@@ -59,7 +59,7 @@ pub(super) async fn run(
     seen: Watched,
     renewed: watch::Receiver<Instant>,
     gate: watch::Receiver<Gate>,
-    doubt: watch::Sender<Duration>,
+    reprove: watch::Sender<Duration>,
     scribe: EventRecorder,
     pending: watch::Sender<PendingRepair>,
 ) -> Infallible {
@@ -71,7 +71,7 @@ pub(super) async fn run(
         seen,
         renewed,
         gate,
-        doubt,
+        reprove,
         pending,
         tracker,
         teller,
@@ -88,7 +88,7 @@ pub(super) async fn run(
 impl Repairer {
     async fn run(mut self) -> Infallible {
         loop {
-            self.tell_troubles();
+            self.log_watch_errors();
             self.context.show(&self.gate.borrow(), self.seen.readiness());
             let started = Instant::now();
             let Due { actions, ungates, again } = self.plan();
@@ -127,8 +127,8 @@ impl Repairer {
         }
     }
 
-    fn tell_troubles(&mut self) {
-        let troubles = self.seen.troubles_of_repair();
+    fn log_watch_errors(&mut self) {
+        let troubles = self.seen.repair_watch_errors();
         for trouble in troubles.difference(&self.troubles) {
             warn!(error = trouble, "repair paused: watches are not in sync");
         }
@@ -141,8 +141,8 @@ impl Repairer {
     /// What is to be done now, and when to plan again at the latest. What is returned has begun, as far as the tracker knows.
     fn plan(&mut self) -> Due {
         let now = self.context.now();
-        let by_hand = self.seen.closed_by_hand();
-        self.tell_by_hand(by_hand);
+        let by_hand = self.seen.close_override();
+        self.log_override(by_hand);
         let leads = leads(&self.renewed);
         let sees = self.troubles.is_empty();
         let free = sees && by_hand.is_none() && leads;
@@ -155,11 +155,11 @@ impl Repairer {
             let scan = Scan::of(snapshot, |owner| tracker.remembers(owner));
             let broken = tracker.observe(snapshot, &scan, now);
             let plan = plan(snapshot, &scan, tracker, &context.settings.repair, now);
-            teller.tell(&plan, snapshot, tracker, &broken, free && proven.is_some(), now);
+            teller.report(&plan, snapshot, tracker, &broken, free && proven.is_some(), now);
             let count = PendingRepair::new(plan.pending);
             pending.send_if_modified(|before| std::mem::replace(before, count) != count);
             // A Job that is suspended is resumed whatever else may not be done: that takes back what we did.
-            let resumes = |action: &Action| matches!(action.act, Operation::Resume { .. });
+            let resumes = |action: &Action| matches!(action.operation, Operation::Resume { .. });
             let may = |action: &Action| free || leads && resumes(action);
             // What finds no room is planned for again when there is some.
             let actions: Vec<_> = plan.actions.into_iter().filter(may).take(writes.room_for_actions()).collect();
@@ -182,7 +182,7 @@ impl Repairer {
         }
         if let Some(at) = self.tracker.missed_again_at() {
             // What came back missed says that the proof may be wrong: another one tells.
-            prover::doubt(&self.doubt, at);
+            prover::reprove(&self.reprove, at);
         }
         due
     }
@@ -191,10 +191,10 @@ impl Repairer {
         let (audited, actions) = if self.context.acts() {
             (Vec::new(), actions)
         } else {
-            actions.into_iter().partition(|action| !matches!(action.act, Operation::Resume { .. }))
+            actions.into_iter().partition(|action| !matches!(action.operation, Operation::Resume { .. }))
         };
         self.audit(&audited);
-        self.writes.act(actions);
+        self.writes.operation(actions);
     }
 
     /// Takes our gate off.
@@ -233,7 +233,7 @@ impl Repairer {
     }
 
     /// Says once that a person's word keeps everything as it is.
-    fn tell_by_hand(&mut self, word: Option<ManualOverride>) {
+    fn log_override(&mut self, word: Option<ManualOverride>) {
         if self.by_hand == word {
             return;
         }
@@ -257,14 +257,14 @@ impl Repairer {
     /// Says what would be done, once.
     fn audit(&mut self, actions: &[Action]) {
         for action in actions {
-            let subject = match action.act.removes() {
+            let subject = match action.operation.removes() {
                 Some((targets, _)) => targets.first().map_or_else(String::new, |target| target.uid.clone()),
                 None => action.owner.uid.clone(),
             };
             // Looked at again later, and later still: nothing will have become of it.
             self.tracker.acted(action, &WriteOutcome::Refused("audit".to_owned()), self.context.now());
-            if self.is_news(subject, action.act.key()) {
-                self.context.metrics.replaced(action.act.key(), "audit");
+            if self.is_news(subject, action.operation.key()) {
+                self.context.metrics.replaced(action.operation.key(), "audit");
                 super::report::not_executed(action);
             }
         }
@@ -275,7 +275,7 @@ impl Repairer {
 pub(super) fn key(outcome: &WriteOutcome) -> &'static str {
     match outcome {
         WriteOutcome::Done => "done",
-        WriteOutcome::Conflict => "overtaken",
+        WriteOutcome::Conflict => "conflict",
         WriteOutcome::Refused(_) => "refused",
         WriteOutcome::Failed(_) => "failed",
     }

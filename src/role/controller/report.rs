@@ -63,7 +63,7 @@ impl Reporter {
     }
 
     /// Tells what has changed since it was told last.
-    pub(super) fn tell(
+    pub(super) fn report(
         &mut self,
         plan: &RepairPlan<'_>,
         snapshot: &Snapshot<'_>,
@@ -73,7 +73,7 @@ impl Reporter {
         now: Duration,
     ) {
         self.count(plan, tracker);
-        self.tell_absence(plan, tracker);
+        self.report_uninstalled(plan, tracker);
         if !self.reported {
             self.reported = true;
             let (pods, missed) = (snapshot.pods.len() + snapshot.others, plan.missed.len());
@@ -121,13 +121,13 @@ impl Reporter {
             .filter_map(|missed| Some((missed.pod.owner.as_ref()?.uid.as_str(), missed.pod)))
             .collect();
         for pod in broken.iter().filter_map(|uid| owners.get(uid.as_str())) {
-            self.tell_of_loop(pod);
+            self.report_breaker(pod);
         }
         self.failed.retain(|uid, _| owners.contains_key(uid.as_str()));
     }
 
     /// Says that held pods will be let go because Linkerd is gone, and that they will not where it comes back.
-    fn tell_absence(&mut self, plan: &RepairPlan<'_>, tracker: &Tracker) {
+    fn report_uninstalled(&mut self, plan: &RepairPlan<'_>, tracker: &Tracker) {
         let absent = tracker.absent_since().is_some() && !plan.held.is_empty();
         if absent && !self.absent {
             let held: usize = plan.held.values().sum();
@@ -149,9 +149,9 @@ impl Reporter {
         let held = plan.held.iter();
         metrics
             .held(held.map(|(namespace, count)| ((*namespace).to_owned(), i64::try_from(*count).unwrap_or(i64::MAX))));
-        metrics.pending_repairs.set(i64::try_from(plan.pending).unwrap_or(i64::MAX));
-        metrics.replacement_window.set(i64::try_from(tracker.window()).unwrap_or(i64::MAX));
-        metrics.broken_owners.set(i64::try_from(tracker.open_breakers()).unwrap_or(i64::MAX));
+        metrics.pending_repair_pods.set(i64::try_from(plan.pending).unwrap_or(i64::MAX));
+        metrics.replacement_window_pods.set(i64::try_from(tracker.window()).unwrap_or(i64::MAX));
+        metrics.breaker_open_owners.set(i64::try_from(tracker.open_breakers()).unwrap_or(i64::MAX));
     }
 
     /// Notes on a pod what becomes of it, where that is news, or was noted long ago.
@@ -198,7 +198,7 @@ impl Reporter {
             return BTreeSet::new();
         }
         self.looked_for_lost = now;
-        self.scribe.take_lost()
+        self.scribe.take_dropped()
     }
 
     /// Whether there is nothing left to note on it.
@@ -216,7 +216,7 @@ impl Reporter {
         })
     }
 
-    fn tell_of_loop(&self, pod: &PodView) {
+    fn report_breaker(&self, pod: &PodView) {
         let Some(owner) = &pod.owner else { return };
         let namespace = &pod.namespace;
         let held = if pod.gate.is_some() {
@@ -268,14 +268,14 @@ impl Reporter {
     /// Tells what became of an act.
     pub(super) fn acted(&mut self, action: &Action, outcome: &WriteOutcome, now: Duration) {
         let (namespace, owner, pod) = (&action.namespace, &action.owner, pod_of(action));
-        let (done, doing) = words(&action.act);
+        let (done, doing) = description(&action.act);
         let uid = &owner.uid;
         let object = pod.map_or_else(|| owner.to_string(), |pod| format!("{pod} of {owner}"));
         let (warning, reason, message) = match outcome {
             WriteOutcome::Done => {
                 self.failed.remove(uid);
                 info!(namespace, pod, owner = %owner, "{done}");
-                if action.act.removes().is_none() {
+                if action.operation.removes().is_none() {
                     return;
                 }
                 (false, "Replacing", format!("{}: {object}. Its owner creates it again.", capital(done)))
@@ -397,8 +397,8 @@ fn subject_of(namespace: &str, owner: &OwnerReference) -> Option<EventSubject> {
     (!matches!(owner.kind, Kind::Other(_))).then(|| EventSubject::owner(namespace, owner))
 }
 
-/// An operation in words that never vary: after it, and before it.
-const fn words(operation: &Operation) -> (&'static str, &'static str) {
+/// An operation in description that never vary: after it, and before it.
+const fn description(operation: &Operation) -> (&'static str, &'static str) {
     match operation {
         Operation::Delete(_) => ("deleted pod", "delete pod"),
         Operation::Untrack { .. } => ("deleted pod uncounted by its Job", "delete pod uncounted by its Job"),

@@ -35,7 +35,7 @@ struct OwnerRetrier {
     seen: Watched,
     renewed: watch::Receiver<Instant>,
     gate: watch::Receiver<Gate>,
-    doubt: watch::Sender<Duration>,
+    reprove: watch::Sender<Duration>,
     nudges: OwnerRetries,
     /// When it was said last that they cannot be sent.
     said: Option<Duration>,
@@ -49,13 +49,13 @@ pub(super) async fn run(
     seen: Watched,
     renewed: watch::Receiver<Instant>,
     gate: watch::Receiver<Gate>,
-    doubt: watch::Sender<Duration>,
+    reprove: watch::Sender<Duration>,
 ) -> Infallible {
-    if !context.settings.nudges {
+    if !context.settings.retry_owners {
         return std::future::pending().await;
     }
     let (nudges, said, audited) = (OwnerRetries::default(), None, BTreeSet::new());
-    OwnerRetrier { context, seen, renewed, gate, doubt, nudges, said, audited }.run().await
+    OwnerRetrier { context, seen, renewed, gate, reprove, nudges, said, audited }.run().await
 }
 
 // === impl OwnerRetrier ===
@@ -88,7 +88,7 @@ impl OwnerRetrier {
 
     /// When the evidence was taken by which somebody may be nudged now; nothing where nobody may.
     fn proven(&mut self, now: Duration) -> Option<Duration> {
-        let free = self.seen.troubles_of_nudges().is_empty() && self.seen.closed_by_hand().is_none();
+        let free = self.seen.retry_watch_errors().is_empty() && self.seen.close_override().is_none();
         prover::proven(&self.gate.borrow_and_update(), now).filter(|_| free && leads(&self.renewed))
     }
 
@@ -96,15 +96,15 @@ impl OwnerRetrier {
     fn step(&mut self) -> (Vec<OwnerRetry>, Option<Duration>) {
         let now = self.context.now();
         let proven = self.proven(now);
-        let Some(refusals) = self.seen.refusals() else { return (Vec::new(), Some(now + RECHECK)) };
+        let Some(refusals) = self.seen.refused_creates() else { return (Vec::new(), Some(now + RECHECK)) };
         let nudges = &mut self.nudges;
         let stepped = self.seen.owners(|owners| nudges.step(&owners, &refusals, proven, now));
         if let Some(at) = self.nudges.refused_again_at() {
-            prover::doubt(&self.doubt, at);
+            prover::reprove(&self.reprove, at);
         }
         let metrics = &self.context.metrics;
-        metrics.nudges_under_way.set(i64::try_from(self.nudges.under_way()).unwrap_or(i64::MAX));
-        metrics.nudge_window.set(i64::try_from(self.nudges.window()).unwrap_or(i64::MAX));
+        metrics.retrying_owners.set(i64::try_from(self.nudges.under_way()).unwrap_or(i64::MAX));
+        metrics.retry_window_owners.set(i64::try_from(self.nudges.window()).unwrap_or(i64::MAX));
         let (due, again) = stepped.unwrap_or_default();
         let again = if proven.is_some() { again } else { Some(now + RECHECK) };
         (due, again)
@@ -116,7 +116,7 @@ impl OwnerRetrier {
             self.audited.clear();
         }
         let now = self.context.now();
-        let refusals = self.seen.refusals().unwrap_or_default();
+        let refusals = self.seen.refused_creates().unwrap_or_default();
         for nudge in handful {
             self.nudges.sent(nudge, &refusals, now);
         }
@@ -124,7 +124,7 @@ impl OwnerRetrier {
             self.audit(handful);
             return;
         }
-        let outcomes = join_all(handful.iter().map(|nudge| nudge_one(&self.context, nudge))).await;
+        let outcomes = join_all(handful.iter().map(|nudge| retry_one(&self.context, nudge))).await;
         for (nudge, outcome) in handful.iter().zip(outcomes) {
             self.context.metrics.nudged(key(&outcome));
             let now = self.context.now();
@@ -163,7 +163,7 @@ impl OwnerRetrier {
     }
 }
 
-async fn nudge_one(context: &Context, nudge: &OwnerRetry) -> WriteOutcome {
+async fn retry_one(context: &Context, nudge: &OwnerRetry) -> WriteOutcome {
     let late = || WriteOutcome::Failed(format!("the API server did not answer in {ANSWER:?}"));
     let sent = repair::nudge(context.client.clone(), nudge, wall());
     tokio::time::timeout(ANSWER, sent).await.unwrap_or_else(|_| late())

@@ -109,8 +109,9 @@ impl Watched {
         let (pods, namespaces) = (pods.objects.as_deref()?, namespaces.objects.as_deref()?);
         self.owners.look(|owners| {
             let (projection, wall) = (context.settings.projection, wall());
-            let manual =
-                self.by_hand().map(|word| if word.open { ClusterOverride::Open } else { ClusterOverride::Closed });
+            let manual = self
+                .manual_override()
+                .map(|word| if word.open { ClusterOverride::Open } else { ClusterOverride::Closed });
             look(&Snapshot { pods, others, namespaces, owners, webhooks: &webhooks, projection, proven, manual, wall })
         })
     }
@@ -121,7 +122,7 @@ impl Watched {
     }
 
     /// What keeps repair from seeing, one sentence each: whoever sees old things does not act.
-    pub(super) fn troubles_of_repair(&self) -> BTreeSet<String> {
+    pub(super) fn repair_watch_errors(&self) -> BTreeSet<String> {
         let own = [trouble(&self.pods), trouble(&self.namespaces), trouble(&self.agents)];
         let unreadable = self.linkerd.webhooks().and_then(Result::err);
         let own = own.into_iter().flatten().chain(unreadable).chain(self.linkerd.troubles());
@@ -129,13 +130,13 @@ impl Watched {
     }
 
     /// The same of nudges.
-    pub(super) fn troubles_of_nudges(&self) -> BTreeSet<String> {
+    pub(super) fn retry_watch_errors(&self) -> BTreeSet<String> {
         let own = [trouble(&self.refusals), trouble(&self.agents)].into_iter().flatten();
         own.chain(self.linkerd.troubles()).chain(self.owners.troubles()).collect()
     }
 
     /// The same of opening nodes, which must not wait for Linkerd.
-    pub(super) fn troubles_of_nodes(&self) -> BTreeSet<String> {
+    pub(super) fn node_watch_errors(&self) -> BTreeSet<String> {
         [trouble(&self.pods), trouble(&self.nodes), trouble(&self.agents)].into_iter().flatten().collect()
     }
 
@@ -148,9 +149,9 @@ impl Watched {
             && self.refusals.borrow().is_known()
             && self.agents.borrow().is_known()
             && self.owners.look(|_| ()).is_some();
-        let mut troubles = self.troubles_of_repair();
-        troubles.extend(self.troubles_of_nudges());
-        troubles.extend(self.troubles_of_nodes());
+        let mut troubles = self.repair_watch_errors();
+        troubles.extend(self.retry_watch_errors());
+        troubles.extend(self.node_watch_errors());
         match troubles.into_iter().next() {
             Some(trouble) => ProbeResult::unknown(trouble),
             None if !listed => ProbeResult::unknown("not everything has been listed yet"),
@@ -159,14 +160,14 @@ impl Watched {
     }
 
     /// A person's word that everything be closed: nothing is to be made anew then.
-    pub(super) fn closed_by_hand(&self) -> Option<ManualOverride> {
-        self.by_hand().filter(|word| !word.open)
+    pub(super) fn close_override(&self) -> Option<ManualOverride> {
+        self.manual_override().filter(|word| !word.open)
     }
 
     /// What a person said for the whole cluster, where that is in force.
-    pub(super) fn by_hand(&self) -> Option<ManualOverride> {
+    pub(super) fn manual_override(&self) -> Option<ManualOverride> {
         let agents = self.agents.borrow();
-        let word = agents.only().and_then(|record| record.by_hand.as_deref());
+        let word = agents.only().and_then(|record| record.manual_override.as_deref());
         ManualOverride::in_force(word, wall()).ok().flatten()
     }
 
@@ -186,7 +187,7 @@ impl Watched {
     }
 
     /// The refusals; of several of one owner, the latest.
-    pub(super) fn refusals(&self) -> Option<RefusedCreates> {
+    pub(super) fn refused_creates(&self) -> Option<RefusedCreates> {
         let refusals = self.refusals.borrow();
         Some(refusals.objects.as_deref()?.values().cloned().collect())
     }

@@ -234,7 +234,7 @@ mod tests {
 
     fn open_gate() -> Status {
         Status::Directly(
-            Gate::Open { basis: Basis::Reachable, since: Duration::ZERO, latest: Duration::ZERO, doubt: None },
+            Gate::Open { basis: Basis::Reachable, since: Duration::ZERO, latest: Duration::ZERO, degraded: None },
             None,
         )
     }

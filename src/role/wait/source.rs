@@ -148,7 +148,7 @@ async fn ask(agent: &AgentClient, policy: &Policy, wait: Option<Duration>) -> Re
 
 /// Whether the agent is closed only because it cannot tell.
 fn is_blind(answer: &GateStatus) -> bool {
-    answer.blind && !answer.open && answer.by_hand.is_none()
+    answer.verdict_stale && !answer.open && answer.manual_override.is_none()
 }
 
 /// One question, in a while. It goes on over as many looks as are made meanwhile.

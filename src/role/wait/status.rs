@@ -34,7 +34,7 @@ impl Status {
     pub(super) fn opening(&self) -> Option<Opening<'_>> {
         match self {
             Self::Directly(gate, issuer) => gate.is_open().then_some(Opening::Reachable(*issuer)),
-            Self::FromAgent(answer) if answer.open => match (&answer.by_hand, answer.basis) {
+            Self::FromAgent(answer) if answer.open => match (&answer.manual_override, answer.basis) {
                 (Some(word), _) => Some(Opening::ByHand(word)),
                 (None, Some(basis)) => Some(Opening::Agents(basis)),
                 (None, None) => None,
@@ -86,7 +86,7 @@ pub(super) fn uncovered(policy: &Policy, answer: &GateStatus) -> Option<String> 
         answer.required.contains(&probe) || (probe == Probe::Injector && answer.required.contains(&Probe::Injection))
     };
     let missing: Vec<_> = policy.required().iter().filter(|probe| !covered(**probe)).map(Probe::to_string).collect();
-    (answer.by_hand.is_none() && !missing.is_empty()).then(|| missing.join(", "))
+    (answer.manual_override.is_none() && !missing.is_empty()).then(|| missing.join(", "))
 }
 
 #[cfg(test)]
@@ -99,7 +99,7 @@ mod tests {
     fn answer(open: bool, by_hand: Option<&str>, basis: Option<Basis>, required: &[Probe]) -> GateStatus {
         let node = NodeStatus { name: "node-0".to_owned(), state: "open".to_owned(), reason: "r".to_owned() };
         let answer = GateStatus::of(&Gate::closed(), &Policy::proven(), None, node);
-        GateStatus { open, by_hand: by_hand.map(str::to_owned), basis, required: required.to_vec(), ..answer }
+        GateStatus { open, manual_override: by_hand.map(str::to_owned), basis, required: required.to_vec(), ..answer }
     }
 
     fn pod() -> OwnPod {
@@ -115,7 +115,8 @@ mod tests {
     }
 
     fn directly(open: bool) -> Status {
-        let gate = Gate::Open { basis: Basis::Reachable, since: Duration::ZERO, latest: Duration::ZERO, doubt: None };
+        let gate =
+            Gate::Open { basis: Basis::Reachable, since: Duration::ZERO, latest: Duration::ZERO, degraded: None };
         Status::Directly(if open { gate } else { Gate::closed() }, None)
     }
 

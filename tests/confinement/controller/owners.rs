@@ -1,7 +1,7 @@
 //! What makes pods: an annotation, and a Job's pause with its mark.
 
 use anyhow::{Context as _, Result, ensure};
-use linkerd_gate::decide::repair::object::{NUDGED_AT, SUSPENDED};
+use linkerd_gate::decide::repair::object::{RETRIED_AT, SUSPENDED};
 use serde_json::{Value, json};
 
 use super::{job, missed};
@@ -38,7 +38,7 @@ fn annotations(object: &mut Value) -> &mut serde_json::Map<String, Value> {
 }
 
 fn nudge(object: &mut Value) {
-    object["metadata"]["annotations"][NUDGED_AT] = NOW.into();
+    object["metadata"]["annotations"][RETRIED_AT] = NOW.into();
 }
 
 fn suspend(job: &mut Value) {
@@ -65,7 +65,7 @@ async fn the_controller_nudges_owners_of_all_four_kinds() -> Result<()> {
             let path = create(stage, collection, &owner).await?;
             let written = change(&controller, form, &path, false, nudge).await?.context("every form can add")?;
             let written = written.with_context(|| format!("{path}, {form:?}"))?;
-            ensure!(written["metadata"]["annotations"][NUDGED_AT] == NOW, "{written:#}");
+            ensure!(written["metadata"]["annotations"][RETRIED_AT] == NOW, "{written:#}");
         }
     }
     Ok(())
@@ -94,7 +94,7 @@ async fn the_controller_changes_nothing_else_of_them() -> Result<()> {
         }),
         ("no annotation of somebody's", annotation, |owner| drop(annotations(owner).remove("example.com/somebody"))),
         ("a long annotation", "at most 64 characters", |owner| {
-            owner["metadata"]["annotations"][NUDGED_AT] = "x".repeat(65).into();
+            owner["metadata"]["annotations"][RETRIED_AT] = "x".repeat(65).into();
         }),
     ];
     let parts: [(&str, Change); 4] = [

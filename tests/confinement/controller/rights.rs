@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 use linkerd_gate::decide::node::taint::{TAINT_EFFECT, TAINT_KEY};
-use linkerd_gate::decide::repair::object::{NUDGED_AT, SUSPENDED};
+use linkerd_gate::decide::repair::object::{RETRIED_AT, SUSPENDED};
 use linkerd_gate_kit::object::pod;
 use serde_json::{Value, json};
 
@@ -123,7 +123,7 @@ pub async fn day(stage: &Stage) -> Result<()> {
     let proof = pod("linkerd-gate-probe").running("app:test").json();
     send(&controller, &Write::create(&format!("/api/v1/namespaces/{PROBE}/pods"), &proof).dry_run()).await?;
 
-    let nudge = json!({"metadata": {"annotations": {NUDGED_AT: "2026-01-01T00:00:00Z"}}});
+    let nudge = json!({"metadata": {"annotations": {RETRIED_AT: "2026-01-01T00:00:00Z"}}});
     let template = json!({"metadata": {"labels": {"app": "day"}}, "spec": missed("day")["spec"]});
     let spec = json!({"replicas": 0, "selector": {"matchLabels": {"app": "day"}}, "template": template});
     for kind in ["replicasets", "statefulsets"] {

@@ -62,7 +62,7 @@ pub(super) async fn measure(gate: &Gate, table: &mut Table, least: Duration) -> 
     let how = "as 500 refused owners: all have their pods, of 1,000";
     table.figure("1,000 refused owners: all have their pods", "s", how).value(GATE, thousand.took.as_secs_f64());
     table.figure("1,000 refused owners: pods a second", "1/s", how).value(GATE, 1000.0 / thousand.took.as_secs_f64());
-    let how = "linkerd_gate_nudge_window, asked every 50 ms";
+    let how = "linkerd_gate_retry_window_owners, asked every 50 ms";
     table.figure("1,000 refused owners: the widest window", "", how).value(GATE, thousand.window);
     let how = "counted by the injector's stand-in, proofs included";
     table.figure("1,000 refused owners: calls of the injector at once", "", how).value(GATE, number(thousand.calls));
@@ -132,7 +132,7 @@ async fn watch(stage: &Stage, controller: &Agent, count: usize) -> Result<(f64, 
     let began = Instant::now();
     let mut window: f64 = 0.0;
     loop {
-        window = window.max(controller.metric("linkerd_gate_nudge_window").await?);
+        window = window.max(controller.metric("linkerd_gate_retry_window_owners").await?);
         let now = pods(stage, SHOP).await?;
         if now >= count {
             return Ok((window, Instant::now()));

@@ -16,7 +16,7 @@ fn policy() -> NodePolicy {
 }
 
 fn open() -> Gate {
-    Gate::Open { basis: Basis::Proven, since: Duration::ZERO, latest: Duration::ZERO, doubt: None }
+    Gate::Open { basis: Basis::Proven, since: Duration::ZERO, latest: Duration::ZERO, degraded: None }
 }
 
 fn tainted(value: &str) -> NodeView {
@@ -146,7 +146,7 @@ fn what_must_run_here_comes_before_the_taint() {
     let plan = NodePlan::of(&policy(), &NodeFacts { yield_to: &to, ..facts(&node, &gate) });
     assert_eq!(
         (plan.state.as_str(), plan.change),
-        ("yielding", Some(taint(None))),
+        ("taint-suppressed", Some(taint(None))),
         "and it is not remembered as opened"
     );
 }
@@ -262,7 +262,8 @@ fn time_that_was_open_by_hand_does_not_count_either() {
 
 #[test]
 fn without_linkerd_a_node_is_open_and_that_is_not_remembered() {
-    let absent = Gate::Open { basis: Basis::NotInstalled, since: Duration::ZERO, latest: Duration::ZERO, doubt: None };
+    let absent =
+        Gate::Open { basis: Basis::NotInstalled, since: Duration::ZERO, latest: Duration::ZERO, degraded: None };
     let plan = NodePlan::of(&policy(), &facts(&tainted("3f2a9c1e5b1d-40"), &absent));
     assert_eq!((plan.state, plan.change), (NodeState::Open(Opened::NotInstalled), Some(taint(None))));
     // A GitOps bootstrap: Linkerd comes, and nothing is proven yet.
@@ -355,7 +356,7 @@ fn a_person_opens_a_node_that_waits_and_what_must_run_there_does() {
     let waits = NodeFacts { repair: RepairWait::Pods(3), ..facts(&node, &gate) };
     let to = ["kube-system/cni".to_owned()];
     let yields = NodePlan::of(&policy(), &NodeFacts { yield_to: &to, ..waits.clone() });
-    assert_eq!((yields.state.as_str(), yields.change), ("yielding", Some(taint(None))));
+    assert_eq!((yields.state.as_str(), yields.change), ("taint-suppressed", Some(taint(None))));
     let unproven = Gate::closed();
     let by_hand = NodeFacts { by_hand: Some(by_hand(true)), gate: &unproven, ..waits };
     assert_eq!(NodePlan::of(&policy(), &by_hand).change, Some(taint(None)));

@@ -23,7 +23,7 @@ fn a_removal_means_the_pod_that_was_looked_at_and_no_other() {
     let web = replica_set("web");
     let mut scene = Scene::with(Repair::Held, [web.clone()]);
     let due = scene.pods([pod("a").of(&web).and("/metadata/resourceVersion", "7".into())]).due();
-    let [Operation::Delete([target])] = [due[0].act.clone()] else { panic!("{due:?}") };
+    let [Operation::Delete([target])] = [due[0].operation.clone()] else { panic!("{due:?}") };
     assert_eq!((target.name.as_str(), target.uid.as_str(), target.resource_version.as_str()), ("a", "uid of a", "7"));
     assert_eq!((due.len(), due[0].namespace.as_str(), due[0].owner.name.as_str()), (1, "shop", "web"));
 }

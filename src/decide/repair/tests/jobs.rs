@@ -61,7 +61,7 @@ fn a_job_is_suspended_as_a_whole_where_all_its_active_pods_are_held() {
     let mut scene = scene(report());
     let others = [pod("done").finished().of(&report()), pod("goes").ready().going().of(&report())];
     let due = scene.pods(others).due();
-    let [Operation::Suspend { resource_version, pods }] = [due[0].act.clone()] else { panic!("{due:?}") };
+    let [Operation::Suspend { resource_version, pods }] = [due[0].operation.clone()] else { panic!("{due:?}") };
     assert_eq!((due.len(), resource_version.as_str(), pods.len()), (1, "1", 3));
     scene.without_proof();
     assert_eq!(scene.done(), ["suspend report a b c"], "that stops its clock, and waits for no proof");
@@ -88,7 +88,7 @@ fn gated_pods_of_a_job_that_has_others_are_deleted_without_being_counted() {
         assert_eq!((scene.fate("a"), scene.fate("b")), (Ok(Method::Delete), Ok(Method::Untrack)));
         assert!(scene.without_proof().told().is_empty());
         let due = scene.after(1).due();
-        assert!(matches!(due[1].act, Operation::Untrack { gate: 1, .. }), "{due:?}");
+        assert!(matches!(due[1].operation, Operation::Untrack { gate: 1, .. }), "{due:?}");
         assert_eq!(scene.told(), ["delete a", "untrack b"]);
     }
     // Another program's suspension, and the whole Job held.

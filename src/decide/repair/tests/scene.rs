@@ -66,14 +66,14 @@ pub fn policy(repair: Repair) -> RepairPolicy {
 
 /// An act in words.
 pub fn words(action: &Action) -> String {
-    let names = action.act.removes().unwrap_or_default().0.iter().map(|target| target.name.as_str());
+    let names = action.operation.removes().unwrap_or_default().0.iter().map(|target| target.name.as_str());
     let names: Vec<&str> =
-        if matches!(action.act, Operation::Delete(_) | Operation::Untrack { .. } | Operation::Evict(_)) {
+        if matches!(action.operation, Operation::Delete(_) | Operation::Untrack { .. } | Operation::Evict(_)) {
             names.collect()
         } else {
             std::iter::once(action.owner.name.as_str()).chain(names).collect()
         };
-    format!("{} {}", action.act.key(), names.join(" "))
+    format!("{} {}", action.operation.key(), names.join(" "))
 }
 
 impl Cluster {

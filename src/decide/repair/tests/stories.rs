@@ -186,7 +186,7 @@ impl Stage {
         for (_, action) in due {
             let happens = if self.fails == Some(false) { None } else { Some(self.world.apply(&action)) };
             let team = self.world.teams.iter().position(|team| team.reference == action.owner).unwrap();
-            let targets = action.act.removes().unwrap_or_default().0;
+            let targets = action.operation.removes().unwrap_or_default().0;
             if happens == Some(WriteOutcome::Done) {
                 self.gone.extend(targets.iter().map(|target| target.uid.clone()));
                 self.happened.push(Removal { at: self.world.now, team, pods: targets.len(), evicts: false });
@@ -225,17 +225,17 @@ impl Stage {
         let what = words(action);
         let place = self.world.teams.iter().position(|team| team.reference == action.owner);
         let Some(place) = place else { return Err(TestCaseError::fail(format!("{what}: nobody's"))) };
-        let Some((targets, evicts)) = action.act.removes() else {
-            prop_assert_eq!(action.act.key(), "resume");
+        let Some((targets, evicts)) = action.operation.removes() else {
+            prop_assert_eq!(action.operation.key(), "resume");
             let suspended = cluster.owners[4].values().find(|job| job.reference == action.owner);
             let suspended = suspended.and_then(|job| job.job()).is_some_and(|job| job.suspended);
             prop_assert!(self.proven.is_some() || !suspended, "{} without proof", what);
             return Ok(());
         };
-        prop_assert!(self.proven.is_some() || !action.act.needs_proof(), "{} without proof", what);
+        prop_assert!(self.proven.is_some() || !action.operation.needs_proof(), "{} without proof", what);
         prop_assert!(!targets.is_empty(), "{}", what);
         for target in targets {
-            let under_way = self.under_way.iter().filter_map(|(_, action)| action.act.removes());
+            let under_way = self.under_way.iter().filter_map(|(_, action)| action.operation.removes());
             let twice = under_way.flat_map(|(targets, _)| targets).any(|other| other.uid == target.uid);
             prop_assert!(!twice && !self.gone.contains(&target.uid), "{} twice", what);
             // One that is gone meanwhile is safe by its uid.
@@ -243,7 +243,7 @@ impl Stage {
             let running = self.story.repair == Repair::Running;
             let body = body.filter(|body| body.view.resource_version.as_ref() == Some(&target.resource_version));
             prop_assert!(body.is_none_or(|body| body.may_go(&self.world, running)), "{} may not go", what);
-            let untracks = matches!(action.act, super::super::Operation::Untrack { .. });
+            let untracks = matches!(action.operation, super::super::Operation::Untrack { .. });
             prop_assert!(!untracks || body.is_none_or(|body| body.view.gate.is_some()), "{} is not gated", what);
         }
         let bound = targets
@@ -301,7 +301,8 @@ impl Stage {
     }
 
     fn is_under_way(&self, uid: &str) -> bool {
-        let mut targets = self.under_way.iter().filter_map(|(_, action)| action.act.removes()).flat_map(|(all, _)| all);
+        let mut targets =
+            self.under_way.iter().filter_map(|(_, action)| action.operation.removes()).flat_map(|(all, _)| all);
         targets.any(|target| target.uid == uid)
     }
 

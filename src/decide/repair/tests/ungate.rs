@@ -170,6 +170,9 @@ fn only_what_a_node_could_start_before_its_turn_is_pending() {
     scene.policy.enforces = true;
     scene.after(0);
     assert!(
-        scene.due().iter().any(|action| matches!(&action.act, Operation::Delete([target]) if target.name == "pending"))
+        scene
+            .due()
+            .iter()
+            .any(|action| matches!(&action.operation, Operation::Delete([target]) if target.name == "pending"))
     );
 }

@@ -231,9 +231,9 @@ impl World {
     /// What the API server makes of an act.
     pub fn apply(&mut self, action: &Action) -> WriteOutcome {
         let team = self.teams.iter().position(|team| team.reference == action.owner).expect("an owner of ours");
-        match &action.act {
+        match &action.operation {
             Operation::Delete([target]) | Operation::Untrack { target: [target], .. } | Operation::Evict([target]) => {
-                let evicts = matches!(action.act, Operation::Evict(_));
+                let evicts = matches!(action.operation, Operation::Evict(_));
                 let Some(body) = self.bodies.iter_mut().find(|body| body.view.uid == target.uid) else {
                     return WriteOutcome::Conflict;
                 };
@@ -244,7 +244,7 @@ impl World {
                 if evicts && team.protected {
                     return WriteOutcome::Refused("a budget".to_owned());
                 }
-                let counts = !matches!(action.act, Operation::Untrack { .. }) || body.view.gate.is_none();
+                let counts = !matches!(action.operation, Operation::Untrack { .. }) || body.view.gate.is_none();
                 if action.owner.kind == Kind::Job && counts && (team.counts || !evicts) {
                     team.failures += 1;
                 }

@@ -60,7 +60,7 @@ async fn note(context: &Context, node: &NodeView, state: &NodeState, message: &s
         NodeState::Open(_) => "GateOpened",
         NodeState::Closed { why: Closed::AwaitsRepair(_), .. } => "GateAwaitsRepair",
         NodeState::Closed { .. } => "GateClosed",
-        NodeState::Yielding(_) => "GateYields",
+        NodeState::Yielding(_) => "GateTaintSuppressed",
         NodeState::Undecided => return,
     };
     send(context, node, state.is_warning(), reason, message).await;

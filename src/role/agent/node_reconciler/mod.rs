@@ -189,7 +189,7 @@ impl NodeReconciler {
             return wake;
         };
         let plan = self.plan(&node, &circumstances);
-        self.want_controller(&plan.state);
+        self.follow_controller_lease(&plan.state);
         self.closed_since = plan.closed_since(self.closed_since);
         if let NodeState::Closed { since, .. } = &plan.state {
             let bound = *since + self.context.settings.node_policy.max_closed;
@@ -198,8 +198,8 @@ impl NodeReconciler {
         if let Some(not_before) = self.not_before {
             wake = wake.min(not_before.max(Instant::now() + Duration::from_millis(10)));
         }
-        self.tell(&plan);
-        self.tell_ending_taint(&node);
+        self.log_plan(&plan);
+        self.log_no_execute_taint(&node);
         let tainted = node.taint(&self.context.settings.node_policy.taint_key).is_some();
         self.act(plan.clone(), node);
         let now = Instant::now();
@@ -253,7 +253,7 @@ impl NodeReconciler {
             });
         }
         let repair = self.repair(now);
-        let by_hand = self.by_hand(record.as_ref());
+        let by_hand = self.manual_override(record.as_ref());
         self.context.metrics.verdict_fresh.set(i64::from(self.follower.observer().fresh(now)));
         Circumstances { now, uptime: uptime(now), repair, by_hand }
     }
@@ -272,7 +272,7 @@ impl NodeReconciler {
     }
 
     /// Follows the controllers' Lease while the node is closed, or should be: a thousand open nodes need not.
-    fn want_controller(&mut self, state: &NodeState) {
+    fn follow_controller_lease(&mut self, state: &NodeState) {
         let wanted = self.context.settings.node_policy.tainting != Tainting::Never
             && matches!(
                 state,
@@ -287,9 +287,9 @@ impl NodeReconciler {
     }
 
     /// A person's word that is in force: the node's own before everybody's.
-    fn by_hand(&mut self, record: Option<&LeaseRecord>) -> Option<ManualOverride> {
-        let of_node = self.node().and_then(|node| node.by_hand);
-        let of_all = record.and_then(|record| record.by_hand.clone());
+    fn manual_override(&mut self, record: Option<&LeaseRecord>) -> Option<ManualOverride> {
+        let of_node = self.node().and_then(|node| node.manual_override);
+        let of_all = record.and_then(|record| record.manual_override.clone());
         let mut in_force = None;
         let mut misspelt = None;
         for (place, written) in [("the Lease linkerd-gate", of_all), ("the node", of_node)] {
@@ -355,7 +355,7 @@ impl NodeReconciler {
     }
 
     /// Says what becomes of the node, once.
-    fn tell(&mut self, plan: &NodePlan) {
+    fn log_plan(&mut self, plan: &NodePlan) {
         if self.told.state.as_ref().is_some_and(|told| !told.is_news(&plan.state)) {
             return;
         }
@@ -368,7 +368,7 @@ impl NodeReconciler {
     }
 
     /// Says once that the node has a taint with our key that ends pods: somebody else set it, and only they can lift it.
-    fn tell_ending_taint(&mut self, node: &NodeView) {
+    fn log_no_execute_taint(&mut self, node: &NodeView) {
         let key = &self.context.settings.node_policy.taint_key;
         let found = node.ending_taint(key).is_some();
         if found && !self.told.ending_taint {
@@ -494,7 +494,7 @@ impl NodeReconciler {
             }
             WriteResult::Patched { result: Err(PatchError::Denied(why) | PatchError::Failed(why)), .. } => {
                 self.not_before = Some(Instant::now() + self.schedule.next_pause());
-                self.complain(format!("the API server did not accept the change: {why}"));
+                self.log_error(format!("the API server did not accept the change: {why}"));
             }
             WriteResult::Installed(Ok(Installation::Since(second))) => {
                 self.schedule.reset();
@@ -504,7 +504,7 @@ impl NodeReconciler {
             // Nobody can tell what was there before; and a name that was changed must not close a running cluster.
             WriteResult::Installed(Ok(Installation::Removed)) => {
                 self.not_before = Some(Instant::now() + self.schedule.next_pause());
-                self.complain(format!(
+                self.log_error(format!(
                     "there is no DaemonSet {DAEMON_SET} in namespace {}: its age shows which nodes are older, so it must have \
                      this name",
                     self.context.settings.namespace
@@ -512,12 +512,12 @@ impl NodeReconciler {
             }
             WriteResult::Installed(Err(why)) => {
                 self.not_before = Some(Instant::now() + self.schedule.next_pause());
-                self.complain(format!("cannot read the install time of linkerd-gate: {why}"));
+                self.log_error(format!("cannot read the install time of linkerd-gate: {why}"));
             }
         }
     }
 
-    fn complain(&mut self, complaint: String) {
+    fn log_error(&mut self, complaint: String) {
         if self.told.refusal.as_ref() != Some(&complaint) {
             error!(error = complaint, "node unchanged");
             self.told.refusal = Some(complaint);
