@@ -636,8 +636,8 @@ mod tests {
     fn a_waiter_counts_for_as_long_as_it_waits() {
         let metrics = Metrics::default();
         let (one, _other) = (metrics.one_more_waiter(), metrics.one_more_waiter());
-        assert!(metrics.text().contains("\nlinkerd_gate_waiters 2\n"));
+        assert!(metrics.text().contains("\nlinkerd_gate_gate_waiting_requests 2\n"));
         drop(one);
-        assert!(metrics.text().contains("\nlinkerd_gate_waiters 1\n"));
+        assert!(metrics.text().contains("\nlinkerd_gate_gate_waiting_requests 1\n"));
     }
 }

@@ -88,8 +88,8 @@ async fn what_was_said_is_taken_back_by_taking_that_annotation_away() {
     let (told, _) = say(steps, OverrideCommand::Clear, &[node("worker-1"), all()]).await;
     assert_eq!(
         told,
-        "node/worker-1: override cleared; automatic control resumed\nlease/linkerd-gate in namespace gate: forgotten; what is \
-         proven counts again\n"
+        "node/worker-1: override cleared; automatic control resumed\nlease/linkerd-gate in namespace gate: override cleared; automatic \
+         control resumed\n"
     );
     // Without a Lease there is nothing to take back, and none is created for it.
     let (told, refused) = say(vec![patch(LEASE, &Value::Null, not_found())], OverrideCommand::Clear, &[all()]).await;

@@ -218,7 +218,7 @@ mod tests {
             ("", "hold", true),
             ("", "refuse", false),
             ("", "warn", false),
-            ("", "false", false),
+            ("", "off", false),
             ("audit", "auto", false),
             ("audit", "hold", false),
         ] {

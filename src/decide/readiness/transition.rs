@@ -74,7 +74,7 @@ impl<'a> Transition<'a> {
         match self {
             Self::Opened(_) => "open",
             Self::Rests(_) => "still open, by other evidence",
-            Self::Doubts(_) => "still open, but not confirmed",
+            Self::Degraded(_) => "still open, but not confirmed",
             Self::Reassured => "still open, confirmed again",
             Self::Settling => "all probes ready; settling",
             Self::Closed(_) => "closed",
@@ -87,7 +87,7 @@ impl<'a> Transition<'a> {
     pub fn reason(&self) -> Option<String> {
         match self {
             Self::Opened(basis) | Self::Rests(basis) => Some(basis.to_string()),
-            Self::Doubts(failed_probes) => Some(failed_probes.to_string()),
+            Self::Degraded(failed_probes) => Some(failed_probes.to_string()),
             Self::Closed(why) | Self::Relapsed(why) | Self::Awaits(why) => Some(why.to_string()),
             Self::Reassured | Self::Settling => None,
         }

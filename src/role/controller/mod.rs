@@ -111,7 +111,7 @@ async fn start(settings: ControllerSettings, shutdown: impl Future<Output = &'st
     info!(
         repair = %repair.repair,
         evicts = repair.evicts,
-        retries_owners = context.settings.nudges,
+        retries_owners = context.settings.retry_owners,
         audit = !context.acts(),
         "controller started"
     );

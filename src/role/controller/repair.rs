@@ -194,7 +194,7 @@ impl Repairer {
             actions.into_iter().partition(|action| !matches!(action.operation, Operation::Resume { .. }))
         };
         self.audit(&audited);
-        self.writes.operation(actions);
+        self.writes.act(actions);
     }
 
     /// Takes our gate off.
@@ -220,7 +220,7 @@ impl Repairer {
             Written::Acted(action, None) => self.tracker.acted(&action, &WriteOutcome::Conflict, now),
             Written::Acted(action, Some(outcome)) => {
                 self.tracker.acted(&action, &outcome, now);
-                self.context.metrics.replaced(action.act.key(), key(&outcome));
+                self.context.metrics.replaced(action.operation.key(), key(&outcome));
                 self.teller.acted(&action, &outcome, now);
             }
             Written::Ungated(ungate, None) => self.tracker.ungated(&ungate, &WriteOutcome::Conflict, now),

@@ -268,7 +268,7 @@ impl Reporter {
     /// Tells what became of an act.
     pub(super) fn acted(&mut self, action: &Action, outcome: &WriteOutcome, now: Duration) {
         let (namespace, owner, pod) = (&action.namespace, &action.owner, pod_of(action));
-        let (done, doing) = description(&action.act);
+        let (done, doing) = description(&action.operation);
         let uid = &owner.uid;
         let object = pod.map_or_else(|| owner.to_string(), |pod| format!("{pod} of {owner}"));
         let (warning, reason, message) = match outcome {
@@ -410,12 +410,12 @@ const fn description(operation: &Operation) -> (&'static str, &'static str) {
 
 /// The pod of an action; none of one about a Job.
 fn pod_of(action: &Action) -> Option<&str> {
-    action.act.removes().and_then(|(targets, _)| targets.first()).map(|target| target.name.as_str())
+    action.operation.removes().and_then(|(targets, _)| targets.first()).map(|target| target.name.as_str())
 }
 
 /// Logs an action that audit mode does not execute.
 pub(super) fn not_executed(action: &Action) {
-    let (_, doing) = words(&action.act);
+    let (_, doing) = description(&action.operation);
     info!(namespace = action.namespace, pod = pod_of(action), owner = %action.owner, "audit mode: not executed: {doing}");
 }
 

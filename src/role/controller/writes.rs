@@ -110,7 +110,7 @@ impl Shared {
     /// Before each write: what comes before it may take long.
     fn may(&self, action: &Action) -> bool {
         let proven = || prover::proven(&self.gate.borrow(), self.context.now()).is_some();
-        leads(&self.renewed) && (!action.act.needs_proof() || proven())
+        leads(&self.renewed) && (!action.operation.needs_proof() || proven())
     }
 
     async fn act(&self, action: Action) -> Written {
@@ -146,7 +146,7 @@ async fn in_time(write: impl Future<Output = WriteOutcome>) -> WriteOutcome {
 /// Why a running pod is not evicted: a dry-run of the pod that would be made instead failed, or was refused. Nothing where that
 /// is not asked: what never ran has nothing to lose.
 async fn tried_in_vain(context: &Context, action: &Action) -> Option<String> {
-    let Operation::Evict([target]) = &action.act else { return None };
+    let Operation::Evict([target]) = &action.operation else { return None };
     if target.state != MissedState::Running {
         return None;
     }
@@ -161,7 +161,7 @@ async fn tried_in_vain(context: &Context, action: &Action) -> Option<String> {
 
 async fn perform(context: &Context, action: &Action) -> WriteOutcome {
     let (client, namespace) = (context.client.clone(), action.namespace.as_str());
-    match &action.act {
+    match &action.operation {
         Operation::Delete([target]) => repair::remove(client, namespace, target, false).await,
         Operation::Untrack { target: [target], gate } => repair::untrack(client, namespace, target, *gate).await,
         Operation::Evict([target]) => repair::remove(client, namespace, target, true).await,
