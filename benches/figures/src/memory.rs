@@ -112,7 +112,10 @@ async fn controller(gate: &Gate, size: Size) -> Result<f64> {
     many.list_again().await;
     many.replace(REPLACED).await;
     until_missed(&mut process, port, size.missed).await?;
-    Ok(process.memory()?.most)
+    let most = process.memory()?.most;
+    // A run takes long, and its table comes last.
+    said(&format!("memory: {most:.1} MiB at most"));
+    Ok(most)
 }
 
 async fn until_missed(process: &mut Process, port: u16, count: usize) -> Result<()> {

@@ -52,6 +52,8 @@ struct Shared {
     leases: Mutex<BTreeMap<String, Value>>,
     lease_changed: watch::Sender<u64>,
     told: broadcast::Sender<Told>,
+    /// How many watches of all pods there are: what is told reaches nobody while there is none.
+    watched: watch::Sender<usize>,
     lists: watch::Sender<usize>,
     changes: watch::Sender<usize>,
     /// How often pods of one namespace, or those without a node, were listed.
@@ -80,6 +82,7 @@ impl Many {
             leases: Mutex::default(),
             lease_changed: watch::Sender::new(1),
             told: broadcast::Sender::new(4),
+            watched: watch::Sender::new(0),
             lists: watch::Sender::new(0),
             changes: watch::Sender::new(0),
             narrow_lists: watch::Sender::new(0),
@@ -112,7 +115,7 @@ impl Many {
     pub async fn list_again(&self) {
         let mut lists = self.shared.lists.subscribe();
         let before = *lists.borrow_and_update();
-        let _nobody_watches = self.shared.told.send(Told::Expire);
+        self.tell(Told::Expire).await;
         drop(lists.wait_for(|lists| *lists > before).await);
     }
 
@@ -132,8 +135,14 @@ impl Many {
     pub async fn replace(&self, count: usize) {
         let mut changes = self.shared.changes.subscribe();
         let before = *changes.borrow_and_update();
-        let _nobody_watches = self.shared.told.send(Told::Replace(count));
+        self.tell(Told::Replace(count)).await;
         drop(changes.wait_for(|changes| *changes >= before + count).await);
+    }
+
+    /// Tells the watch of pods something, once there is one: a client that has listed them begins it a moment later.
+    async fn tell(&self, told: Told) {
+        drop(self.shared.watched.subscribe().wait_for(|watched| *watched > 0).await);
+        let _ = self.shared.told.send(told); // An error says that no connection is left, which the caller's wait shows.
     }
 }
 
@@ -198,6 +207,25 @@ impl Shared {
         let name = query.get("fieldSelector").and_then(|selector| selector.rsplit("%3D").next()).unwrap_or_default();
         // Those before this watch are in the list.
         while told.try_recv().is_ok() {}
+        let all_pods = path == "/api/v1/pods" && !is_narrow(query);
+        if all_pods {
+            self.watched.send_modify(|watched| *watched += 1);
+        }
+        let outcome = self.tell_watch(&mut stream, path, name, told, &mut lease_changed).await;
+        if all_pods {
+            self.watched.send_modify(|watched| *watched -= 1);
+        }
+        outcome
+    }
+
+    async fn tell_watch(
+        &self,
+        stream: &mut TcpStream,
+        path: &str,
+        name: &str,
+        told: &mut broadcast::Receiver<Told>,
+        lease_changed: &mut watch::Receiver<u64>,
+    ) -> std::io::Result<()> {
         loop {
             let told = tokio::select! {
                 _ = lease_changed.changed(), if path.ends_with("/leases") => None,
@@ -209,20 +237,20 @@ impl Shared {
                 None => {
                     let lease = self.leases.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
                     if let Some(lease) = lease {
-                        send(&mut stream, &json!({"type": "MODIFIED", "object": lease}).to_string()).await?;
+                        send(stream, &json!({"type": "MODIFIED", "object": lease}).to_string()).await?;
                     }
                 }
                 Some(Ok(Told::Expire)) => {
                     let gone = json!({"type": "ERROR", "object": {"kind": "Status", "apiVersion": "v1", "metadata": {},
                         "status": "Failure", "message": "too old resource version", "reason": "Expired", "code": 410}});
-                    send(&mut stream, &gone.to_string()).await?;
+                    send(stream, &gone.to_string()).await?;
                     return stream.write_all(b"0\r\n\r\n").await;
                 }
                 Some(Ok(Told::Replace(count))) => {
                     for index in (0..self.size.pods).rev().cycle().take(count) {
                         let (old, new) = (self.pod(index, 0), self.pod(index, 1));
                         for (kind, pod) in [("DELETED", &old), ("ADDED", &new), ("DELETED", &new), ("ADDED", &old)] {
-                            send(&mut stream, &format!("{{\"type\":\"{kind}\",\"object\":{pod}}}")).await?;
+                            send(stream, &format!("{{\"type\":\"{kind}\",\"object\":{pod}}}")).await?;
                         }
                         self.changes.send_modify(|changes| *changes += 1);
                     }
