@@ -2,7 +2,6 @@
 //! say so.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::apps::v1::{DaemonSet, ReplicaSet, StatefulSet};
@@ -18,7 +17,7 @@ use serde_json::{Value, json};
 use super::rights::apply;
 use super::shop::{
     Pods, SHOP, all_meshed, are_meshed, is_running, job, merge, of, opened, pod, pods, recover, removals, set,
-    stateful, succeeded, uids, until_event, until_pods,
+    stateful, succeeded, uids, until_event, until_meshed, until_pods,
 };
 use super::stage::{GATE, PATIENCE, Stage, controller, object};
 
@@ -182,28 +181,8 @@ async fn held_pods_beside_running_ones_of_a_job_are_made_again_and_none_is_count
     done.await.with_context(|| replica.said())
 }
 
-/// How long a client takes to create so many pods at once with the injector up, in a namespace of its own.
-async fn floor(stage: &Stage, count: usize) -> Result<Duration> {
-    let namespace = linkerd_gate_kit::object::namespace("floor").asking().json();
-    stage.namespaces.annotate("floor", "linkerd.io/inject", "enabled");
-    stage.cluster.create_namespace(&object(namespace)?).await?;
-    let pods: Api<Pod> = Api::namespaced(stage.cluster.client().await?, "floor");
-    let began = Instant::now();
-    let one = |index: usize| {
-        let (pods, pod) = (pods.clone(), pod(&format!("floor-{index}")));
-        async move { anyhow::Ok(pods.create(&PostParams::default(), &object(pod)?).await?) }
-    };
-    let all = futures::stream::iter((0..count).map(one));
-    let created: Vec<Result<Pod>> = futures::StreamExt::collect(futures::StreamExt::buffer_unordered(all, count)).await;
-    let took = began.elapsed();
-    for pod in created {
-        ensure!(linkerd_gate::linkerd::meshed(&pod?), "a pod of the floor is not meshed");
-    }
-    Ok(took)
-}
-
 #[tokio::test]
-async fn five_hundred_held_pods_are_made_again_about_as_fast_as_the_injector_makes_them() -> Result<()> {
+async fn five_hundred_held_pods_of_several_owners_are_made_again_each_once() -> Result<()> {
     const SETS: usize = 10;
     const EACH: usize = 40;
     const BESIDE: usize = 50;
@@ -222,16 +201,10 @@ async fn five_hundred_held_pods_are_made_again_about_as_fast_as_the_injector_mak
         replica.until_said(&format!("first scan complete pods={count} ")).await?;
         recover(&stage).await?;
         replica.until_said("proof: open").await?;
-        let began = Instant::now();
-        let after = until_pods(&stage, "meshed", |pods| all_meshed(pods, count)).await?;
-        let took = began.elapsed();
+        let after = until_meshed(&stage, count, |pods| all_meshed(pods, count)).await?;
         ensure!(uids(held.values()).is_disjoint(&uids(after.values())));
         let removed = succeeded(&removals(&stage.requests_of("controller")?)).len();
         ensure!(removed == count, "{removed} removals of {count} pods");
-        let floor = floor(&stage, count).await?;
-        println!("{count} held pods made again in {took:?}; created at once by a client: {floor:?}");
-        // On a machine that does other things meanwhile: benches say how close it is at rest.
-        ensure!(took < floor * 6 + Duration::from_secs(10), "{took:?} for {count} pods, and {floor:?} at best");
         anyhow::Ok(())
     };
     done.await.with_context(|| replica.said())

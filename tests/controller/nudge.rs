@@ -14,7 +14,7 @@ use self::owners::{
     ELSEWHERE, KINDS, Key, OF_EACH, TRIES, complete, create, is_nudged, key_of, make, make_elsewhere, make_idle,
     nudges, owner, read, recovered, refuse, set, until_tried, untouched, wrote_nothing_else,
 };
-use super::shop::{SHOP, recover, until_pods};
+use super::shop::{SHOP, recover, until_meshed, until_pods};
 use super::stage::{Agent, PATIENCE, Stage, controller, object};
 
 #[tokio::test]
@@ -44,7 +44,7 @@ async fn five_hundred_refused_owners_are_nudged_and_nobody_else_is() -> Result<(
         replica.until_said("retried owner whose pods were refused").await?;
         let proven = Instant::now();
         let count = KINDS.len() + refused.len() + 2;
-        until_pods(&stage, "meshed", |pods| complete(pods, count)).await?;
+        until_meshed(&stage, count, |pods| complete(pods, count)).await?;
         let took = proven.elapsed();
         let beside = recovered(&stage, ELSEWHERE).await?;
         eprintln!(
@@ -96,7 +96,7 @@ async fn an_injector_that_refuses_after_all_is_asked_ever_less_until_it_admits()
         ensure!(since >= 2, "each time that it was refused again it is proven anew: {since} proofs");
 
         stage.webhooks().await?.delete(IN_THE_WAY, &DeleteParams::default()).await?;
-        until_pods(&stage, "meshed", |pods| complete(pods, refused.len())).await?;
+        until_meshed(&stage, refused.len(), |pods| complete(pods, refused.len())).await?;
         let all = nudges(&stage)?;
         let names: BTreeSet<Key> = all.iter().map(key_of).collect();
         ensure!(names.is_subset(&refused), "touched, but not refused: {:?}", names.difference(&refused));

@@ -43,6 +43,17 @@ pub async fn until_pods(stage: &Stage, what: &str, condition: impl Fn(&Pods) -> 
     cluster::until_any(&pods(stage).await?, &ListParams::default(), what, PATIENCE, found).await
 }
 
+/// Waits until so many of the shop's pods have a proxy, and then until they are `complete`. Each tenth of them has [`PATIENCE`] of its own:
+/// how long all of them take depends on the machine, and a tenth that does not come is a fault.
+pub async fn until_meshed(stage: &Stage, count: usize, complete: impl Fn(&Pods) -> bool) -> Result<Pods> {
+    let number = |pods: &Pods| pods.values().filter(|pod| meshed(pod)).count();
+    for tenth in 1..=10 {
+        let part = (count * tenth).div_ceil(10);
+        until_pods(stage, &format!("{part} of {count} meshed"), |pods| number(pods) >= part).await?;
+    }
+    until_pods(stage, "meshed", complete).await
+}
+
 /// Waits for an Event of that reason about something of that name in the shop.
 pub async fn until_event(stage: &Stage, kind: &str, name: &str, reason: &str) -> Result<Event> {
     let events: Api<Event> = Api::namespaced(stage.cluster.client().await?, SHOP);

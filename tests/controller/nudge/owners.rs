@@ -211,26 +211,33 @@ pub async fn make_elsewhere(stage: &Stage) -> Result<BTreeSet<Key>> {
     make(stage, ELSEWHERE, "beside", BESIDE).await
 }
 
-/// Waits until those were refused so often: the next try by themselves is far away then.
+/// Waits until those were refused so often: the next try by themselves is far away then. Each tenth of them has [`PATIENCE`] of its own.
 pub async fn until_tried(stage: &Stage, owners: &BTreeSet<Key>, tries: i32) -> Result<()> {
     let events: Api<Event> = Api::all(stage.cluster.client().await?);
     let only = ListParams::default().fields("reason=FailedCreate");
-    let found = |all: &BTreeMap<String, Event>| {
-        let mut counts: BTreeMap<Key, i32> = BTreeMap::new();
-        for event in all.values() {
-            let about = &event.involved_object;
-            let plural = resource_of(about.kind.as_deref().unwrap_or_default()).plural;
-            let (namespace, name) = (about.namespace.clone(), about.name.clone());
-            let key = (plural, namespace.unwrap_or_default(), name.unwrap_or_default());
-            *counts.entry(key).or_default() += event.count.unwrap_or(1);
-        }
-        let enough = |key: &Key| {
-            let wanted = if key.0 == "jobs" { tries.min(TRIES_OF_A_JOB) } else { tries };
-            counts.get(key).is_some_and(|count| *count >= wanted)
-        };
-        owners.iter().all(enough).then_some(())
+    for tenth in 1..=10 {
+        let part = (owners.len() * tenth).div_ceil(10);
+        let found = |all: &BTreeMap<String, Event>| (tried(all, owners, tries) >= part).then_some(());
+        cluster::until_any(&events, &only, &format!("{part} refused often"), PATIENCE, found).await?;
+    }
+    Ok(())
+}
+
+/// How many of those were refused so often, by these Events.
+fn tried(all: &BTreeMap<String, Event>, owners: &BTreeSet<Key>, tries: i32) -> usize {
+    let mut counts: BTreeMap<Key, i32> = BTreeMap::new();
+    for event in all.values() {
+        let about = &event.involved_object;
+        let plural = resource_of(about.kind.as_deref().unwrap_or_default()).plural;
+        let (namespace, name) = (about.namespace.clone(), about.name.clone());
+        let key = (plural, namespace.unwrap_or_default(), name.unwrap_or_default());
+        *counts.entry(key).or_default() += event.count.unwrap_or(1);
+    }
+    let enough = |key: &&Key| {
+        let wanted = if key.0 == "jobs" { tries.min(TRIES_OF_A_JOB) } else { tries };
+        counts.get(*key).is_some_and(|count| *count >= wanted)
     };
-    cluster::until_any(&events, &only, "refused often", PATIENCE, found).await
+    owners.iter().filter(enough).count()
 }
 
 /// All owners that are not to be touched, each with its version.
