@@ -160,3 +160,116 @@ fn every_path_that_the_map_names_exists() {
         }
     }
 }
+
+/// The paths that a `use` tree names, without aliases.
+fn leaves(tree: &str) -> Vec<Vec<String>> {
+    let tree = tree.trim();
+    let Some(brace) = tree.find('{') else {
+        let path = tree.split(" as ").next().unwrap_or_default();
+        return vec![path.split("::").map(|segment| segment.trim().to_owned()).collect()];
+    };
+    let stem = tree[..brace].trim().trim_end_matches(':');
+    let stem: Vec<String> = stem.split("::").filter(|segment| !segment.is_empty()).map(str::to_owned).collect();
+    let (mut depth, mut branches) = (0, vec![String::new()]);
+    for char in tree[brace + 1..tree.rfind('}').unwrap_or(tree.len())].chars() {
+        match char {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            ',' if depth == 0 => {
+                branches.push(String::new());
+                continue;
+            }
+            _ => {}
+        }
+        branches.last_mut().unwrap().push(char);
+    }
+    let branches = branches.iter().filter(|branch| !branch.trim().is_empty());
+    branches.flat_map(|branch| leaves(branch)).map(|leaf| [stem.clone(), leaf].concat()).collect()
+}
+
+/// Where a path leads from the module `here`; nothing where it leaves this crate.
+fn absolute(path: &[String], here: &[String]) -> Option<Vec<String>> {
+    let supers = path.iter().take_while(|segment| *segment == "super").count();
+    match path.first()?.as_str() {
+        "crate" => Some(path[1..].to_vec()),
+        "self" => Some([here, &path[1..]].concat()),
+        "super" => Some([&here[..here.len().checked_sub(supers)?], &path[supers..]].concat()),
+        _ => None,
+    }
+}
+
+/// Every path in `code`: those of `use` items, and those that are written out.
+fn paths(code: &str) -> Vec<Vec<String>> {
+    let is_path = |char: char| is_part(char) || char == ':';
+    let is_tree = |tree: &str| tree.chars().all(|char| is_path(char) || "{}, *\n".contains(char));
+    let items = code.split(';').filter_map(|item| item.rsplit_once("use "));
+    let uses = items.filter(|(_, tree)| is_tree(tree)).flat_map(|(_, tree)| leaves(tree));
+    let written = code.split(|char| !is_path(char)).filter(|word| word.contains("::"));
+    uses.chain(written.map(|word| word.split("::").map(str::to_owned).collect())).collect()
+}
+
+/// Between the modules of one directory, whatever is inside each of them. A module may use its parent, and the other way round.
+#[test]
+fn no_two_neighbours_use_each_other_by_any_way_round() {
+    let modules: BTreeMap<Vec<String>, String> = sources()
+        .into_iter()
+        .filter(|(name, _)| name != "main.rs")
+        .map(|(name, code)| {
+            let name = name.trim_end_matches(".rs").trim_end_matches("/mod");
+            let segments = name.split('/').filter(|segment| *segment != "lib").map(str::to_owned);
+            (segments.collect(), code)
+        })
+        .collect();
+    // A re-export is no use of its own: it leads to where the item is.
+    let mut exports = BTreeMap::new();
+    for (module, code) in &modules {
+        for item in code.split(';').filter(|item| item.trim_start().starts_with("pub")) {
+            let Some((_, tree)) = item.rsplit_once("use ") else { continue };
+            for leaf in leaves(tree) {
+                if let (Some(target), Some(name)) = (absolute(&leaf, module), leaf.last()) {
+                    exports.insert([module.as_slice(), std::slice::from_ref(name)].concat(), target);
+                }
+            }
+        }
+    }
+    let module_of = |mut path: Vec<String>| {
+        while let Some(target) = exports.get(&path) {
+            path.clone_from(target);
+        }
+        while !path.is_empty() && !modules.contains_key(&path) {
+            path.pop();
+        }
+        path
+    };
+    // By parent: which of its children use which.
+    let mut edges: BTreeMap<Vec<String>, BTreeMap<String, BTreeMap<String, String>>> = BTreeMap::new();
+    for (module, code) in &modules {
+        for path in paths(code).iter().filter_map(|path| absolute(path, module)) {
+            let target = module_of(path);
+            let shared = module.iter().zip(&target).take_while(|(one, other)| one == other).count();
+            if shared < module.len() && shared < target.len() {
+                let uses = edges.entry(module[..shared].to_vec()).or_default();
+                let example = format!("{} → {}", module.join("::"), target.join("::"));
+                uses.entry(module[shared].clone()).or_default().insert(target[shared].clone(), example);
+            }
+        }
+    }
+    assert!(edges.len() > 8, "{edges:?}");
+    let mut circles = BTreeSet::new();
+    for uses in edges.values() {
+        for (from, targets) in uses {
+            for (to, example) in targets {
+                let (mut seen, mut next) = (BTreeSet::new(), vec![to]);
+                while let Some(module) = next.pop() {
+                    if seen.insert(module) {
+                        next.extend(uses.get(module).into_iter().flat_map(BTreeMap::keys));
+                    }
+                }
+                if seen.contains(from) {
+                    circles.insert(example.clone());
+                }
+            }
+        }
+    }
+    assert!(circles.is_empty(), "these are parts of circles: {circles:#?}");
+}

@@ -1,9 +1,8 @@
 //! Our admission policies, and the webhooks around Linkerd's.
 
 use super::{
-    Check, State,
+    Check, INSTALL, State,
     code::{CONDITIONS, HOLD_SUPPORTED, LATER_WEBHOOKS, PARAMETER, POLICIES},
-    installation::INSTALL,
     state::{Admission, Binding, GUARD, HOLD, HOLDS_FROM, PolicyKind},
 };
 use crate::linkerd::names;

@@ -3,6 +3,7 @@
 use k8s_openapi::api::core::v1::PodSpec;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
+use super::INSTALL;
 use super::code::{AGENTS, API_SERVER, CONTROLLER, ENFORCES, INSTALLED, LEADER, PROVER, RIGHTS};
 use super::state::variable;
 use super::{Check, Read, State, Unread};
@@ -10,9 +11,6 @@ use crate::decide::election::lease_record;
 
 /// How long after its last renewal a Lease counts as given up here: its time is by another machine's clock.
 const STALE: SignedDuration = SignedDuration::from_secs(60);
-
-/// The command that installs.
-pub(super) const INSTALL: &str = "linkerd-gate install --image IMAGE | kubectl apply -f -";
 
 pub(super) fn checks(state: &State) -> Vec<Check> {
     let mut checks = vec![api_server(state)];

@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
+use super::INSTALL;
 use super::code::{
     CA_BUNDLE, FAILURE_POLICY, LINKERD, NAMESPACE_ANNOTATIONS, NAMESPACE_INJECT, ONE_LINKERD, SELECTORS,
 };
-use super::installation::INSTALL;
 use super::state::{GUARD, HOLD};
 use super::{Check, Proof, State};
 use crate::decide::ProbeResult;

@@ -13,6 +13,7 @@ pub mod clean;
 pub mod code;
 mod injection;
 mod installation;
+pub mod labels;
 mod linkerd;
 mod nodes;
 mod pods;
@@ -30,6 +31,9 @@ pub use self::clean::clean;
 pub use self::code::Code;
 pub use self::state::{Proof, Read, State, Unread};
 pub use self::survey::{Owner, Row, Survey, Why};
+
+/// The command that installs.
+const INSTALL: &str = "linkerd-gate install --image IMAGE | kubectl apply -f -";
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]

@@ -6,9 +6,9 @@ use k8s_openapi::api::admissionregistration::v1::{RuleWithOperations, WebhookCli
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
+use super::INSTALL;
 use super::admission::rules_create_pods;
 use super::code::{AFTER_A_CUT, AUTOSCALER, FAIL_WEBHOOKS, INTOLERANT};
-use super::installation::INSTALL;
 use super::state::{GUARD, HOLD, variable};
 use super::{Check, State};
 use crate::decide::node::essential;

@@ -1,6 +1,5 @@
 //! What is read of a cluster, and what could not be.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 use k8s_openapi::api::admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration};
@@ -10,10 +9,11 @@ use k8s_openapi::api::core::v1::{Container, Namespace, Node, PodSpec};
 use k8s_openapi::jiff::Timestamp;
 
 use super::Survey;
+use super::labels::{component, is_ours};
 use crate::decide::election::lease_record;
 use crate::decide::{ProbeResult, PublishedVerdict, manual_override};
+use crate::linkerd::WebhookView;
 use crate::linkerd::webhook::ViewError;
-use crate::linkerd::{WebhookView, names};
 
 /// A value, or why it could not be read.
 pub type Read<T> = Result<T, Unread>;
@@ -202,21 +202,10 @@ impl State {
     }
 }
 
-/// Whether these are the labels of a part of ours.
-pub fn is_ours(labels: Option<&BTreeMap<String, String>>, component: &str) -> bool {
-    let label = |key: &str| labels.and_then(|labels| labels.get(key)).map(String::as_str);
-    label("app.kubernetes.io/name") == Some("linkerd-gate") && label("app.kubernetes.io/component") == Some(component)
-}
-
 /// Whether a Deployment is of any use here: the controller's, and those of Linkerd's control plane.
 pub fn is_of_use(deployment: &Deployment) -> bool {
     let labels = deployment.metadata.labels.as_ref();
     component(labels).is_some() || is_ours(labels, "controller")
-}
-
-/// The part of Linkerd's control plane that these labels say.
-pub(super) fn component(labels: Option<&BTreeMap<String, String>>) -> Option<&str> {
-    labels?.get(names::label::CONTROL_PLANE_COMPONENT).map(String::as_str)
 }
 
 /// The container that runs a role of ours.

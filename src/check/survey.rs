@@ -8,7 +8,7 @@ use k8s_openapi::jiff::Timestamp;
 
 use super::Unread;
 use super::clean::{clean, is_name};
-use super::state::{component, is_ours};
+use super::labels::{component, is_ours};
 use crate::decide::hold;
 use crate::linkerd::injection::injection_of;
 use crate::linkerd::mesh_state::{WAIT, started};

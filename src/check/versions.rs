@@ -3,7 +3,8 @@
 use super::{
     Check, State,
     code::{OUR_VERSIONS, PROXIES, REPLICAS, SPREAD},
-    state::{component, container},
+    labels::component,
+    state::container,
 };
 use crate::linkerd::names;
 use k8s_openapi::api::apps::v1::Deployment;

@@ -14,7 +14,8 @@ use serde_json::Value;
 
 use super::error::innermost;
 use super::{admission, dry_run};
-use crate::check::state::{Admission, Binding, GUARD, HOLD, PolicyKind, Version, is_of_use, is_ours};
+use crate::check::labels::is_ours;
+use crate::check::state::{Admission, Binding, GUARD, HOLD, PolicyKind, Version, is_of_use};
 use crate::check::{Proof, Read, State, Survey, Unread};
 use crate::linkerd::webhook::Call;
 use crate::linkerd::{TokenProjection, WebhookView, names};

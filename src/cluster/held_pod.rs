@@ -184,6 +184,10 @@ fn release_patch(pod: &Pod, mark: bool) -> Value {
     operations.into()
 }
 
+/// The rights of `uninstall`.
+pub(super) const UNINSTALL_RIGHT: &str =
+    "those of cluster-admin, or of the ClusterRole linkerd-gate-uninstall in deploy/chart/templates/uninstall";
+
 // === impl Purpose ===
 
 impl Purpose {
@@ -192,7 +196,7 @@ impl Purpose {
         let (verbs, name) = match self {
             Self::Release => ("get,list,patch", "linkerd-gate-release"),
             Self::Recreate => ("get,list,watch,create,delete", "linkerd-gate-recreate"),
-            Self::Uninstall => return super::uninstall::RIGHT.to_owned(),
+            Self::Uninstall => return UNINSTALL_RIGHT.to_owned(),
         };
         format!(
             "{verbs} on pods in namespace {namespace} (kubectl create role {name} --namespace {namespace} --verb={verbs} \

@@ -13,7 +13,7 @@ use kube::{Client, Error, Resource};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::held_pod::{self, Purpose, until_gone};
+use super::held_pod::{self, Purpose, UNINSTALL_RIGHT, until_gone};
 use super::refused::Refused;
 use super::repair;
 use crate::decide::hold;
@@ -26,10 +26,6 @@ const PAGE: u32 = 500;
 
 /// How often a node is read again that has changed between the read and the write: kubelets write often.
 const TRIES: u32 = 5;
-
-/// What everything here takes.
-pub(super) const RIGHT: &str =
-    "those of cluster-admin, or of the ClusterRole linkerd-gate-uninstall in deploy/chart/templates/uninstall";
 
 /// What runs our parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,7 +107,7 @@ impl Binding {
     /// Whether it is there. An API server that does not know the kind has none.
     pub async fn is_there(self, client: &Client, name: &str) -> Result<bool, Refused> {
         let found = self.api(client).get_metadata_opt(name).await;
-        found.map(|found| found.is_some()).map_err(|error| Refused::of(&error, RIGHT))
+        found.map(|found| found.is_some()).map_err(|error| Refused::of(&error, UNINSTALL_RIGHT))
     }
 
     /// Deletes it. Returns whether it was there.
@@ -231,17 +227,17 @@ pub async fn free_node(client: &Client, node: &Node, taint_key: &str) -> Result<
             break;
         }
         let document = serde_json::from_value(node_patch(&node, taint_key, &left));
-        let document = document.map_err(|error| Refused::of(&Error::SerdeError(error), RIGHT))?;
+        let document = document.map_err(|error| Refused::of(&Error::SerdeError(error), UNINSTALL_RIGHT))?;
         match nodes.patch_metadata(name, &parameters, &Patch::<()>::Json(document)).await {
             Ok(_) => break,
             // It is gone, and its marks with it.
             Err(Error::Api(status)) if status.code == 404 => break,
-            Err(error) => match Refused::of(&error, RIGHT) {
+            Err(error) => match Refused::of(&error, UNINSTALL_RIGHT) {
                 Refused::Conflict(_) if tried < TRIES => {}
                 refused => return Err(refused),
             },
         }
-        match nodes.get_opt(name).await.map_err(|error| Refused::of(&error, RIGHT))? {
+        match nodes.get_opt(name).await.map_err(|error| Refused::of(&error, UNINSTALL_RIGHT))? {
             Some(read) => node = read,
             None => break,
         }
@@ -275,7 +271,7 @@ where
     K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned,
 {
     let found = Api::<K>::namespaced(client.clone(), namespace).get_metadata_opt(name).await;
-    let found = found.map_err(|error| Refused::of(&error, RIGHT))?;
+    let found = found.map_err(|error| Refused::of(&error, UNINSTALL_RIGHT))?;
     Ok(found.map(|found| found.metadata.uid.unwrap_or_default()))
 }
 
@@ -296,7 +292,7 @@ fn gone_or(deleted: Result<(), Error>) -> Result<bool, Refused> {
     match deleted {
         Ok(()) => Ok(true),
         Err(Error::Api(status)) if status.code == 404 => Ok(false),
-        Err(error) => Err(Refused::of(&error, RIGHT)),
+        Err(error) => Err(Refused::of(&error, UNINSTALL_RIGHT)),
     }
 }
 
@@ -308,7 +304,7 @@ where
     let mut kept = Vec::new();
     let mut parameters = ListParams::default().limit(PAGE);
     loop {
-        let page = api.list(&parameters).await.map_err(|error| Refused::of(&error, RIGHT))?;
+        let page = api.list(&parameters).await.map_err(|error| Refused::of(&error, UNINSTALL_RIGHT))?;
         kept.extend(page.items.into_iter().filter(|object| keep(object)));
         match page.metadata.continue_.filter(|token| !token.is_empty()) {
             Some(token) => parameters = ListParams::default().limit(PAGE).continue_token(&token),

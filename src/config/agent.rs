@@ -10,7 +10,7 @@ use serde::Deserialize;
 use super::log_filter::LogFilter;
 use super::proving::{Proving, ProvingRaw};
 use super::table::Role;
-use super::value::{LogFormat, Mode, Taint};
+use super::value::{LogFormat, Mode, Taint, is_label_key};
 use super::{Problems, Reader, duration, given, namespace, word};
 use crate::decide::node::taint::{NodePolicy, TAINT_KEY, Tainting};
 
@@ -150,26 +150,6 @@ impl Reader {
 /// A taint's key.
 pub(super) fn taint_key(text: &str) -> Result<String, String> {
     if is_label_key(text) { Ok(text.to_owned()) } else { Err("is no key that a taint can have".to_owned()) }
-}
-
-/// Whether it is a qualified name, which keys of labels and taints are (k8s.io/apimachinery, `IsQualifiedName`).
-pub(super) fn is_label_key(text: &str) -> bool {
-    let (prefix, name) = match text.split_once('/') {
-        Some((prefix, name)) => (Some(prefix), name),
-        None => (None, text),
-    };
-    let edge = |text: &str| {
-        text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.ends_with(|c: char| c.is_ascii_alphanumeric())
-    };
-    let good_name = name.len() <= 63
-        && edge(name)
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
-    let good_prefix = prefix.is_none_or(|prefix| {
-        prefix.len() <= 253
-            && prefix.split('.').all(edge)
-            && prefix.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte))
-    });
-    good_name && good_prefix
 }
 
 fn namespaces(text: &str) -> Result<BTreeSet<String>, String> {

@@ -2,8 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::agent::is_label_key;
-use super::value::{Address, Component, IdentityBy};
+use super::value::{Address, Component, IdentityBy, is_label_key};
 use super::{Reader, components, namespace, word};
 use crate::decide::{Policy, Probe};
 

@@ -238,6 +238,26 @@ impl fmt::Display for DnsName {
     }
 }
 
+/// Whether it is a qualified name, which keys of labels and taints are (k8s.io/apimachinery, `IsQualifiedName`).
+pub(super) fn is_label_key(text: &str) -> bool {
+    let (prefix, name) = match text.split_once('/') {
+        Some((prefix, name)) => (Some(prefix), name),
+        None => (None, text),
+    };
+    let edge = |text: &str| {
+        text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.ends_with(|c: char| c.is_ascii_alphanumeric())
+    };
+    let good_name = name.len() <= 63
+        && edge(name)
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+    let good_prefix = prefix.is_none_or(|prefix| {
+        prefix.len() <= 253
+            && prefix.split('.').all(edge)
+            && prefix.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte))
+    });
+    good_name && good_prefix
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

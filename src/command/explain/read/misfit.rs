@@ -4,8 +4,6 @@ use std::fmt;
 
 use serde::de::{self, Expected, Unexpected};
 
-use super::Node;
-
 /// A value that is not what the API server wants at its place.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[error("{}{message}", prefix(path))]
@@ -40,9 +38,9 @@ fn prefix(path: &[String]) -> String {
 
 impl Misfit {
     /// The innermost value is where it went wrong; the others only lead there.
-    pub(super) fn at(mut self, node: &Node) -> Self {
+    pub(super) fn at(mut self, line: usize) -> Self {
         if self.line == 0 {
-            self.line = node.line;
+            self.line = line;
         }
         self
     }

@@ -14,7 +14,7 @@ pub(crate) mod source;
 mod text;
 mod yaml;
 
-use std::fmt;
+use std::{fmt, io};
 
 use self::fields::Fields;
 pub(super) use self::misfit::Misfit;
@@ -195,6 +195,12 @@ impl fmt::Display for Place {
         let file = if file == "-" { "standard input" } else { file };
         write!(f, "{file}, document {document}, line {line}")
     }
+}
+
+/// An error of the operating system in its own words, without its number.
+fn words(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error ").next().unwrap_or_default().to_owned()
 }
 
 #[cfg(test)]

@@ -85,7 +85,7 @@ impl Node {
     /// Reads this as a Kubernetes object, found at `path`.
     pub(in super::super) fn read<K: DeserializeOwned>(&self, path: &[&str]) -> Result<K, Misfit> {
         K::deserialize(self).map_err(|misfit| {
-            path.iter().rev().fold(misfit.at(self), |misfit, segment| misfit.within((*segment).to_owned()))
+            path.iter().rev().fold(misfit.at(self.line), |misfit, segment| misfit.within((*segment).to_owned()))
         })
     }
 }
@@ -172,7 +172,7 @@ impl<'de> SeqAccess<'de> for Items<'de> {
 
     fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Misfit> {
         let Some((index, item)) = self.0.next() else { return Ok(None) };
-        seed.deserialize(item).map(Some).map_err(|misfit| misfit.at(item).within(format!("[{index}]")))
+        seed.deserialize(item).map(Some).map_err(|misfit| misfit.at(item.line).within(format!("[{index}]")))
     }
 }
 
@@ -189,6 +189,6 @@ impl<'de> MapAccess<'de> for Fields<'de> {
         let Some((name, value)) = self.next else {
             return Err(de::Error::custom("a value was asked for before its key"));
         };
-        seed.deserialize(value).map_err(|misfit| misfit.at(value).within(name.clone()))
+        seed.deserialize(value).map_err(|misfit| misfit.at(value.line).within(name.clone()))
     }
 }

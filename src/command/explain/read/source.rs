@@ -6,7 +6,7 @@ use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{MAX_FILE, fifo};
+use super::{MAX_FILE, fifo, words};
 use crate::command::explain::Kind;
 
 /// The endings of names that a folder's files are taken by, as kubectl takes them.
@@ -104,12 +104,6 @@ pub(in super::super) fn open(path: &str) -> Result<Box<dyn Read>, String> {
         return Err(super::text::Trouble::FileTooLong.to_string());
     }
     Ok(Box::new(File::open(path).map_err(|error| unreadable(&error))?))
-}
-
-/// An error of the operating system in its own words, without its number.
-pub(super) fn words(error: &io::Error) -> String {
-    let text = error.to_string();
-    text.split(" (os error ").next().unwrap_or_default().to_owned()
 }
 
 /// Whether this is how kubectl names an object.

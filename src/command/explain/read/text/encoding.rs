@@ -35,7 +35,7 @@ impl Text<'_> {
         let read = match read {
             Ok(read) => read,
             Err(error) => {
-                self.trouble = Some(Trouble::Read(super::super::source::words(&error)));
+                self.trouble = Some(Trouble::Read(super::super::words(&error)));
                 return;
             }
         };
