@@ -20,6 +20,7 @@ mod pods;
 mod power_cut;
 pub mod state;
 pub mod survey;
+mod unread;
 mod versions;
 
 use std::collections::BTreeSet;
@@ -29,8 +30,9 @@ use serde::Serialize;
 
 pub use self::clean::clean;
 pub use self::code::Code;
-pub use self::state::{Proof, Read, State, Unread};
+pub use self::state::{Proof, State};
 pub use self::survey::{Owner, Row, Survey, Why};
+pub use self::unread::{Read, Unread};
 
 /// The command that installs.
 const INSTALL: &str = "linkerd-gate install --image IMAGE | kubectl apply -f -";

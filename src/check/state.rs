@@ -1,7 +1,5 @@
 //! What is read of a cluster, and what could not be.
 
-use std::fmt;
-
 use k8s_openapi::api::admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::coordination::v1::Lease;
@@ -10,24 +8,11 @@ use k8s_openapi::jiff::Timestamp;
 
 use super::Survey;
 use super::labels::{component, is_ours};
+use super::unread::{Read, Unread};
 use crate::decide::election::lease_record;
 use crate::decide::{ProbeResult, PublishedVerdict, manual_override};
 use crate::linkerd::WebhookView;
 use crate::linkerd::webhook::ViewError;
-
-/// A value, or why it could not be read.
-pub type Read<T> = Result<T, Unread>;
-
-/// Why something could not be read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Unread {
-    /// A right is missing: which one, as `list pods in all namespaces`.
-    Forbidden(String),
-    /// The API server did not answer, or answered with a fault: one sentence.
-    Failed(String),
-    /// It was not asked, since this was not known.
-    Needs(&'static str),
-}
 
 /// Everything that is read.
 #[derive(Debug)]
@@ -230,17 +215,5 @@ impl Version {
         let major = numbers.next()?.parse().ok()?;
         let minor = numbers.next()?.parse().ok()?;
         Some(Self { text: text.to_owned(), minor: (major, minor) })
-    }
-}
-
-// === impl Unread ===
-
-impl fmt::Display for Unread {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Forbidden(right) => write!(f, "you may not {right}"),
-            Self::Failed(why) => f.write_str(why),
-            Self::Needs(what) => write!(f, "{what} could not be read"),
-        }
     }
 }

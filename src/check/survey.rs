@@ -6,9 +6,9 @@ use std::fmt;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use k8s_openapi::jiff::Timestamp;
 
-use super::Unread;
 use super::clean::{clean, is_name};
 use super::labels::{component, is_ours};
+use super::unread::Unread;
 use crate::decide::hold;
 use crate::linkerd::injection::injection_of;
 use crate::linkerd::mesh_state::{WAIT, started};
