@@ -3,5 +3,6 @@
 pub mod agent;
 pub mod controller;
 mod elector;
+mod process;
 mod readiness;
 pub mod wait;

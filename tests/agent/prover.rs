@@ -211,7 +211,7 @@ async fn two_agents_on_one_node_do_not_fight_over_it() -> Result<()> {
     let new = stage.start_apart(of("new").listening_on(port), "new").await?;
     let beside = stage.start_apart(of("beside"), "beside").await?;
     let story = async {
-        new.until_says("/gate is not served yet").await?;
+        new.until_says("HTTP server not started yet").await?;
         for agent in [&new, &beside] {
             agent.until_says("gate: waiting: injection not ready").await?;
         }
@@ -229,7 +229,7 @@ async fn two_agents_on_one_node_do_not_fight_over_it() -> Result<()> {
     };
     story.await.with_context(|| told([&old, &new, &beside]))?;
     ensure!(old.terminate().await? == 0);
-    new.until_says("/gate is served now").await.with_context(|| new.said())?;
+    new.until_says("HTTP server started").await.with_context(|| new.said())?;
     new.answers(503).await?;
 
     let mut written = Vec::new();

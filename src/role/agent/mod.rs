@@ -21,64 +21,27 @@ mod taint_suppression;
 mod tolerations;
 mod watches;
 
-use std::io;
-use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tracing::{Instrument as _, error, error_span, info, warn};
+use tracing::{Instrument as _, error_span, info, warn};
 
 use self::election::Election;
 use self::node_reconciler::{Channels, NodeReconciler};
 use crate::cluster::watch::Seen;
-use crate::cluster::{self, Access, Client, ClientError};
+use crate::cluster::{self, Access, Client};
 use crate::config::AgentSettings;
 use crate::decide::election::lease_record;
 use crate::decide::election::lease_record::LeaseHolder;
-use crate::decide::readiness::policy::NothingRequired;
 use crate::decide::{Follower, Gate, ProbeResult};
 use crate::exit::Exit;
-use crate::http::{self, Face, Limits};
+use crate::http::Face;
 use crate::metrics::Metrics;
-use crate::observe::{ControlPlane, ControlPlaneError};
-use crate::retry::Schedule;
-
-/// How long the last writes may take once the process is to end: kubelet gives it 30 s.
-const STEP_DOWN_DEADLINE: Duration = Duration::from_secs(8);
-
-/// Why `agent` cannot begin.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The id of the boot cannot be read.
-    #[error("LINKERD_GATE_BOOT_ID_FILE={path} cannot be read: {source}", path = path.display())]
-    BootId {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
-    /// The file holds no id.
-    #[error("LINKERD_GATE_BOOT_ID_FILE={path} holds no boot id: {content:?}", path = path.display())]
-    NoBootId {
-        /// The file.
-        path: PathBuf,
-        /// What it holds.
-        content: String,
-    },
-    /// There is no access to the API server.
-    #[error(transparent)]
-    Client(#[from] ClientError),
-    /// Nothing can be asked.
-    #[error(transparent)]
-    Parts(#[from] ControlPlaneError),
-    /// Nothing is required.
-    #[error(transparent)]
-    Policy(#[from] NothingRequired),
-}
+use crate::observe::ControlPlane;
+use crate::role::process::{STEP_DOWN_DEADLINE, StartError, serve, wall};
 
 /// What all loops share.
 struct Context {
@@ -154,7 +117,7 @@ async fn start(settings: AgentSettings, shutdown: impl Future<Output = &'static 
     };
     let mut steward = NodeReconciler::new(Arc::clone(&context), follower, ends);
     let mut election = Election::new(Arc::clone(&context), lease, gate);
-    let mut served = Box::pin(serve(Arc::clone(&context), face, ended));
+    let mut served = Box::pin(serve(context.settings.port, Arc::clone(&context.metrics), face, ended));
 
     let signal = tokio::select! {
         biased;
@@ -189,41 +152,6 @@ async fn start(settings: AgentSettings, shutdown: impl Future<Output = &'static 
     Ok(Exit::Done)
 }
 
-/// Serves until it is told to end. While the port is taken (by the agent that this one replaces) everything else goes on.
-async fn serve(context: Arc<Context>, face: watch::Receiver<Face>, mut ended: watch::Receiver<bool>) {
-    // The port is freed when the other one ends: whoever waits in a pod must not wait for that to be noticed.
-    let mut schedule = Schedule::accepting();
-    let mut told = None;
-    let listener = loop {
-        match http::bind(context.settings.port) {
-            Ok(listener) => {
-                if told.is_some() {
-                    info!("/gate is served now");
-                }
-                break listener;
-            }
-            Err(error) => {
-                let error = error.to_string();
-                if told.as_ref() != Some(&error) {
-                    warn!(error, "/gate is not served yet");
-                    told = Some(error);
-                }
-            }
-        }
-        tokio::select! {
-            biased;
-            _ = ended.wait_for(|ended| *ended) => return,
-            () = tokio::time::sleep(schedule.next_pause()) => {}
-        }
-    };
-    let end = async move {
-        let _sender_gone = ended.wait_for(|ended| *ended).await;
-    };
-    if let Err(error) = http::serve(listener, face, Arc::clone(&context.metrics), Limits::default(), end).await {
-        error!(%error, "/gate cannot be served");
-    }
-}
-
 fn boot_id(settings: &AgentSettings) -> Result<String, StartError> {
     let path = &settings.boot_id_file;
     let content = std::fs::read_to_string(path).map_err(|source| StartError::BootId { path: path.clone(), source })?;
@@ -241,9 +169,4 @@ impl Context {
     fn now(&self) -> Duration {
         self.epoch.elapsed()
     }
-}
-
-/// The wall's clock: only for what people read, and for the end of a person's word.
-fn wall() -> Timestamp {
-    Timestamp::now()
 }

@@ -27,45 +27,25 @@ mod writes;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tracing::{Instrument as _, error, error_span, info, warn};
+use tracing::{Instrument as _, error_span, info, warn};
 
 use self::election::Election;
 use crate::cluster::watch::Seen;
-use crate::cluster::{Access, Client, ClientError, lease};
+use crate::cluster::{Access, Client, lease};
 use crate::config::{ControllerSettings, Mode};
 use crate::decide::election::lease_record::{CONTROLLER_NAME, LeaseHolder, RENEW_DEADLINE};
 use crate::decide::gate_status::NodeStatus;
-use crate::decide::readiness::policy::NothingRequired;
 use crate::decide::{Gate, GateStatus, ProbeResult};
 use crate::exit::Exit;
-use crate::http::{self, Face, Limits};
+use crate::http::Face;
 use crate::metrics::Metrics;
-use crate::observe::ControlPlaneError;
-use crate::retry::Schedule;
-
-/// How long the last write may take once the process is to end: kubelet gives it 30 s.
-const STEP_DOWN_DEADLINE: Duration = Duration::from_secs(8);
+use crate::role::process::{STEP_DOWN_DEADLINE, StartError, serve, wall};
 
 /// How soon it is looked again whether something may be done that may not be done now: what that depends on is seen by more watches than
 /// each loop waits for.
 const RECHECK: Duration = Duration::from_secs(1);
-
-/// Why `controller` cannot begin.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// There is no access to the API server.
-    #[error(transparent)]
-    Client(#[from] ClientError),
-    /// Nothing can be asked.
-    #[error(transparent)]
-    Parts(#[from] ControlPlaneError),
-    /// Nothing is required.
-    #[error(transparent)]
-    Policy(#[from] NothingRequired),
-}
 
 /// What all loops share.
 struct Context {
@@ -121,7 +101,7 @@ async fn start(settings: ControllerSettings, shutdown: impl Future<Output = &'st
     let watching = context.access.watching_the_lease()?;
     let mut follow = Box::pin(lease::follow_lease(watching, &context.settings.namespace, CONTROLLER_NAME, lease_sink));
     let mut leader = Election::new(Arc::clone(&context), lease);
-    let mut served = Box::pin(serve(Arc::clone(&context), face, ended));
+    let mut served = Box::pin(serve(context.settings.port, Arc::clone(&context.metrics), face, ended));
     let signal = tokio::select! {
         biased;
         signal = shutdown => signal,
@@ -140,35 +120,6 @@ async fn start(settings: ControllerSettings, shutdown: impl Future<Output = &'st
     let _nobody_listens = ended_sink.send(true);
     served.await;
     Ok(Exit::Done)
-}
-
-/// Serves until it is told to end. Everything else goes on while the port is taken.
-async fn serve(context: Arc<Context>, face: watch::Receiver<Face>, mut ended: watch::Receiver<bool>) {
-    let mut schedule = Schedule::accepting();
-    let mut told = None;
-    let listener = loop {
-        match http::bind(context.settings.port) {
-            Ok(listener) => break listener,
-            Err(error) => {
-                let error = error.to_string();
-                if told.as_ref() != Some(&error) {
-                    warn!(error, "/metrics is not served yet");
-                    told = Some(error);
-                }
-            }
-        }
-        tokio::select! {
-            biased;
-            _ = ended.wait_for(|ended| *ended) => return,
-            () = tokio::time::sleep(schedule.next_pause()) => {}
-        }
-    };
-    let end = async move {
-        let _sender_gone = ended.wait_for(|ended| *ended).await;
-    };
-    if let Err(error) = http::serve(listener, face, Arc::clone(&context.metrics), Limits::default(), end).await {
-        error!(%error, "/metrics cannot be served");
-    }
 }
 
 fn face(settings: &ControllerSettings, gate: &Gate, readiness: ProbeResult) -> Face {
@@ -205,9 +156,4 @@ impl Context {
 /// Whether who renewed the Lease then still leads.
 fn leads(renewed: &watch::Receiver<Instant>) -> bool {
     renewed.borrow().elapsed() < RENEW_DEADLINE
-}
-
-/// The wall's clock: only for what people read, and for the end of a person's word.
-fn wall() -> Timestamp {
-    Timestamp::now()
 }
