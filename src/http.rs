@@ -43,7 +43,7 @@ pub struct Face {
     open: bool,
     /// For the node itself.
     gate: Bytes,
-    /// For everybody else.
+    /// For all other clients.
     gate_elsewhere: Bytes,
     readiness: ProbeResult,
 }
@@ -82,7 +82,7 @@ const METRICS_AGE: Duration = Duration::from_secs(1);
 /// Why the server cannot listen.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
-    /// Somebody else does.
+    /// Another process listens there.
     #[error(
         "port {0} is taken on this node: another linkerd-gate agent still listens there (in an update the old one ends first), \
          or some other program of the node's network does; `ss -ltnp sport = :{0}` on the node names it"
@@ -123,7 +123,7 @@ type Answered = Response<Full<Bytes>>;
 impl Face {
     /// What is shown while `answer` holds and the agent is `readiness`: ready once it has seen its node and the Lease.
     ///
-    /// Two faces that look alike are equal, so a writer can tell whether there is anybody to wake:
+    /// Two faces that look alike are equal, so a writer knows whether to wake readers:
     /// [`watch::Sender::send_if_modified`].
     pub fn new(answer: &GateStatus, readiness: ProbeResult) -> Self {
         // Strings, numbers and lists of them: there is nothing that JSON could refuse.
@@ -157,7 +157,7 @@ impl Default for Limits {
 /// Listens on every address of this node, by IPv6 and IPv4; by IPv4 alone where the kernel has no IPv6.
 ///
 /// # Errors
-/// A port that is taken, which is told apart, or whatever else the kernel says.
+/// A port that is taken, or another error of the kernel.
 pub fn bind(port: u16) -> Result<std::net::TcpListener, BindError> {
     let every_address = listen(SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port));
     let without_ipv6 = |error: &io::Error| {
@@ -224,7 +224,7 @@ pub async fn serve(
             biased;
             // The end comes before whoever is still in the queue.
             () = &mut shutdown => break,
-            // A place that is free again, before anybody is refused for want of one; and a descriptor, so no pause is left.
+            // A place that is free again, before a connection is refused without one; and a descriptor, so no pause is left.
             Some(ended) = connections.join_next() => tell_of_fault(ended),
             accepted = accept(&listener, pause.take()) => match accepted {
                 Ok((stream, peer)) => {
@@ -344,7 +344,7 @@ async fn converse(http: http1::Builder, stream: TcpStream, server: Server, write
 
 impl Server {
     async fn answer(self, request: Request<Incoming>) -> Answered {
-        // One that sends many requests at once has its turn like everybody else, for each.
+        // One that sends many requests at once has its turn like all others, for each.
         tokio::task::yield_now().await;
         self.place.asks(true);
         let place = Arc::clone(&self.place);
@@ -411,9 +411,9 @@ impl Server {
                 let _counted = self.metrics.one_more_waiter();
                 let opened = tokio::select! {
                     biased;
-                    // What everybody waits for. (An error is the end of the loop that could have opened it.)
+                    // What all clients wait for. (An error is the end of the loop that could have opened it.)
                     opened = face.wait_for(|face| face.open) => opened.ok().map(|face| face.clone()),
-                    // The server ends: the client learns what holds, and asks somebody else.
+                    // The server ends: the client learns what holds, and asks another agent.
                     _ = ending.changed() => None,
                     // Another one needs the place: it may ask again.
                     () = self.place.left() => None,
@@ -447,7 +447,7 @@ impl Server {
     }
 }
 
-/// How long a client will wait: `wait=30s` in the query, or nothing. Other parameters are somebody else's.
+/// How long a client will wait: `wait=30s` in the query, or nothing. Other parameters are ignored.
 fn poll(query: Option<&str>) -> Result<Option<Duration>, String> {
     let Some(value) = query.and_then(|query| query.split('&').find_map(|parameter| parameter.strip_prefix("wait=")))
     else {

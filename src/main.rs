@@ -42,7 +42,7 @@ fn main() -> ExitCode {
         // Help and version are answers, not errors; clap tells them apart and writes each where it belongs.
         Err(answer) => {
             let exit = if answer.use_stderr() { Exit::Usage } else { Exit::Done };
-            let _nobody_left_to_tell = answer.print();
+            let _ = answer.print(); // Standard output is closed: no reader is left.
             let arguments: Vec<_> = std::env::args_os().filter_map(|argument| argument.into_string().ok()).collect();
             if answer.use_stderr()
                 && let Some(tip) = tip_for_role(&arguments)
@@ -148,12 +148,12 @@ fn run(
             shutdown::signalled().map_err(|error| (Exit::Internal, format!("cannot catch SIGTERM: {error}")))?;
         role(Box::pin(signalled)).await.map_err(|why| (Exit::Usage, why))
     });
-    // A look that was dropped may leave a blocking task behind; nobody waits for it.
+    // A look that was dropped may leave a blocking task behind; the process does not wait for it.
     runtime.shutdown_background();
     ended.unwrap_or_else(|(exit, why)| refuse(termination_log, exit, &why))
 }
 
-/// The end of the world.
+/// The shutdown signal.
 type Signalled = std::pin::Pin<Box<dyn Future<Output = &'static str>>>;
 
 fn misconfigured(problems: &Problems) -> Exit {
@@ -267,6 +267,6 @@ fn run_command(command: impl AsyncFnOnce(&mut StdoutLock<'static>) -> Result<(),
 fn refuse(termination_log: impl AsRef<Path>, exit: Exit, why: &str) -> Exit {
     write_termination_message(termination_log.as_ref(), why);
     // Not `eprintln`, which panics where standard error is closed.
-    let _nobody_left_to_tell = writeln!(std::io::stderr(), "linkerd-gate: {why}");
+    let _ = writeln!(std::io::stderr(), "linkerd-gate: {why}"); // Standard error may be closed.
     exit
 }

@@ -50,7 +50,7 @@ pub const TABLE: &[Row] = &[
     gauge(
         Roles::Agent,
         "verdict_fresh",
-        "1 while the prover is seen renewing its verdict; 0 where nobody proves, or the API server cannot be reached from here",
+        "1 while the prover is seen renewing its verdict; 0 if no agent proves injection, or this agent cannot reach the API server",
     ),
     gauge(Roles::Agent, "prover", "1 where this agent proves injection for all"),
     gauge(
@@ -137,12 +137,7 @@ pub const TABLE: &[Row] = &[
         labels: &[],
         meaning: "How long one proof took, from its dry-run request to the answer; of the agents only the prover makes any",
     },
-    counter(
-        Roles::Both,
-        "proofs_total",
-        &[("result", PROVED)],
-        "Proofs by what they found: unknown where nobody could look",
-    ),
+    counter(Roles::Both, "proofs_total", &[("result", PROVED)], "Proofs by their result: unknown if a proof had none"),
     counter(Roles::Agent, "node_patches_total", &[("result", WRITTEN)], "Writes of this node's taint and annotation"),
     counter(
         Roles::Agent,
@@ -185,7 +180,7 @@ const ANSWERED: &[&str] = &["200", "400", "405", "413", "503"];
 pub enum Written {
     /// It is written.
     Done,
-    /// Somebody else wrote in between: it is decided anew.
+    /// Another client wrote in between: the role decides again.
     Conflict,
     /// The API server, or a policy in it, does not allow it: trying again does not help.
     Refused,
@@ -230,7 +225,7 @@ pub struct Metrics {
     ungated: Labelled,
     nudges: Labelled,
     nodes_opened: Labelled,
-    /// Connections that were cut off for want of a place.
+    /// Connections that were cut off because no slot was free.
     pub refused_connections: Counter,
     gate_waiting_requests: Gauge,
     proof_duration: Histogram,
@@ -421,7 +416,7 @@ impl Metrics {
         self.gate_requests.count(&[status.as_str()]);
     }
 
-    /// Somebody waits for `/gate` to open, for as long as the returned value lives.
+    /// A client waits for `/gate` to open, for as long as the returned value lives.
     pub fn one_more_waiter(&self) -> Waiter<'_> {
         self.gate_waiting_requests.inc();
         Waiter(&self.gate_waiting_requests)
@@ -544,7 +539,7 @@ pub fn markdown() -> String {
 mod tests {
     use super::*;
 
-    /// What `/metrics` prints, written anew from the table: names, types, meanings and every label with every value.
+    /// What `/metrics` prints, written again from the table: names, types, meanings and every label with every value.
     fn printed_by_the_table(of: Roles) -> Vec<String> {
         let mut lines = Vec::new();
         for Row { name, kind, labels, meaning, .. } in TABLE.iter().filter(|row| [of, Roles::Both].contains(&row.role))

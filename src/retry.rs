@@ -55,7 +55,7 @@ impl Schedule {
         Self::new(Duration::from_millis(500), Duration::from_secs(8), 0.5)
     }
 
-    /// Before a Lease that is nobody's is taken: 0 to 5 s, so that of a thousand agents one takes it and the others see that
+    /// Before a vacant Lease is taken: 0 to 5 s, so that of a thousand agents one takes it and the others see that
     /// before they try.
     pub fn taking_the_lease() -> Self {
         Self::new(Duration::from_millis(2500), Duration::from_millis(2500), 1.0)

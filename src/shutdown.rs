@@ -1,4 +1,4 @@
-//! The end of the world, as a future.
+//! The shutdown signal, as a future.
 
 use std::io;
 

@@ -72,7 +72,7 @@ impl InstallArguments {
 // === impl StatusArguments ===
 
 impl StatusArguments {
-    /// What is read, for whom, and how to get there.
+    /// The scope, the output format, and the access to the cluster.
     pub fn read(self) -> (Scope, status::Output, Person) {
         let Self { output, namespace, person } = self;
         let scope = Scope {

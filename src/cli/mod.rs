@@ -371,7 +371,7 @@ pub struct PersonArguments {
 // === impl PlaceArguments ===
 
 impl PlaceArguments {
-    /// Whom it is about, and how to get there.
+    /// The nodes, and the access to the cluster.
     pub fn read(self) -> (Vec<OverrideTarget>, Person) {
         let Self { nodes, all, namespace, person } = self;
         let subjects = if all {

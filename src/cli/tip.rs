@@ -2,7 +2,7 @@
 
 use crate::config::table;
 
-/// What to write instead, where somebody gives a role a flag: roles are configured by variables.
+/// What to write instead, for a role with a flag: roles are configured by variables.
 pub fn tip_for_role(arguments: &[String]) -> Option<String> {
     let given = arguments.get(2..)?;
     let role = table::Role::ALL.iter().find(|role| role.as_str() == arguments[1])?;

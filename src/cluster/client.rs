@@ -12,7 +12,7 @@ use crate::config::Address;
 /// How long a connection to the API server may take. Unlike its neighbours, so that a reason tells which limit fired.
 const CONNECT_LIMIT: Duration = Duration::from_millis(2250);
 
-/// The same where a proof opens a connection of its own: an API server that boots is slow to shake hands, and a proof that gives up
+/// The same for a proof, which opens a new connection: an API server that boots is slow to shake hands, and a proof that gives up
 /// early would hold what it could open.
 const FRESH_CONNECT_LIMIT: Duration = Duration::from_millis(4250);
 
@@ -22,7 +22,7 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(13);
 /// How long a watch may be silent before its connection counts as dead. An API server sends a bookmark about once a minute.
 const WATCH_LIMIT: Duration = Duration::from_secs(95);
 
-/// The same for the Lease, which its holder renews every 5 s: where nobody does, the watch is begun anew now and then.
+/// The same for the Lease, which its holder renews every 5 s: without a holder, the watch restarts now and then.
 const LEASE_WATCH_LIMIT: Duration = Duration::from_secs(25);
 
 /// The name that every API server's certificate carries, whatever its address
@@ -79,7 +79,7 @@ pub struct Access {
     config: Config,
 }
 
-/// A client with a connection pool of its own, by the pod's service account: the first request opens a fresh connection.
+/// A client with a separate connection pool, by the pod's service account: the first request opens a fresh connection.
 pub fn in_cluster() -> Result<Client, ClientError> {
     Access::in_cluster()?.client()
 }
@@ -91,7 +91,7 @@ pub struct Person {
     pub context: Option<String>,
     /// The kubeconfig; what `KUBECONFIG` names, or `~/.kube/config`, where none is named.
     pub kubeconfig: Option<PathBuf>,
-    /// Whom to impersonate.
+    /// The user to impersonate.
     pub user: Option<String>,
     /// And as a member of which groups.
     pub groups: Vec<String>,

@@ -58,7 +58,7 @@ async fn try_create(client: Client, namespace: &str, sent: &Pod, webhooks: Optio
         Err(Error::Api(status)) if status.is_forbidden() && status.message.contains("cannot create resource") => {
             DryRun::Answered(ProbeResult::unknown(format!("a dry-run pod may not be sent: {}", status.message)))
         }
-        // 429 and 5xx are the API server's own trouble, unless they name somebody.
+        // 429 and 5xx are errors of the API server, unless they name a webhook or policy.
         Err(Error::Api(status)) => {
             DryRun::Answered(dry_run::result(DryRunResponse::Refused(status.code, &status.message)))
         }

@@ -21,7 +21,7 @@ pub enum Installation {
 /// Reads the DaemonSet.
 ///
 /// # Errors
-/// One sentence: nobody can tell.
+/// Why it is not known, in one sentence.
 pub async fn installation(client: Client, namespace: &str) -> Result<Installation, String> {
     let found = Api::<DaemonSet>::namespaced(client, namespace).get_opt(DAEMON_SET).await;
     let found = found.map_err(|error| describe(&format!("get daemonset {DAEMON_SET}"), &error))?;

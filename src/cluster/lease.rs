@@ -18,8 +18,8 @@ use crate::decide::election::lease_record::{LEASE_DURATION, LeaseHolder, LeaseRe
 /// Why the Lease was not written.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LeaseError {
-    /// Somebody else wrote it since it was read, made it, or removed it.
-    #[error("it was changed by somebody else in the same moment")]
+    /// Another client created, changed or deleted it since it was read.
+    #[error("another client changed it at the same time")]
     Conflict,
     /// Anything else.
     #[error("{0}")]
@@ -71,8 +71,8 @@ pub async fn write(
     finish("write", name, written)
 }
 
-/// Gives the Lease up, so that nobody need wait until it expires. A verdict stays for people to read; without a holder it is
-/// nobody's word.
+/// Gives the Lease up, so that no candidate has to wait until it expires. A verdict stays for people to read; without a holder it is
+/// of no use.
 pub async fn give_up(
     client: Client,
     namespace: &str,
@@ -97,7 +97,7 @@ async fn patch(leases: &Api<Lease>, name: &str, document: &Value) -> Result<Leas
 fn finish(act: &str, name: &str, written: Result<Lease, Error>) -> Result<LeaseRecord, LeaseError> {
     match written {
         Ok(lease) => Ok(LeaseRecord::of(&lease)),
-        // 409 on a create: somebody made it. 404 on a patch: somebody removed it.
+        // 409 on a create: another client created it. 404 on a patch: another client deleted it.
         Err(Error::Api(status)) if status.code == 409 || status.code == 404 && status.message.contains("leases") => {
             Err(LeaseError::Conflict)
         }

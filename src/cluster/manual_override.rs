@@ -1,4 +1,4 @@
-//! A person's word in the annotation `linkerd-gate/override`: on a Node, or on the Lease for all of them.
+//! The manual override in the annotation `linkerd-gate/override`: on a Node, or on the Lease for all Nodes.
 
 use std::error::Error as _;
 use std::fmt;
@@ -16,7 +16,7 @@ use crate::decide::{ManualOverride, manual_override};
 /// The most nodes among which a nearest name is looked for.
 const LISTED: u32 = 5000;
 
-/// Whom a person's word is about.
+/// What a manual override is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OverrideTarget {
     /// One node.
@@ -33,7 +33,7 @@ pub enum OverrideTarget {
 pub enum Annotated {
     /// It is as it was to be.
     Written,
-    /// There was no Lease, so there is one now, which nobody holds.
+    /// There was no Lease, so it was created without a holder.
     Created,
     /// There is no Lease, so there was no override to clear.
     Absent,
@@ -55,13 +55,11 @@ enum Why {
     NoNamespace(String),
     #[error("you may not do this: {message}; the right it takes: {right}")]
     Forbidden { message: String, right: String },
-    #[error("the API server does not know who you are (401): {0}; look at the kubeconfig's user, or sign in again")]
+    #[error("the API server does not know who you are (401): {0}; check the kubeconfig's user, or sign in again")]
     Unauthorized(String),
     #[error("the API server refused it ({code}): {message}")]
     Refused { code: u16, message: String },
-    #[error(
-        "the API server could not be asked: {0}; look at the kubeconfig's `server`, and whether `kubectl version` gets an answer"
-    )]
+    #[error("the API server could not be asked: {0}; check the kubeconfig's `server`, and `kubectl version`")]
     Unreachable(String),
 }
 
@@ -91,7 +89,7 @@ impl OverrideTarget {
     }
 }
 
-/// Writes a person's word, or takes it back where there is none. Touches that one annotation and nothing else.
+/// Writes the override, or removes it if `None` is given. Changes that one annotation only.
 ///
 /// With `dry_run` the API server does everything but store it (`dryRun=All`).
 pub async fn annotate(

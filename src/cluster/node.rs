@@ -21,8 +21,8 @@ pub(super) const TEST_FAILED: &str = "the server rejected our request due to an 
 /// Why a Node was not patched.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PatchError {
-    /// Somebody else was faster: what they wrote will be seen, and the plan made anew.
-    #[error("it was changed by somebody else in the same moment")]
+    /// Another client wrote first: the watch will show it, and the agent plans again.
+    #[error("another client changed it at the same time")]
     Conflict,
     /// The API server took it for wrong: a policy denies it.
     #[error("{0}")]
@@ -38,7 +38,7 @@ pub async fn follow_node(client: Client, name: &str, sink: watch::Sender<Seen<No
     follow("nodes", Api::<Node>::all(client), config, NodeView::of, sink).await
 }
 
-/// Follows all Nodes, for ever. One without our taint has no resource version: kubelets change theirs all the time, and nobody
+/// Follows all Nodes, for ever. One without our taint has no resource version: kubelets change theirs all the time, and no loop
 /// need be woken by that.
 pub async fn follow_nodes(client: Client, key: &str, sink: watch::Sender<Seen<NodeView>>) -> Infallible {
     let view = |node: &Node| {
@@ -88,13 +88,13 @@ async fn send(client: Client, key: &str, node: &NodeView, change: &NodeChange) -
     Api::<Node>::all(client).patch(&node.name, &parameters, &Patch::<()>::Json(patch)).await
 }
 
-/// Whether somebody else was faster. Operations come before the resource version: a race that is lost over the taints themselves
+/// Whether another client wrote first. Operations come before the resource version: a race that is lost over the taints themselves
 /// ends at their `test`.
 fn is_conflict(error: &Error) -> bool {
     matches!(error, Error::Api(status) if status.is_conflict() || status.code == 422 && status.message == TEST_FAILED)
 }
 
-/// The JSON patch. Replacing the resource version makes a lost race a conflict, which is planned anew; `test` holds the taints
+/// The JSON patch. Replacing the resource version makes a lost race a conflict, after which the agent plans again; `test` holds the taints
 /// to what was read, whatever becomes of that.
 fn document(key: &str, node: &NodeView, change: &NodeChange) -> Value {
     let mut operations =

@@ -11,7 +11,7 @@ use crate::decide::ProbeResult;
 use crate::decide::readiness::dry_run;
 use crate::decide::readiness::dry_run::DryRunResponse;
 
-/// The API server said no for want of a right.
+/// The API server refused: a right is missing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct Rejection {
     verb: &'static str,
@@ -24,7 +24,7 @@ pub struct Rejection {
 pub enum Deletion {
     /// The pod is going away because of us.
     Deleted,
-    /// That pod is gone, or another of the same name has taken its place: somebody was faster, nothing was deleted.
+    /// That pod is gone, or another of the same name has taken its place: another client was faster, nothing was deleted.
     AlreadyGone,
 }
 

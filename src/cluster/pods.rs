@@ -17,7 +17,7 @@ use super::reduced::{Reduce, Reduced};
 use super::watch::{Keep, Seen};
 use crate::decide::repair::{OwnerReference, PodView};
 
-/// So many kinds of rest are told apart: more than pods have, since what a person may write freely is not hidden.
+/// The number of kinds of rest: more than pods have, since what a person may write freely is not hidden.
 const RESTS: usize = 256;
 
 /// How often it is looked which owners need not be shown any more.
@@ -477,7 +477,7 @@ mod tests {
             let shown = scene.seen.borrow().objects.as_ref().unwrap().get("shop/a").map(|pod| pod.owner.is_some());
             assert_ne!(shown, Some(true), "it is not the first owner's any more");
         }
-        // What it was with is told with its deletion alone.
+        // Only its deletion has its former fields.
         let mut scene = Scene::new();
         scene.list([pod("a", 1, true), pod("b", 1, true)]);
         assert_eq!(scene.after([Event::Delete(ownerless())]), (vec![], 1));

@@ -22,7 +22,7 @@ pub enum Refused {
         right: String,
     },
     /// The API server does not know the user.
-    #[error("the API server does not know who you are (401): {0}; look at the kubeconfig's user, or sign in again")]
+    #[error("the API server does not know who you are (401): {0}; check the kubeconfig's user, or sign in again")]
     Unauthorized(String),
     /// An admission policy, a webhook, a quota or a validation said no.
     #[error("the API server refused it ({code}): {message}")]
@@ -33,9 +33,7 @@ pub enum Refused {
         message: String,
     },
     /// It did not answer.
-    #[error(
-        "the API server could not be asked: {0}; look at the kubeconfig's `server`, and whether `kubectl version` gets an answer"
-    )]
+    #[error("the API server could not be asked: {0}; check the kubeconfig's `server`, and `kubectl version`")]
     Unreachable(String),
 }
 

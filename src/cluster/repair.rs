@@ -114,7 +114,7 @@ pub async fn nudge(client: Client, nudge: &OwnerRetry, now: Timestamp) -> WriteO
         Kind::DaemonSet => patch::<DaemonSet>(client, namespace, &owner.name, &document).await,
         Kind::Job => patch::<Job>(client, namespace, &owner.name, &document).await,
         Kind::ReplicationController | Kind::Other(_) => {
-            return WriteOutcome::Failed(format!("nobody knows how to {act}, so nothing is written"));
+            return WriteOutcome::Failed(format!("this version cannot {act}, so nothing is written"));
         }
     };
     outcome(&act, patched)
@@ -160,7 +160,7 @@ async fn evict(pods: &Api<Pod>, namespace: &str, target: &Target) -> WriteOutcom
     }
 }
 
-/// A merge patch, by which nobody else's fields are written. Only metadata comes back.
+/// A merge patch, which writes no fields of other clients. Only metadata comes back.
 async fn patch<K>(client: Client, namespace: &str, name: &str, document: &Value) -> Result<(), Error>
 where
     K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + DeserializeOwned,

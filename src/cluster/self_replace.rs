@@ -8,7 +8,7 @@ use super::client::ClientError;
 use super::own_pod::{self, Deletion, RequestError};
 use crate::decide::ProbeResult;
 
-/// Dry-runs in a row that must come back injected, each on a connection of its own: where there are several API servers
+/// Dry-runs in a row that must come back injected, each on a new connection: where there are several API servers
 /// behind one address, they may reach different ones.
 const PROOFS: u32 = 3;
 
@@ -34,23 +34,23 @@ pub enum NotReplaced {
     /// The API server did not do what it was asked.
     #[error(transparent)]
     Request(#[from] RequestError),
-    /// There is no such pod: this one was told the wrong name or uid.
+    /// There is no such pod: the given name or uid is wrong.
     #[error(
         "there is no pod {namespace}/{name} with uid {uid}: are LINKERD_GATE_POD_NAME, _NAMESPACE and _UID its own?"
     )]
     Unknown {
-        /// As told.
+        /// As given.
         namespace: String,
-        /// As told.
+        /// As given.
         name: String,
-        /// As told.
+        /// As given.
         uid: String,
     },
     /// The next pod would be bare too.
     #[error("the next pod would not be injected either, so nothing is deleted: {0}")]
     NotInjected(ProbeResult),
-    /// Nobody would create it again.
-    #[error("it has no controller that would create it again, so it is not deleted; create it again by hand")]
+    /// No controller would create it again.
+    #[error("it has no controller that would create it again, so it is not deleted; create it again yourself")]
     Ownerless,
     /// The deletion would count as a failure.
     #[error(
@@ -58,14 +58,14 @@ pub enum NotReplaced {
          podFailurePolicy that ignores code 75"
     )]
     Job(String),
-    /// Nobody knows what its owner would do.
+    /// It is not known what its owner would do.
     #[error("its owner is a {0}, which may not create it again; only pods of {owners} replace themselves", owners = owners())]
     Owner(String),
 }
 
 /// Deletes the pod of that name and uid, once three dry-runs in a row show that its successor would be injected.
 ///
-/// `connect` makes a client with a connection of its own.
+/// `connect` makes a client with a new connection.
 ///
 /// # Errors
 /// Why nothing was deleted. Trying again later may succeed.

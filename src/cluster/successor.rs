@@ -96,7 +96,7 @@ async fn send(client: Client, namespace: &str, owner: &OwnerReference, template:
                 status.message
             ))
         }
-        // The API server's own trouble, unless it names somebody.
+        // An error of the API server, unless it names a webhook or policy.
         Err(Error::Api(status)) if status.code >= 500 && !status.message.contains("admission webhook") => {
             WriteOutcome::Failed(describe("try out the pod that would be made instead", &Error::Api(status)))
         }

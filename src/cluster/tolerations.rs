@@ -22,7 +22,7 @@ use crate::decide::node::placement::NodePlace;
 pub enum Tolerated {
     /// The pod has it.
     Added,
-    /// The pod is gone, or another of its name is there, or it was changed: it is looked at anew.
+    /// The pod is gone, or another of its name is there, or it was changed: the agent plans again.
     Conflict,
 }
 

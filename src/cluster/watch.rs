@@ -135,7 +135,7 @@ where
                     }
                     other => format!("the watch of {what} failed: {other}"),
                 };
-                // What was asked for is too old: the next list is new, and nobody need know. Nor need they where nothing was said
+                // What was asked for is too old: the next list is new, and no reader needs to know. Nor need they where nothing was said
                 // for so long that the connection counts as dead: most likely nothing happened, and the next list tells.
                 let expired = matches!(&error, watcher::Error::WatchError(status) if status.code == 410);
                 let silent = matches!(&error, watcher::Error::WatchFailed(error) if is_silence(error));
@@ -177,7 +177,7 @@ where
         }
         Event::InitApply(object) => {
             let key = key(&object);
-            // Nobody is woken in the middle of a list.
+            // No reader is woken in the middle of a list.
             sink.send_if_modified(|seen| {
                 listing.note(&key, seen);
                 let shown = keep.take(object, seen.has(&key), &mut |key, value| listing.put(key, value, seen));
@@ -311,7 +311,7 @@ impl<V> Seen<V> {
         self.objects.as_ref().is_some_and(|objects| objects.contains_key(key))
     }
 
-    /// Takes away those of which nothing has to be seen any more, as `hide` says. That wakes nobody.
+    /// Takes away those of which nothing has to be seen any more, as `hide` says. That wakes no reader.
     pub(super) fn hide(&mut self, mut hide: impl FnMut(&V) -> bool)
     where
         V: Clone,

@@ -77,7 +77,7 @@ fn config() -> watcher::Config {
     watcher::Config::default().page_size(PAGE)
 }
 
-/// What an Event says of a refused create, if it is one for want of injection, and of an owner that a nudge wakes.
+/// What an Event says of a refused create, if the reason is missing injection, and of an owner that a retry reaches.
 fn refusal(event: &Event) -> Option<RefusedCreate> {
     if !event.message.as_deref().is_some_and(is_ours) {
         return None;

@@ -90,7 +90,7 @@ const EXEMPT: &str = "    linkerd-gate/admission: exempt\n";
 /// Prints the manifests.
 ///
 /// # Errors
-/// A version of Kubernetes that is neither given nor told by a cluster, and values that do not go together.
+/// A version of Kubernetes that is neither given nor read from a cluster, and values that do not go together.
 pub async fn run(access: &Person, install: &Install, out: &mut impl Write) -> Result<(), NotDone> {
     let version = match install.kubernetes_version {
         Some(version) => version,

@@ -1,5 +1,5 @@
 //! `linkerd-gate open`, `close` and `clear`: break the glass. One annotation with an end, which every agent obeys even where
-//! nobody proves anything.
+//! no agent proves injection.
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -50,7 +50,7 @@ pub async fn run(
     run_with(&client, say, subjects, Timestamp::now(), dry_run, out).await
 }
 
-/// Says it at `now`, with a client that is there. Where one of several is refused, the others are told all the same.
+/// Writes it at `now`, with an existing client. If one of several is refused, the others are still written.
 pub async fn run_with(
     client: &Client,
     say: OverrideCommand,

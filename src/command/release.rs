@@ -1,4 +1,4 @@
-//! `linkerd-gate release`: takes our scheduling gate off held pods, by a person's word. They start outside the mesh.
+//! `linkerd-gate release`: removes our scheduling gate from held pods, for a person. They start outside the mesh.
 //!
 //! It needs the API server and nothing of ours: no controller, no agent.
 

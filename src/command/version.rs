@@ -5,7 +5,7 @@ use crate::cluster::{Person, Refused, of_person, versions};
 use serde::Serialize;
 use std::io::Write;
 
-/// For whom it is written.
+/// The output format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum Output {
     /// For a person

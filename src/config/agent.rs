@@ -14,7 +14,7 @@ use super::value::{LogFormat, Mode, Taint, is_label_key};
 use super::{Problems, Reader, duration, given, namespace, word};
 use crate::decide::node::taint::{NodePolicy, TAINT_KEY, Tainting};
 
-/// What `agent` was told.
+/// The settings of `agent`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AgentSettings {
     /// The name of its node.

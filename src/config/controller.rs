@@ -17,7 +17,7 @@ use crate::decide::node::taint::TAINT_KEY;
 use crate::decide::repair::{Rate, Repair, RepairPolicy};
 use crate::linkerd::TokenProjection;
 
-/// What `controller` was told.
+/// The settings of `controller`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ControllerSettings {
     /// The name of its node.
@@ -36,7 +36,7 @@ pub struct ControllerSettings {
     pub repair: RepairPolicy,
     /// Whether refused owners are nudged.
     pub retry_owners: bool,
-    /// How long a node may be closed whose agent is gone. Not what an agent is told of its own node: where that is short, an agent that is
+    /// How long a node may be closed whose agent is gone. Not the agents' own bound: where that is short, an agent that is
     /// merely updated must not lose its node to the controller.
     pub orphan_after: Duration,
     /// The key of the agents' taint.

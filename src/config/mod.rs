@@ -1,4 +1,4 @@
-//! Configuration: the environment, read once, turned into meaning. Bad input is told before any I/O, all of it at once.
+//! Configuration: the environment, read once, turned into meaning. Bad input is reported before any I/O, all of it at once.
 
 mod agent;
 mod controller;
@@ -30,7 +30,7 @@ pub use self::value::{Address, Component, DnsName, IdentityBy, LogFormat, Mode, 
 /// The port that an agent serves on its node.
 pub const AGENT_PORT: u16 = 4192;
 
-/// What `wait` was told.
+/// The settings of `wait`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wait {
     /// What the downward API says of this pod.
@@ -141,7 +141,7 @@ impl Wait {
     }
 
     /// Reads the variables of `wait` out of a process's environment; others are left alone. `check_ca_file` says what is
-    /// wrong with the CA bundle at a path, so that a bad one is told along with everything else.
+    /// wrong with the CA bundle at a path, so that a bad one is reported with all other problems.
     ///
     /// # Errors
     /// Every variable with our prefix that is unknown, unreadable, or has a value that is not accepted.
@@ -388,7 +388,7 @@ fn components(text: &str) -> Result<BTreeSet<Component>, String> {
 }
 
 /// Whether this is one of the variables that kubelet sets for each Service of the namespace: a Service called
-/// `linkerd-gate`, or `linkerd-gate-metrics`, makes names that begin as ours do. They are nobody's mistake.
+/// `linkerd-gate`, or `linkerd-gate-metrics`, makes names that begin as ours do. They are no mistake.
 ///
 /// <https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables>
 fn is_service_variable(name: &str, value: &str) -> bool {

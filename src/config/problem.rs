@@ -1,4 +1,4 @@
-//! What is wrong with a configuration, told so that a person can mend it.
+//! What is wrong with a configuration, worded so that a person can correct it.
 
 use std::fmt;
 
@@ -72,7 +72,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// The known name that somebody who typed `variable` most likely meant.
+/// The known name that a person who typed `variable` most likely meant.
 fn nearest(role: Role, variable: &str) -> Option<&'static str> {
     let typed = variable.strip_prefix(PREFIX).unwrap_or(variable);
     role.variables()

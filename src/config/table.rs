@@ -136,7 +136,7 @@ pub const WAIT: &[Variable] = &[
         accepted: "HOST:PORT, [IPV6]:PORT, none",
         example: "192.168.1.21:4192",
         purpose: "Where the node's agent is asked, before anything else: what it says is proven, and costs the cluster \
-                  nothing. While nobody answers there Linkerd itself is looked at. none: it always is.",
+                  nothing. While no agent answers, `wait` probes Linkerd itself. none: it always does.",
     },
     Variable {
         name: "LINKERD_GATE_REQUIRE",

@@ -39,7 +39,7 @@ macro_rules! words {
 words! {
     /// What `wait` does with a missed pod once Linkerd is ready.
     OnMissed {
-        /// Hold it until somebody replaces it.
+        /// Hold it until the controller or a person replaces it.
         Hold = "hold",
         /// Exit with code 75.
         Exit = "exit",

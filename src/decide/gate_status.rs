@@ -38,7 +38,7 @@ pub struct GateStatus {
     /// What the agent asks for before it opens: who asks for more cannot rely on its word.
     pub required: Vec<Probe>,
 
-    /// A person's word that overrides the evidence, as in the annotation `linkerd-gate/override`.
+    /// The manual override, as in the annotation `linkerd-gate/override`.
     #[serde(rename = "override", default, skip_serializing_if = "Option::is_none")]
     pub manual_override: Option<String>,
 
@@ -47,7 +47,7 @@ pub struct GateStatus {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub verdict_stale: bool,
 
-    /// Who proves, as in the Lease; nothing where nobody is known to.
+    /// The prover, as in the Lease; nothing if none is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prover: Option<String>,
 
@@ -100,7 +100,7 @@ impl GateStatus {
     }
 
     /// The same for who comes from elsewhere than the agent's node: what a waiting pod needs, and no more. Reasons are made of what
-    /// API servers, webhooks and certificates say, and name addresses; the node itself is told them, and the agent's log has them.
+    /// API servers, webhooks and certificates say, and name addresses; only the node itself gets them, and the agent's log has them.
     #[must_use]
     pub fn for_elsewhere(&self) -> Self {
         let word = if self.open { "open" } else { "closed" };
@@ -130,7 +130,7 @@ impl GateStatus {
         Self { reason, failed_probes, prover: None, node, ..self.clone() }
     }
 
-    /// The same where a person's word overrides the evidence.
+    /// The same with a manual override.
     #[must_use]
     pub fn overridden(mut self, open: bool, word: String) -> Self {
         self.reason = format!(

@@ -1,4 +1,4 @@
-//! The broken glass: a person's word, with an end, that every role obeys even where nobody proves anything.
+//! The manual override: a person's instruction with an end, which every role obeys even if no agent proves injection.
 //!
 //! It stands in the annotation `linkerd-gate/override`: on a Node for that node, on the Lease `linkerd-gate` for all. Its value
 //! is a word and an instant, `open 2026-01-01T06:00:00Z`, so that it can also be written with `kubectl annotate`.
@@ -11,7 +11,7 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 /// The annotation.
 pub const ANNOTATION: &str = "linkerd-gate/override";
 
-/// No person's word holds for longer than this from now on: what was forgotten must end. An instant further away counts as
+/// An override lasts at most this long from now on, so that it always ends. An instant further away counts as
 /// a mistake and is not obeyed.
 pub const MAX_DURATION: SignedDuration = SignedDuration::from_hours(7 * 24);
 
@@ -24,7 +24,7 @@ pub struct ManualOverride {
     pub until: Timestamp,
 }
 
-/// Why a person's word is not obeyed.
+/// Why an override is ignored.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidOverride {
     /// It is not two words.

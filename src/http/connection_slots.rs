@@ -1,4 +1,4 @@
-//! Who has a place among the connections, and who makes room for whom.
+//! Which connections have a slot, and which one makes room for a new one.
 //!
 //! Every pod that reaches the node can connect, as often as it likes. So one peer has few places, and once all are taken a
 //! newcomer gets that of whoever needs it least: of the peer with the most; of one that has been silent for a while; of the
@@ -80,7 +80,7 @@ impl ConnectionSlots {
         self.table().taken.len()
     }
 
-    /// A place for a newcomer at `now`; nothing where nobody makes room for it. `own` is whether it comes from the node itself.
+    /// A place for a newcomer at `now`; nothing if no connection makes room for it. `own` is whether it comes from the node itself.
     pub(super) fn admit(&self, peer: IpAddr, own: bool, now: Instant) -> Option<Arc<ConnectionSlot>> {
         let mut table = self.table();
         let Limits { connections, reserved, of_one_peer, .. } = table.limits;

@@ -80,7 +80,7 @@ pub fn addresses<'a>(
     addresses
 }
 
-/// Whether a pod with a network of its own can have that address: no loopback, link-local, multicast, broadcast or unspecified one,
+/// Whether a pod that is not on the host network can have that address: no loopback, link-local, multicast, broadcast or unspecified one,
 /// whichever way it is written. The API server refuses such addresses in an EndpointSlice (k8s.io/kubernetes,
 /// `ValidateEndpointIP`), so whoever names one has not read it there.
 pub fn is_of_a_pod(ip: IpAddr) -> bool {

@@ -7,7 +7,7 @@ use super::injection_input::all_containers;
 use super::names;
 use super::webhook::WebhookView;
 
-/// The name of our own init container, which runs `wait`.
+/// The name of our init container, which runs `wait`.
 pub const WAIT: &str = "linkerd-gate";
 
 /// What a pod carries of the mesh.
@@ -16,10 +16,10 @@ pub enum Meshing {
     /// Linkerd's label, and a container or init container `linkerd-proxy`: the injector put both there.
     Meshed,
 
-    /// Linkerd's label alone. Somebody else wrote it: the pod has no proxy, and the injector would not mind the label.
+    /// Linkerd's label alone. Another client wrote it: the pod has no proxy, and the injector would not mind the label.
     ForgedLabel,
 
-    /// A container `linkerd-proxy` without Linkerd's label. Somebody else put it there: the injector skips the pod for it.
+    /// A container `linkerd-proxy` without Linkerd's label. Another client added it: the injector skips the pod for it.
     ForeignProxy,
 
     /// Neither.
@@ -68,7 +68,7 @@ pub fn meshed(pod: &Pod) -> bool {
 
 /// Whether `pod` asks for injection, would have got it, and has not.
 ///
-/// Where match conditions decide whether the injector is called, nobody is missed: only the API server can tell.
+/// Where match conditions decide whether the injector is called, no pod counts as missed: only the API server knows.
 /// Annotations are read as they are now; a namespace that began to ask later makes its older pods look missed.
 pub fn missed(pod: &Pod, namespace: &Namespace, webhooks: &WebhookView, projection: TokenProjection) -> bool {
     matches!(injection(pod, namespace, webhooks, projection), Injection::Inject(_)) && !meshed(pod)
@@ -119,7 +119,7 @@ pub fn started(pod: &Pod) -> Started {
     {
         return Started::Never;
     }
-    // Bound, but its kubelet has not told about every container yet.
+    // Bound, but its kubelet has not reported every container yet.
     Started::Unknown
 }
 

@@ -4,7 +4,7 @@
 //! and for `wait`, which has no rights to read the live ones. Sources are files of linkerd2, edge-26.8.3, unless a line
 //! names another.
 
-/// Where the chart is installed unless somebody says otherwise (`charts/linkerd-control-plane/README.md`).
+/// Where the chart is installed unless a person sets another namespace (`charts/linkerd-control-plane/README.md`).
 pub const DEFAULT_NAMESPACE: &str = "linkerd";
 
 /// The user id of the proxy, which the packet redirection lets pass (`charts/linkerd-control-plane/values.yaml`, `proxy.uid`).

@@ -47,7 +47,7 @@ pub fn patch_problems(pod: &ObjectMeta, namespace: &ObjectMeta) -> Vec<PatchProb
     let version = format!("{CONFIG}proxy-version");
     let copied: BTreeSet<&str> = handed_down.chain([version.as_str()]).collect();
     for key in copied {
-        // What the namespace has is written once more where the pod has a value of its own.
+        // What the namespace has is written once more where the pod has its own value.
         let Some((value, of_namespace)) = effective(pod, namespace, key) else { continue };
         if !fits(value) {
             let (key, value) = (key.to_owned(), value.to_owned());

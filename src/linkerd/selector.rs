@@ -80,7 +80,7 @@ impl Selector {
         self.0.iter().all(|requirement| requirement.matches(labels))
     }
 
-    /// Whether it selects all that `other` selects, as far as that can be told without knowing labels: it asks for nothing that the other
+    /// Whether it selects all that `other` selects, as far as that is known without labels: it asks for nothing that the other
     /// does not ask for as well, word for word.
     pub fn covers(&self, other: &Self) -> bool {
         self.0.iter().all(|requirement| other.0.contains(requirement))

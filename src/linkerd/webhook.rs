@@ -173,9 +173,9 @@ pub enum ViewProblem {
 // === impl WebhookView ===
 
 impl WebhookView {
-    /// The injector's webhooks among these configurations; everybody else's are passed over.
+    /// The injector's webhooks among these configurations; webhooks of other programs are skipped.
     ///
-    /// A webhook is the injector's by its name, or because its configuration carries the chart's label: somebody who splits
+    /// A webhook is the injector's by its name, or because its configuration carries the chart's label: a person who splits
     /// the webhook in two, or renames it, keeps the label, and Linkerd's own tools find the configuration by it.
     pub fn new<'a>(
         configurations: impl IntoIterator<Item = &'a MutatingWebhookConfiguration>,
@@ -198,7 +198,7 @@ impl WebhookView {
         Ok(Self { webhooks })
     }
 
-    /// What the chart installs by default, for want of a live configuration: namespace `linkerd`, failure policy `Ignore`.
+    /// What the chart installs by default, used without a live configuration: namespace `linkerd`, failure policy `Ignore`.
     ///
     /// High availability changes the failure policy only, so *which pods* are called for is the same.
     pub fn chart_default() -> Self {
@@ -365,7 +365,7 @@ impl CaBundle {
     pub fn problem(&self) -> Option<String> {
         match self {
             Self::Absent => Some("there is no CA bundle yet".to_owned()),
-            Self::Placeholder => Some("the CA bundle is a placeholder that nobody filled in yet".to_owned()),
+            Self::Placeholder => Some("the CA bundle is still a placeholder".to_owned()),
             Self::Unusable(problem) => Some(format!("the CA bundle cannot be used: {problem}")),
             Self::Certificates(_) => None,
         }
@@ -395,7 +395,7 @@ impl fmt::Display for Exclusion {
     }
 }
 
-/// The injector's webhook configuration as the chart renders it by default, but for its CA bundle: that one is made anew at
+/// The injector's webhook configuration as the chart renders it by default, but for its CA bundle: that one is generated again at
 /// each rendering (`charts/linkerd-control-plane/templates/proxy-injector-rbac.yaml`, `values.yaml`).
 pub fn chart_default() -> MutatingWebhookConfiguration {
     let strings = |items: &[&str]| Some(items.iter().map(ToString::to_string).collect());

@@ -30,10 +30,10 @@ pub struct AgentClient {
 /// Why there is no answer. None of these says anything of Linkerd.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoAnswer {
-    /// Nobody answers there.
+    /// No server answers there.
     #[error("{0}")]
     Unreachable(String),
-    /// Somebody answers, and it is no agent, or one of another time.
+    /// A server answers that is no agent, or an agent of another version.
     #[error("{0} is no agent that this version knows: {1}")]
     NotAnAgent(SocketAddr, String),
 }
@@ -106,7 +106,7 @@ fn read(body: &[u8], open: bool) -> Result<GateStatus, String> {
     if open && answer.basis.is_none() && answer.manual_override.is_none() {
         return Err("it says open, and not how that is known".to_owned());
     }
-    // Texts of somebody else's: each becomes one line of bounded length.
+    // Texts of another program: each becomes one line of bounded length.
     let line = |text: String| Reason::from(text.as_str()).to_string();
     Ok(GateStatus {
         reason: line(answer.reason),

@@ -1,7 +1,7 @@
 //! The agent's looks at Linkerd's parts, by the addresses of their pods: it needs no DNS.
 //!
 //! An agent takes these addresses from a verdict, which any node's root can forge. So it connects to no address that no pod has, to none
-//! of its own node, and to identity's port only: a forged verdict makes it ask nobody that the forger could not ask by itself.
+//! of its node, and to identity's port only: a forged verdict makes it probe no address that the forger could not probe itself.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
@@ -12,7 +12,7 @@ use crate::decide::ProbeResult;
 use crate::linkerd::endpoints::is_of_a_pod;
 use crate::linkerd::names::port;
 
-/// Asks parts of Linkerd at addresses that the cluster told. Of several, one that answers is enough.
+/// Probes components of Linkerd at addresses from the cluster. Of several, one that answers is enough.
 pub struct ControlPlane {
     identity: Identity,
     admin: Admin,
@@ -70,7 +70,7 @@ fn not_askable(what: &str) -> ProbeResult {
 /// network interface's addresses only the first one is known.
 fn is_own(ip: IpAddr) -> bool {
     let ip = ip.to_canonical();
-    // Of networks for documentation (RFC 5737, RFC 3849): nobody's.
+    // Of networks for documentation (RFC 5737, RFC 3849): no host has them.
     let (any, nobodys): (IpAddr, IpAddr) = match ip {
         IpAddr::V4(_) => (Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::new(192, 0, 2, 1).into()),
         IpAddr::V6(_) => (Ipv6Addr::UNSPECIFIED.into(), Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into()),

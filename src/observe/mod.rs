@@ -1,7 +1,7 @@
 //! Gathers evidence: asks the parts of Linkerd, or a node's agent, without any rights, and says in one line what each of them
 //! answered.
 //!
-//! Every wait on the network has a limit of its own, different from its neighbours', so that a reason tells which fired.
+//! Every wait on the network has its own limit, different from its neighbours', so that a reason tells which fired.
 
 mod admin;
 mod agent;

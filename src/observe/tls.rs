@@ -41,9 +41,9 @@ pub enum CaFileError {
 ///
 /// With a bundle, as the API server does. Two differences between webpki and Go's verifier matter here. Go accepts a
 /// served certificate that itself stands in the bundle, even one marked as a CA, and a self-signed injector certificate can be
-/// such a one. An authority whose own time is over vouches for nobody: webpki's trust anchors have no dates, Go's have.
+/// such a one. An expired authority vouches for no certificate: webpki's trust anchors have no dates, Go's have.
 ///
-/// Without a bundle, name and dates. A pod has no right to read the webhook configuration, so unless somebody mounts a bundle
+/// Without a bundle, name and dates. A pod has no right to read the webhook configuration, so unless a person mounts a bundle
 /// this is all that can be checked; it still tells a proxy or a stranger at that address from the injector.
 #[derive(Debug)]
 struct Verifier {
@@ -120,7 +120,7 @@ impl Verifier {
     ) -> Result<ServerCertVerified, rustls::Error> {
         let parsed = rustls::server::ParsedCertificate::try_from(end_entity)?;
         rustls::client::verify_server_name(&parsed, server_name)?;
-        // Held against itself, a certificate shows its dates and its purpose; that nobody else vouches for it, or that it
+        // Held against itself, a certificate shows its dates and its purpose; that no authority vouches for it, or that it
         // is an authority (which webpki reports as `Other`), is no news here.
         let itself = against(&[end_entity.clone().into_owned()], &self.provider)?;
         match itself.verify_server_cert(end_entity, &[], server_name, &[], now) {

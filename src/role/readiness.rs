@@ -95,7 +95,7 @@ impl Watched {
             .collect()
     }
 
-    /// Webhooks that nobody answers and that another one stands in for, one sentence each.
+    /// Webhooks without a server, which another webhook replaces, one sentence each.
     pub(super) fn superseded(&self) -> BTreeSet<String> {
         match (self.webhooks(), self.slices()) {
             (Some(Ok(view)), Some(slices)) => control_plane::superseded(&view, &slices).into_iter().collect(),
@@ -153,7 +153,7 @@ impl Prober {
             at(service::DESTINATION, Some(port::DESTINATION_ADMIN)),
             at(service::POLICY, Some(port::POLICY_ADMIN)),
         );
-        // A dry-run costs the API server up to the webhook's timeout where nobody answers: not before somebody could.
+        // A dry-run costs the API server up to the webhook's timeout if no server answers: so not before one could.
         let worth = webhook.is_ready() && injector.is_ready();
         let servers = self.api_servers(slices.as_deref().unwrap_or_default());
         let (injection, identity, destination, policy) = tokio::join!(
@@ -216,7 +216,7 @@ impl Prober {
             }
         }
         if outcomes.is_empty() {
-            // None of them by its own address: by the address that everybody uses.
+            // None of them by its own address: by the address that all clients use.
             outcomes.push(match through(None).await {
                 DryRun::Answered(outcome) => outcome,
                 DryRun::Unreachable(why) => ProbeResult::unknown(unreachable.unwrap_or(why)),
@@ -227,7 +227,8 @@ impl Prober {
             ProbeResult::Unknown(_) => 1,
             ProbeResult::Ready => 2,
         };
-        let worst = outcomes.into_iter().min_by_key(rank).unwrap_or_else(|| ProbeResult::unknown("nobody was asked"));
+        let worst =
+            outcomes.into_iter().min_by_key(rank).unwrap_or_else(|| ProbeResult::unknown("no API server was asked"));
         self.metrics.proved(&worst, started.elapsed());
         worst
     }

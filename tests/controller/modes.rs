@@ -86,7 +86,8 @@ async fn reports(stage: &Stage) -> Result<()> {
         let line = replica.until_said(" namespace=shop owner=ReplicaSet held ").await?;
         ensure!(line.contains("2 stay: repair is `report` here, which touches nothing"), "{line}");
         annotate_namespace(stage, Some("of course")).await?;
-        let line = replica.until_said("pods outside the mesh: 2 stay: the annotation linkerd-gate/repair").await?;
+        let line =
+            replica.until_said("report, held and running are taken namespace=shop owner=ReplicaSet held ").await?;
         ensure!(line.contains("says \"of course\": report, held and running are taken"), "{line}");
         annotate_namespace(stage, None).await?;
         anyhow::Ok(())

@@ -37,7 +37,7 @@ async fn what_is_half_done_is_done_to_the_end_whoever_dies_and_nothing_is_done_t
         stage.cluster.kill_api_server()?;
         replica.until_said("repair paused: watches are not in sync").await?;
         stage.cluster.start_api_server().await?;
-        replica.until_said("repair resumed: watches are in sync").await?;
+        // Where that took longer than its Lease lasts, it leads anew, and has paused nothing.
         let all = until_pods(&stage, "all meshed", |pods| all_meshed(pods, PODS)).await?;
         ensure!(uids(bare.values()).is_disjoint(&uids(all.values())));
         let requests = stage.requests_of("controller")?;

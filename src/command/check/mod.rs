@@ -16,7 +16,7 @@ const PAUSE: Duration = Duration::from_secs(2);
 /// How long after a look the next one may still begin: Linkerd's CLI shows nothing before the answer is whole.
 const MARGIN: Duration = Duration::from_secs(3);
 
-/// For whom it is written.
+/// The output format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum Output {
     /// For a person: every check
@@ -37,7 +37,7 @@ pub struct Arguments {
     pub scope: Scope,
     /// For how long to look again while there is an error.
     pub wait: Option<Duration>,
-    /// For whom.
+    /// The output format.
     pub output: Output,
     /// Whether to use colours.
     pub colour: bool,

@@ -11,11 +11,11 @@ use crate::decide::readiness::gate::Gate;
 use crate::decide::readiness::policy::{NothingRequired, Policy};
 use crate::decide::readiness::probe_result::ProbeResult;
 
-/// Follows the prover's word. An agent that proves for the others follows its own word like everybody else's.
+/// Follows the prover's verdict. The prover's own agent follows the published verdict too, like all agents.
 ///
 /// A word counts only while its holder is seen renewing it. Where there is no fresh one the gate stays as it is, and says so.
 ///
-/// That somebody renews a word does not make the proof behind it new: a prover proves an open gate again only now and then.
+/// A renewed verdict is no new proof: a prover proves an open gate again only now and then.
 /// So an agent that starts opens by no proof that was published when it looked first: it may be from before its node lost its
 /// power, and the injector with it.
 #[derive(Clone, Debug)]
@@ -69,7 +69,7 @@ impl Follower {
         self.proofs.note(proof);
     }
 
-    /// Notes that this boot of the node has been open already: an agent that was merely started anew need not wait for
+    /// Notes that this boot of the node has been open already: an agent that was merely restarted need not wait for
     /// another proof.
     pub fn note_opened_boot(&mut self) {
         self.proofs = ProofHistory::Newer;
@@ -77,7 +77,7 @@ impl Follower {
 
     /// Notes why the Lease cannot be read at the moment; nothing where it can.
     ///
-    /// What is seen after that is like a first look: it may have been written while nobody could see, by somebody who is dead.
+    /// What is seen after that is like a first look: it may have been written during that time, by a prover that no longer runs.
     pub fn note_watch_error(&mut self, trouble: Option<&str>) {
         self.blind = trouble.map(str::to_owned);
         if self.blind.is_some() {
@@ -169,7 +169,7 @@ impl ProofHistory {
     }
 }
 
-/// What counts where two looked at the same thing from two places: no before nobody knows, and that before yes.
+/// What counts of two results of the same probe: not ready before unknown, and unknown before ready.
 fn worse<'a>(one: &'a ProbeResult, other: &'a ProbeResult) -> &'a ProbeResult {
     match (one, other) {
         (ProbeResult::NotReady(_), _)

@@ -2,7 +2,7 @@
 //! without a word in it.
 //!
 //! Nothing here compares clocks: an instant in the Lease says only that it *changed*, and when we saw it change is by our own
-//! monotonic clock. So whatever etcd remembers from before a reboot is stale until somebody renews it.
+//! monotonic clock. So whatever etcd remembers from before a reboot is stale until its holder renews it.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ pub const CONTROLLER_NAME: &str = "linkerd-gate-controller";
 /// The annotation that carries the [`PublishedVerdict`](crate::decide::PublishedVerdict).
 pub const VERDICT: &str = "linkerd-gate/verdict";
 
-/// How long after its last change a Lease counts as nobody's, and a verdict as nobody's word.
+/// How long after its last change a Lease counts as vacant, and its verdict as stale.
 pub const LEASE_DURATION: Duration = Duration::from_secs(15);
 
 /// How often a prover renews it.
@@ -82,23 +82,23 @@ struct Observation {
 pub enum LeaseState {
     /// It is ours.
     Lead,
-    /// It is somebody's, until then at the latest unless it is renewed.
+    /// It has a holder, until then at the latest unless the holder renews it.
     Follow {
-        /// When it would be nobody's, by the observer's clock.
+        /// When it would be vacant, by the observer's clock.
         until: Duration,
     },
-    /// It is nobody's.
+    /// It has no holder.
     Vacant(VacancyReason),
 }
 
-/// Why a Lease is nobody's.
+/// Why a Lease is vacant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum VacancyReason {
     /// There is none.
     Absent,
     /// Its holder gave it up.
     GivenUp,
-    /// Its holder was an agent of our own node in an earlier boot: it cannot live.
+    /// Its holder was an agent of our node in an earlier boot: it cannot live.
     OfAnEarlierBoot,
     /// It was not renewed in time.
     Expired,
@@ -159,7 +159,7 @@ impl LeaseObserver {
         self.latest = Some(Observation { holder, renewed, transitions: *transitions, at: now, changed });
     }
 
-    /// Whether the holder's word counts at `now`: somebody holds it, and was seen renewing it within [`LEASE_DURATION`].
+    /// Whether the holder's verdict counts at `now`: the Lease has a holder, which was seen renewing it within [`LEASE_DURATION`].
     pub fn fresh(&self, now: Duration) -> bool {
         self.latest
             .as_ref()

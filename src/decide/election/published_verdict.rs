@@ -33,7 +33,7 @@ const AT_MOST: usize = 16;
 /// At most this many names of nodes in all.
 const NODES_AT_MOST: usize = 80;
 
-/// What the prover knows, for everybody.
+/// What the prover knows, for all agents.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PublishedVerdict {
@@ -72,7 +72,7 @@ pub enum WireVerdict {
     },
     /// Everything answers, but not for long enough yet.
     Settling,
-    /// Something is in the way, or nobody knows enough.
+    /// A probe failed, or too little is known.
     Closed {
         /// What is in the way; empty where the prover has not looked yet.
         #[serde(default)]
@@ -132,8 +132,8 @@ impl PublishedVerdict {
 
     /// The evidence in it, for one who requires what `policy` does: as much as the prover knew, and no more.
     ///
-    /// A gate that is closed for want of looks, or still settling, says *unknown* and not *not ready*: a prover that begins
-    /// anew must not close what evidence had opened.
+    /// A gate that is closed because no probe has run, or still settling, says *unknown* and not *not ready*: a prover that begins
+    /// again must not close what evidence had opened.
     pub fn evidence(&self, policy: &Policy, evidence: Evidence) -> Evidence {
         let present =
             |evidence: Evidence| all_ready(policy, evidence.with_linkerd_installation(LinkerdInstallation::Present));
@@ -142,7 +142,7 @@ impl PublishedVerdict {
             WireVerdict::Open { basis: Basis::NotInstalled, degraded, .. } if degraded.is_empty() => {
                 evidence.with_linkerd_installation(LinkerdInstallation::Absent)
             }
-            // It was absent when somebody looked last: whether it still is nobody knows.
+            // It was absent at the last probe: whether it still is, is not known.
             WireVerdict::Open { basis: Basis::NotInstalled, degraded, .. } => {
                 told(all_ready(policy, evidence), degraded)
             }
@@ -185,7 +185,7 @@ fn all_ready(policy: &Policy, evidence: Evidence) -> Evidence {
     policy.required().iter().fold(evidence, |evidence, probe| evidence.with(*probe, ProbeResult::Ready))
 }
 
-/// Evidence of somebody who cannot tell. One probe speaks for all of them, so that people are told one reason and not the same
+/// Evidence without a result. One probe stands for all of them, so that a line has one reason and not the same
 /// one four times.
 pub(super) fn undecided(policy: &Policy, evidence: Evidence, outcome: ProbeResult) -> Evidence {
     all_ready(policy, evidence).with(Probe::Injection, outcome)

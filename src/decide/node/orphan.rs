@@ -26,7 +26,7 @@ impl Orphans {
     /// Which nodes are to be opened at `now`, and when to ask again at the latest.
     ///
     /// `tended` says whether a node has an agent that is ready. A node that is not ready itself gets no pods, and its agent may
-    /// come back with it. Who was closed by hand stays so: that word has an end of its own.
+    /// come back with it. A node that an override closed stays so: the override has an end.
     pub fn step<'a>(
         &mut self,
         nodes: impl Iterator<Item = &'a NodeView>,

@@ -1,7 +1,7 @@
 //! What becomes of a node's taint and annotation.
 //!
-//! Level-triggered: what should be is worked out anew from facts each time, and a change is what differs from it. So a taint
-//! that somebody removed comes back, one that somebody left is lifted, and where nothing differs nothing is written.
+//! Level-triggered: the wanted state is computed from facts each time, and a change is what differs from it. So a taint
+//! that another client removed is set again, one that an earlier agent left is removed, and where nothing differs nothing is written.
 
 use std::fmt;
 use std::time::Duration;
@@ -84,7 +84,7 @@ pub enum Age {
     BeforeUs,
     /// It joined later: nothing on it was created with the gate's knowledge.
     AfterUs,
-    /// Nobody could find out yet.
+    /// It is not known yet.
     Unknown,
 }
 
@@ -107,7 +107,7 @@ pub struct NodeFacts<'a> {
     pub yield_to: &'a [String],
     /// What it waits for before it opens.
     pub repair: RepairWait,
-    /// A person's word that is in force.
+    /// The override that is in force.
     pub by_hand: Option<ManualOverride>,
 }
 
@@ -216,7 +216,7 @@ impl NodeView {
             manual_override: annotation(crate::decide::manual_override::ANNOTATION),
             created: metadata.creation_timestamp.as_ref().map(|time| time.0.as_second()),
             ready: ready.is_some_and(|condition| condition.status == "True"),
-            // Kubelet's own words (pkg/kubelet/nodeshutdown): there is no reason of its own for it.
+            // Kubelet's own words (pkg/kubelet/nodeshutdown): it has no separate reason for it.
             shutting_down: ready.is_some_and(|condition| {
                 condition.status == "False"
                     && condition.message.as_deref().is_some_and(|message| message.contains("node is shutting down"))
@@ -241,7 +241,7 @@ impl NodeView {
         match value {
             None => taints.retain(|taint| !ours(taint)),
             Some(value) => match taints.iter_mut().find(|taint| ours(taint)) {
-                // Whatever else somebody wrote into it goes: this is the taint as the agent makes it.
+                // Other fields that a client wrote into it are removed: this is the taint as the agent makes it.
                 Some(taint) => {
                     taint.value = Some(value.to_owned());
                     taint.time_added = None;
@@ -346,7 +346,7 @@ fn state(policy: &NodePolicy, facts: &NodeFacts<'_>) -> NodeState {
     if policy.tainting == Tainting::Enforce && facts.node.left_open_boot.as_deref() == Some(facts.boot) {
         return NodeState::Open(Opened::LeftOpen);
     }
-    // A taint on a node that has never been opened is somebody's wish that it be closed: a registration taint, say.
+    // A taint on a node that has never been opened means that a person wants it closed: a registration taint, for example.
     if facts.node.opened_boot.is_none() && facts.node.taint(&policy.taint_key).is_none() && facts.closed_since.is_none()
     {
         match facts.age {
@@ -422,8 +422,8 @@ fn leave_open(policy: &NodePolicy, facts: &NodeFacts<'_>) -> Option<NodeChange> 
     change.unless_nothing()
 }
 
-/// Since when the node has been closed in this boot, by its uptime: the earliest that anybody knows. A taint from an earlier
-/// boot says nothing, and one of this boot says it to an agent that was started anew: one that crashes again and again must
+/// Since when the node has been closed in this boot, by its uptime: the earliest that is known. A taint from an earlier
+/// boot says nothing, and one of this boot says it to an agent that was restarted: one that crashes again and again must
 /// not keep a node closed for ever.
 fn closed_since(policy: &NodePolicy, facts: &NodeFacts<'_>) -> Duration {
     let written = facts.node.taint(&policy.taint_key).and_then(|taint| read_stamp(taint, facts.boot));

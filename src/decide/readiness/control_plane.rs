@@ -60,7 +60,7 @@ pub fn injector<'a>(
     ProbeResult::Ready
 }
 
-/// Webhooks that nobody answers and that another one stands in for: left from an earlier installation, most likely. One sentence each.
+/// Webhooks without a server, which another webhook replaces: left from an earlier installation, most likely. One sentence each.
 pub fn superseded(webhooks: &WebhookView, slices: &[EndpointsView]) -> Vec<String> {
     let is_dead = |webhook: &InjectorWebhook| webhook.ca.problem().is_some() || unanswered(webhook, slices).is_some();
     let (dead, serving): (Vec<_>, Vec<_>) = webhooks.webhooks.iter().partition(|webhook| is_dead(webhook));

@@ -20,7 +20,7 @@ pub enum DryRunResponse<'a> {
     Refused(u16, &'a str),
 }
 
-/// Three answers are told apart: injected, not injected, refused; and who refused.
+/// There are three answers: injected, not injected, refused; and who refused.
 pub fn result(answer: DryRunResponse<'_>) -> ProbeResult {
     match answer {
         DryRunResponse::Admitted(pod) if has_proxy(pod) => ProbeResult::Ready,

@@ -34,7 +34,7 @@ pub enum Probe {
 /// Whether Linkerd is there at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub enum LinkerdInstallation {
-    /// Nobody looked, or nobody could.
+    /// The probe has not run, or had no result.
     #[default]
     Unseen,
 
@@ -47,7 +47,7 @@ pub enum LinkerdInstallation {
 
 /// What was found, and when.
 ///
-/// A probe that nobody asked is `Unknown`, so leaving one out can never open a gate.
+/// A probe that has not run is `Unknown`, so leaving one out can never open a gate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Evidence {
     /// When the evidence was taken, since an epoch that the caller chooses and keeps: a monotonic clock, please.
@@ -67,7 +67,7 @@ pub struct UnknownProbe(pub String);
 // === impl Probe ===
 
 impl Probe {
-    /// All probes, in the order in which they are told to people: what a pod meets first comes first.
+    /// All probes, in the order in which people read them: what a pod meets first comes first.
     pub const ALL: [Self; 6] =
         [Self::Webhook, Self::Injector, Self::Injection, Self::Identity, Self::Destination, Self::Policy];
 
@@ -106,7 +106,7 @@ impl Evidence {
         Self {
             taken,
             installation: LinkerdInstallation::Unseen,
-            outcomes: std::array::from_fn(|_| ProbeResult::unknown("nobody looked")),
+            outcomes: std::array::from_fn(|_| ProbeResult::unknown("it has not run")),
         }
     }
 

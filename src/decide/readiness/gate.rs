@@ -61,13 +61,13 @@ pub enum Gate {
 /// Why a gate is closed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClosedReason {
-    /// Nobody has looked yet.
+    /// No probe has run yet.
     NoEvidence,
 
     /// At least one required probe found it not ready.
     NotReady(FailedProbes),
 
-    /// No evidence against, but not enough that anybody could look.
+    /// No probe found it not ready, but too few had a result.
     Unknown(FailedProbes),
 
     /// The gate was open, or opening, because Linkerd was not installed. It is now, and has proven nothing yet.

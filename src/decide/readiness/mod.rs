@@ -1,6 +1,6 @@
 //! From probe results to an open or closed gate.
 //!
-//! A role gathers [`Evidence`](evidence::Evidence), stamps it with an instant of its own clock, and calls
+//! A role gathers [`Evidence`](evidence::Evidence), stamps it with an instant of its clock, and calls
 //! [`Gate::step`](gate::Gate::step). What it reports is the [`Transition`](transition::Transition) between the old gate and
 //! the new one.
 //!

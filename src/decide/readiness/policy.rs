@@ -16,7 +16,7 @@ pub struct Policy {
 
 /// A policy that requires no probe was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a policy has to require at least one probe: one that requires none would be open before anybody looked")]
+#[error("a policy has to require at least one probe: one that requires none would be open before any probe ran")]
 pub struct NothingRequired;
 
 // === impl Policy ===

@@ -19,7 +19,7 @@ pub enum Verdict {
     /// No: at least one required probe looked and found it not ready.
     Closed(FailedProbes),
 
-    /// Nobody can say: no required probe found it not ready, but at least one could not look.
+    /// Not known: no required probe found it not ready, but at least one had no result.
     Undecided(FailedProbes),
 }
 
@@ -73,7 +73,7 @@ impl Verdict {
             .collect();
 
         if failed_probes.is_empty() {
-            // Only a policy that *requires* the dry-run may call its verdict proven: elsewhere nobody counts its answers.
+            // Only a policy that *requires* the dry-run may call its verdict proven: no other policy counts its answers.
             return Self::Open(if policy.requires(Probe::Injection) { Basis::Proven } else { Basis::Reachable });
         }
         if failed_probes.iter().any(|failed_probe| matches!(failed_probe.result, ProbeResult::NotReady(_))) {
@@ -208,7 +208,7 @@ mod tests {
         ]);
         assert_eq!(
             Verdict::of(&Policy::proven(), &evidence).to_string(),
-            "closed: injector not ready: connection refused; injection unknown: nobody looked; \
+            "closed: injector not ready: connection refused; injection unknown: it has not run; \
              identity unknown: timed out after 900 ms"
         );
     }
@@ -216,7 +216,10 @@ mod tests {
     #[test]
     fn nothing_but_unknowns_is_undecided() {
         let evidence = evidence([(Probe::Injector, ProbeResult::Ready)]);
-        assert_eq!(Verdict::of(&Policy::direct(), &evidence).to_string(), "undecided: identity unknown: nobody looked");
+        assert_eq!(
+            Verdict::of(&Policy::direct(), &evidence).to_string(),
+            "undecided: identity unknown: it has not run"
+        );
     }
 
     #[test]

@@ -32,9 +32,9 @@ pub enum KeepReason {
     Released,
     /// A finalizer of another program would keep it there when it is deleted.
     ForeignFinalizer(String),
-    /// Nothing makes it anew.
+    /// No owner creates it again.
     Ownerless,
-    /// Nobody here knows what its owner does when it goes.
+    /// It is not known what its owner does after a deletion.
     UnknownOwner(String),
     /// Its owner is gone, or going.
     OwnerGone(OwnerReference),
@@ -48,9 +48,9 @@ pub enum KeepReason {
     NoEviction,
     /// Its Job would count it as a failure, and some of the Job's pods have started.
     JobWouldCount,
-    /// Its Job would count it as a failure, and somebody else manages `suspend`.
+    /// Its Job would count it as a failure, and another client manages `suspend`.
     JobManaged(String),
-    /// Its Job is suspended, by somebody else or already by us.
+    /// Its Job is suspended, by another client or already by us.
     JobSuspended,
     /// Its Job is over.
     JobOver,
@@ -111,7 +111,7 @@ fn way(
     let mode = mode_of(pod, namespace, policy)?;
     let owner = match &reference.kind {
         Kind::Other(kind) if pod.repair.is_none() => return Err(KeepReason::UnknownOwner(kind.clone())),
-        // Nobody can tell whether it is there: the pod's own annotation answers for it.
+        // It is not known whether it exists: the pod's own annotation answers for it.
         Kind::Other(_) => None,
         _ => Some(snapshot.owners.get(&pod.namespace, reference).filter(|owner| !owner.deleting)),
     };
@@ -130,7 +130,7 @@ fn way(
         return Err(KeepReason::Broken);
     }
     if let Some(job) = owner.and_then(OwnerView::job) {
-        // By us, if its Job is suspended: it waits for nothing of its own, and its end loses nothing.
+        // By us, if its Job is suspended: it waits for nothing, and its end loses nothing.
         let may_end = |pod: &PodView, standing| {
             standing == PodState::Missed(MissedState::Held)
                 && (pod.gate.is_some() || pod.waits)
@@ -158,7 +158,7 @@ fn mode_of(pod: &PodView, namespace: Option<&NamespaceView>, policy: &RepairPoli
     }
 }
 
-/// A Job counts a pod that goes as a failure, unless it is suspended, or it does not know of the pod, or it is told not to.
+/// A Job counts a pod that goes as a failure, unless it is suspended, or it does not know of the pod, or its policy ignores that.
 fn way_of_job(
     pod: &PodView,
     state: MissedState,
@@ -263,7 +263,7 @@ impl fmt::Display for KeepReason {
                 write!(f, "its Job would count it as a failure, and cannot be suspended for a moment: {by}")
             }
             Self::JobSuspended => f.write_str("its Job is suspended"),
-            Self::JobOver => f.write_str("its Job is over: nobody would make it anew"),
+            Self::JobOver => f.write_str("its Job has finished, and would not create it again"),
             Self::Broken => f.write_str(
                 "what its owner made instead came back without a proxy three times: it is left alone for an hour, or until \
                  Linkerd's webhook changes",

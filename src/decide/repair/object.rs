@@ -14,7 +14,7 @@ use crate::decide::hold;
 use crate::linkerd::mesh_state::{WAIT, meshed, started};
 use crate::linkerd::{NamespaceInput, PodInput, Started};
 
-/// On a namespace or a pod: what becomes of its missed pods, whatever the controller was told.
+/// On a namespace or a pod: how its missed pods are repaired, whatever the controller's setting.
 pub const REPAIR: &str = "linkerd-gate/repair";
 
 /// On an owner: when it was last asked to try a refused create again.
@@ -58,9 +58,9 @@ pub struct PodView {
     pub name: String,
     /// Its uid.
     pub uid: String,
-    /// For the precondition of a removal; nothing where it will never be removed, so that its changes wake nobody.
+    /// For the precondition of a removal; nothing where it will never be removed, so that its changes wake no loop.
     pub resource_version: Option<String>,
-    /// What makes it anew.
+    /// The owner that creates it again.
     pub owner: Option<OwnerReference>,
     /// What decides whether it should have a proxy; nothing where it has one.
     pub bare: Option<PodInput>,
@@ -125,7 +125,7 @@ pub struct NamespaceView {
     pub exempt: bool,
 }
 
-/// What makes a pod anew, as the pod names it: its controller.
+/// The owner that creates a pod again, as the pod names it: its controller.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct OwnerReference {
     /// What it is.
@@ -149,7 +149,7 @@ pub enum Kind {
     ReplicationController,
     /// `batch` Job.
     Job,
-    /// Anything else, by its `apiVersion` and kind: nobody here knows what it does when its pods go.
+    /// Anything else, by its `apiVersion` and kind: it is not known what it does when its pods are deleted.
     Other(String),
 }
 
@@ -545,7 +545,7 @@ impl Ignores {
                 continue;
             }
             let passes = match &rule.on_exit_codes {
-                // Nobody knows with which code an app ends when it is evicted.
+                // An evicted app may end with any code.
                 Some(codes) => {
                     certain = Self::Held;
                     codes.operator == "In" && !codes.values.iter().any(|code| SIGNALLED.contains(code))
@@ -596,7 +596,7 @@ fn managed(job: &Job, managed_by: Option<&str>) -> Option<String> {
         entry.operation.as_deref() == Some("Apply") && fields.is_some()
     };
     if let Some(entry) = metadata.managed_fields.iter().flatten().find(applies) {
-        let manager = entry.manager.as_deref().unwrap_or("somebody");
+        let manager = entry.manager.as_deref().unwrap_or("another client");
         return Some(format!("{manager} applies spec.suspend"));
     }
     let by_kubectl = annotation(metadata, "kubectl.kubernetes.io/last-applied-configuration").unwrap_or_default();

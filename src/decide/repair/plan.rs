@@ -10,7 +10,7 @@ use super::scan::{MissedState, PodState, Scan, Snapshot};
 use super::tracker::{MAX_FAILURES, OwnerTracker, Tracker};
 use super::{resume, ungate};
 
-/// What is due, and what is to be told.
+/// What is due, and what is to be reported.
 #[derive(Debug)]
 pub struct RepairPlan<'a> {
     /// What is due now, in this order: no more than the window and the rate of evictions allow.
@@ -82,7 +82,7 @@ pub fn plan<'a>(
     }
     if proven {
         // One of each owner before the second of any; first of the one that was not acted on for the longest time, so that those
-        // that are refused again and again do not take everybody's turn.
+        // that are refused again and again do not take the turn of all others.
         due.sort_by_key(|(turn, action)| (*turn, tracker.owner(&action.owner.uid).map(|past| past.acted_at)));
         let mut evictions = tracker.evictions.clone();
         for (_, action) in due {
@@ -220,7 +220,7 @@ fn due(
     } else {
         MAX_FAILURES.saturating_sub(past.unseen(lacks))
     };
-    // What somebody else removes counts as well: another controller's act, or that of this one before it began anew.
+    // Removals by other clients count too: by another controller, or by this one before its restart.
     let going = siblings.iter().filter(|(pod, _)| pod.life == Life::Going && !past.removes(&pod.uid)).count();
     // What has no node holds nothing up by going, and is not one that the owner could count on.
     let mut bound_room = match owner.kind {

@@ -82,7 +82,7 @@ pub struct OwnerRetry {
     pub has: i32,
 }
 
-/// Whether a refusal's message is about injection: nobody is touched whom somebody else refuses.
+/// Whether a refusal's message is about injection: owners that another policy refuses are not retried.
 pub fn is_ours(message: &str) -> bool {
     OURS.iter().any(|ours| message.contains(ours))
 }
@@ -173,7 +173,7 @@ impl OwnerRetries {
         (nudges, wakes.filter(|wake| *wake > now).min())
     }
 
-    /// Notes that `nudge` was sent at `now`; `stamp` is that of the refusal it was sent for, where an Event told of it.
+    /// Notes that `nudge` was sent at `now`; `stamp` is that of the refusal it was sent for, if an Event reported that.
     pub fn sent(&mut self, nudge: &OwnerRetry, refusals: &RefusedCreates, now: Duration) {
         let nudged = self.owners.entry(nudge.owner.uid.clone()).or_default();
         nudged.since = Some(now);
@@ -219,7 +219,7 @@ impl OwnerRetries {
         }
     }
 
-    /// Whether an owner lacks pods because their creates were refused for want of injection.
+    /// Whether an owner lacks pods because their creates were refused without injection.
     fn is_refused(&self, owner: &OwnerView, refusals: &RefusedCreates) -> bool {
         let uid = &owner.reference.uid;
         let refusal = refusals.of(&owner.namespace, &owner.reference);

@@ -101,7 +101,7 @@ pub enum PodState {
 pub enum MissedState {
     /// No app container has ever started, for certain.
     Held,
-    /// One has, or nobody can tell.
+    /// One has, or it is not known.
     Running,
 }
 
@@ -114,7 +114,7 @@ pub fn pod_state(pod: &PodView, snapshot: &Snapshot<'_>) -> PodState {
     let Some(namespace) = snapshot.namespaces.get(&pod.namespace) else { return PodState::Unknown };
     match injection_of(outline, &namespace.outline, snapshot.webhooks, snapshot.projection) {
         Injection::Inject(_) => PodState::Missed(MissedState::of(pod.started)),
-        // Where match conditions decide only the API server can tell: nobody is said to be missed.
+        // Where match conditions decide only the API server knows: no pod counts as missed.
         Injection::Conditional(_) | Injection::Skip(_) | Injection::NotCalled(_) => PodState::Skipped,
     }
 }

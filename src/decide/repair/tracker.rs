@@ -82,7 +82,7 @@ struct Ungating {
 /// What is remembered of one owner.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct OwnerTracker {
-    /// Its pods that were seen since the first act, by uid: another one is somebody's successor.
+    /// Its pods that were seen since the first act, by uid: another one is a replacement.
     known: BTreeSet<String>,
     replacements: Vec<Replacement>,
     /// Replacements that came back missed, and that no outage explains.
@@ -138,7 +138,7 @@ struct Arrivals {
 pub enum WriteOutcome {
     /// It is done.
     Done,
-    /// What was looked at is gone, or has changed: it is looked at anew.
+    /// What was looked at is gone, or has changed: the controller plans again.
     Conflict,
     /// A disruption budget is in the way, or what would refuse the pod that is made instead, in the API server's words.
     Refused(String),
@@ -321,7 +321,7 @@ impl Tracker {
                 if refused {
                     owner.land(&action.operation);
                 } else {
-                    // Whoever never heard of it may have done it: if its pod is still there after the pause, nobody did.
+                    // An unanswered write may have happened: if the pod still exists after the pause, it did not.
                     let since = owner.again_at.saturating_sub(PATIENCE);
                     owner.replacements_of(&action.operation).for_each(|flight| flight.since = since);
                 }
@@ -344,7 +344,7 @@ impl Tracker {
         self.owners.values().filter(|owner| owner.breaker_open_until.is_some()).count()
     }
 
-    /// When a replacement was seen last that came back missed: injection has to be proven anew after that.
+    /// When a replacement was seen last that came back missed: injection must be proven again after that.
     pub fn missed_again_at(&self) -> Option<Duration> {
         self.missed_again_at
     }
@@ -479,7 +479,7 @@ impl OwnerTracker {
                         continue;
                     }
                     self.unexplained.push(now);
-                    // What is left alone because it always comes back missed says nothing about anybody else.
+                    // What is left alone because it always comes back missed says nothing about other owners.
                     arrivals.missed = arrivals.missed.max(began.filter(|_| self.breaker_open_until.is_none()));
                 }
                 PodState::Meshed => {
@@ -556,7 +556,7 @@ impl OwnerTracker {
         self.replacements.iter().filter(|flight| lacks || !flight.late).count()
     }
 
-    /// How many of them whose replacement nobody has seen yet.
+    /// How many of them whose replacement has not been seen yet.
     pub(super) fn unseen(&self, lacks: bool) -> usize {
         self.replacements.iter().filter(|flight| flight.successor.is_none() && (lacks || !flight.late)).count()
     }

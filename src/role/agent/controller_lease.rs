@@ -19,7 +19,7 @@ pub(super) async fn follow(
 ) -> Infallible {
     loop {
         if wanted.wait_for(|wanted| *wanted).await.is_err() {
-            // The steward is gone, and with it the process.
+            // The node reconciler has ended, and with it the process.
             std::future::pending::<()>().await;
         }
         let mut seen = sink.subscribe();

@@ -25,7 +25,7 @@ pub(super) async fn ask(
         let outcome = match by {
             // Where agents are kept out, the prover's word is all there is: it has looked at the endpoints.
             IdentityBy::Endpoints => ProbeResult::Ready,
-            IdentityBy::Ask if current.is_empty() => ProbeResult::unknown("nobody has said yet where to ask it"),
+            IdentityBy::Ask if current.is_empty() => ProbeResult::unknown("its addresses are not known yet"),
             IdentityBy::Ask => hint(parts.identity(&current).await),
         };
         let pause = if outcome.is_ready() {
@@ -53,7 +53,7 @@ pub(super) async fn ask(
     }
 }
 
-/// Not being let through is a thing of its own, with a way out of its own.
+/// A blocked connection is a separate case, with its own remedy.
 fn hint(outcome: ProbeResult) -> ProbeResult {
     match outcome {
         ProbeResult::Unknown(reason) => ProbeResult::unknown(format!(

@@ -3,14 +3,14 @@
 //! Four loops on one thread, joined by channels that hold the latest value:
 //!
 //! ```text
-//!  watches ──► steward ──► the node's taint and annotation, Events, /gate
-//!     │           ▲ │ addresses
-//!     │           │ ▼
-//!     │        identity: asks it from this node
+//!  watches ──► node_reconciler ──► the node's taint and annotation, Events, /gate
+//!     │              ▲ │ addresses
+//!     │              │ ▼
+//!     │           identity: probes it from this node
 //!     └──► election ──► prover (on one agent of the cluster) ──► the Lease, essential pods' tolerations
 //! ```
 //!
-//! The steward does not know whether its own process proves: it reads the Lease like everybody else's.
+//! The node reconciler does not know whether its own process proves: it reads the Lease like all agents.
 
 mod controller_lease;
 mod election;
@@ -89,7 +89,7 @@ async fn start(settings: AgentSettings, shutdown: impl Future<Output = &'static 
     let (controller_sink, controller) = watch::channel(Seen::default());
     let (wants_controller, controller_wanted) = watch::channel(false);
     let (addresses_sink, addresses) = watch::channel(Vec::new());
-    let (identity_sink, identity) = watch::channel(ProbeResult::unknown("nobody has said yet where to ask it"));
+    let (identity_sink, identity) = watch::channel(ProbeResult::unknown("its addresses are not known yet"));
     let (gate_sink, gate) = watch::channel(Gate::closed());
     let (face_sink, face) =
         watch::channel(Face::new(&node_reconciler::first_answer(&context), ProbeResult::unknown("it begins")));
@@ -128,7 +128,7 @@ async fn start(settings: AgentSettings, shutdown: impl Future<Output = &'static 
         never = &mut follow_node => match never {},
         never = &mut follow_lease => match never {},
         never = follow_controller => match never {},
-        // It ends when it is told to, which is below.
+        // It ends by `ended`, which is sent below.
         () = &mut served => return Ok(Exit::Internal),
     };
     info!(signal, "shutting down");
@@ -147,7 +147,7 @@ async fn start(settings: AgentSettings, shutdown: impl Future<Output = &'static 
             warn!("the API server did not answer in time: node and Lease are unchanged");
         }
     }
-    let _nobody_listens = ended_sink.send(true);
+    let _ = ended_sink.send(true); // The server may have ended already.
     served.await;
     Ok(Exit::Done)
 }

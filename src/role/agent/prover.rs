@@ -58,7 +58,7 @@ pub(super) async fn run(
         tokio::time::sleep(schedule.next_pause()).await;
     };
     let policy = context.settings.proving.policy();
-    // One client for all watches: a client has connections of its own.
+    // One client for all watches: each client has separate connections.
     let watches = Watches::begin(client.clone());
     let seen = watches.seen.clone();
     let tender = TolerationWriter::new(Arc::clone(&context), client.clone(), seen.clone(), renewed);

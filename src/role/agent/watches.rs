@@ -1,4 +1,4 @@
-//! What one prover watches. Nobody else does: a thousand agents have two watches each, and a third while their node is closed.
+//! What one prover watches. No other agent does: a thousand agents have two watches each, and a third while their node is closed.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;

@@ -116,7 +116,7 @@ async fn act(
     };
     let seen = watches.seen.clone();
     let (gate_sink, gate) = watch::channel(Gate::closed());
-    // When injection has to be proven anew, whatever was proven before.
+    // When injection must be proven again, whatever was proven before.
     let (doubt_sink, reprove) = watch::channel(Duration::ZERO);
     let (scribe, events) = event_recorder::channel();
     tokio::select! {

@@ -16,7 +16,7 @@ use crate::decide::repair::{Rate, TokenBucket};
 /// How many may wait to be written. What comes on top is left out: the log has it.
 const WAITING: usize = 5000;
 
-/// How many are written in a second: a thousand missed pods are told of in less than a minute, and an API server does not notice.
+/// How many are written in a second: enough to report a thousand missed pods within a minute, and a small load for an API server.
 const RATE: u32 = 25;
 
 /// And how many at once.
@@ -92,7 +92,7 @@ impl Notes {
         let mut told: Option<Duration> = None;
         loop {
             let Some(note) = self.notes.recv().await else {
-                // Nobody is left who could hand one in.
+                // No sender is left.
                 return std::future::pending().await;
             };
             while !bucket.take(context.now()) {

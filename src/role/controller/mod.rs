@@ -1,4 +1,4 @@
-//! `controller`: a Deployment of two replicas, of which one acts: it replaces missed pods, nudges refused owners, and opens nodes
+//! `controller`: a Deployment of two replicas, of which one acts: it replaces missed pods, retries refused owners, and opens nodes
 //! whose agent is gone.
 //!
 //! Both follow one Lease; the one that holds it, and it alone, watches the cluster and does the rest:
@@ -10,7 +10,7 @@
 //!       └──────────────────────────► opener ────► nodes' taint  ┘
 //! ```
 //!
-//! Nobody acts but on a proof of its own, with a Lease that was renewed within [`RENEW_DEADLINE`], and
+//! Each loop acts only on the controller's own proof, with a Lease that was renewed within [`RENEW_DEADLINE`], and
 //! on what every watch sees without trouble.
 
 mod admission;
@@ -80,7 +80,7 @@ async fn start(settings: ControllerSettings, shutdown: impl Future<Output = &'st
         None => Access::in_cluster()?,
     };
     let client = access.client()?;
-    // Pods are told apart by their names first: two replicas may well share a node.
+    // The pod's name comes first: two replicas may share a node.
     let me = LeaseHolder { node: settings.pod.clone(), pod: settings.node.clone(), boot: settings.uid.clone() };
     let first = face(&settings, &Gate::closed(), ProbeResult::unknown("it begins"));
     let (face_sink, face) = watch::channel(first);
@@ -107,7 +107,7 @@ async fn start(settings: ControllerSettings, shutdown: impl Future<Output = &'st
         signal = shutdown => signal,
         never = leader.run() => match never {},
         never = &mut follow => match never {},
-        // It ends when it is told to, which is below.
+        // It ends by `ended`, which is sent below.
         () = &mut served => return Ok(Exit::Internal),
     };
     info!(signal, "shutting down");
@@ -117,7 +117,7 @@ async fn start(settings: ControllerSettings, shutdown: impl Future<Output = &'st
         never = &mut follow => match never {},
         () = tokio::time::sleep(STEP_DOWN_DEADLINE) => warn!("the API server did not answer in time: the Lease will expire"),
     }
-    let _nobody_listens = ended_sink.send(true);
+    let _ = ended_sink.send(true); // The server may have ended already.
     served.await;
     Ok(Exit::Done)
 }

@@ -59,7 +59,7 @@ fn look(
 ) -> (Vec<NodeView>, Option<Duration>) {
     let (nodes, pods) = (seen.nodes.borrow(), seen.pods.borrow());
     let (Some(nodes), Some(pods)) = (&nodes.objects, &pods.objects) else { return (Vec::new(), None) };
-    // A person's word for all nodes is obeyed here as everywhere.
+    // The override for all nodes holds here too.
     if !seen.node_watch_errors().is_empty() || !leads(renewed) || seen.close_override().is_some() {
         return (Vec::new(), Some(context.now() + RECHECK));
     }

@@ -1,4 +1,4 @@
-//! The controller's own proof: it takes nobody's word for what it removes pods on.
+//! The controller's own proof: it removes pods on no other evidence.
 
 use std::convert::Infallible;
 use std::sync::Arc;

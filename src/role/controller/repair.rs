@@ -46,7 +46,7 @@ struct Repairer {
     tracker: Tracker,
     teller: Reporter,
     troubles: BTreeSet<String>,
-    /// A person's word, as it was told last.
+    /// The override that was logged last.
     by_hand: Option<ManualOverride>,
     /// What audit mode has said: the uid of the pod or Job, and the word of what would be done to it.
     audited: BTreeSet<(String, &'static str)>,
@@ -158,7 +158,7 @@ impl Repairer {
             teller.report(&plan, snapshot, tracker, &broken, free && proven.is_some(), now);
             let count = PendingRepair::new(plan.pending);
             pending.send_if_modified(|before| std::mem::replace(before, count) != count);
-            // A Job that is suspended is resumed whatever else may not be done: that takes back what we did.
+            // A Job that is suspended is resumed whatever else may not be done: that reverts our own act.
             let resumes = |action: &Action| matches!(action.operation, Operation::Resume { .. });
             let may = |action: &Action| free || leads && resumes(action);
             // What finds no room is planned for again when there is some.
@@ -232,7 +232,7 @@ impl Repairer {
         }
     }
 
-    /// Says once that a person's word keeps everything as it is.
+    /// Logs once that an override pauses everything.
     fn log_override(&mut self, word: Option<ManualOverride>) {
         if self.by_hand == word {
             return;

@@ -1,4 +1,4 @@
-//! What is told of missed pods: one log line for each change of mind, Events on pods and owners, metrics.
+//! What is reported of missed pods: a log line for each change, Events on pods and owners, metrics.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -25,7 +25,7 @@ const LOST_AGAIN: Duration = Duration::from_mins(2);
 /// How often it is said of an owner that an act did not succeed.
 const FAILED_AGAIN: Duration = Duration::from_mins(10);
 
-/// What was told.
+/// What was reported.
 pub(super) struct Reporter {
     context: Arc<Context>,
     scribe: EventRecorder,
@@ -62,7 +62,7 @@ impl Reporter {
         Self { context, scribe, lines, noted, looked_for_lost: Duration::ZERO, failed, reported: false, absent: false }
     }
 
-    /// Tells what has changed since it was told last.
+    /// Reports what has changed since the last report.
     pub(super) fn report(
         &mut self,
         plan: &RepairPlan<'_>,
@@ -410,7 +410,12 @@ const fn description(operation: &Operation) -> (&'static str, &'static str) {
 
 /// The pod of an action; none of one about a Job.
 fn pod_of(action: &Action) -> Option<&str> {
-    action.operation.removes().and_then(|(targets, _)| targets.first()).map(|target| target.name.as_str())
+    match &action.operation {
+        Operation::Delete([target]) | Operation::Untrack { target: [target], .. } | Operation::Evict([target]) => {
+            Some(&target.name)
+        }
+        Operation::Suspend { .. } | Operation::Resume { .. } => None,
+    }
 }
 
 /// Logs an action that audit mode does not execute.

@@ -65,7 +65,7 @@ impl OwnerRetrier {
         loop {
             let (due, again) = self.step();
             for handful in due.chunks(HANDFUL) {
-                // Each time anew: those before may have taken long, and be refused.
+                // Each time: those before may have taken long, and be refused.
                 if self.proven(self.context.now()).is_none() {
                     break;
                 }
@@ -86,7 +86,7 @@ impl OwnerRetrier {
         }
     }
 
-    /// When the evidence was taken by which somebody may be nudged now; nothing where nobody may.
+    /// When the evidence was taken by which owners may be retried now; nothing if none may.
     fn proven(&mut self, now: Duration) -> Option<Duration> {
         let free = self.seen.retry_watch_errors().is_empty() && self.seen.close_override().is_none();
         prover::proven(&self.gate.borrow_and_update(), now).filter(|_| free && leads(&self.renewed))

@@ -35,7 +35,7 @@ pub(super) struct Watched {
     owners: OwnersWatched,
     refusals: watch::Receiver<Seen<RefusedCreate>>,
     pub(super) nodes: watch::Receiver<Seen<NodeView>>,
-    /// The agents' Lease, for a person's word.
+    /// The agents' Lease, for the manual override.
     agents: watch::Receiver<Seen<LeaseRecord>>,
 }
 
@@ -159,7 +159,7 @@ impl Watched {
         }
     }
 
-    /// A person's word that everything be closed: nothing is to be made anew then.
+    /// The override that closes everything: no pod is replaced then.
     pub(super) fn close_override(&self) -> Option<ManualOverride> {
         self.manual_override().filter(|word| !word.open)
     }

@@ -28,7 +28,7 @@ const UNGATES_WAITING: usize = 200;
 /// How long one may take. Unlike its neighbours, so that a reason tells which limit fired.
 const ANSWER: Duration = Duration::from_millis(5300);
 
-/// How long the dry-run of a successor may take: an API server waits ten seconds for a webhook, unless it is told otherwise.
+/// How long the dry-run of a successor may take: an API server waits ten seconds for a webhook, by default.
 const TRIAL: Duration = Duration::from_millis(10_700);
 
 /// What was written, and what became of it; nothing where it was not sent, because it might not be any more.
@@ -118,7 +118,7 @@ impl Shared {
             return Written::Acted(action, None);
         }
         if let Some(reason) = tried_in_vain(&self.context, &action).await {
-            // Nothing was sent: the owner's other pods and everybody else's wait for nothing.
+            // Nothing was sent: neither the owner's other pods nor other owners wait.
             return Written::Acted(action, Some(WriteOutcome::Refused(reason)));
         }
         if !self.may(&action) {

@@ -71,7 +71,7 @@ async fn start(settings: &Wait, shutdown: impl Future<Output = &'static str>) ->
     let required = |component| match class {
         // Injection is behind a meshed pod: all it still needs is a certificate.
         PodClass::Meshed => component == Component::Identity,
-        // "Create this pod again" would be bad advice while nobody could inject the next one.
+        // "Create this pod again" would be bad advice while no injector could inject the next one.
         PodClass::Missed if settings.on_missed != OnMissed::Open && component == Component::Injector => true,
         _ => settings.linkerd.require.contains(&component),
     };
@@ -184,7 +184,7 @@ impl Hold<'_> {
         };
         let new = old.clone().step(&self.policy, evidence);
         match Transition::between(&old, &new) {
-            // What an open gate means for this pod is told by the arms of `run`.
+            // What an open gate means for this pod is logged by the arms of `run`.
             None | Some(Transition::Opened(_) | Transition::Rests(_) | Transition::Reassured) => {}
             Some(change @ Transition::Settling) => debug!("{}", change.message()),
             Some(change) => {

@@ -14,7 +14,7 @@ use crate::retry::Schedule;
 /// How long a long poll lasts: half of what an agent grants, and as long as a held pod's log may be silent.
 const POLL: Duration = Duration::from_secs(30);
 
-/// A closed answer to a long poll that comes before this was not waited for: the agent ends, or has a limit of its own.
+/// A closed answer to a long poll that comes before this was not waited for: the agent ends, or has its own limit.
 const TOO_EARLY: Duration = Duration::from_secs(1);
 
 /// How long an agent that sees no verdict itself is followed: longer than a cluster without a prover takes to elect one.

@@ -1,4 +1,4 @@
-//! What `wait` knows of Linkerd, whoever told it, and what follows for its pod. Pure.
+//! What `wait` knows of Linkerd, from any source, and what follows for its pod. Pure.
 
 use std::fmt;
 
@@ -30,7 +30,7 @@ pub(super) enum Opening<'a> {
 // === impl Status ===
 
 impl Status {
-    /// How it is known that pods may start; nothing where they may not, or where nobody knows.
+    /// How it is known that pods may start; nothing if they may not, or if it is not known.
     pub(super) fn opening(&self) -> Option<Opening<'_>> {
         match self {
             Self::Directly(gate, issuer) => gate.is_open().then_some(Opening::Reachable(*issuer)),
@@ -69,17 +69,17 @@ impl Opening<'_> {
     /// What follows for this pod.
     pub(super) fn then(&self, standing: PodClass, on_missed: OnMissed, pod: &OwnPod) -> Then {
         match (self, standing) {
-            // Who breaks the glass wants pods to start, and is told what it costs.
+            // A person who overrides wants pods to start; the line names the cost.
             (Self::ByHand(_), _) => Then::Open,
-            // Nobody could inject the next pod either: creating it again is no help, and would never end.
+            // No injector could inject the next pod either: creating it again does not help, and would never end.
             (Self::Agents(Basis::NotInstalled), PodClass::Missed) if on_missed != OnMissed::Open => Then::Hold,
             _ => standing.then(on_missed, pod),
         }
     }
 }
 
-/// What of `policy` an agent's answer says nothing about, where it is one by evidence: its word is not enough then. A person's
-/// word is enough for everybody.
+/// What of `policy` an agent's answer says nothing about, where it is one by evidence: the answer is not enough then. A manual
+/// override is enough for every pod.
 pub(super) fn uncovered(policy: &Policy, answer: &GateStatus) -> Option<String> {
     let covered = |probe: Probe| {
         // A dry-run pod that came back injected went through the injector.

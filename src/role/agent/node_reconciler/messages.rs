@@ -1,4 +1,4 @@
-//! What the steward tells of its node: Events, and lines.
+//! What the node reconciler reports of its node: Events, and lines.
 
 use tracing::warn;
 

@@ -1,4 +1,4 @@
-//! The steward of one node: steps its gate, keeps its taint and annotation as the plan says, and shows all of it on `/gate`.
+//! Reconciles one node: steps its gate, keeps its taint and annotation as planned, and shows all of it on `/gate`.
 
 mod messages;
 mod shutdown;
@@ -35,7 +35,7 @@ const AT_LEAST_EVERY: Duration = Duration::from_secs(30);
 /// How long a node's watch may take to show what made our patch a conflict.
 const CATCHING_UP: Duration = Duration::from_secs(2);
 
-/// The steward's ends of its channels: what it is told, and what it tells.
+/// The reconciler's ends of its channels.
 pub(super) struct Channels {
     pub(super) node: watch::Receiver<Seen<NodeView>>,
     pub(super) lease: watch::Receiver<Seen<LeaseRecord>>,
@@ -52,7 +52,7 @@ pub(super) struct Channels {
     pub(super) face: watch::Sender<Face>,
 }
 
-/// One node's steward.
+/// One node's reconciler.
 pub(super) struct NodeReconciler {
     context: Arc<Context>,
     follower: Follower,
@@ -70,7 +70,7 @@ pub(super) struct NodeReconciler {
     age: Age,
     /// What was said last, so that it is said once.
     told: Reported,
-    /// The node whose taint of our key, which ends pods, is still to be told by an Event.
+    /// The node whose taint of our key, which ends pods, still needs an Event.
     foreign: Option<NodeView>,
     /// The write under way: at most one.
     acting: Option<BoxFuture<'static, WriteResult>>,
@@ -244,7 +244,7 @@ impl NodeReconciler {
         });
 
         if let Some(word) = self.follower.published(now) {
-            // What was said last holds while nobody says anything: a silent prover taints no node.
+            // The last verdict holds while no prover renews it: a prover that stopped taints no node.
             self.yield_to = word.suppressed_by(&self.context.me.node);
             self.ends.addresses.send_if_modified(|addresses| {
                 let news = *addresses != word.identity;
@@ -286,7 +286,7 @@ impl NodeReconciler {
         }
     }
 
-    /// A person's word that is in force: the node's own before everybody's.
+    /// The override that is in force: the node's own before the one for all nodes.
     fn manual_override(&mut self, record: Option<&LeaseRecord>) -> Option<ManualOverride> {
         let of_node = self.node().and_then(|node| node.manual_override);
         let of_all = record.and_then(|record| record.manual_override.clone());
@@ -367,7 +367,7 @@ impl NodeReconciler {
         self.told.state = Some(plan.state.clone());
     }
 
-    /// Says once that the node has a taint with our key that ends pods: somebody else set it, and only they can lift it.
+    /// Logs once that the node has a taint with our key that ends pods: another client set it, and must remove it.
     fn log_no_execute_taint(&mut self, node: &NodeView) {
         let key = &self.context.settings.node_policy.taint_key;
         let found = node.ending_taint(key).is_some();
@@ -501,7 +501,7 @@ impl NodeReconciler {
                 let age = self.node().map_or(Age::Unknown, |node| Age::of(&node, Some(second)));
                 self.age = age;
             }
-            // Nobody can tell what was there before; and a name that was changed must not close a running cluster.
+            // It is not known which nodes are older; and a changed name must not close a running cluster.
             WriteResult::Installed(Ok(Installation::Removed)) => {
                 self.not_before = Some(Instant::now() + self.schedule.next_pause());
                 self.log_error(format!(

@@ -1,4 +1,4 @@
-//! The steward's last writes, when its process is to end.
+//! The node reconciler's last writes, at shutdown.
 
 use std::sync::Arc;
 
