@@ -92,7 +92,7 @@ async fn send(client: Client, namespace: &str, owner: &OwnerReference, template:
         Err(Error::Api(status)) if status.is_forbidden() && status.message.contains("cannot create resource") => {
             WriteOutcome::Failed(format!(
                 "not evicted: whether a pod would be made instead cannot be tried out: {}; LINKERD_GATE_EVICTION=true needs \
-                 optional/74-successors.yaml beside optional/70-eviction.yaml",
+                 optional/74-controller-successors-rbac.yaml beside optional/70-controller-eviction-rbac.yaml",
                 status.message
             ))
         }

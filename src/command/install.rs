@@ -57,19 +57,19 @@ macro_rules! manifest {
 /// What is always there, beside the controller.
 const PARTS: [&str; 7] = [
     manifest!("10-namespaces.yaml"),
-    manifest!("20-confinement.yaml"),
-    manifest!("30-rights.yaml"),
+    manifest!("20-agent-policies.yaml"),
+    manifest!("30-agent-rbac.yaml"),
     manifest!("35-flow-control.yaml"),
-    manifest!("40-daemonset.yaml"),
-    manifest!("50-controller-confinement.yaml"),
-    manifest!("51-controller-rights.yaml"),
+    manifest!("40-agent.yaml"),
+    manifest!("50-controller-policies.yaml"),
+    manifest!("51-controller-rbac.yaml"),
 ];
 
 const CONTROLLER: &str = manifest!("52-controller.yaml");
 
-const HOLD: &str = manifest!("60-hold.yaml");
-const GUARD: &str = manifest!("61-guard.yaml");
-const RELEASE: &str = manifest!("62-release.yaml");
+const HOLD: &str = manifest!("60-admission-hold.yaml");
+const GUARD: &str = manifest!("61-admission-guard.yaml");
+const RELEASE: &str = manifest!("62-admission-release.yaml");
 const WARN_BINDING: &str = manifest!("optional/71-admission-warn.yaml");
 
 /// The image in the manifests, in the place of which another one is put.

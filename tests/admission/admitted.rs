@@ -183,7 +183,7 @@ fn from_template(namespace: &str, workload: &Value) -> Value {
 }
 
 fn agent() -> Result<Value> {
-    let text = std::fs::read_to_string(manifests().join("40-daemonset.yaml"))?;
+    let text = std::fs::read_to_string(manifests().join("40-agent.yaml"))?;
     let documents: Vec<Value> = serde_saphyr::from_multiple(&text)?;
     documents.into_iter().find(|document| document["kind"] == "DaemonSet").context("a DaemonSet")
 }

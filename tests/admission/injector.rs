@@ -144,7 +144,7 @@ async fn the_policies_follow_the_live_webhook_and_their_own_binding() -> Result<
         }
         linkerd.install(&[narrowed]).await?;
         ensure!(dry_run(&stage.admin, &shop).await?.is_admitted(), "the guard looks at what is no longer selected");
-        stage.kubectl_apply("60-hold.yaml").await?;
+        stage.kubectl_apply("60-admission-hold.yaml").await?;
         stage.until("held again", &mesh_only, Answer::is_held).await?;
         ensure!(dry_run(&stage.admin, &shop).await?.is_admitted(), "held, and not selected");
         linkerd.install(&[chart_default()]).await?;

@@ -1,4 +1,4 @@
-//! Hold and guard, `deploy/manifests/60-hold.yaml` to `62-release.yaml`, on a genuine API server.
+//! Hold and guard, `deploy/manifests/60-admission-hold.yaml` to `62-admission-release.yaml`, on a genuine API server.
 //!
 //! What they hold and refuse is held to `linkerd_gate::linkerd::injection` and to the corpus at once ([`corpus`], [`drawn`]): the
 //! two sayings of one rule, CEL and Rust, cannot drift.

@@ -1,4 +1,4 @@
-//! `62-release.yaml`: what takes our gate off a held pod, and what does not; and all that stays possible with one.
+//! `62-admission-release.yaml`: what takes our gate off a held pod, and what does not; and all that stays possible with one.
 
 use anyhow::{Context as _, Result, bail, ensure};
 use http::{Method, Request};
@@ -20,7 +20,7 @@ async fn our_gate_goes_off_a_held_pod_by_the_controller_a_person_or_a_proxy_only
     stage.namespace(namespace("shop").asking()).await?;
     stage.namespace(namespace("linkerd-gate")).await?;
     stage.await_admission(Admission::Hold, true, Parameters::Labelled).await?;
-    stage.kubectl_apply("62-release.yaml").await?;
+    stage.kubectl_apply("62-admission-release.yaml").await?;
     // It counts a moment after it was written.
     let probe = held(&stage, "probe").await?;
     let refused = async { while patch(&stage.admin, &probe, &off(), "dryRun=All").await.is_ok() {} };

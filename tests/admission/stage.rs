@@ -193,8 +193,8 @@ impl Stage {
         token_projection: bool,
         parameters: Parameters,
     ) -> Result<()> {
-        let mut objects = policy("61-guard.yaml", token_projection, parameters)?.to_vec();
-        let hold = policy("60-hold.yaml", token_projection, parameters)?;
+        let mut objects = policy("61-admission-guard.yaml", token_projection, parameters)?.to_vec();
+        let hold = policy("60-admission-hold.yaml", token_projection, parameters)?;
         match admission {
             Admission::Hold => objects.extend(hold),
             Admission::Refuse => {

@@ -30,8 +30,8 @@ async fn each_file_does_what_it_says_and_every_way_out_is_one() -> Result<()> {
     }
     // The chart's, uninstalled.
     stage.install(&[]).await?;
-    stage.kubectl_apply("61-guard.yaml").await?;
-    stage.kubectl_apply("62-release.yaml").await?;
+    stage.kubectl_apply("61-admission-guard.yaml").await?;
+    stage.kubectl_apply("62-admission-release.yaml").await?;
     its_expressions_ask_for_nothing_that_does_not_exist(&stage).await?;
     stage.install(&[chart("linkerd")?]).await?;
     stage.until("the guard", &asking("shop", "web")?, Answer::is_missed).await?;
@@ -41,10 +41,10 @@ async fn each_file_does_what_it_says_and_every_way_out_is_one() -> Result<()> {
     a_proof_reads_the_refusal(&stage).await?;
     where_linkerd_is_uninstalled_nothing_is_caught(&stage, Answer::is_missed).await?;
     the_warning_binding_admits_warns_and_notes(&stage).await?;
-    stage.kubectl_apply("61-guard.yaml").await?;
+    stage.kubectl_apply("61-admission-guard.yaml").await?;
     stage.until("refusals again", &asking("shop", "web")?, Answer::is_missed).await?;
 
-    stage.kubectl_apply("60-hold.yaml").await?;
+    stage.kubectl_apply("60-admission-hold.yaml").await?;
     stage.until("hold", &asking("shop", "web")?, Answer::is_held).await?;
     the_label_on_a_namespace_or_a_pod_exempts(&stage, Answer::is_held).await?;
     where_linkerd_is_uninstalled_nothing_is_caught(&stage, Answer::is_held).await?;
@@ -196,17 +196,18 @@ async fn the_labelled_bindings_are_for_labelled_namespaces_only(stage: &Stage) -
     stage.until("refused where labelled", &asking("storm", "web")?, Answer::is_missed).await?;
     ensure!(!is_caught(stage, &asking("shop", "web")?, Answer::is_missed).await?, "shop is guarded");
     // Back to the first ones, of which nothing of the others is left.
-    stage.kubectl_apply("61-guard.yaml").await?;
+    stage.kubectl_apply("61-admission-guard.yaml").await?;
     stage.until("refusals everywhere", &asking("shop", "web")?, Answer::is_missed).await?;
-    stage.kubectl_apply("60-hold.yaml").await?;
+    stage.kubectl_apply("60-admission-hold.yaml").await?;
     stage.until("held everywhere", &asking("shop", "web")?, Answer::is_held).await
 }
 
 /// Whatever is wrong with its expressions one day: what is exempt is sorted out before they are looked at.
 async fn a_policy_that_fails_leaves_exempt_namespaces_alone(stage: &Stage) -> Result<()> {
-    for (file, field) in
-        [("61-guard.yaml", "/spec/validations/0/expression"), ("60-hold.yaml", "/spec/variables/0/expression")]
-    {
+    for (file, field) in [
+        ("61-admission-guard.yaml", "/spec/validations/0/expression"),
+        ("60-admission-hold.yaml", "/spec/variables/0/expression"),
+    ] {
         let mut policy = documents(file)?.into_iter().next().context("a policy")?;
         *policy.pointer_mut(field).context("an expression")? = "dyn(object).spec.nothing == 1 ? [] : []".into();
         if file.contains("guard") {
@@ -220,7 +221,7 @@ async fn a_policy_that_fails_leaves_exempt_namespaces_alone(stage: &Stage) -> Re
         stage.until("an expression that fails", &asking("shop", "web")?, failing).await?;
         ensure!(!is_caught(stage, &asking("exempt", "web")?, Answer::is_held).await?, "an exempt namespace");
         stage.apply(&documents(file)?[0]).await?;
-        stage.kubectl_apply("60-hold.yaml").await?;
+        stage.kubectl_apply("60-admission-hold.yaml").await?;
         stage.until("whole again", &asking("shop", "web")?, Answer::is_held).await?;
     }
     Ok(())

@@ -22,7 +22,7 @@ async fn agents_ask_for_little_and_have_the_rights_to_that_and_no_more() -> Resu
     // It will have to be found out that this one was there before.
     stage.node("node-2", json!({})).await?;
     apply_what_runs(&stage).await?;
-    let rights = rights(&["30-rights.yaml"])?;
+    let rights = rights(&["30-agent-rbac.yaml"])?;
     until_rights_count(&stage, ACCOUNT, &rights).await?;
     for node in ["node-0", "node-1"] {
         stage.node_of_an_earlier_boot(node).await?;

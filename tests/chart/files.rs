@@ -33,7 +33,7 @@ const DIRECTORIES: [Directory; 2] = [
         kubernetes: Kubernetes::Newer,
         own: &[
             File {
-                name: "60-hold.yaml",
+                name: "60-admission-hold.yaml",
                 templates: &["admission/hold.yaml", "admission/hold-binding.yaml"],
                 settings: &[],
             },
@@ -43,7 +43,7 @@ const DIRECTORIES: [Directory; 2] = [
                 settings: &[("admissionNamespaces", "\"labelled\"")],
             },
             File {
-                name: "optional/73-born-closed.yaml",
+                name: "optional/73-node-born-closed.yaml",
                 templates: &["admission/born-closed.yaml"],
                 settings: &[("agent.bornClosed", "true")],
             },
@@ -64,7 +64,7 @@ const DIRECTORIES: [Directory; 2] = [
 const FILES: &[File] = &[
     File { name: "10-namespaces.yaml", templates: &["namespaces.yaml"], settings: &[("createNamespaces", "true")] },
     File {
-        name: "20-confinement.yaml",
+        name: "20-agent-policies.yaml",
         templates: &[
             "agent/confinement/nodes.yaml",
             "agent/confinement/pods.yaml",
@@ -76,7 +76,7 @@ const FILES: &[File] = &[
         settings: &[],
     },
     File {
-        name: "30-rights.yaml",
+        name: "30-agent-rbac.yaml",
         templates: &[
             "agent/rights/cluster.yaml",
             "agent/rights/own-namespace.yaml",
@@ -86,9 +86,9 @@ const FILES: &[File] = &[
         settings: &[],
     },
     File { name: "35-flow-control.yaml", templates: &["flow-control.yaml"], settings: &[] },
-    File { name: "40-daemonset.yaml", templates: &["agent/daemonset.yaml"], settings: &[] },
+    File { name: "40-agent.yaml", templates: &["agent/daemonset.yaml"], settings: &[] },
     File {
-        name: "50-controller-confinement.yaml",
+        name: "50-controller-policies.yaml",
         templates: &[
             "controller/confinement/pods.yaml",
             "controller/confinement/ungate.yaml",
@@ -101,7 +101,7 @@ const FILES: &[File] = &[
         settings: &[],
     },
     File {
-        name: "51-controller-rights.yaml",
+        name: "51-controller-rbac.yaml",
         templates: &[
             "controller/rights/cluster.yaml",
             "controller/rights/own-namespace.yaml",
@@ -114,15 +114,19 @@ const FILES: &[File] = &[
         templates: &["controller/deployment.yaml", "controller/disruption-budget.yaml"],
         settings: &[],
     },
-    File { name: "61-guard.yaml", templates: &["admission/guard.yaml", "admission/guard-binding.yaml"], settings: &[] },
-    File { name: "62-release.yaml", templates: &["admission/release.yaml"], settings: &[] },
     File {
-        name: "optional/70-eviction.yaml",
+        name: "61-admission-guard.yaml",
+        templates: &["admission/guard.yaml", "admission/guard-binding.yaml"],
+        settings: &[],
+    },
+    File { name: "62-admission-release.yaml", templates: &["admission/release.yaml"], settings: &[] },
+    File {
+        name: "optional/70-controller-eviction-rbac.yaml",
         templates: &["controller/rights/eviction.yaml"],
         settings: &[("controller.eviction", "true")],
     },
     File {
-        name: "optional/74-successors.yaml",
+        name: "optional/74-controller-successors-rbac.yaml",
         templates: &["controller/rights/successors.yaml"],
         settings: &[("controller.eviction", "true")],
     },

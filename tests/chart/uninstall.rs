@@ -114,8 +114,9 @@ impl Stage {
         let nodes: Api<Node> = Api::all(client.clone());
         let jobs: Api<Job> = Api::namespaced(client, "default");
         let any: Pod = object(&pod("any").running("app:test").json())?;
-        // The policy counts from here on.
-        until_refused(ACCOUNT, async || pods.create(&PostParams::default(), &any).await.map(drop)).await?;
+        // The policy counts from here on. Until then such a pod may be created, which is not `any`.
+        let early: Pod = object(&pod("early").running("app:test").json())?;
+        until_refused(ACCOUNT, async || pods.create(&PostParams::default(), &early).await.map(drop)).await?;
 
         let dry = PatchParams { dry_run: true, ..PatchParams::default() };
         let merge = |value: Value| Patch::Merge(value);

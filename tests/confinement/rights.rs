@@ -157,10 +157,10 @@ fn the_manifests_give_exactly_the_rights_that_are_written_down() -> Result<()> {
     let roles: Vec<Value> = roles.collect();
     ensure!(roles.is_empty(), "somebody else's: {roles:#?}");
 
-    let eviction = given(CONTROLLER, &optional("70-eviction.yaml")?)?;
+    let eviction = given(CONTROLLER, &optional("70-controller-eviction-rbac.yaml")?)?;
     let right = (None, "pods/eviction".to_owned(), None, "create".to_owned());
     ensure!(eviction == BTreeSet::from([right]), "{eviction:#?}");
-    let successors = given(CONTROLLER, &optional("74-successors.yaml")?)?;
+    let successors = given(CONTROLLER, &optional("74-controller-successors-rbac.yaml")?)?;
     let right = (None, "pods".to_owned(), None, "create".to_owned());
     ensure!(successors == BTreeSet::from([right]), "{successors:#?}");
     Ok(())

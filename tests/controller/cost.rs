@@ -26,8 +26,8 @@ async fn the_controller_has_the_rights_to_what_it_does_and_no_more() -> Result<(
     let stage = Stage::before_installation().await?;
     stage.cluster.create_namespace(&object(namespace(SHOP).asking().json())?).await?;
     apply_what_runs(&stage).await?;
-    apply(&stage, "optional/70-eviction.yaml").await?;
-    let rights = rights(&["51-controller-rights.yaml", "optional/70-eviction.yaml"])?;
+    apply(&stage, "optional/70-controller-eviction-rbac.yaml").await?;
+    let rights = rights(&["51-controller-rbac.yaml", "optional/70-controller-eviction-rbac.yaml"])?;
     until_rights_count(&stage, ACCOUNT, &rights).await?;
 
     // One for each way in which a pod is replaced.
@@ -103,7 +103,7 @@ async fn node_without_agent(stage: &Stage, name: &str) -> Result<()> {
 
 /// An owner of each of the four kinds, whose pods the guard refuses.
 async fn refuse_four(stage: &Stage) -> Result<()> {
-    apply(stage, "61-guard.yaml").await?;
+    apply(stage, "61-admission-guard.yaml").await?;
     let pods: Api<Pod> = Api::namespaced(stage.cluster.client().await?, SHOP);
     let asked: Pod = object(pod_named("asked").json())?;
     let dry_run = PostParams { dry_run: true, ..PostParams::default() };

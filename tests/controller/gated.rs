@@ -26,7 +26,7 @@ pub async fn holding() -> Result<Stage> {
     let stage = opened().await?;
     stage.cluster.start_kwok().await?;
     stage.cluster.fake_nodes(4).await?;
-    apply(&stage, "60-hold.yaml").await?;
+    apply(&stage, "60-admission-hold.yaml").await?;
     // Policies count a moment after they were written.
     let asked: Pod = object(pod_named("asked").json())?;
     let dry_run = PostParams { dry_run: true, ..PostParams::default() };

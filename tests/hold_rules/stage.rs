@@ -132,7 +132,7 @@ impl Stage {
     /// The same with hold and guard, as the default for Kubernetes 1.36 and later has them.
     pub async fn with_admission(options: ApiOptions) -> Result<Self> {
         let stage = Self::set(options).await?;
-        for file in ["60-hold.yaml", "61-guard.yaml", "62-release.yaml"] {
+        for file in ["60-admission-hold.yaml", "61-admission-guard.yaml", "62-admission-release.yaml"] {
             stage.apply(&repository("deploy/manifests").join(file)).await?;
         }
         stage.injector_is_down().await?;

@@ -174,7 +174,7 @@ impl Stage {
     }
 
     async fn apply(&self) -> Result<()> {
-        let guard = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/manifests/61-guard.yaml");
+        let guard = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/manifests/61-admission-guard.yaml");
         let output = Command::new(self.cluster.kubectl()).args(["apply", "--filename"]).arg(guard).output().await?;
         ensure!(output.status.success(), "cannot install:\n{}", String::from_utf8_lossy(&output.stderr));
         Ok(())

@@ -58,7 +58,7 @@ pub async fn measure(stage: &Stage, table: &mut Table) -> Result<()> {
         empty.into_iter().flat_map(|(name, place, again)| policy(name, place, again, NOTHING)).collect();
     stage.kubectl("apply", written(&empty)?.path()).await?;
     let manifests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/manifests");
-    for file in ["60-hold.yaml", "61-guard.yaml"] {
+    for file in ["60-admission-hold.yaml", "61-admission-guard.yaml"] {
         stage.kubectl("apply", &manifests.join(file)).await?;
     }
     stage.injector.suffer(Fault::Absent).await?;

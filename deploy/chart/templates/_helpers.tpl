@@ -55,6 +55,21 @@ system:serviceaccount:{{ .Release.Namespace }}:linkerd-gate-controller
 {{- end -}}
 {{- end }}
 
+{{/* The standard labels of an object of this component: https://helm.sh/docs/chart_best_practices/labels. `helm template` prints the
+first three only: what kubectl applies belongs to no release. */}}
+{{- define "linkerd-gate.labels" -}}
+{{- $root := first . -}}
+app.kubernetes.io/name: linkerd-gate
+app.kubernetes.io/component: {{ last . }}
+app.kubernetes.io/part-of: Linkerd
+{{- if eq (include "linkerd-gate.isInstalled" $root) "true" }}
+app.kubernetes.io/instance: {{ $root.Release.Name | quote }}
+app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ $root.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" }}
+{{- end }}
+{{- end }}
+
 {{/* The image, by digest if it is set. */}}
 {{- define "linkerd-gate.image" -}}
 {{- with .Values.image -}}
@@ -87,7 +102,7 @@ metadata:
 
 {{/* The namespace of dry-run pods. */}}
 {{- define "linkerd-gate.probeNamespace" -}}
-# The namespace of the dry-run pods that prove injection. No pod ever runs here (20-confinement.yaml).
+# The namespace of the dry-run pods that prove injection. No pod ever runs here (20-agent-policies.yaml).
 apiVersion: v1
 kind: Namespace
 metadata:

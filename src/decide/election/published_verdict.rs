@@ -344,7 +344,7 @@ mod tests {
             ["kube-system/015"],
             "those that are left out are somewhere"
         );
-        // A name of a node or a DaemonSet has 253 characters at most, and the annotation 32 KiB (20-confinement.yaml).
+        // A name of a node or a DaemonSet has 253 characters at most, and the annotation 32 KiB (20-agent-policies.yaml).
         let longest = |set: u32| format!("kube-system/{set:0253}");
         let nodes = |set: u32| (0..5).map(|node| format!("{:0253}", set * 5 + node)).collect();
         let wide = (0..16).map(|set| (longest(set), nodes(set))).collect();

@@ -12,7 +12,7 @@ use crate::rights::{Question, Rights};
 use crate::stage::{NAMESPACE, PATIENCE, PROBE, Stage, manifests, optional};
 use crate::write::{Write, get, send};
 
-/// What the controller needs. Eviction is not among it (`optional/70-eviction.yaml`).
+/// What the controller needs. Eviction is not among it (`optional/70-controller-eviction-rbac.yaml`).
 pub const RIGHTS: [Rights; 17] = [
     (None, "pods", None, &["list", "watch", "patch", "delete"]),
     (None, "namespaces", None, &["list", "watch"]),
@@ -178,8 +178,8 @@ async fn evicts_once_it_may(stage: &Stage) -> Result<()> {
     let evict = Write::create(&format!("{path}/eviction"), &eviction);
     let refused = send(&controller, &evict).await;
     ensure!(refused.as_ref().is_err_and(|refusal| refusal.code == 403), "{refused:?}");
-    ensure!(optional("70-eviction.yaml")?.len() == 2, "another right than that");
-    kubectl(stage, &["apply", "--validate=strict", "--filename", "optional/70-eviction.yaml"]).await?;
+    ensure!(optional("70-controller-eviction-rbac.yaml")?.len() == 2, "another right than that");
+    kubectl(stage, &["apply", "--validate=strict", "--filename", "optional/70-controller-eviction-rbac.yaml"]).await?;
     // RBAC follows a change a moment later.
     let evicted = async {
         loop {
@@ -197,8 +197,9 @@ async fn evicts_once_it_may(stage: &Stage) -> Result<()> {
     let trying = create().dry_run();
     let refused = send(&controller, &trying).await;
     ensure!(refused.as_ref().is_err_and(|refusal| refusal.code == 403), "{refused:?}");
-    ensure!(optional("74-successors.yaml")?.len() == 2, "another right than that");
-    kubectl(stage, &["apply", "--validate=strict", "--filename", "optional/74-successors.yaml"]).await?;
+    ensure!(optional("74-controller-successors-rbac.yaml")?.len() == 2, "another right than that");
+    kubectl(stage, &["apply", "--validate=strict", "--filename", "optional/74-controller-successors-rbac.yaml"])
+        .await?;
     let counts = async {
         loop {
             match send(&controller, &trying).await {

@@ -70,7 +70,7 @@ pub fn complete(pods: &Pods, count: usize) -> bool {
 /// Takes the injector away and puts the guard there.
 pub async fn refuse(stage: &Stage) -> Result<()> {
     stage.injector.suffer(Fault::Absent).await?;
-    let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/manifests/61-guard.yaml");
+    let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/manifests/61-admission-guard.yaml");
     for document in serde_saphyr::from_multiple::<Value>(&std::fs::read_to_string(file)?)? {
         apply(stage, document).await?;
     }

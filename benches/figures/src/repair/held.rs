@@ -50,7 +50,7 @@ const OWNERS: [(&str, usize, usize); 5] = [
 /// Returns the least that so many pods take: a client that creates them at once, with the injector up.
 pub(super) async fn measure(gate: &Gate, table: &mut Table) -> Result<Duration> {
     let stage = set(NODES, &HURRIED).await?;
-    for file in ["60-hold.yaml", "61-guard.yaml"] {
+    for file in ["60-admission-hold.yaml", "61-admission-guard.yaml"] {
         apply(&stage, file).await?;
     }
     stage.rise().await?;

@@ -152,6 +152,6 @@ async fn by_themselves(time: Duration) -> Result<usize> {
 
 /// Puts the guard there, and waits until it refuses.
 async fn guard(stage: &Stage) -> Result<()> {
-    apply(stage, "61-guard.yaml").await?;
+    apply(stage, "61-admission-guard.yaml").await?;
     until_asked(stage, "the guard refuses", |pod| pod.is_none()).await
 }
