@@ -25,7 +25,7 @@ test: lint ## Run every check and every test, on genuine Kubernetes parts that i
 	cargo test --locked --workspace
 
 # Tests that need neither root nor a part of Kubernetes.
-CHECKED := layers reference corpus cluster_api cluster_api_repair cluster_by_hand cluster_held_pod cluster_uninstall manifests serve
+CHECKED := layers words reference corpus cluster_api cluster_api_repair cluster_manual_override cluster_held_pod cluster_uninstall manifests serve
 
 .PHONY: check
 check: ## Check format and lints, run unit tests and the scripted API server; no root, no Kubernetes (under 3 min, once built)

@@ -94,7 +94,7 @@ pub const TABLE: &[Row] = &[
         "breaker_open_owners",
         "Owners that are left alone because what they made instead came back without a proxy three times",
     ),
-    gauge(Roles::Controller, "retrying_owners", "Owners that were nudged and have shown nothing yet"),
+    gauge(Roles::Controller, "retrying_owners", "Owners that were retried, and have no result yet"),
     gauge(
         Roles::Controller,
         "retry_window_owners",
@@ -215,7 +215,7 @@ pub struct Metrics {
     pub replacement_window_pods: Gauge,
     /// Owners that are left alone.
     pub breaker_open_owners: Gauge,
-    /// Owners that were nudged and have shown nothing yet.
+    /// Owners that were retried, and have no result yet.
     pub retrying_owners: Gauge,
     /// How many may be.
     pub retry_window_owners: Gauge,

@@ -157,7 +157,7 @@ async fn where_nothing_is_left_it_says_so_and_writes_nothing() {
     let (told, refused) =
         uninstall(true, absent(vec![get(PODS, list(&json!([])))], &json!([]), &json!([]), vec![])).await;
     assert!(refused.is_empty(), "{refused}");
-    assert!(told.starts_with("deployment/linkerd-gate-controller -n linkerd-gate: is not there\n"), "{told}");
+    assert!(told.starts_with("deployment/linkerd-gate-controller -n linkerd-gate: is missing\n"), "{told}");
     assert!(told.contains("pods: none is held\n") && told.contains("\ndone: "), "{told}");
 }
 

@@ -107,7 +107,7 @@ fn object(node: &Node) -> String {
     format!("node/{}", node.metadata.name.as_deref().unwrap_or_default())
 }
 
-/// A node is closed when it boots, and kubelet says when that made it ready. The taint itself has no time of its own: only
+/// A node is closed when it boots, and kubelet says when that made it ready. The taint itself has no time: only
 /// `NoExecute` has.
 fn since(node: &Node) -> Option<String> {
     let conditions = node.status.as_ref()?.conditions.as_ref()?;

@@ -1,4 +1,4 @@
-//! Pods: how many are outside the mesh, of whom, why, and what to type.
+//! Pods: how many are outside the mesh, their owners, why, and the next command.
 
 use super::{
     Check, State,

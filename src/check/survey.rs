@@ -77,7 +77,7 @@ pub struct Survey {
     pub rows: BTreeMap<Owner, Row>,
     /// Pods with Linkerd's label and without its proxy, as `pod/NAME -n NAMESPACE`.
     pub forged: Vec<String>,
-    /// Pods with an annotation of their own that breaks the injector's patch, and its key.
+    /// Pods whose own annotation breaks the injector's patch, and its key.
     pub broken: Vec<(String, String)>,
     /// How many proxies there are of each version.
     pub proxies: BTreeMap<String, usize>,

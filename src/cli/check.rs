@@ -39,7 +39,7 @@ pub struct CheckArguments {
     #[arg(long, short, value_parser = pod_name::namespace)]
     pub namespace: Option<String>,
 
-    /// For how long to look again while there is an error, such as 5m [default: look once]
+    /// For how long to check again while there is an error, such as 5m [default: check once]
     #[arg(long, value_name = "TIME", value_parser = wait)]
     pub wait: Option<Duration>,
 

@@ -81,7 +81,7 @@ pub enum Command {
     /// Look at the cluster and say what is wrong, why, and what to type; changes nothing
     #[command(
         long_about = "Looks at linkerd-gate, at Linkerd as the creation of a pod meets it, at nodes and at pods: how many are outside \
-                      the mesh, of whom, why, what to type, and what the next power cut would do. Reads only; a dry-run pod that is \
+                      the mesh, their owners, why, what to type, and what the next power cut would do. Reads only; a dry-run pod that is \
                       never stored shows whether injection works. What may not be read is named, and the rest is checked. `linkerd \
                       gate check` is the same.",
         after_help = check::EXIT_CODES,

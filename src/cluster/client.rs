@@ -100,7 +100,7 @@ pub struct Person {
 /// A client with a person's rights. In a pod without a kubeconfig those are its service account's.
 ///
 /// # Errors
-/// A kubeconfig that is not there, cannot be read, or has no such context.
+/// A kubeconfig that is missing, cannot be read, or has no such context.
 pub async fn of_person(person: &Person) -> Result<Client, ClientError> {
     access_of_person(person).await?.client()
 }

@@ -25,7 +25,7 @@ struct Head {
 /// One object, as JSON.
 ///
 /// # Errors
-/// An object that is not there, or may not be read; `right` says which right that takes.
+/// An object that is missing, or may not be read; `right` says which right that takes.
 pub async fn object(client: &Client, path: &str, right: &str) -> Result<String, Refused> {
     let request = Request::get(path).body(Vec::new()).map_err(|error| Refused::Unreachable(error.to_string()))?;
     client.request_text(request).await.map_err(|error| Refused::of(&error, right))

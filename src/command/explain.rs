@@ -59,14 +59,14 @@ pub struct Explain {
     /// Linkerd's value `identity.serviceAccountTokenProjection`, which no file tells.
     pub token_projection: TokenProjection,
 
-    /// For whom.
+    /// The output format.
     pub output: Output,
 
     /// What makes it a failure.
     pub fail_on: Vec<Finding>,
 }
 
-/// For whom an explanation is written.
+/// The output format of an explanation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum Output {
     /// For a person

@@ -157,7 +157,7 @@ impl<W: Write> Run<'_, W> {
             Ok(Some(uid)) => uid,
             Ok(None) => {
                 self.no_controller |= workload == CONTROLLER.0;
-                return self.say(&what, "is not there", "is not there");
+                return self.say(&what, "is missing", "is missing");
             }
             Err(refused) => {
                 self.failed(&what, refused);
@@ -196,7 +196,7 @@ impl<W: Write> Run<'_, W> {
                     self.holds |= binding == Binding::Mutating && name == BINDINGS[0].1;
                     self.say(&what, "deleted", "would be deleted")?;
                 }
-                Ok(false) => self.say(&what, "is not there", "is not there")?,
+                Ok(false) => self.say(&what, "is missing", "is missing")?,
                 Err(refused) => self.failed(&what, refused),
             }
         }
@@ -406,7 +406,7 @@ impl<W: Write> Run<'_, W> {
             };
             match found {
                 Ok(true) => self.say(&what, "deleted", "would be deleted")?,
-                Ok(false) => self.say(&what, "is not there", "is not there")?,
+                Ok(false) => self.say(&what, "is missing", "is missing")?,
                 Err(refused) => self.failed(&what, refused),
             }
         }

@@ -341,7 +341,7 @@ pub const AGENT: &[Variable] = &[
         default: "4192",
         accepted: "a port from 1 to 65535",
         example: "4192",
-        purpose: "The port of /gate, /live, /ready and /metrics, on every address of the node. `wait` asks 4192 unless it is told \
+        purpose: "The port of /gate, /live, /ready and /metrics, on every address of the node. `wait` asks 4192 unless configured \
                   otherwise (LINKERD_GATE_AGENT_ADDRESS).",
     },
     Variable {

@@ -86,7 +86,7 @@ pub async fn measure(stage: Stage, gate: &Gate, table: &mut Table) -> Result<()>
     let waits = crowd(&stage, gate, &mut agent, WAITS).await?;
     hold(&waits, &agent, table).await?;
     let released = release(&stage, &agent, waits).await?;
-    let how = format!("{how}; kubectl {} processes, from the instant before the API server is told", KUBECTL.1);
+    let how = format!("{how}; kubectl {} processes, from the instant before the API server gets the change", KUBECTL.1);
     for (name, percent) in RELEASED {
         table.figure(name, "ms", &how).value(GATE, released.percentile(percent));
     }

@@ -202,7 +202,7 @@ impl Deeds {
         let late = writes.iter().filter(|request| request.code == Some(409)).count();
         let how = "audit log, from the first agent's start to the last node open";
         table.figure("300 agents: writes of the Lease until open", "", how).value(GATE, number(writes.len()));
-        table.figure("300 agents: of these, overtaken by another", "", how).value(GATE, number(late));
+        table.figure("300 agents: of these, in conflict with one", "", how).value(GATE, number(late));
     }
 
     fn tell_rest(&self, (began, ended, window): (Timestamp, Timestamp, Duration), table: &mut Table) {

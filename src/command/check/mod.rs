@@ -35,7 +35,7 @@ pub enum Output {
 pub struct Arguments {
     /// What is read.
     pub scope: Scope,
-    /// For how long to look again while there is an error.
+    /// For how long to check again while there is an error.
     pub wait: Option<Duration>,
     /// The output format.
     pub output: Output,

@@ -79,7 +79,7 @@ pub struct Explanation {
     /// A key for each of the warnings, in their order.
     pub warning_keys: Vec<&'static str>,
 
-    /// What was assumed for want of better knowledge.
+    /// What was assumed because it is not known.
     pub assumptions: Vec<String>,
 
     /// What to do, if anything.

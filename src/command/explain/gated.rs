@@ -18,7 +18,7 @@ pub(super) fn next(subject: &Subject, pod: &Pod, namespace: &str, decision: &Inj
         hold::GATE
     );
     let repaired = match (decision, &subject.maker) {
-        (Injection::Inject(_) | Injection::Conditional(_), Maker::Nobody) => format!(
+        (Injection::Inject(_) | Injection::Conditional(_), Maker::NoOwner) => format!(
             "no controller owns it: once the injector answers, `linkerd-gate recreate {pod}` creates it again, in the mesh"
         ),
         (Injection::Inject(_) | Injection::Conditional(_), maker) => format!(
@@ -40,7 +40,7 @@ pub(super) fn next(subject: &Subject, pod: &Pod, namespace: &str, decision: &Inj
 
 fn kind(maker: &Maker) -> &str {
     match maker {
-        Maker::Nobody => "owner",
+        Maker::NoOwner => "owner",
         Maker::Job(_) | Maker::JobElsewhere => "Job",
         Maker::Other(kind) => kind,
     }

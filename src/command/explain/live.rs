@@ -31,7 +31,7 @@ pub struct Live {
     pub missed: bool,
     /// Linkerd's value `identity.serviceAccountTokenProjection`.
     pub token_projection: TokenProjection,
-    /// For whom.
+    /// The output format.
     pub output: Output,
     /// What makes it a failure.
     pub fail_on: Vec<Finding>,
@@ -51,7 +51,7 @@ struct MissedRow<'a> {
 /// Explains what is in a cluster.
 ///
 /// # Errors
-/// A cluster that cannot be asked, an object that is not there, and an output that cannot be written.
+/// A cluster that cannot be asked, a missing object, and an output that cannot be written.
 pub async fn run(
     access: &Person,
     live: &Live,
@@ -119,7 +119,7 @@ async fn explain(
             }
         }
     };
-    // What is not there, or may not be read, stops nothing else: it is told at the end.
+    // A missing or unreadable object stops nothing else: it is reported at the end.
     let mut refused = Vec::new();
     for (kind, names) in &live.kinds {
         let path = kind.path(live.namespace.as_deref());

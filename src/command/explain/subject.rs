@@ -53,7 +53,7 @@ pub(super) struct Limits {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Maker {
     /// No controller: a person or a program made it.
-    Nobody,
+    NoOwner,
 
     /// A Job, with this policy.
     Job(Option<PodFailurePolicy>),
@@ -81,7 +81,7 @@ impl Maker {
     pub(super) fn of(metadata: &ObjectMeta) -> Self {
         let owners = metadata.owner_references.as_deref().unwrap_or_default();
         match owners.iter().find(|owner| owner.controller == Some(true)) {
-            None => Self::Nobody,
+            None => Self::NoOwner,
             Some(owner) if owner.kind == "Job" && owner.api_version.starts_with("batch/") => Self::JobElsewhere,
             Some(owner) => Self::Other(owner.kind.clone()),
         }

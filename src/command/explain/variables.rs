@@ -31,7 +31,7 @@ pub(super) const FIELDS: [(&str, &str); 7] = [
 /// The variables by which a missed pod may start. What their value is where the pod does not tell it is not guessed.
 const DECIDING: [&str; 2] = ["LINKERD_GATE_ON_MISSED", "LINKERD_GATE_ON_TIMEOUT"];
 
-/// What `wait` does to a pod that nobody injected.
+/// What `wait` does to a pod without a proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Effect {
     /// It waits until Linkerd is ready, and then lets the pod start outside the mesh.

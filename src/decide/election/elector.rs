@@ -268,14 +268,14 @@ impl Elector {
             self.failure = Some(format!("the API server did not answer in {WRITE_DEADLINE:?}"));
             self.retry_at = Some(now + pause(Pause::Retry));
         }
-        let stance = self.observer.state(&self.me, now);
+        let state = self.observer.state(&self.me, now);
         let limit = if self.write.is_none() && self.unanswered.is_empty() { RENEW_DEADLINE } else { LEASE_DURATION };
         if let Some(tenure) = &mut self.tenure {
             let since = now.saturating_sub(tenure.renewed);
             let lost = if since >= limit {
                 let stopped = || "this process was stopped".to_owned();
                 Some(LossReason::Unrenewed { since, why: self.failure.take().unwrap_or_else(stopped) })
-            } else if let (LeaseState::Follow { .. }, Some(holder)) = (&stance, self.observer.holder()) {
+            } else if let (LeaseState::Follow { .. }, Some(holder)) = (&state, self.observer.holder()) {
                 Some(LossReason::To(holder.clone()))
             } else {
                 None
@@ -314,7 +314,7 @@ impl Elector {
         if let Some(retry) = self.retry_at.filter(|retry| now < *retry) {
             return wait(Some(retry));
         }
-        let (why, due) = match (&self.tenure, stance) {
+        let (why, due) = match (&self.tenure, state) {
             (Some(Tenure { renewed, why, .. }), _) => {
                 let regular = *renewed + RENEW_INTERVAL;
                 let due = news.map_or(regular, |news| regular.min(*renewed + news));

@@ -24,7 +24,7 @@ pub const PATIENCE: Duration = Duration::from_mins(1);
 pub const TRUST: Duration = Duration::from_secs(5);
 
 /// How long an owner is remembered after the last act, if nothing came back missed. (If something did: as long as one is left
-/// alone, so that strikes add up however slowly they come.)
+/// alone, so that failures add up however slowly they come.)
 const REMEMBERED: Duration = Duration::from_mins(10);
 
 /// The pause after the first failure of an act; it doubles with each.

@@ -43,7 +43,7 @@ pub(super) async fn ask(
             biased;
             changed = addresses.changed() => {
                 if changed.is_err() {
-                    // The steward is gone, and with it the process.
+                    // The node reconciler has ended, and with it the process.
                     std::future::pending::<()>().await;
                 }
                 proving.reset();

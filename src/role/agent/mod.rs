@@ -115,14 +115,14 @@ async fn start(settings: AgentSettings, shutdown: impl Future<Output = &'static 
         gate: gate_sink,
         face: face_sink,
     };
-    let mut steward = NodeReconciler::new(Arc::clone(&context), follower, ends);
+    let mut reconciler = NodeReconciler::new(Arc::clone(&context), follower, ends);
     let mut election = Election::new(Arc::clone(&context), lease, gate);
     let mut served = Box::pin(serve(context.settings.port, Arc::clone(&context.metrics), face, ended));
 
     let signal = tokio::select! {
         biased;
         signal = shutdown => signal,
-        never = steward.run() => match never {},
+        never = reconciler.run() => match never {},
         never = election.run() => match never {},
         never = ask_identity => match never {},
         never = &mut follow_node => match never {},
@@ -132,14 +132,14 @@ async fn start(settings: AgentSettings, shutdown: impl Future<Output = &'static 
         () = &mut served => return Ok(Exit::Internal),
     };
     info!(signal, "shutting down");
-    let farewell = async {
+    let step_down = async {
         // The node first: the Lease expires by itself.
-        steward.leave().await;
+        reconciler.leave().await;
         election.step_down().await;
     };
     tokio::select! {
         biased;
-        () = farewell => {}
+        () = step_down => {}
         // Kubelet writes its Node in the same moments: the last write has to see that.
         never = follow_node => match never {},
         never = follow_lease => match never {},

@@ -7,7 +7,7 @@
 //!  leader ── the Lease ──► the one that leads:
 //!    watches ──► prover ──► gate ──► repairer ──► removals      ┐
 //!       └──────────────────────────► nudger ────► nudges        ├─► Events, by the scribe
-//!       └──────────────────────────► opener ────► nodes' taint  ┘
+//!       └──────────────────────────► orphan_nodes ► nodes' taint ┘
 //! ```
 //!
 //! Each loop acts only on the controller's own proof, with a Lease that was renewed within [`RENEW_DEADLINE`], and

@@ -21,7 +21,7 @@ const FIRST_LISTS: Duration = Duration::from_secs(3);
 /// A proof is worth nothing once it is this old: this process was stopped, or a look does not end.
 const KEEPS: Duration = Duration::from_secs(45);
 
-/// Proves for ever. `reprove` is an instant after which injection has to be proven anew, whatever was proven before.
+/// Proves for ever. `reprove` is an instant after which injection must be proven again, whatever was proven before.
 pub(super) async fn run(
     context: Arc<Context>,
     seen: Watched,

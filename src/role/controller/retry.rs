@@ -92,7 +92,7 @@ impl OwnerRetrier {
         prover::proven(&self.gate.borrow_and_update(), now).filter(|_| free && leads(&self.renewed))
     }
 
-    /// Who is to be nudged now, and when to look again at the latest.
+    /// The owners to retry now, and when to check again at the latest.
     fn step(&mut self) -> (Vec<OwnerRetry>, Option<Duration>) {
         let now = self.context.now();
         let proven = self.proven(now);

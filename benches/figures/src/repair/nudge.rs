@@ -38,7 +38,7 @@ const RATIO: f64 = 2.0;
 
 pub(super) async fn measure(gate: &Gate, table: &mut Table, least: Duration) -> Result<()> {
     let five_hundred = recover(gate, 500, &HURRIED).await?;
-    let how = "from the log line of the first nudges to the last pod, looked at every 50 ms; ReplicaSets, StatefulSets, DaemonSets \
+    let how = "from the log line of the first retries to the last pod, looked at every 50 ms; ReplicaSets, StatefulSets, DaemonSets \
                and Jobs in equal parts, refused for 45 s; the controller manager's clients unhindered (--kube-api-qps=1000)";
     let took = five_hundred.took.as_secs_f64();
     table
@@ -52,7 +52,7 @@ pub(super) async fn measure(gate: &Gate, table: &mut Table, least: Duration) -> 
         .target("≤ 2", Target::Missable(ratio <= RATIO));
     let how = "in the same time from the injector's return, in another run: how many of 500 go on by themselves";
     let alone = by_themselves(five_hundred.took).await?;
-    table.figure("500 refused owners: without nudges", "", how).value(GATE, number(alone));
+    table.figure("500 refused owners: without retries", "", how).value(GATE, number(alone));
 
     let by_default = recover(gate, 500, &[]).await?;
     let how = "the same with the controller manager's own defaults, 20 requests a second for each controller";
@@ -67,7 +67,7 @@ pub(super) async fn measure(gate: &Gate, table: &mut Table, least: Duration) -> 
     let how = "counted by the injector's stand-in, proofs included";
     table.figure("1,000 refused owners: calls of the injector at once", "", how).value(GATE, number(thousand.calls));
     let how = "audit log: patches of owners";
-    table.figure("1,000 refused owners: nudges", "", how).value(GATE, number(thousand.nudges));
+    table.figure("1,000 refused owners: retries", "", how).value(GATE, number(thousand.nudges));
     Ok(())
 }
 

@@ -62,7 +62,7 @@ impl Entry {
 /// The entry, and what it does.
 pub(super) struct Found {
     pub(super) entry: Entry,
-    /// What it does to a pod that nobody injected; nothing where it does not get as far as that.
+    /// What it does to a pod without a proxy; nothing where it does not get as far as that.
     pub(super) effect: Option<Effect>,
 }
 

@@ -222,7 +222,7 @@ impl Remarks {
                 self.note("exit_policy", text);
                 return;
             }
-            Maker::Nobody | Maker::Other(_) => {
+            Maker::NoOwner | Maker::Other(_) => {
                 let text = format!(
                     "{WHAT} is for Jobs: here nothing replaces a pod for it, and the container only restarts in place"
                 );
@@ -257,7 +257,7 @@ impl Remarks {
             self.wrong("replace_token", text);
         }
         match maker {
-            Maker::Nobody => {
+            Maker::NoOwner => {
                 self.wrong("replace_owner", format!("{WHAT} deletes the pod, which has no owner to create it again"));
             }
             Maker::Job(_) | Maker::JobElsewhere => {
@@ -298,7 +298,7 @@ impl Remarks {
         let servers = spec.and_then(|spec| spec.dns_config.as_ref()).and_then(|config| config.nameservers.as_ref());
         let servers = servers.is_some_and(|servers| !servers.is_empty());
         match policy {
-            // With servers of its own it may ask the cluster's.
+            // With its own servers it may ask the cluster's.
             "None" | "Default" | "ClusterFirst" if servers && (policy != "ClusterFirst" || on_host(pod)) => {
                 self.note("dns", "Linkerd's names resolve only if one of dnsConfig's nameservers knows the cluster's");
             }

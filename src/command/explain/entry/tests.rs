@@ -316,7 +316,7 @@ fn exit_is_for_jobs_that_ignore_it_and_never_restart() {
     }
     assert_eq!(found(&Maker::Job(None), never), ("wrong", vec!["exit_policy"]));
     assert_eq!(found(&Maker::JobElsewhere, never), ("ok", vec!["exit_policy"]));
-    for maker in [Maker::Nobody, Maker::Other("Deployment".to_owned())] {
+    for maker in [Maker::NoOwner, Maker::Other("Deployment".to_owned())] {
         assert_eq!(found(&maker, never), ("wrong", vec!["exit_outside_a_job"]));
     }
 }
@@ -339,7 +339,7 @@ fn replace_needs_a_token_and_an_owner_that_makes_another() {
     assert_eq!(found(pod(None, false), other()), ("ok", vec![]));
     assert_eq!(found(pod(Some(false), false), other()), ("wrong", vec!["replace_token"]));
     assert_eq!(found(pod(Some(false), true), other()), ("ok", vec![]));
-    assert_eq!(found(pod(None, false), Maker::Nobody), ("wrong", vec!["replace_owner"]));
+    assert_eq!(found(pod(None, false), Maker::NoOwner), ("wrong", vec!["replace_owner"]));
     assert_eq!(found(pod(None, false), Maker::Job(None)), ("wrong", vec!["replace_in_a_job"]));
     assert_eq!(found(pod(None, false), Maker::JobElsewhere), ("wrong", vec!["replace_in_a_job"]));
 }

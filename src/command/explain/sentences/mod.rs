@@ -154,10 +154,7 @@ impl Facts<'_> {
         match asked_by {
             AskedBy::Pod => format!("the pod's annotation {key} says {}", self.pod_says()),
             AskedBy::Namespace => {
-                format!(
-                    "the namespace's annotation {key} says {}, and the pod has none of its own",
-                    self.namespace_says()
-                )
+                format!("the namespace's annotation {key} says {}, and the pod itself has none", self.namespace_says())
             }
         }
     }

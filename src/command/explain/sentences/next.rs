@@ -167,7 +167,7 @@ impl Facts<'_> {
                 "{what}; {delete}: its Job creates it again, but counts the deletion against backoffLimit, and fails \
                  where that is used up: raise it first, or create the Job again"
             ),
-            Maker::Nobody => format!(
+            Maker::NoOwner => format!(
                 "{what}; no controller owns it, so it is not created again: once the injector answers, delete it and \
                  apply its manifest again"
             ),
