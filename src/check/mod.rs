@@ -31,7 +31,7 @@ use serde::Serialize;
 pub use self::clean::clean;
 pub use self::code::Code;
 pub use self::state::{Proof, State};
-pub use self::survey::{Owner, Row, Survey, Why};
+pub use self::survey::Survey;
 pub use self::unread::{Read, Unread};
 
 /// The command that installs.

@@ -16,7 +16,7 @@ mod tls;
 use std::path::Path;
 use std::time::Duration;
 
-pub use self::agent::{AgentClient, AgentError, NoAnswer};
+pub use self::agent::{AgentClient, AgentError};
 pub use self::control_plane::{ControlPlane, ControlPlaneError};
 pub use self::direct::{Direct, DirectError, Issuer};
 pub use self::tls::CaFileError;
