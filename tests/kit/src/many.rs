@@ -319,17 +319,21 @@ impl Shared {
         let mut pod = String::with_capacity(10_000);
         // Text, and what differs from one pod to the next, in turn.
         for (place, piece) in pieces.iter().enumerate() {
-            match piece.as_str() {
-                text if place % 2 == 0 => pod.push_str(text),
-                "number" => pod.push_str(&format!("{:05x}", index * 2 + other)),
-                "owner" => pod.push_str(&owner.to_string()),
-                "namespace" => pod.push_str(&(owner % NAMESPACES).to_string()),
-                "uid" => pod.push_str(&uid(1 + other, index)),
-                "version" => pod.push_str(&(100_000 + index).to_string()),
-                "owner-uid" => pod.push_str(&uid(0, owner)),
-                "node" => pod.push_str(&(index / ON_EACH).to_string()),
+            let value = match piece.as_str() {
+                text if place % 2 == 0 => {
+                    pod.push_str(text);
+                    continue;
+                }
+                "number" => format!("{:05x}", index * 2 + other),
+                "owner" => owner.to_string(),
+                "namespace" => (owner % NAMESPACES).to_string(),
+                "uid" => uid(1 + other, index),
+                "version" => (100_000 + index).to_string(),
+                "owner-uid" => uid(0, owner),
+                "node" => (index / ON_EACH).to_string(),
                 slot => unreachable!("a pod's text has no {slot}"),
-            }
+            };
+            pod.push_str(&value);
         }
         pod
     }
