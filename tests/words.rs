@@ -85,10 +85,14 @@ fn files() -> Vec<PathBuf> {
         }
         let mut below: Vec<PathBuf> = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()).collect();
         below.sort();
-        below.iter().for_each(|path| visit(path, found));
+        for path in below {
+            visit(&path, found);
+        }
     }
     let mut found = Vec::new();
-    READ.iter().for_each(|path| visit(&repository(path), &mut found));
+    for path in READ {
+        visit(&repository(path), &mut found);
+    }
     found.retain(|path| {
         !path.extension().is_some_and(|extension| extension == "svg" || extension == "png") && !is_test(path)
     });
