@@ -92,43 +92,35 @@ pub const TABLE: &[Row] = &[
     gauge(
         Roles::Controller,
         "breaker_open_owners",
-        "Owners that are left alone because what they made instead came back without a proxy three times",
+        "Owners that the controller pauses: three of their replacements had no proxy",
     ),
     gauge(Roles::Controller, "retrying_owners", "Owners that were retried, and have no result yet"),
-    gauge(
-        Roles::Controller,
-        "retry_window_owners",
-        "How many owners may be under way at a time; it follows what becomes of them",
-    ),
+    gauge(Roles::Controller, "retry_window_owners", "How many owners may be retried at a time, by the results so far"),
     counter(
         Roles::Controller,
         "replacements_total",
         &[("method", METHODS), ("result", ACTED)],
-        "Removals of missed pods, and Jobs suspended and resumed for it: untrack is a deletion that a Job does not count; conflict \
-         where the pod had changed or gone, refused by a disruption budget",
+        "Missed pods removed, and Jobs suspended and resumed for it: untrack is a deletion that a Job does not count; refused \
+         by a disruption budget, or by the dry-run of the replacement, and then nothing is sent",
     ),
-    gauge(
-        Roles::Controller,
-        "replacement_window_pods",
-        "How many removals may be under way; it follows what becomes of them",
-    ),
+    gauge(Roles::Controller, "replacement_window_pods", "How many replacements may be pending, by the results so far"),
     counter(
         Roles::Controller,
         "ungated_pods_total",
         &[("reason", UNGATED), ("result", ACTED)],
-        "Scheduling gates of ours that were taken off, by the reason",
+        "Pods whose scheduling gate the controller removed, by the reason",
     ),
     counter(
         Roles::Controller,
         "owner_retries_total",
         &[("result", ACTED)],
-        "Refused owners that were asked to try again",
+        "Owners retried whose pods admission had refused",
     ),
     counter(
         Roles::Controller,
         "opened_orphan_nodes_total",
         &[("result", ACTED)],
-        "Nodes opened whose agent was gone for as long as a node may be closed",
+        "Closed nodes that the controller opened because their agent was gone for LINKERD_GATE_ORPHAN_AFTER",
     ),
     Row {
         name: "proof_duration_seconds",
@@ -223,7 +215,7 @@ pub struct Metrics {
     held_pods: Family<Labels, Gauge>,
     replacements: Labelled,
     ungated: Labelled,
-    nudges: Labelled,
+    retries: Labelled,
     nodes_opened: Labelled,
     /// Connections that were cut off because no slot was free.
     pub refused_connections: Counter,
@@ -305,7 +297,7 @@ impl Metrics {
         let replacements = all.labelled("replacements_total");
         let replacement_window_pods = all.register("replacement_window_pods", Gauge::default());
         let ungated = all.labelled("ungated_pods_total");
-        let nudges = all.labelled("owner_retries_total");
+        let retries = all.labelled("owner_retries_total");
         let nodes_opened = all.labelled("opened_orphan_nodes_total");
         let proof_duration = all.register("proof_duration_seconds", Histogram::new(SECONDS));
         let proofs = all.labelled("proofs_total");
@@ -335,7 +327,7 @@ impl Metrics {
             held_pods,
             replacements,
             ungated,
-            nudges,
+            retries,
             nodes_opened,
             refused_connections,
             gate_waiting_requests,
@@ -376,13 +368,13 @@ impl Metrics {
         self.replacements.count(&[method, result]);
     }
 
-    /// An owner was to be nudged.
-    pub fn nudged(&self, result: &str) {
-        self.nudges.count(&[result]);
+    /// An owner was to be retried.
+    pub fn owner_retried(&self, result: &str) {
+        self.retries.count(&[result]);
     }
 
     /// A node without an agent was to be opened.
-    pub fn node_opened(&self, result: &str) {
+    pub fn orphan_node_opened(&self, result: &str) {
         self.nodes_opened.count(&[result]);
     }
 

@@ -282,7 +282,7 @@ fn nudge(kind: Kind) -> OwnerRetry {
 async fn nudged(kind: Kind, path_and_query: &'static str, answer: (StatusCode, Value)) -> WriteOutcome {
     let body = json!({"metadata": {"uid": "o-1", "annotations": {"linkerd-gate/retried-at": "2026-01-01T00:00:00Z"}}});
     let steps = vec![Step { method: Method::PATCH, path_and_query, body, answer }];
-    scripted(steps, async |client| repair::nudge(client, &nudge(kind), now()).await).await
+    scripted(steps, async |client| repair::retry_owner(client, &nudge(kind), now()).await).await
 }
 
 #[tokio::test]
@@ -299,7 +299,7 @@ async fn a_nudge_writes_one_annotation_of_the_four_kinds() {
         }
         for code in [403, 422, 429, 500] {
             let outcome = nudged(kind.clone(), path, status(code, "X", "because")).await;
-            let act = format!("nudge {} shop/web", kind.to_string().to_lowercase());
+            let act = format!("annotate {} shop/web", kind.to_string().to_lowercase());
             assert!(is_failed(&outcome, &[&act, "because"]), "{code}: {outcome:?}");
         }
     }
@@ -315,7 +315,7 @@ async fn an_owner_of_another_uid_is_another_owner() {
 #[tokio::test]
 async fn another_kind_of_owner_is_not_even_asked_about() {
     for kind in [Kind::ReplicationController, Kind::Other("example.com/v1 Web".to_owned())] {
-        let outcome = scripted(Vec::new(), async |client| repair::nudge(client, &nudge(kind), now()).await).await;
+        let outcome = scripted(Vec::new(), async |client| repair::retry_owner(client, &nudge(kind), now()).await).await;
         assert!(is_failed(&outcome, &["shop/web", "nothing is written"]), "{outcome:?}");
     }
 }

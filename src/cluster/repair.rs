@@ -104,10 +104,10 @@ pub async fn resume(client: Client, namespace: &str, job: &OwnerReference, resou
 }
 
 /// Asks an owner's controller to try a refused create again, by a change that means nothing else.
-pub async fn nudge(client: Client, nudge: &OwnerRetry, now: Timestamp) -> WriteOutcome {
-    let OwnerRetry { namespace, owner, .. } = nudge;
+pub async fn retry_owner(client: Client, retry: &OwnerRetry, now: Timestamp) -> WriteOutcome {
+    let OwnerRetry { namespace, owner, .. } = retry;
     let document = json!({"metadata": {"uid": owner.uid, "annotations": {RETRIED_AT: now.to_string()}}});
-    let act = format!("nudge {} {namespace}/{}", owner.kind.names().1.to_lowercase(), owner.name);
+    let act = format!("annotate {} {namespace}/{}", owner.kind.names().1.to_lowercase(), owner.name);
     let patched = match owner.kind {
         Kind::ReplicaSet => patch::<ReplicaSet>(client, namespace, &owner.name, &document).await,
         Kind::StatefulSet => patch::<StatefulSet>(client, namespace, &owner.name, &document).await,

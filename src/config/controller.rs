@@ -34,7 +34,7 @@ pub struct ControllerSettings {
     pub admission: AdmissionChoice,
     /// What is wanted of missed pods.
     pub repair: RepairPolicy,
-    /// Whether refused owners are nudged.
+    /// Whether refused owners are retried.
     pub retry_owners: bool,
     /// How long a node may be closed whose agent is gone. Not the agents' own bound: where that is short, an agent that is
     /// merely updated must not lose its node to the controller.

@@ -158,7 +158,11 @@ impl Prober {
         let servers = self.api_servers(slices.as_deref().unwrap_or_default());
         let (injection, identity, destination, policy) = tokio::join!(
             async {
-                if worth { self.prove(&servers, &view).await } else { ProbeResult::unknown("not tried meanwhile") }
+                if worth {
+                    self.prove(&servers, &view).await
+                } else {
+                    ProbeResult::unknown("not tried: the webhook or the injector is not ready")
+                }
             },
             self.identity(identity_at.as_deref(), slices.as_deref().unwrap_or_default(), &namespace),
             self.ready(Component::Destination, destination_at.as_deref()),

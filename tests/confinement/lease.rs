@@ -14,7 +14,8 @@ const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/linkerd-gate/leases
 const WORD: &str = "open 2026-01-01T06:00:00Z";
 
 fn holder(node: &str) -> String {
-    LeaseHolder { node: node.to_owned(), pod: "linkerd-gate-x7k2p".to_owned(), boot: "3f2a9c1e".to_owned() }.to_string()
+    LeaseHolder { name: node.to_owned(), detail: "linkerd-gate-x7k2p".to_owned(), incarnation: "3f2a9c1e".to_owned() }
+        .to_string()
 }
 
 fn lease(holder: &str) -> Value {

@@ -13,7 +13,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use kube::api::{Api, DeleteParams, ListParams, PostParams};
 use kube::runtime::watcher;
-use linkerd_gate::cluster::repair::nudge;
+use linkerd_gate::cluster::repair::retry_owner;
 use linkerd_gate::cluster::watch::{Seen, follow};
 use linkerd_gate::cluster::workloads::{
     follow_daemon_sets, follow_jobs, follow_refusals, follow_replica_sets, follow_replication_controllers,
@@ -95,7 +95,7 @@ async fn a_nudge_wakes_owners_of_all_four_kinds_that_were_refused() -> Result<()
         let nudged = Timestamp::now();
         for owner in &owners {
             another_owner_is_not_touched(&client, &namespace, owner).await?;
-            let outcome = nudge(client.clone(), &of(owner), nudged).await;
+            let outcome = retry_owner(client.clone(), &of(owner), nudged).await;
             ensure!(outcome == WriteOutcome::Done, "{}: {outcome:?}", owner.reference);
         }
         let pods: Api<Pod> = Api::namespaced(client.clone(), &namespace);
@@ -252,7 +252,7 @@ async fn another_owner_is_not_touched(client: &Client, namespace: &str, owner: &
     for owner in [another, gone] {
         let told = owner.to_string();
         let outcome =
-            nudge(client.clone(), &OwnerRetry { namespace: place.clone(), owner, has }, Timestamp::now()).await;
+            retry_owner(client.clone(), &OwnerRetry { namespace: place.clone(), owner, has }, Timestamp::now()).await;
         ensure!(outcome == WriteOutcome::Conflict, "{told}: {outcome:?}");
     }
     ensure!(annotations().await?.is_none(), "{}: it was touched", owner.reference);

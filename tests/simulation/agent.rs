@@ -360,11 +360,11 @@ impl Agent {
         let Some(view) = self.node_view.clone() else { return };
         let by_hand = self.by_hand(around.wall);
         let local = self.local(now);
-        let yield_to = self.follower.published(local).map(|word| word.suppressed_by(&self.me.node)).unwrap_or_default();
+        let yield_to = self.follower.published(local).map(|word| word.suppressed_by(&self.me.name)).unwrap_or_default();
         let policy = &around.policies.node;
         let facts = NodeFacts {
             node: &view,
-            boot: &self.me.boot,
+            boot: &self.me.incarnation,
             uptime: now.saturating_sub(self.booted),
             closed_since: self.closed_since,
             age: Age::of(&view, (now >= self.started + Duration::from_millis(300)).then_some(around.installed)),

@@ -200,7 +200,7 @@ impl Happening {
         let node = world.agents[agent].node;
         match self {
             Self::AgentCrashes => {
-                let pod = world.agents[agent].me.pod.clone();
+                let pod = world.agents[agent].me.detail.clone();
                 world.end(agent);
                 let pause = world.random.between(500, 10_000);
                 world.start_agent_in(pause, node, pod);

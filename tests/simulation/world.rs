@@ -295,7 +295,11 @@ impl World {
             };
             let record = LeaseRecord {
                 resource_version: "0".to_owned(),
-                holder: Some(LeaseHolder { node: node_name(0), pod: "agent-before".to_owned(), boot: boot_id(0, 0) }),
+                holder: Some(LeaseHolder {
+                    name: node_name(0),
+                    detail: "agent-before".to_owned(),
+                    incarnation: boot_id(0, 0),
+                }),
                 renewed: Some("before".to_owned()),
                 transitions: 4,
                 verdict: Some(PublishedVerdict::new(&open, TaintSuppressions::new(), Vec::new()).write()),
@@ -459,7 +463,7 @@ impl World {
             machine.first_agent = Some(self.now);
             machine.tainted_since = machine.tainted_since.map(|_| self.now);
         }
-        let me = LeaseHolder { node: node_name(node), pod, boot: boot_id(node, boot) };
+        let me = LeaseHolder { name: node_name(node), detail: pod, incarnation: boot_id(node, boot) };
         let twin = self.agents.iter().any(|agent| agent.me == me && agent.process.lives());
         if twin {
             return;
@@ -972,7 +976,7 @@ impl World {
         if former == holder {
             return Ok(());
         }
-        let dead = former.node == holder.node && former.boot != holder.boot;
+        let dead = former.name == holder.name && former.incarnation != holder.incarnation;
         let silent = self.now.saturating_sub(word.truth.renewed);
         if !dead && silent < LEASE_DURATION {
             return Err(format!("{holder} took the Lease from {former}, which had renewed it {silent:?} ago"));
@@ -995,7 +999,7 @@ impl World {
         let Agent { node, me, .. } = &self.agents[agent];
         let machine = &self.machines[*node];
         let opens = matches!(change.opened_boot, AnnotationEdit::Set(_)) || change.taint == AnnotationEdit::Remove;
-        if !opens || me.boot != boot_id(*node, machine.boot) || !machine.powered {
+        if !opens || me.incarnation != boot_id(*node, machine.boot) || !machine.powered {
             return Ok(());
         }
         let allowed = match state {
@@ -1021,7 +1025,7 @@ impl World {
             NodeState::Open(Opened::ByHand(word)) => {
                 word.open && word.until.duration_since(self.wall()).as_secs() > -20
             }
-            NodeState::Open(Opened::ThisBoot) => before.opened_boot.as_ref() == Some(&me.boot),
+            NodeState::Open(Opened::ThisBoot) => before.opened_boot.as_ref() == Some(&me.incarnation),
             NodeState::Open(Opened::Adopted) => before.opened_boot.is_none() && before.created <= Some(EPOCH),
             NodeState::Yielding(_) => machine.cni_lacked.is_some_and(|at| self.now < at + Duration::from_secs(40)),
             NodeState::Open(Opened::LeftOpen) | NodeState::Closed { .. } | NodeState::Undecided => false,
@@ -1141,7 +1145,7 @@ impl World {
         }
         for agent in self.agents.iter().filter(|agent| agent.process.lives()) {
             let node = &self.api.nodes[agent.node];
-            let opened = !self.setting.taints || node.opened_boot.as_ref() == Some(&agent.me.boot);
+            let opened = !self.setting.taints || node.opened_boot.as_ref() == Some(&agent.me.incarnation);
             if self.api.is_tainted(agent.node) || !opened || !agent.follower.gate().is_open() {
                 let gate = agent.follower.gate();
                 return Err(format!("{} is not open: {:?}; its gate is {gate}; {node:?}", agent.me, agent.state));

@@ -6,7 +6,7 @@
 //! ```text
 //!             the Lease is free, after a pause          answered: ours
 //!  following ─────────────────────────────────► Write ─────────────────► Lead
-//!      ▲                                                                  │ Write every RENEWED_EVERY
+//!      ▲                                                                  │ Write every RENEW_INTERVAL
 //!      └──────────── StepDown: another holds it, or it was not renewed ───┘
 //! ```
 //!

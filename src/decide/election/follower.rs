@@ -104,8 +104,8 @@ impl Follower {
                     format!("the verdict cannot be read: {}", self.blind.as_deref().unwrap_or_default())
                 }
                 (None, _) => "no agent proves injection: the Lease linkerd-gate has no holder".to_owned(),
-                (Some(holder), None) => format!("waiting for the prover on node {} to renew the Lease", holder.node),
-                (Some(holder), Some(_)) => format!("the prover on node {} stopped renewing the Lease", holder.node),
+                (Some(holder), None) => format!("waiting for the prover on node {} to renew the Lease", holder.name),
+                (Some(holder), Some(_)) => format!("the prover on node {} stopped renewing the Lease", holder.name),
             });
         }
         match &self.word {

@@ -1,5 +1,5 @@
-//! The Lease that carries the verdict: who proves, whether the word is fresh, who may take over. Controllers share another one,
-//! without a word in it.
+//! The two Leases. The agents' one carries the prover's verdict, the controllers' one the number of pods that still wait for repair.
+//! Here: who holds one, whether it is fresh, who may take it.
 //!
 //! Nothing here compares clocks: an instant in the Lease says only that it *changed*, and when we saw it change is by our own
 //! monotonic clock. So whatever etcd remembers from before a reboot is stale until its holder renews it.
@@ -49,15 +49,16 @@ pub struct LeaseRecord {
     pub pending_repair: Option<String>,
 }
 
-/// One instance of an agent, as `spec.holderIdentity` names it: `NODE/POD/BOOT`.
+/// Who holds a Lease, as `spec.holderIdentity` names it: `NAME/DETAIL/INCARNATION`. That of an agent is `NODE/POD/BOOT`, that of a
+/// controller `POD/NODE/UID`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeaseHolder {
-    /// The name of its node.
-    pub node: String,
-    /// The name of its pod.
-    pub pod: String,
-    /// The boot id of its node.
-    pub boot: String,
+    /// What stays the same when it starts again: an agent's node, a controller's pod.
+    pub name: String,
+    /// For people: an agent's pod, a controller's node.
+    pub detail: String,
+    /// What is another one when it starts again: the boot id of an agent's node, the uid of a controller's pod.
+    pub incarnation: String,
 }
 
 /// The changes of a Lease as one observer saw them.
@@ -130,13 +131,13 @@ impl LeaseHolder {
     pub fn read(identity: &str) -> Self {
         let mut parts = identity.splitn(3, '/').map(str::to_owned);
         let mut next = || parts.next().unwrap_or_default();
-        Self { node: next(), pod: next(), boot: next() }
+        Self { name: next(), detail: next(), incarnation: next() }
     }
 }
 
 impl std::fmt::Display for LeaseHolder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}/{}", self.node, self.pod, self.boot)
+        write!(f, "{}/{}/{}", self.name, self.detail, self.incarnation)
     }
 }
 
@@ -187,7 +188,9 @@ impl LeaseObserver {
         match &seen.holder {
             None => LeaseState::Vacant(VacancyReason::GivenUp),
             Some(holder) if holder == me => LeaseState::Lead,
-            Some(holder) if holder.node == me.node && !holder.boot.is_empty() && holder.boot != me.boot => {
+            Some(holder)
+                if holder.name == me.name && !holder.incarnation.is_empty() && holder.incarnation != me.incarnation =>
+            {
                 LeaseState::Vacant(VacancyReason::OfAnEarlierBoot)
             }
             Some(_) if now.saturating_sub(seen.at) >= LEASE_DURATION => LeaseState::Vacant(VacancyReason::Expired),
@@ -201,7 +204,7 @@ mod tests {
     use super::*;
 
     fn holder(node: &str, boot: &str) -> LeaseHolder {
-        LeaseHolder { node: node.to_owned(), pod: format!("linkerd-gate-{node}"), boot: boot.to_owned() }
+        LeaseHolder { name: node.to_owned(), detail: format!("linkerd-gate-{node}"), incarnation: boot.to_owned() }
     }
 
     fn record(holder: Option<LeaseHolder>, renewed: &str) -> LeaseRecord {
@@ -255,7 +258,7 @@ mod tests {
         seen.note(Some(&record(Some(holder("a", "1")), "1")), second(0));
         assert_eq!(seen.state(&holder("a", "2"), second(0)), LeaseState::Vacant(VacancyReason::OfAnEarlierBoot));
         // Another pod of the same boot may well live: two agents on one node during an update.
-        let beside = LeaseHolder { pod: "another".to_owned(), ..holder("a", "1") };
+        let beside = LeaseHolder { detail: "another".to_owned(), ..holder("a", "1") };
         assert_eq!(seen.state(&beside, second(0)), LeaseState::Follow { until: second(15) });
         assert_eq!(seen.state(&holder("a", "1"), second(99)), LeaseState::Lead, "its own, whatever the time");
     }
@@ -264,7 +267,7 @@ mod tests {
     fn a_holder_goes_there_and_back_and_a_strangers_name_is_a_node() {
         let one = holder("node-0.example.com", "3f2a9c1e-…");
         assert_eq!(LeaseHolder::read(&one.to_string()), one);
-        assert_eq!(LeaseHolder::read("somebody").node, "somebody");
+        assert_eq!(LeaseHolder::read("somebody").name, "somebody");
     }
 
     #[test]

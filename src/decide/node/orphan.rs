@@ -25,12 +25,12 @@ pub const RETRY: Duration = Duration::from_secs(5);
 impl Orphans {
     /// Which nodes are to be opened at `now`, and when to ask again at the latest.
     ///
-    /// `tended` says whether a node has an agent that is ready. A node that is not ready itself gets no pods, and its agent may
+    /// `has_agent` says whether a node has an agent that is ready. A node that is not ready itself gets no pods, and its agent may
     /// come back with it. A node that an override closed stays so: the override has an end.
     pub fn step<'a>(
         &mut self,
         nodes: impl Iterator<Item = &'a NodeView>,
-        tended: impl Fn(&str) -> bool,
+        has_agent: impl Fn(&str) -> bool,
         key: &str,
         longest: Duration,
         now: Duration,
@@ -38,7 +38,7 @@ impl Orphans {
     ) -> (Vec<&'a NodeView>, Option<Duration>) {
         let by_hand = |node: &NodeView| matches!(ManualOverride::in_force(node.manual_override.as_deref(), clock), Ok(Some(word)) if !word.open);
         let orphaned: Vec<_> = nodes
-            .filter(|node| node.taint(key).is_some() && node.ready && !tended(&node.name) && !by_hand(node))
+            .filter(|node| node.taint(key).is_some() && node.ready && !has_agent(&node.name) && !by_hand(node))
             .collect();
         let since = |node: &&NodeView| self.since.get(&node.name).copied().unwrap_or(now);
         self.since = orphaned.iter().map(|node| (node.name.clone(), since(node))).collect();
@@ -70,10 +70,10 @@ mod tests {
         NodeView { taints: Some(node.with_taint(TAINT_KEY, Some("b-1"))), ..node }
     }
 
-    fn due(orphans: &mut Orphans, nodes: &[NodeView], tended: &[&str], minute: u64) -> Vec<String> {
+    fn due(orphans: &mut Orphans, nodes: &[NodeView], has_agent: &[&str], minute: u64) -> Vec<String> {
         let now = Duration::from_mins(minute);
         let clock = Timestamp::UNIX_EPOCH;
-        let (due, _) = orphans.step(nodes.iter(), |node| tended.contains(&node), TAINT_KEY, LONGEST, now, clock);
+        let (due, _) = orphans.step(nodes.iter(), |node| has_agent.contains(&node), TAINT_KEY, LONGEST, now, clock);
         due.into_iter().map(|node| node.name.clone()).collect()
     }
 

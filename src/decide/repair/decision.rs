@@ -253,7 +253,7 @@ impl fmt::Display for KeepReason {
             Self::OwnerGone(owner) => write!(f, "its owner, {owner}, is gone or going away"),
             Self::Mirror => f.write_str("it stands for a file on its node, which Linkerd cannot inject"),
             Self::NamespaceTerminating => f.write_str("its namespace is going away"),
-            Self::CameBefore => f.write_str("it was there before it was asked for: restart its workload when it suits you"),
+            Self::CameBefore => f.write_str("it is older than the request for injection: restart its workload to mesh it"),
             Self::NoEviction => f.write_str("it would have to be evicted, which this controller may not (LINKERD_GATE_EVICTION)"),
             Self::JobWouldCount => f.write_str(
                 "its Job would count it as a failure; give the Job a podFailurePolicy that ignores DisruptionTarget, or its pods the \

@@ -36,7 +36,7 @@ pub struct RefusedCreate {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RefusedCreates(BTreeMap<String, Vec<RefusedCreate>>);
 
-/// What a controller remembers of nudges.
+/// What a controller remembers of retries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OwnerRetries {
     window: Window,
@@ -61,7 +61,7 @@ struct Reported {
 struct PendingRetry {
     /// Since when it is under way; nothing where it is not.
     since: Option<Duration>,
-    /// The refusal that it was nudged for.
+    /// The refusal that it was retried for.
     stamp: Option<String>,
     /// How many pods it had then.
     had: i32,
@@ -71,7 +71,7 @@ struct PendingRetry {
     not_before: Duration,
 }
 
-/// One owner to nudge.
+/// One owner to retry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OwnerRetry {
     /// Its namespace.
@@ -134,7 +134,7 @@ impl Default for OwnerRetries {
 }
 
 impl OwnerRetries {
-    /// Who is to be nudged at `now`, and when to ask again at the latest.
+    /// Who is to be retried at `now`, and when to ask again at the latest.
     ///
     /// Takes in what became of those under way. `proven` is when the evidence was taken by which injection is proven. Nothing is due
     /// where it is not, or not since one was refused again: the others would only be refused as well.
@@ -163,33 +163,33 @@ impl OwnerRetries {
         due.retain(|owner| past(owner).is_none_or(|past| past.since.is_none() && past.not_before <= now));
         // Those that are refused again and again do not take the others' turn.
         due.sort_by_key(|owner| past(owner).map(|past| (past.again, past.not_before)));
-        let nudge = |owner: &OwnerView| OwnerRetry {
+        let retry = |owner: &OwnerView| OwnerRetry {
             namespace: owner.namespace.clone(),
             owner: owner.reference.clone(),
             has: owner.has,
         };
-        let nudges = due.into_iter().take(room).map(nudge).collect();
+        let retries = due.into_iter().take(room).map(retry).collect();
         let wakes = self.owners.values().map(|past| past.since.map_or(past.not_before, |since| since + PATIENCE));
-        (nudges, wakes.filter(|wake| *wake > now).min())
+        (retries, wakes.filter(|wake| *wake > now).min())
     }
 
-    /// Notes that `nudge` was sent at `now`; `stamp` is that of the refusal it was sent for, if an Event reported that.
-    pub fn sent(&mut self, nudge: &OwnerRetry, refusals: &RefusedCreates, now: Duration) {
-        let nudged = self.owners.entry(nudge.owner.uid.clone()).or_default();
-        nudged.since = Some(now);
-        nudged.had = nudge.has;
-        nudged.stamp = refusals.of(&nudge.namespace, &nudge.owner).map(|refusal| refusal.stamp.clone());
+    /// Notes that `retry` was sent at `now`; `stamp` is that of the refusal it was sent for, if an Event reported that.
+    pub fn sent(&mut self, retry: &OwnerRetry, refusals: &RefusedCreates, now: Duration) {
+        let retried = self.owners.entry(retry.owner.uid.clone()).or_default();
+        retried.since = Some(now);
+        retried.had = retry.has;
+        retried.stamp = refusals.of(&retry.namespace, &retry.owner).map(|refusal| refusal.stamp.clone());
     }
 
     /// Notes that it could not be sent: the API server is asked again later.
-    pub fn failed(&mut self, nudge: &OwnerRetry, now: Duration) {
-        let nudged = self.owners.entry(nudge.owner.uid.clone()).or_default();
-        let since = nudged.since.unwrap_or(now);
-        nudged.back_off(now);
+    pub fn failed(&mut self, retry: &OwnerRetry, now: Duration) {
+        let retried = self.owners.entry(retry.owner.uid.clone()).or_default();
+        let since = retried.since.unwrap_or(now);
+        retried.back_off(now);
         self.window.narrow(since, now);
     }
 
-    /// When one was last seen to be refused again after its nudge: the proof by which it was nudged may be wrong.
+    /// When one was last seen to be refused again after its retry: the proof by which it was retried may be wrong.
     pub fn refused_again_at(&self) -> Option<Duration> {
         self.refused_again_at
     }
@@ -204,7 +204,7 @@ impl OwnerRetries {
         self.window.size()
     }
 
-    /// An owner that has what it wants, or more than it had at the latest refusal, has made up for it, nudged or not. A
+    /// An owner that has what it wants, or more than it had at the latest refusal, has made up for it, retried or not. A
     /// StatefulSet makes its next pod only when this one is ready, which is none of our concern.
     fn note_answered(&mut self, owners: &Owners<'_>, refusals: &RefusedCreates) {
         let mut before = std::mem::take(&mut self.told);
@@ -263,7 +263,7 @@ impl OwnerRetries {
             true
         });
         self.refused_again_at = refused_again_at;
-        // Once for all that were nudged together: they were refused for the same reason.
+        // Once for all that were retried together: they were refused for the same reason.
         match refused_again {
             Some(since) => self.window.narrow(since, now),
             None => self.window.widen(succeeded),

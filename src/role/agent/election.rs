@@ -83,7 +83,7 @@ impl Election {
         self.context.metrics.taint_suppressing_daemonsets.set(0);
         match lost {
             LossReason::To(holder) => {
-                info!(holder = holder.node, "no longer the prover: another agent holds the Lease");
+                info!(holder = holder.name, "no longer the prover: another agent holds the Lease");
             }
             LossReason::Unrenewed { since, why } => {
                 let seconds = since.as_secs();

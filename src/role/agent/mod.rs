@@ -73,8 +73,8 @@ async fn start(settings: AgentSettings, shutdown: impl Future<Output = &'static 
         None => Access::in_cluster()?,
     };
     let client = access.client()?;
-    let me = LeaseHolder { node: settings.node.clone(), pod: settings.pod.clone(), boot };
-    info!(boot = me.boot, "agent started");
+    let me = LeaseHolder { name: settings.node.clone(), detail: settings.pod.clone(), incarnation: boot };
+    info!(boot = me.incarnation, "agent started");
     let context = Arc::new(Context {
         access,
         client,

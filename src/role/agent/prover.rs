@@ -28,7 +28,7 @@ const FIRST_LISTS: Duration = Duration::from_secs(3);
 /// A prover at work.
 struct Prover {
     policy: Policy,
-    looker: Prober,
+    prober: Prober,
     gate: Gate,
     published: watch::Sender<PublishedVerdict>,
     seen: Watched,
@@ -61,10 +61,10 @@ pub(super) async fn run(
     // One client for all watches: each client has separate connections.
     let watches = Watches::begin(client.clone());
     let seen = watches.seen.clone();
-    let tender = TolerationWriter::new(Arc::clone(&context), client.clone(), seen.clone(), renewed);
+    let toleration_writer = TolerationWriter::new(Arc::clone(&context), client.clone(), seen.clone(), renewed);
     let (yields_sink, yields) = watch::channel(published.borrow().taint_suppressed_by.clone());
-    let yielder = TaintSuppressor::new(Arc::clone(&context), client, seen.clone(), yields_sink);
-    let looker = Prober {
+    let suppressor = TaintSuppressor::new(Arc::clone(&context), client, seen.clone(), yields_sink);
+    let prober = Prober {
         access: context.access.clone(),
         epoch: context.epoch,
         wanted: context.settings.proving.clone(),
@@ -74,7 +74,7 @@ pub(super) async fn run(
     };
     let prover = Prover {
         policy,
-        looker,
+        prober,
         gate,
         published,
         seen,
@@ -84,8 +84,8 @@ pub(super) async fn run(
     };
     tokio::select! {
         biased;
-        never = tender.run() => never,
-        never = yielder.run() => never,
+        never = toleration_writer.run() => never,
+        never = suppressor.run() => never,
         never = prover.run() => never,
         never = watches.last() => never,
     }
@@ -128,7 +128,7 @@ impl Prover {
     /// A look may take as long as an API server waits for an injector: what is to be yielded to is published meanwhile.
     async fn probe_and_publish(&self) -> Evidence {
         let (mut seen, mut yields) = (self.seen.clone(), self.yields.clone());
-        let mut look = pin!(self.looker.probe());
+        let mut look = pin!(self.prober.probe());
         loop {
             tokio::select! {
                 biased;

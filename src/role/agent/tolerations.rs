@@ -1,4 +1,4 @@
-//! The tender of essential pods: gives those that the scheduler refuses the one toleration that lets them onto closed nodes.
+//! The toleration_writer of essential pods: gives those that the scheduler refuses the one toleration that lets them onto closed nodes.
 //!
 //! It goes on by itself beside the proofs, which may each wait for as long as an API server waits for an injector: what Linkerd
 //! needs to come up must not wait for that.
@@ -31,7 +31,7 @@ use crate::role::readiness::join;
 /// How long it rests where nothing has to be tried again.
 const REST: Duration = Duration::from_mins(1);
 
-/// One prover's tender.
+/// One prover's toleration_writer.
 pub(super) struct TolerationWriter {
     context: Arc<Context>,
     seen: Watched,

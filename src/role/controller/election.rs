@@ -86,7 +86,7 @@ impl Election {
         metrics.breaker_open_owners.set(0);
         metrics.retrying_owners.set(0);
         match lost {
-            LossReason::To(holder) => warn!(holder = holder.node, "no longer leads: another replica holds the Lease"),
+            LossReason::To(holder) => warn!(holder = holder.name, "no longer leads: another replica holds the Lease"),
             LossReason::Unrenewed { since, why } => {
                 let seconds = since.as_secs();
                 warn!(error = %why, seconds, "no longer leads: the Lease was not renewed");
@@ -118,14 +118,14 @@ async fn act(
     let (gate_sink, gate) = watch::channel(Gate::closed());
     // When injection must be proven again, whatever was proven before.
     let (doubt_sink, reprove) = watch::channel(Duration::ZERO);
-    let (scribe, events) = event_recorder::channel();
+    let (recorder, events) = event_recorder::channel();
     tokio::select! {
         biased;
         never = prover::run(Arc::clone(&context), seen.clone(), gate_sink, reprove) => never,
-        never = repair::run(Arc::clone(&context), seen.clone(), renewed.clone(), gate.clone(), doubt_sink.clone(), scribe.clone(), pending) => never,
+        never = repair::run(Arc::clone(&context), seen.clone(), renewed.clone(), gate.clone(), doubt_sink.clone(), recorder.clone(), pending) => never,
         never = admission::run(Arc::clone(&context)) => never,
         never = retry::run(Arc::clone(&context), seen.clone(), renewed.clone(), gate, doubt_sink) => never,
-        never = orphan_nodes::run(Arc::clone(&context), seen, renewed, scribe) => never,
+        never = orphan_nodes::run(Arc::clone(&context), seen, renewed, recorder) => never,
         never = events.run(context) => never,
         never = watches.last() => never,
     }

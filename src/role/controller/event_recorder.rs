@@ -139,10 +139,10 @@ mod tests {
 
     #[tokio::test]
     async fn an_event_that_finds_no_place_is_not_taken_and_not_even_made() {
-        let (scribe, mut notes) = channel_of(1);
-        assert!(scribe.note(|| note("a")));
-        assert!(!scribe.note(|| panic!("it is made although there is no place")));
+        let (recorder, mut notes) = channel_of(1);
+        assert!(recorder.note(|| note("a")));
+        assert!(!recorder.note(|| panic!("it is made although there is no place")));
         assert_eq!(notes.notes.recv().await.map(|note| note.subject.name).as_deref(), Some("a"));
-        assert!(scribe.note(|| note("b")), "there is place again");
+        assert!(recorder.note(|| note("b")), "there is place again");
     }
 }

@@ -5,13 +5,13 @@
 //!
 //! ```text
 //!  leader ── the Lease ──► the one that leads:
-//!    watches ──► prover ──► gate ──► repairer ──► removals      ┐
-//!       └──────────────────────────► nudger ────► nudges        ├─► Events, by the scribe
-//!       └──────────────────────────► orphan_nodes ► nodes' taint ┘
+//!    watches ──► prover ──► gate ──► repair, writes ──► pods and Jobs ┐
+//!       └──────────────────────────► retry ───────────► owners        ├─► Events, by event_recorder
+//!       └──────────────────────────► orphan_nodes ────► nodes' taint  ┘
 //! ```
 //!
-//! Each loop acts only on the controller's own proof, with a Lease that was renewed within [`RENEW_DEADLINE`], and
-//! on what every watch sees without trouble.
+//! A loop writes only while its Lease was renewed within [`RENEW_DEADLINE`] and its watches are in sync. It deletes, evicts and
+//! retries only on the controller's own proof; it suspends a Job, removes our gate and opens an orphan node without one.
 
 mod admission;
 mod election;
@@ -81,7 +81,8 @@ async fn start(settings: ControllerSettings, shutdown: impl Future<Output = &'st
     };
     let client = access.client()?;
     // The pod's name comes first: two replicas may share a node.
-    let me = LeaseHolder { node: settings.pod.clone(), pod: settings.node.clone(), boot: settings.uid.clone() };
+    let me =
+        LeaseHolder { name: settings.pod.clone(), detail: settings.node.clone(), incarnation: settings.uid.clone() };
     let first = face(&settings, &Gate::closed(), ProbeResult::unknown("it begins"));
     let (face_sink, face) = watch::channel(first);
     let epoch = Instant::now();

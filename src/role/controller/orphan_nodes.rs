@@ -26,7 +26,7 @@ pub(super) async fn run(
     context: Arc<Context>,
     mut seen: Watched,
     renewed: watch::Receiver<Instant>,
-    scribe: EventRecorder,
+    recorder: EventRecorder,
 ) -> Infallible {
     let mut orphans = Orphans::default();
     loop {
@@ -35,12 +35,12 @@ pub(super) async fn run(
             let now = context.now();
             orphans.put_off(&node.name, now);
             again = Some(again.map_or(now + RETRY, |again| again.min(now + RETRY)));
-            open(&context, &node, &scribe).await;
+            open(&context, &node, &recorder).await;
         }
         tokio::time::sleep(PAUSE).await;
         tokio::select! {
             biased;
-            () = seen.tended() => {}
+            () = seen.nodes_changed() => {}
             () = async {
                 match again {
                     Some(again) => tokio::time::sleep_until(context.epoch + again).await,
@@ -66,19 +66,19 @@ fn look(
     let settings = &context.settings;
     let agents = format!("{}/", settings.namespace);
     let agents = pods.range(agents.clone()..).take_while(|(key, _)| key.starts_with(&agents)).map(|(_, pod)| pod);
-    let tended: BTreeSet<&str> =
+    let has_agent: BTreeSet<&str> =
         agents.filter(|pod| pod.agent && pod.life == Life::Ready).filter_map(|pod| pod.node.as_deref()).collect();
-    let tended = |node: &str| tended.contains(node);
+    let has_agent = |node: &str| has_agent.contains(node);
     let (key, longest) = (settings.taint_key.as_str(), settings.orphan_after);
-    let (due, again) = orphans.step(nodes.values(), tended, key, longest, context.now(), wall());
+    let (due, again) = orphans.step(nodes.values(), has_agent, key, longest, context.now(), wall());
     (due.into_iter().cloned().collect(), again)
 }
 
-async fn open(context: &Context, node: &NodeView, scribe: &EventRecorder) {
+async fn open(context: &Context, node: &NodeView, recorder: &EventRecorder) {
     let (name, key) = (&node.name, &context.settings.taint_key);
     // In audit mode as well: nothing is closed there, so that a taint of ours was left from before.
     let outcome = node::open_node(context.client.clone(), key, node).await;
-    context.metrics.node_opened(repair::key(&outcome));
+    context.metrics.orphan_node_opened(repair::key(&outcome));
     match outcome {
         WriteOutcome::Done => {
             let message = format!(
@@ -88,7 +88,7 @@ async fn open(context: &Context, node: &NodeView, scribe: &EventRecorder) {
             );
             warn!(node = name, reason = "it was closed and had no ready agent", "opened node");
             let subject = EventSubject::node(node);
-            scribe.note(|| Note { subject, warning: true, reason: "GateOpenedOrphanNode", message });
+            recorder.note(|| Note { subject, warning: true, reason: "GateOpenedOrphanNode", message });
         }
         WriteOutcome::Conflict => {}
         WriteOutcome::Refused(why) | WriteOutcome::Failed(why) => {

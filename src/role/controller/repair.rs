@@ -44,7 +44,7 @@ struct Repairer {
     reprove: watch::Sender<Duration>,
     pending: watch::Sender<PendingRepair>,
     tracker: Tracker,
-    teller: Reporter,
+    reporter: Reporter,
     troubles: BTreeSet<String>,
     /// The override that was logged last.
     by_hand: Option<ManualOverride>,
@@ -60,11 +60,11 @@ pub(super) async fn run(
     renewed: watch::Receiver<Instant>,
     gate: watch::Receiver<Gate>,
     reprove: watch::Sender<Duration>,
-    scribe: EventRecorder,
+    recorder: EventRecorder,
     pending: watch::Sender<PendingRepair>,
 ) -> Infallible {
     let tracker = Tracker::new(&context.settings.repair, context.now());
-    let teller = Reporter::new(Arc::clone(&context), scribe);
+    let reporter = Reporter::new(Arc::clone(&context), recorder);
     let writes = Writes::new(Arc::clone(&context), renewed.clone(), gate.clone());
     let repairer = Repairer {
         context,
@@ -74,7 +74,7 @@ pub(super) async fn run(
         reprove,
         pending,
         tracker,
-        teller,
+        reporter,
         troubles: BTreeSet::new(),
         by_hand: None,
         audited: BTreeSet::new(),
@@ -146,16 +146,17 @@ impl Repairer {
         let leads = leads(&self.renewed);
         let sees = self.troubles.is_empty();
         let free = sees && by_hand.is_none() && leads;
+        self.writes.set_free(free);
         let proven = prover::proven(&self.gate.borrow_and_update(), now).filter(|_| leads);
         if !self.seen.sees_webhooks() {
             self.tracker.note_watches_lost();
         }
-        let Self { context, seen, tracker, teller, pending, writes, .. } = self;
+        let Self { context, seen, tracker, reporter, pending, writes, .. } = self;
         let planned = seen.snapshot(context, proven, |snapshot| {
             let scan = Scan::of(snapshot, |owner| tracker.remembers(owner));
             let broken = tracker.observe(snapshot, &scan, now);
             let plan = plan(snapshot, &scan, tracker, &context.settings.repair, now);
-            teller.report(&plan, snapshot, tracker, &broken, free && proven.is_some(), now);
+            reporter.report(&plan, snapshot, tracker, &broken, free && proven.is_some(), now);
             let count = PendingRepair::new(plan.pending);
             pending.send_if_modified(|before| std::mem::replace(before, count) != count);
             // A Job that is suspended is resumed whatever else may not be done: that reverts our own act.
@@ -221,13 +222,13 @@ impl Repairer {
             Written::Acted(action, Some(outcome)) => {
                 self.tracker.acted(&action, &outcome, now);
                 self.context.metrics.replaced(action.operation.key(), key(&outcome));
-                self.teller.acted(&action, &outcome, now);
+                self.reporter.acted(&action, &outcome, now);
             }
             Written::Ungated(ungate, None) => self.tracker.ungated(&ungate, &WriteOutcome::Conflict, now),
             Written::Ungated(ungate, Some(outcome)) => {
                 self.tracker.ungated(&ungate, &outcome, now);
                 self.context.metrics.ungated(ungate.reason.key(), key(&outcome));
-                self.teller.ungated(&ungate, &outcome);
+                self.reporter.ungated(&ungate, &outcome);
             }
         }
     }

@@ -28,7 +28,7 @@ const FAILED_AGAIN: Duration = Duration::from_mins(10);
 /// What was reported.
 pub(super) struct Reporter {
     context: Arc<Context>,
-    scribe: EventRecorder,
+    recorder: EventRecorder,
     /// The last line of each owner, or pod without one, by `namespace/owner`, and when an Event said so, if one did.
     lines: BTreeMap<String, (String, Option<Duration>)>,
     /// What was last noted on each pod, by uid, and when. What found no place among the Events is not there.
@@ -57,9 +57,18 @@ struct Group<'a> {
 // === impl Reporter ===
 
 impl Reporter {
-    pub(super) fn new(context: Arc<Context>, scribe: EventRecorder) -> Self {
+    pub(super) fn new(context: Arc<Context>, recorder: EventRecorder) -> Self {
         let (lines, noted, failed) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Self { context, scribe, lines, noted, looked_for_lost: Duration::ZERO, failed, reported: false, absent: false }
+        Self {
+            context,
+            recorder,
+            lines,
+            noted,
+            looked_for_lost: Duration::ZERO,
+            failed,
+            reported: false,
+            absent: false,
+        }
     }
 
     /// Reports what has changed since the last report.
@@ -175,7 +184,7 @@ impl Reporter {
             return Some((text, *at));
         }
         let audit = if self.context.acts() { "" } else { " (Audit mode: not executed.)" };
-        let taken = self.scribe.note(|| Note {
+        let taken = self.recorder.note(|| Note {
             subject: EventSubject::pod(pod),
             warning: true,
             reason: "OutsideMesh",
@@ -198,14 +207,14 @@ impl Reporter {
             return BTreeSet::new();
         }
         self.looked_for_lost = now;
-        self.scribe.take_dropped()
+        self.recorder.take_dropped()
     }
 
     /// Whether there is nothing left to note on it.
     fn note_owner(&self, group: &Group<'_>) -> bool {
         let Some((namespace, owner)) = group.owner else { return true };
         let Some(subject) = subject_of(namespace, owner) else { return true };
-        self.scribe.note(|| Note {
+        self.recorder.note(|| Note {
             subject,
             warning: true,
             reason: "PodsOutsideMesh",
@@ -234,7 +243,7 @@ impl Reporter {
         );
         warn!(namespace, owner = %owner, pod = pod.name, "owner paused: three replacements came back without a proxy");
         let subject = subject_of(namespace, owner).unwrap_or_else(|| EventSubject::pod(pod));
-        self.scribe.note(|| Note { subject, warning: true, reason: "ReplacementsOutsideMesh", message });
+        self.recorder.note(|| Note { subject, warning: true, reason: "ReplacementsOutsideMesh", message });
     }
 
     /// Tells what became of a gate that was to come off.
@@ -262,7 +271,7 @@ impl Reporter {
             }
         };
         let subject = EventSubject::pod_named(&ungate.namespace, &ungate.name, &ungate.uid);
-        self.scribe.note(|| Note { subject, warning, reason, message });
+        self.recorder.note(|| Note { subject, warning, reason, message });
     }
 
     /// Tells what became of an act.
@@ -299,7 +308,7 @@ impl Reporter {
             }
         };
         if let Some(subject) = subject_of(&action.namespace, &action.owner) {
-            self.scribe.note(|| Note { subject, warning, reason, message });
+            self.recorder.note(|| Note { subject, warning, reason, message });
         }
     }
 }

@@ -27,7 +27,7 @@ const ANSWER: Duration = Duration::from_millis(4100);
 /// The least pause between two looks.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// How often it is said that owners cannot be nudged.
+/// How often it is said that owners cannot be retried.
 const SAID_AGAIN: Duration = Duration::from_mins(1);
 
 struct OwnerRetrier {
@@ -36,14 +36,14 @@ struct OwnerRetrier {
     renewed: watch::Receiver<Instant>,
     gate: watch::Receiver<Gate>,
     reprove: watch::Sender<Duration>,
-    nudges: OwnerRetries,
+    retries: OwnerRetries,
     /// When it was said last that they cannot be sent.
     said: Option<Duration>,
-    /// Owners of which audit mode has said that they would be nudged, by uid.
+    /// Owners of which audit mode has said that they would be retried, by uid.
     audited: BTreeSet<String>,
 }
 
-/// Nudges for ever.
+/// Retries for ever.
 pub(super) async fn run(
     context: Arc<Context>,
     seen: Watched,
@@ -54,8 +54,8 @@ pub(super) async fn run(
     if !context.settings.retry_owners {
         return std::future::pending().await;
     }
-    let (nudges, said, audited) = (OwnerRetries::default(), None, BTreeSet::new());
-    OwnerRetrier { context, seen, renewed, gate, reprove, nudges, said, audited }.run().await
+    let (retries, said, audited) = (OwnerRetries::default(), None, BTreeSet::new());
+    OwnerRetrier { context, seen, renewed, gate, reprove, retries, said, audited }.run().await
 }
 
 // === impl OwnerRetrier ===
@@ -74,7 +74,7 @@ impl OwnerRetrier {
             tokio::time::sleep(PAUSE).await;
             tokio::select! {
                 biased;
-                () = self.seen.refused() => {}
+                () = self.seen.refused_creates_changed() => {}
                 Ok(()) = self.gate.changed() => {}
                 () = async {
                     match again {
@@ -97,14 +97,14 @@ impl OwnerRetrier {
         let now = self.context.now();
         let proven = self.proven(now);
         let Some(refusals) = self.seen.refused_creates() else { return (Vec::new(), Some(now + RECHECK)) };
-        let nudges = &mut self.nudges;
-        let stepped = self.seen.owners(|owners| nudges.step(&owners, &refusals, proven, now));
-        if let Some(at) = self.nudges.refused_again_at() {
+        let retries = &mut self.retries;
+        let stepped = self.seen.owners(|owners| retries.step(&owners, &refusals, proven, now));
+        if let Some(at) = self.retries.refused_again_at() {
             prover::reprove(&self.reprove, at);
         }
         let metrics = &self.context.metrics;
-        metrics.retrying_owners.set(i64::try_from(self.nudges.under_way()).unwrap_or(i64::MAX));
-        metrics.retry_window_owners.set(i64::try_from(self.nudges.window()).unwrap_or(i64::MAX));
+        metrics.retrying_owners.set(i64::try_from(self.retries.under_way()).unwrap_or(i64::MAX));
+        metrics.retry_window_owners.set(i64::try_from(self.retries.window()).unwrap_or(i64::MAX));
         let (due, again) = stepped.unwrap_or_default();
         let again = if proven.is_some() { again } else { Some(now + RECHECK) };
         (due, again)
@@ -117,29 +117,29 @@ impl OwnerRetrier {
         }
         let now = self.context.now();
         let refusals = self.seen.refused_creates().unwrap_or_default();
-        for nudge in handful {
-            self.nudges.sent(nudge, &refusals, now);
+        for retry in handful {
+            self.retries.sent(retry, &refusals, now);
         }
         if !self.context.acts() {
             self.audit(handful);
             return;
         }
-        let outcomes = join_all(handful.iter().map(|nudge| retry_one(&self.context, nudge))).await;
-        for (nudge, outcome) in handful.iter().zip(outcomes) {
-            self.context.metrics.nudged(key(&outcome));
+        let outcomes = join_all(handful.iter().map(|retry| retry_one(&self.context, retry))).await;
+        for (retry, outcome) in handful.iter().zip(outcomes) {
+            self.context.metrics.owner_retried(key(&outcome));
             let now = self.context.now();
             match outcome {
                 WriteOutcome::Done => {
-                    info!(namespace = nudge.namespace, owner = %nudge.owner, "retried owner whose pods were refused");
+                    info!(namespace = retry.namespace, owner = %retry.owner, "retried owner whose pods were refused");
                 }
                 WriteOutcome::Conflict => {
-                    debug!(namespace = nudge.namespace, owner = %nudge.owner, "owner not retried: it is gone");
+                    debug!(namespace = retry.namespace, owner = %retry.owner, "owner not retried: it is gone");
                 }
                 WriteOutcome::Failed(why) | WriteOutcome::Refused(why) => {
-                    self.nudges.failed(nudge, now);
+                    self.retries.failed(retry, now);
                     if self.said.is_none_or(|said| said + SAID_AGAIN <= now) {
                         warn!(
-                            namespace = nudge.namespace, owner = %nudge.owner, error = why,
+                            namespace = retry.namespace, owner = %retry.owner, error = why,
                             "cannot retry refused owners"
                         );
                         self.said = Some(now);
@@ -151,11 +151,11 @@ impl OwnerRetrier {
 
     /// Says once of each what would be done.
     fn audit(&mut self, handful: &[OwnerRetry]) {
-        for nudge in handful {
-            if self.audited.insert(nudge.owner.uid.clone()) {
-                self.context.metrics.nudged("audit");
+        for retry in handful {
+            if self.audited.insert(retry.owner.uid.clone()) {
+                self.context.metrics.owner_retried("audit");
                 info!(
-                    namespace = nudge.namespace, owner = %nudge.owner,
+                    namespace = retry.namespace, owner = %retry.owner,
                     "audit mode: owner whose pods were refused not retried"
                 );
             }
@@ -163,8 +163,8 @@ impl OwnerRetrier {
     }
 }
 
-async fn retry_one(context: &Context, nudge: &OwnerRetry) -> WriteOutcome {
+async fn retry_one(context: &Context, retry: &OwnerRetry) -> WriteOutcome {
     let late = || WriteOutcome::Failed(format!("the API server did not answer in {ANSWER:?}"));
-    let sent = repair::nudge(context.client.clone(), nudge, wall());
+    let sent = repair::retry_owner(context.client.clone(), retry, wall());
     tokio::time::timeout(ANSWER, sent).await.unwrap_or_else(|_| late())
 }

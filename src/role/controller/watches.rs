@@ -129,7 +129,7 @@ impl Watched {
         own.chain(self.owners.troubles()).collect()
     }
 
-    /// The same of nudges.
+    /// The same of retries.
     pub(super) fn retry_watch_errors(&self) -> BTreeSet<String> {
         let own = [trouble(&self.refusals), trouble(&self.agents)].into_iter().flatten();
         own.chain(self.linkerd.troubles()).chain(self.owners.troubles()).collect()
@@ -206,7 +206,7 @@ impl Watched {
     }
 
     /// Completes when something has changed that decides about nodes.
-    pub(super) async fn tended(&mut self) {
+    pub(super) async fn nodes_changed(&mut self) {
         tokio::select! {
             Ok(()) = self.nodes.changed() => {}
             Ok(()) = self.pods.changed() => {}
@@ -215,8 +215,8 @@ impl Watched {
         }
     }
 
-    /// Completes when something has changed that decides about nudges.
-    pub(super) async fn refused(&mut self) {
+    /// Completes when something has changed that decides about retries.
+    pub(super) async fn refused_creates_changed(&mut self) {
         tokio::select! {
             Ok(()) = self.refusals.changed() => {}
             () = self.owners.changed() => {}

@@ -2,12 +2,13 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 use tracing::{Instrument as _, error_span};
 
@@ -50,6 +51,10 @@ struct Shared {
     context: Arc<Context>,
     renewed: watch::Receiver<Instant>,
     gate: watch::Receiver<Gate>,
+    /// Whether the last plan found the watches in sync and no override: what waits since then must not go on after that.
+    free: AtomicBool,
+    /// When the next eviction may be sent. A dry-run before it takes as long as it takes, so the rate is kept here once more.
+    next_eviction: Mutex<Instant>,
 }
 
 // === impl Writes ===
@@ -57,7 +62,8 @@ struct Shared {
 impl Writes {
     pub(super) fn new(context: Arc<Context>, renewed: watch::Receiver<Instant>, gate: watch::Receiver<Gate>) -> Self {
         let (actions, ungates) = (VecDeque::new(), VecDeque::new());
-        let shared = Arc::new(Shared { context, renewed, gate });
+        let (free, next_eviction) = (AtomicBool::new(false), Mutex::new(Instant::now()));
+        let shared = Arc::new(Shared { context, renewed, gate, free, next_eviction });
         Self { shared, actions, ungates, under_way: FuturesUnordered::new() }
     }
 
@@ -74,6 +80,11 @@ impl Writes {
     /// How many more gates may be.
     pub(super) fn room_for_ungates(&self) -> usize {
         UNGATES_WAITING.saturating_sub(self.ungates.len())
+    }
+
+    /// Lets what waits go on, or not: resuming a Job and removing a gate do not wait for it.
+    pub(super) fn set_free(&self, free: bool) {
+        self.shared.free.store(free, Ordering::Relaxed);
     }
 
     pub(super) fn act(&mut self, actions: Vec<Action>) {
@@ -110,7 +121,17 @@ impl Shared {
     /// Before each write: what comes before it may take long.
     fn may(&self, action: &Action) -> bool {
         let proven = || prover::proven(&self.gate.borrow(), self.context.now()).is_some();
-        leads(&self.renewed) && (!action.operation.needs_proof() || proven())
+        let reverts = matches!(action.operation, Operation::Resume { .. });
+        let free = reverts || self.free.load(Ordering::Relaxed);
+        leads(&self.renewed) && free && (!action.operation.needs_proof() || proven())
+    }
+
+    /// Waits until an eviction may be sent by its rate.
+    async fn pace(&self) {
+        let each = self.context.settings.repair.eviction_rate.each();
+        let mut next = self.next_eviction.lock().await;
+        tokio::time::sleep_until(*next).await;
+        *next = Instant::now() + each;
     }
 
     async fn act(&self, action: Action) -> Written {
@@ -120,6 +141,9 @@ impl Shared {
         if let Some(reason) = tried_in_vain(&self.context, &action).await {
             // Nothing was sent: neither the owner's other pods nor other owners wait.
             return Written::Acted(action, Some(WriteOutcome::Refused(reason)));
+        }
+        if matches!(action.operation, Operation::Evict(_)) {
+            self.pace().await;
         }
         if !self.may(&action) {
             return Written::Acted(action, None);

@@ -12,7 +12,7 @@ const fn second(seconds: u64) -> Duration {
 }
 
 fn holder(node: &str) -> LeaseHolder {
-    LeaseHolder { node: node.to_owned(), pod: format!("linkerd-gate-{node}"), boot: "1".to_owned() }
+    LeaseHolder { name: node.to_owned(), detail: format!("linkerd-gate-{node}"), incarnation: "1".to_owned() }
 }
 
 /// No pause at all.
@@ -244,7 +244,7 @@ fn a_free_lease_is_left_to_others_for_a_while() {
     elector.observe(Some(&other), second(1));
     assert_eq!(elector.step(second(3), None, &mut { courtesy }), Step::Wait { until: Some(second(16)) });
     assert_eq!(elector.step(second(16), None, &mut { courtesy }), Step::Wait { until: Some(second(19)) }, "anew");
-    let earlier = LeaseRecord { holder: Some(LeaseHolder { boot: "0".to_owned(), ..holder("a") }), ..other };
+    let earlier = LeaseRecord { holder: Some(LeaseHolder { incarnation: "0".to_owned(), ..holder("a") }), ..other };
     elector.observe(Some(&earlier), second(16));
     let mut new = Elector::new(holder("a"));
     new.observe(Some(&earlier), second(16));

@@ -1,4 +1,4 @@
-//! Who is nudged, how many at a time, and that everybody is in the end.
+//! Who is retried, how many at a time, and that everybody is in the end.
 
 use k8s_openapi::api::apps::v1::{DaemonSet, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
@@ -20,7 +20,7 @@ struct Scene {
     replication_controllers: BTreeMap<String, OwnerView>,
     jobs: BTreeMap<String, OwnerView>,
     refusals: RefusedCreates,
-    nudges: OwnerRetries,
+    retries: OwnerRetries,
     now: Duration,
 }
 
@@ -98,18 +98,18 @@ impl Scene {
             replication_controllers: &self.replication_controllers,
             jobs: &self.jobs,
         };
-        let (nudges, again) = self.nudges.step(&owners, &self.refusals, proven, self.now);
+        let (retries, again) = self.retries.step(&owners, &self.refusals, proven, self.now);
         assert!(again.is_none_or(|again| again > self.now), "a busy loop: {again:?} at {:?}", self.now);
-        (nudges, again)
+        (retries, again)
     }
 
-    /// Who is nudged now.
-    fn nudged(&mut self) -> Vec<String> {
-        let (nudges, _) = self.step(true);
-        for nudge in &nudges {
-            self.nudges.sent(nudge, &self.refusals, self.now);
+    /// Who is retried now.
+    fn retried(&mut self) -> Vec<String> {
+        let (retries, _) = self.step(true);
+        for retry in &retries {
+            self.retries.sent(retry, &self.refusals, self.now);
         }
-        nudges.into_iter().map(|nudge| nudge.owner.name).collect()
+        retries.into_iter().map(|retry| retry.owner.name).collect()
     }
 
     fn after(&mut self, seconds: u64) -> &mut Self {
@@ -149,28 +149,28 @@ fn all_four_kinds_are_nudged_where_they_were_refused_and_nothing_else_is() {
     scene.refused(&controller, "1");
     let going = OwnerView { deleting: true, ..stateful_set("going", 0) };
     scene.refused(&going, "1").refused(&stateful_set("full", 3), "1").owner(replica_set("full", 3, Some(GUARD)));
-    assert_eq!(scene.nudged(), ["failed", "guarded", "db", "log", "report"]);
-    assert_eq!(scene.nudges.under_way(), 5);
-    assert!(scene.nudged().is_empty());
+    assert_eq!(scene.retried(), ["failed", "guarded", "db", "log", "report"]);
+    assert_eq!(scene.retries.under_way(), 5);
+    assert!(scene.retried().is_empty());
 }
 
 #[test]
 fn nobody_is_nudged_while_injection_is_not_proven() {
     let mut scene = many(3);
     assert_eq!(scene.step(false), (Vec::new(), None));
-    assert_eq!(scene.nudged().len(), 3);
+    assert_eq!(scene.retried().len(), 3);
 }
 
 #[test]
 fn a_window_of_them_is_under_way_at_a_time_and_grows_with_each_that_succeeds() {
     let mut scene = many(40);
-    assert_eq!(scene.nudged().len(), 10);
-    assert!(scene.nudged().is_empty());
+    assert_eq!(scene.retried().len(), 10);
+    assert!(scene.retried().is_empty());
     (0..4).for_each(|place| {
         scene.owner(replica_set(&format!("web{place:03}"), 3, None));
     });
-    assert_eq!(scene.nudged().len(), 12);
-    assert_eq!((scene.nudges.window(), scene.nudges.under_way()), (18, 18));
+    assert_eq!(scene.retried().len(), 12);
+    assert_eq!((scene.retries.window(), scene.retries.under_way()), (18, 18));
 }
 
 #[test]
@@ -180,17 +180,17 @@ fn the_window_is_halved_once_for_all_that_were_nudged_together() {
     for set in &sets {
         scene.refused(set, "1");
     }
-    assert_eq!(scene.nudged().len(), 10);
+    assert_eq!(scene.retried().len(), 10);
     for (place, set) in sets.iter().take(5).enumerate() {
-        scene.after(1).refused(set, "2").nudged();
-        assert_eq!(scene.nudges.window(), 5, "{place}");
+        scene.after(1).refused(set, "2").retried();
+        assert_eq!(scene.retries.window(), 5, "{place}");
     }
-    // One that was nudged after that is another matter.
-    assert_eq!(scene.nudges.under_way(), 5);
+    // One that was retried after that is another matter.
+    assert_eq!(scene.retries.under_way(), 5);
     scene.refused(&sets[5], "2").refused(&sets[6], "2");
-    assert_eq!(scene.after(1).nudged(), ["log10", "log11"]);
-    scene.after(1).refused(&sets[10], "2").nudged();
-    assert_eq!(scene.nudges.window(), 2);
+    assert_eq!(scene.after(1).retried(), ["log10", "log11"]);
+    scene.after(1).refused(&sets[10], "2").retried();
+    assert_eq!(scene.retries.window(), 2);
 }
 
 #[test]
@@ -202,12 +202,12 @@ fn an_event_that_names_anothers_uid_makes_nobody_try_again() {
     // In the attacker's own namespace, or of another kind or name: of all of it nothing is this owner.
     scene.refused_in("attackers", set.reference.clone(), "90");
     scene.refused_in("shop", named(Kind::Job, "db"), "91").refused_in("shop", named(Kind::StatefulSet, "x"), "92");
-    assert_eq!(scene.nudged(), [""; 0]);
+    assert_eq!(scene.retried(), [""; 0]);
     // Nor do they hide what is.
-    assert_eq!(scene.refused(&set, "3").nudged(), ["db"]);
+    assert_eq!(scene.refused(&set, "3").retried(), ["db"]);
     // Nor does one tell that it was refused again, which would make all others wait for another proof.
     scene.after(1).refused_in("attackers", set.reference.clone(), "99").refused(&other, "4");
-    assert_eq!((scene.nudged(), scene.nudges.refused_again_at()), (vec!["log".to_owned()], None));
+    assert_eq!((scene.retried(), scene.retries.refused_again_at()), (vec!["log".to_owned()], None));
 }
 
 #[test]
@@ -218,18 +218,18 @@ fn once_one_is_refused_again_the_others_wait_for_a_proof_from_then() {
         scene.refused(set, "1");
     }
     let proven = scene.now;
-    assert_eq!(scene.nudged().len(), 10);
+    assert_eq!(scene.retried().len(), 10);
     scene.after(1).refused(&sets[0], "2");
     for set in &sets[1..10] {
         scene.owner(daemon_set(&set.reference.name, 3));
     }
     assert!(scene.step_proven_at(Some(proven)).0.is_empty());
     let refused = scene.now;
-    assert_eq!(scene.nudges.refused_again_at(), Some(refused));
+    assert_eq!(scene.retries.refused_again_at(), Some(refused));
     assert!(scene.after(10).step_proven_at(Some(refused)).0.is_empty());
     // What is learnt is kept, unlike in an outage: the window was halved, and who was refused comes last.
-    let (nudges, _) = scene.step_proven_at(Some(refused + Duration::from_secs(1)));
-    let names: Vec<&str> = nudges.iter().map(|nudge| nudge.owner.name.as_str()).collect();
+    let (retries, _) = scene.step_proven_at(Some(refused + Duration::from_secs(1)));
+    let names: Vec<&str> = retries.iter().map(|retry| retry.owner.name.as_str()).collect();
     assert_eq!(names, ["log10", "log11", "log12", "log13", "log14"]);
 }
 
@@ -239,40 +239,40 @@ fn who_is_refused_again_pauses_twice_as_long_each_time_up_to_two_minutes() {
     let db = stateful_set("db", 0);
     scene.refused(&db, "0");
     for (time, pause) in [5, 10, 20, 40, 80, 120, 120].into_iter().enumerate() {
-        assert_eq!(scene.nudged(), ["db"], "{time}");
-        assert!(scene.after(1).refused(&db, &format!("{}", time + 1)).nudged().is_empty());
+        assert_eq!(scene.retried(), ["db"], "{time}");
+        assert!(scene.after(1).refused(&db, &format!("{}", time + 1)).retried().is_empty());
         let (_, again) = scene.step(true);
         assert_eq!(again, Some(scene.now + Duration::from_secs(pause)));
-        assert!(scene.after(pause - 1).nudged().is_empty());
+        assert!(scene.after(pause - 1).retried().is_empty());
         scene.after(1);
     }
-    assert_eq!(scene.nudges.window(), 1);
+    assert_eq!(scene.retries.window(), 1);
 }
 
 #[test]
 fn who_shows_nothing_is_under_way_for_ten_seconds_and_narrows_the_window_once() {
     let mut scene = many(1);
-    assert_eq!(scene.nudged().len(), 1);
+    assert_eq!(scene.retried().len(), 1);
     assert_eq!(scene.step(true).1, Some(scene.now + Duration::from_secs(10)));
-    assert!(scene.after(9).nudged().is_empty() && scene.nudges.under_way() == 1);
-    assert!(scene.after(1).nudged().is_empty() && scene.nudges.under_way() == 0);
-    assert_eq!(scene.nudges.window(), 5);
-    assert_eq!(scene.after(5).nudged().len(), 1);
-    scene.after(10).nudged();
-    assert_eq!(scene.nudges.window(), 5);
+    assert!(scene.after(9).retried().is_empty() && scene.retries.under_way() == 1);
+    assert!(scene.after(1).retried().is_empty() && scene.retries.under_way() == 0);
+    assert_eq!(scene.retries.window(), 5);
+    assert_eq!(scene.after(5).retried().len(), 1);
+    scene.after(10).retried();
+    assert_eq!(scene.retries.window(), 5);
 }
 
 #[test]
 fn what_was_made_up_for_is_over_and_the_next_refusal_is_another() {
     let mut scene = Scene::default();
     scene.refused(&stateful_set("db", 0), "1");
-    assert_eq!(scene.nudged(), ["db"]);
+    assert_eq!(scene.retried(), ["db"]);
     // Its next pod waits for this one to be ready, which is none of our concern.
     scene.after(1).owner(stateful_set("db", 1));
-    assert!(scene.nudged().is_empty() && scene.nudges.under_way() == 0);
-    assert!(scene.after(600).nudged().is_empty());
+    assert!(scene.retried().is_empty() && scene.retries.under_way() == 0);
+    assert!(scene.after(600).retried().is_empty());
     scene.refused(&stateful_set("db", 1), "2");
-    assert_eq!(scene.nudged(), ["db"]);
+    assert_eq!(scene.retried(), ["db"]);
 }
 
 #[test]
@@ -280,22 +280,22 @@ fn an_owner_that_goes_on_by_itself_is_not_nudged() {
     let mut scene = Scene::default();
     scene.refused(&stateful_set("db", 0), "1").step(false);
     scene.owner(stateful_set("db", 1)).step(false);
-    assert!(scene.nudged().is_empty());
+    assert!(scene.retried().is_empty());
     // It had all it wanted, and was scaled up since: the refusal is of before.
     scene.refused(&daemon_set("log", 3), "1").step(true);
-    assert!(scene.owner(daemon_set("log", 2)).nudged().is_empty());
+    assert!(scene.owner(daemon_set("log", 2)).retried().is_empty());
 }
 
 #[test]
 fn an_owner_of_many_pods_is_under_way_as_long_as_it_gets_somewhere() {
     let mut scene = Scene::default();
     scene.owner(replica_set("web", 0, Some(GUARD)));
-    assert_eq!(scene.nudged(), ["web"]);
-    scene.after(9).owner(replica_set("web", 1, Some(GUARD))).nudged();
-    scene.after(9).nudged();
-    assert_eq!((scene.nudges.under_way(), scene.nudges.window()), (1, 10));
-    scene.after(1).nudged();
-    assert_eq!((scene.nudges.under_way(), scene.nudges.window()), (0, 5));
+    assert_eq!(scene.retried(), ["web"]);
+    scene.after(9).owner(replica_set("web", 1, Some(GUARD))).retried();
+    scene.after(9).retried();
+    assert_eq!((scene.retries.under_way(), scene.retries.window()), (1, 10));
+    scene.after(1).retried();
+    assert_eq!((scene.retries.under_way(), scene.retries.window()), (0, 5));
 }
 
 #[test]
@@ -306,12 +306,12 @@ fn what_an_outage_explains_costs_no_pause_and_no_window() {
         scene.refused(set, "1");
     }
     for round in 0..6 {
-        assert_eq!(scene.nudged().len(), 10, "{round}");
+        assert_eq!(scene.retried().len(), 10, "{round}");
         for set in &sets {
             scene.refused(set, &format!("{}", round + 2));
         }
         scene.after(1).step(true);
-        assert_eq!((scene.nudges.window(), scene.nudges.under_way()), (5, 0));
+        assert_eq!((scene.retries.window(), scene.retries.under_way()), (5, 0));
         // The pauses would be longer.
         scene.after(1).step(false);
     }
@@ -320,15 +320,15 @@ fn what_an_outage_explains_costs_no_pause_and_no_window() {
 #[test]
 fn a_nudge_that_could_not_be_sent_is_tried_again_later() {
     let mut scene = many(20);
-    let (nudges, _) = scene.step(true);
-    scene.nudges.failed(&nudges[0], scene.now);
-    assert_eq!((scene.nudges.window(), scene.nudges.under_way()), (5, 0));
-    assert!(!scene.nudged().contains(&nudges[0].owner.name));
+    let (retries, _) = scene.step(true);
+    scene.retries.failed(&retries[0], scene.now);
+    assert_eq!((scene.retries.window(), scene.retries.under_way()), (5, 0));
+    assert!(!scene.retried().contains(&retries[0].owner.name));
     (0..20).filter(|place| *place != 0).for_each(|place| {
         scene.owner(replica_set(&format!("web{place:03}"), 3, None));
     });
-    assert!(scene.nudged().is_empty());
-    assert_eq!(scene.after(5).nudged(), ["web000"]);
+    assert!(scene.retried().is_empty());
+    assert_eq!(scene.after(5).retried(), ["web000"]);
 }
 
 #[test]
@@ -341,12 +341,12 @@ fn those_that_are_refused_for_ever_do_not_take_the_others_turn() {
     let last = job("z", 0);
     scene.refused(&last, "0");
     for round in 1..100 {
-        let nudged = scene.nudged();
-        if nudged.contains(&"z".to_owned()) {
+        let retried = scene.retried();
+        if retried.contains(&"z".to_owned()) {
             assert!(round <= 51, "everybody once, even one at a time: {round}");
             return;
         }
-        hopeless.iter().filter(|set| nudged.contains(&set.reference.name)).for_each(|set| {
+        hopeless.iter().filter(|set| retried.contains(&set.reference.name)).for_each(|set| {
             scene.refused(set, &format!("{round}"));
         });
         scene.after(1);
@@ -400,12 +400,12 @@ proptest! {
                     scene.refused(&done(0), &format!("{refusals}"));
                 }
             }
-            let before = scene.nudges.under_way();
-            let nudged = scene.nudged();
-            if !nudged.is_empty() {
-                prop_assert!(scene.nudges.under_way() <= scene.nudges.window().max(before), "more than the window");
+            let before = scene.retries.under_way();
+            let retried = scene.retried();
+            if !retried.is_empty() {
+                prop_assert!(scene.retries.under_way() <= scene.retries.window().max(before), "more than the window");
             }
-            for name in nudged {
+            for name in retried {
                 prop_assert!(!made_up.contains(&name), "{} has made up for it", name);
                 let place: usize = name[1..].parse().unwrap();
                 let admitted = running.len() < bears;

@@ -226,7 +226,7 @@ impl NodeReconciler {
             }
             record
         };
-        if self.node().is_some_and(|node| node.opened_boot.as_ref() == Some(&self.context.me.boot)) {
+        if self.node().is_some_and(|node| node.opened_boot.as_ref() == Some(&self.context.me.incarnation)) {
             self.follower.note_opened_boot();
         }
         let identity = self.ends.identity.borrow_and_update().clone();
@@ -245,7 +245,7 @@ impl NodeReconciler {
 
         if let Some(word) = self.follower.published(now) {
             // The last verdict holds while no prover renews it: a prover that stopped taints no node.
-            self.yield_to = word.suppressed_by(&self.context.me.node);
+            self.yield_to = word.suppressed_by(&self.context.me.name);
             self.ends.addresses.send_if_modified(|addresses| {
                 let news = *addresses != word.identity;
                 addresses.clone_from(&word.identity);
@@ -342,7 +342,7 @@ impl NodeReconciler {
     fn plan(&self, node: &NodeView, circumstances: &Circumstances) -> NodePlan {
         let facts = NodeFacts {
             node,
-            boot: &self.context.me.boot,
+            boot: &self.context.me.incarnation,
             uptime: circumstances.uptime,
             closed_since: self.closed_since,
             age: self.age,
@@ -529,7 +529,7 @@ impl NodeReconciler {
         let is_open = matches!(node, Some((NodeState::Open(_), false)));
         let shown = match node {
             Some((NodeState::Open(_), true)) => NodeStatus {
-                name: self.context.me.node.clone(),
+                name: self.context.me.name.clone(),
                 state: "closed".to_owned(),
                 reason: format!(
                     "the agent is about to remove its taint{}",
@@ -537,14 +537,14 @@ impl NodeReconciler {
                 ),
             },
             Some((state, _)) => NodeStatus {
-                name: self.context.me.node.clone(),
+                name: self.context.me.name.clone(),
                 state: state.as_str().to_owned(),
                 reason: state.to_string(),
             },
             None => unseen_node(&self.context),
         };
         let gate = self.follower.gate();
-        let prover = self.follower.observer().holder().map(|holder| holder.node.clone());
+        let prover = self.follower.observer().holder().map(|holder| holder.name.clone());
         let mut answer = GateStatus::of(gate, self.follower.policy(), prover, shown);
         answer = answer.seeing(self.follower.observer().fresh(circumstances.now));
         if let Some(word) = circumstances.by_hand {
@@ -555,9 +555,9 @@ impl NodeReconciler {
         let ready = match (node, self.ends.lease.borrow().is_known()) {
             (None, _) if self.ends.node.borrow().is_known() => ProbeResult::not_ready(format!(
                 "there is no node {}: is LINKERD_GATE_NODE_NAME right?",
-                self.context.me.node
+                self.context.me.name
             )),
-            (None, _) => ProbeResult::not_ready(format!("node {} has not been seen yet", self.context.me.node)),
+            (None, _) => ProbeResult::not_ready(format!("node {} has not been seen yet", self.context.me.name)),
             (_, false) => ProbeResult::not_ready("the Lease has not been seen yet"),
             (Some(_), true) => ProbeResult::Ready,
         };
@@ -577,7 +577,7 @@ pub(super) fn first_answer(context: &Context) -> GateStatus {
 
 fn unseen_node(context: &Context) -> NodeStatus {
     NodeStatus {
-        name: context.me.node.clone(),
+        name: context.me.name.clone(),
         state: NodeState::Undecided.as_str().to_owned(),
         reason: "the agent's watch of the node is not in sync yet".to_owned(),
     }
