@@ -1,12 +1,12 @@
 //! Our admission policies, and the webhooks around Linkerd's.
 
-use super::{
-    Check, INSTALL, State,
-    code::{CONDITIONS, HOLD_SUPPORTED, LATER_WEBHOOKS, PARAMETER, POLICIES},
-    state::{Admission, Binding, GUARD, HOLD, HOLDS_FROM, PolicyKind},
-};
-use crate::linkerd::names;
 use k8s_openapi::api::admissionregistration::v1::{MutatingWebhook, RuleWithOperations};
+
+use super::clean::is_name;
+use super::code::{CONDITIONS, HOLD_SUPPORTED, LATER_WEBHOOKS, PARAMETER, POLICIES};
+use super::state::{Admission, Binding, GUARD, HOLD, HOLDS_FROM, PolicyKind};
+use super::{Check, State, fix};
+use crate::linkerd::names;
 
 pub(super) fn checks(state: &State) -> Vec<Check> {
     let installed = !matches!((state.agents(), state.controller()), (Ok(None), Ok(None)));
@@ -17,7 +17,7 @@ pub(super) fn checks(state: &State) -> Vec<Check> {
         Ok(admission) if !installed && admission.policies.is_empty() && admission.bindings.is_empty() => {}
         Ok(admission) => {
             checks.push(hold_supported(state));
-            checks.extend(policies(admission));
+            checks.extend(policies(state, admission));
         }
     }
     checks.extend(conditions(state));
@@ -41,7 +41,7 @@ pub(super) fn hold_supported(state: &State) -> Check {
     }
 }
 
-fn policies(admission: &Admission) -> Vec<Check> {
+fn policies(state: &State, admission: &Admission) -> Vec<Check> {
     let has_policy = |name: &str| admission.policies.iter().any(|(_, policy)| policy == name);
     let binding = |name: &str| admission.bindings.iter().find(|binding| binding.name == name);
     // With `admission: refuse` the guard alone is there, also where pods could be held.
@@ -66,7 +66,7 @@ fn policies(admission: &Admission) -> Vec<Check> {
     let mut checks = vec![if wrong.is_empty() {
         POLICIES.passes()
     } else {
-        let mut check = POLICIES.warns("pods that miss the injector are admitted").with_fix(INSTALL);
+        let mut check = POLICIES.warns("pods that miss the injector are admitted").with_fix(fix::install(state));
         check.listing(wrong);
         check
     }];
@@ -81,18 +81,34 @@ fn policies(admission: &Admission) -> Vec<Check> {
                     "{} takes no webhook configuration as its parameter, and lets every pod pass",
                     names.join(" and ")
                 ))
-                .with_fix(
-                    "kubectl label mutatingwebhookconfiguration linkerd-proxy-injector-webhook-config \
-                     linkerd.io/control-plane-component=proxy-injector",
-                ),
+                .with_fix(format!(
+                    "kubectl label --overwrite mutatingwebhookconfiguration {} linkerd.io/control-plane-component=proxy-injector",
+                    linkerds(state).unwrap_or_else(|| names::webhook::CONFIGURATION.to_owned())
+                )),
         );
     }
     checks
 }
 
+/// The configuration of Linkerd's webhook, by what it calls.
+fn linkerds(state: &State) -> Option<String> {
+    let all = state.mutating.as_ref().ok()?;
+    let is_it = |hook: &MutatingWebhook| hook.name == "linkerd-proxy-injector.linkerd.io";
+    all.iter().find(|it| it.webhooks.iter().flatten().any(is_it))?.metadata.name.clone().filter(|name| is_name(name))
+}
+
 fn conditions(state: &State) -> Option<Check> {
     let webhooks = state.webhooks().ok().filter(|webhooks| !webhooks.is_empty())?;
     let conditional: Vec<_> = webhooks.webhooks.iter().filter(|webhook| !webhook.match_conditions.is_empty()).collect();
+    let all = state.mutating.as_deref().unwrap_or_default();
+    let removals = all.iter().filter(|it| conditional.iter().any(|one| Some(&one.configuration) == it.metadata.name.as_ref())).flat_map(|it| {
+        let hooks = it.webhooks.iter().flatten().enumerate();
+        let name = it.metadata.name.clone().unwrap_or_default();
+        hooks.filter(|(_, hook)| hook.match_conditions.as_ref().is_some_and(|all| !all.is_empty())).map(move |(place, _)| {
+            format!("kubectl patch mutatingwebhookconfiguration {name} --type=json -p='[{{\"op\":\"remove\",\"path\":\"/webhooks/{place}/matchConditions\"}}]'")
+        })
+    });
+    let fix = format!("{}   # once namespaceSelector or objectSelector says the same", fix::all(removals));
     Some(if conditional.is_empty() {
         CONDITIONS.passes()
     } else {
@@ -102,6 +118,7 @@ fn conditions(state: &State) -> Option<Check> {
         CONDITIONS
             .warns("Linkerd's webhook has match conditions, which only the API server evaluates: no pod of it is held or repaired")
             .about(names)
+            .with_fix(fix)
     })
 }
 

@@ -73,6 +73,12 @@ codes! {
 // === impl Code ===
 
 impl Code {
+    /// Whether what it finds may be otherwise a moment later, without a person doing anything about it: what an annotation
+    /// or a label in a template causes stays.
+    pub(super) fn passes_by_itself(self) -> bool {
+        ![NAMESPACE_ANNOTATIONS, POD_ANNOTATIONS, FORGED].contains(&self)
+    }
+
     /// Where it is explained.
     pub fn url(self) -> String {
         format!("{DOCS}/check.md#{}", self.id.to_ascii_lowercase())

@@ -1,8 +1,7 @@
 //! Whether a pod that is created now would be injected.
 
 use super::code::{PROVEN, PROVEN_EVERYWHERE};
-use super::installation::is_stale;
-use super::{Check, Proof, State};
+use super::{Check, Level, Proof, State, Unread, fix};
 use crate::decide::election::lease_record;
 use crate::decide::election::published_verdict::WireVerdict;
 use crate::decide::{Basis, ProbeResult};
@@ -28,22 +27,32 @@ fn here(proof: &Proof) -> Check {
         Proof::Answered { namespace, outcome: ProbeResult::NotReady(reason) } => {
             PROVEN.fails(format!("a dry-run pod in namespace {namespace} was not: {reason}")).with_fix("linkerd check")
         }
-        Proof::Answered { namespace, outcome: ProbeResult::Unknown(reason) } => {
-            PROVEN.warns(format!("a dry-run pod in namespace {namespace} shows nothing: {reason}"))
-        }
-        Proof::Skipped(why) => PROVEN.warns(format!("not looked at: {why}")),
-        Proof::Forbidden(right) => PROVEN.warns(format!("not looked at: you may not {right}")),
+        Proof::Answered { namespace, outcome: ProbeResult::Unknown(reason) } => PROVEN
+            .warns(format!("a dry-run pod in namespace {namespace} shows nothing: {reason}"))
+            .with_fix("linkerd check"),
+        Proof::Skipped(why) => PROVEN.warns(format!("not looked at: {why}")).with_fix("linkerd check"),
+        Proof::Forbidden(right) => PROVEN.unread(&Unread::Forbidden(right.clone())),
     }
 }
 
 fn everywhere(state: &State) -> Option<Check> {
+    let check = published(state)?;
+    // Whoever proves says in its log what it could not look at.
+    Some(if check.result == Level::Warning && check.fix.is_none() {
+        check.with_fix(fix::logs(state, "agent"))
+    } else {
+        check
+    })
+}
+
+fn published(state: &State) -> Option<Check> {
     if let Err(unread) = &state.leases {
         return Some(PROVEN_EVERYWHERE.unread(unread));
     }
     // A verdict is as old as the last renewal of the Lease that it is on.
     let renewed =
         state.lease(lease_record::NAME).and_then(|lease| lease.spec.as_ref()?.renew_time.as_ref()).map(|time| time.0);
-    if state.verdict().is_some() && renewed.is_none_or(|renewed| is_stale(state, renewed)) {
+    if state.verdict().is_some() && renewed.is_none_or(|renewed| state.is_stale(renewed)) {
         let from = renewed.map_or_else(|| "an unknown time".to_owned(), |renewed| renewed.to_string());
         return Some(PROVEN_EVERYWHERE.warns(format!("not looked at: the verdict is from {from}")));
     }

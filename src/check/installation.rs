@@ -1,16 +1,11 @@
 //! What of linkerd-gate is there, and what the user may read.
 
 use k8s_openapi::api::core::v1::PodSpec;
-use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
-use super::INSTALL;
 use super::code::{AGENTS, API_SERVER, CONTROLLER, ENFORCES, INSTALLED, LEADER, PROVER, RIGHTS};
 use super::state::variable;
-use super::{Check, Read, State, Unread};
+use super::{Check, Read, State, Unread, fix};
 use crate::decide::election::lease_record;
-
-/// How long after its last renewal a Lease counts as given up here: its time is by another machine's clock.
-const STALE: SignedDuration = SignedDuration::from_secs(60);
 
 pub(super) fn checks(state: &State) -> Vec<Check> {
     let mut checks = vec![api_server(state)];
@@ -18,7 +13,7 @@ pub(super) fn checks(state: &State) -> Vec<Check> {
         (Ok(None), Ok(None)) => checks.push(
             INSTALLED
                 .warns("nothing of linkerd-gate is there: pods that are created while the injector is away start outside the mesh")
-                .with_fix(INSTALL),
+                .with_fix(fix::install(state)),
         ),
         (Err(unread), Err(_) | Ok(None)) | (Ok(None), Err(unread)) => checks.push(INSTALLED.unread(&unread)),
         (agents, controller) => {
@@ -32,7 +27,7 @@ pub(super) fn checks(state: &State) -> Vec<Check> {
                     .and_then(|it| it.spec.as_ref()?.template.spec.as_ref())
                     .map(|it| ("controller", it)),
             ];
-            checks.push(enforces(specs.into_iter().flatten()));
+            checks.push(enforces(state, specs.into_iter().flatten()));
         }
     }
     checks.push(rights(state));
@@ -61,7 +56,11 @@ fn ready(state: &State) -> Vec<Check> {
     match state.agents() {
         Err(unread) => checks.push(AGENTS.unread(&unread)),
         Ok(None) => {
-            checks.push(AGENTS.warns("there is no DaemonSet of agents: no node is closed at boot").with_fix(INSTALL));
+            checks.push(
+                AGENTS
+                    .warns("there is no DaemonSet of agents: no node is closed at boot")
+                    .with_fix(fix::install(state)),
+            );
         }
         Ok(Some(agents)) => {
             let namespace = agents.metadata.namespace.as_deref().unwrap_or_default();
@@ -80,14 +79,18 @@ fn ready(state: &State) -> Vec<Check> {
                 state,
                 lease_record::NAME,
                 PROVER,
+                "agent",
                 "no agent proves injection, and no node opens by a proof",
             ));
         }
     }
     match state.controller() {
         Err(unread) => checks.push(CONTROLLER.unread(&unread)),
-        Ok(None) => checks
-            .push(CONTROLLER.warns("there is no controller: held pods stay held, and refused ones are not retried")),
+        Ok(None) => checks.push(
+            CONTROLLER
+                .warns("there is no controller: held pods stay held, and refused ones are not retried")
+                .with_fix(fix::install(state)),
+        ),
         Ok(Some(controller)) => {
             let namespace = controller.metadata.namespace.as_deref().unwrap_or_default();
             let name = controller.metadata.name.as_deref().unwrap_or_default();
@@ -102,14 +105,14 @@ fn ready(state: &State) -> Vec<Check> {
             } else {
                 CONTROLLER.warns(told).with_fix(fix)
             });
-            checks.push(renewed(state, lease_record::CONTROLLER_NAME, LEADER, "no pod is repaired"));
+            checks.push(renewed(state, lease_record::CONTROLLER_NAME, LEADER, "controller", "no pod is repaired"));
         }
     }
     checks
 }
 
 /// Whether the Lease is renewed; `consequence` follows where it is not.
-fn renewed(state: &State, name: &str, code: super::Code, consequence: &str) -> Check {
+fn renewed(state: &State, name: &str, code: super::Code, component: &str, consequence: &str) -> Check {
     let leases = match &state.leases {
         Ok(leases) => leases,
         Err(unread) => return code.unread(unread),
@@ -118,25 +121,22 @@ fn renewed(state: &State, name: &str, code: super::Code, consequence: &str) -> C
     let spec = found.and_then(|lease| lease.spec.as_ref());
     let holder = spec.and_then(|spec| spec.holder_identity.as_deref()).unwrap_or_default();
     if holder.is_empty() {
-        return code.warns(format!("the Lease {name} has no holder: {consequence}"));
+        return code
+            .warns(format!("the Lease {name} has no holder: {consequence}"))
+            .with_fix(fix::logs(state, component));
     }
     let renewed = spec.and_then(|spec| spec.renew_time.as_ref()).map(|time| time.0);
     match renewed {
-        Some(renewed) if !is_stale(state, renewed) => code.passes(),
+        Some(renewed) if !state.is_stale(renewed) => code.passes(),
         Some(renewed) => code.warns(format!(
             "{holder} renewed the Lease {name} last at {renewed}, which is more than a minute ago by this machine's clock: \
              {consequence}"
-        )),
-        None => code.warns(format!("the Lease {name} was never renewed: {consequence}")),
+        )).with_fix(fix::logs(state, component)),
+        None => code.warns(format!("the Lease {name} was never renewed: {consequence}")).with_fix(fix::logs(state, component)),
     }
 }
 
-/// Whether a Lease that was renewed then counts as given up.
-pub(super) fn is_stale(state: &State, renewed: Timestamp) -> bool {
-    state.now.duration_since(renewed) > STALE
-}
-
-fn enforces<'a>(specs: impl Iterator<Item = (&'static str, &'a PodSpec)>) -> Check {
+fn enforces<'a>(state: &State, specs: impl Iterator<Item = (&'static str, &'a PodSpec)>) -> Check {
     let audits: Vec<_> = specs
         .filter(|(role, spec)| variable(spec, role, "LINKERD_GATE_MODE").is_some_and(|mode| mode == "audit"))
         .map(|(role, _)| role)
@@ -146,7 +146,7 @@ fn enforces<'a>(specs: impl Iterator<Item = (&'static str, &'a PodSpec)>) -> Che
     }
     ENFORCES
         .warns(format!("mode is audit ({}): what would be done is logged, nothing is done", audits.join(" and ")))
-        .with_fix("helm upgrade … --reuse-values --set mode=enforce")
+        .with_fix(fix::enforce(state))
 }
 
 /// Each right that was missing.
@@ -180,9 +180,7 @@ fn rights(state: &State) -> Check {
     if missing.is_empty() {
         return RIGHTS.passes();
     }
-    let mut check = RIGHTS.warns("what these rights are for is not checked").with_fix(
-        "kubectl create clusterrolebinding linkerd-gate-check --clusterrole=view --user=USER   # and the rights that it lacks",
-    );
+    let mut check = RIGHTS.warns("what these rights are for is not checked").with_fix(fix::grant(&missing));
     check.listing(missing);
     check
 }

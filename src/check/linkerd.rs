@@ -5,16 +5,18 @@ use std::collections::BTreeSet;
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::INSTALL;
 use super::code::{
     CA_BUNDLE, FAILURE_POLICY, LINKERD, NAMESPACE_ANNOTATIONS, NAMESPACE_INJECT, ONE_LINKERD, SELECTORS,
 };
 use super::state::{GUARD, HOLD};
-use super::{Check, Proof, State};
+use super::{Check, Proof, State, fix};
 use crate::decide::ProbeResult;
 use crate::linkerd::injection_input::inject_annotation;
-use crate::linkerd::webhook::FailurePolicy;
+use crate::linkerd::webhook::{Endpoint, FailurePolicy};
 use crate::linkerd::{PatchOutcome, names, patch_problems};
+
+/// The label by which a namespace is left out of Linkerd's webhooks.
+const WEBHOOKS_OFF: &str = "config.linkerd.io/admission-webhooks";
 
 pub(super) fn checks(state: &State) -> Vec<Check> {
     let webhooks = match state.webhooks() {
@@ -33,6 +35,7 @@ pub(super) fn checks(state: &State) -> Vec<Check> {
         ONE_LINKERD
             .warns("these configurations are of an injector of Linkerd's: each needs endpoints and a certificate")
             .about(configurations.iter().map(|name| format!("mutatingwebhookconfiguration/{name}")))
+            .with_fix(stale(state, &webhooks))
     });
     checks.push(failure_policy(state, webhooks.webhooks.iter().map(|webhook| webhook.failure_policy)));
     let bad: Vec<_> = webhooks
@@ -53,13 +56,35 @@ pub(super) fn checks(state: &State) -> Vec<Check> {
         (Proof::Answered { outcome: ProbeResult::Ready, .. }, true) => CA_BUNDLE.passes(),
         (_, true) => CA_BUNDLE.warns(
             "not looked at: only the answer to a dry-run pod shows it; for the certificates themselves: linkerd check",
-        ),
+        )
+        .with_fix("linkerd check   # linkerd-webhooks-and-apisvc-tls"),
     });
     match &state.namespaces {
         Err(unread) => checks.push(SELECTORS.unread(unread)),
         Ok(namespaces) => checks.extend(of_namespaces(&webhooks, namespaces)),
     }
     checks
+}
+
+/// Deletes the configurations whose Linkerd is gone; where none of their namespaces is, shows which injectors there are.
+fn stale(state: &State, webhooks: &crate::linkerd::WebhookView) -> String {
+    let exists = |name: &String| {
+        let Ok(namespaces) = &state.namespaces else { return true };
+        namespaces.iter().any(|it| it.metadata.name.as_ref() == Some(name))
+    };
+    let gone = webhooks.webhooks.iter().filter(|webhook| match &webhook.endpoint {
+        Endpoint::Service { namespace, .. } => !exists(namespace),
+        Endpoint::Url(_) => false,
+    });
+    let commands =
+        fix::all(gone.map(|webhook| format!("kubectl delete mutatingwebhookconfiguration {}", webhook.configuration)));
+    if commands.is_empty() {
+        "kubectl get deployments -A -l linkerd.io/control-plane-component=proxy-injector   # and delete the configuration whose \
+         injector is not among them"
+            .to_owned()
+    } else {
+        commands
+    }
 }
 
 fn failure_policy(state: &State, policies: impl Iterator<Item = FailurePolicy>) -> Check {
@@ -87,7 +112,7 @@ fn failure_policy(state: &State, policies: impl Iterator<Item = FailurePolicy>) 
                 "failurePolicy is Ignore, and nothing holds pods: one that is created while the injector does not answer starts \
                  outside the mesh, for good",
             )
-            .with_fix(INSTALL)
+            .with_fix(fix::install(state))
     }
 }
 
@@ -102,7 +127,7 @@ fn of_namespaces(webhooks: &crate::linkerd::WebhookView, namespaces: &[Namespace
         labels.insert(names::label::METADATA_NAME.to_owned(), name(namespace));
         webhooks.webhooks.iter().any(|webhook| webhook.namespace_selector.matches(&labels))
     };
-    let left_out: Vec<_> = namespaces.iter().filter(asks).filter(|it| !selected(it)).map(object).collect();
+    let left_out: Vec<_> = namespaces.iter().filter(asks).filter(|it| !selected(it)).collect();
     let mut checks = vec![if left_out.is_empty() {
         SELECTORS.passes()
     } else {
@@ -110,7 +135,16 @@ fn of_namespaces(webhooks: &crate::linkerd::WebhookView, namespaces: &[Namespace
             .warns(
                 "these namespaces ask, and Linkerd's webhook does not select them: their pods start outside the mesh",
             )
-            .about(left_out)
+            .with_fix(fix::all(left_out.iter().map(|namespace| {
+                let name = name(namespace);
+                let labels = namespace.metadata.labels.as_ref();
+                if labels.is_some_and(|labels| labels.contains_key(WEBHOOKS_OFF)) {
+                    format!("kubectl label namespace {name} {WEBHOOKS_OFF}-")
+                } else {
+                    format!("kubectl annotate namespace {name} {}-", names::annotation::INJECT)
+                }
+            })))
+            .about(left_out.into_iter().map(object))
     }];
     let mut broken = Vec::new();
     let mut fixes = Vec::new();
@@ -132,7 +166,7 @@ fn of_namespaces(webhooks: &crate::linkerd::WebhookView, namespaces: &[Namespace
         let (objects, lines): (Vec<_>, Vec<_>) = broken.into_iter().unzip();
         check.listing(lines);
         check.objects = objects;
-        check.with_fix(fixes.join(" && "))
+        check.with_fix(fix::all(fixes))
     });
     let invalid: Vec<_> = namespaces
         .iter()
@@ -141,14 +175,18 @@ fn of_namespaces(webhooks: &crate::linkerd::WebhookView, namespaces: &[Namespace
             !known.contains(&inject_annotation(&it.metadata))
         })
         .collect();
-    checks.push(match invalid.first() {
-        None => NAMESPACE_INJECT.passes(),
-        Some(first) => NAMESPACE_INJECT
+    checks.push(if invalid.is_empty() {
+        NAMESPACE_INJECT.passes()
+    } else {
+        NAMESPACE_INJECT
             .warns(
                 "Linkerd takes enabled, ingress and disabled, to the letter: pods of these namespaces are not injected",
             )
-            .with_fix(format!("kubectl annotate --overwrite namespace {} linkerd.io/inject=enabled", name(first)))
-            .about(invalid.iter().map(|it| object(it))),
+            .with_fix(fix::all(invalid.iter().map(|it| {
+                let (name, key) = (name(it), names::annotation::INJECT);
+                format!("kubectl annotate --overwrite namespace {name} {key}={}", names::inject::ENABLED)
+            })))
+            .about(invalid.iter().map(|it| object(it)))
     });
     checks
 }

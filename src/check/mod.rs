@@ -11,6 +11,7 @@
 mod admission;
 pub mod clean;
 pub mod code;
+mod fix;
 mod injection;
 mod installation;
 pub mod labels;
@@ -33,9 +34,6 @@ pub use self::code::Code;
 pub use self::state::{Proof, State};
 pub use self::survey::Survey;
 pub use self::unread::{Read, Unread};
-
-/// The command that installs.
-const INSTALL: &str = "linkerd-gate install --image IMAGE | kubectl apply -f -";
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -160,6 +158,11 @@ impl Report {
         self.checks().map(|check| check.result).max().unwrap_or(Level::Success)
     }
 
+    /// Whether some error may pass by itself, so that a recheck makes sense.
+    pub fn may_pass(&self) -> bool {
+        self.checks().any(|check| check.result == Level::Error && check.code.passes_by_itself())
+    }
+
     /// All checks, in order.
     pub fn checks(&self) -> impl Iterator<Item = &Check> {
         self.categories.iter().flat_map(|category| &category.checks)
@@ -243,7 +246,7 @@ impl Code {
 
     /// What could not be looked at: a warning that names the right, or the fault.
     fn unread(self, unread: &Unread) -> Check {
-        self.warns(format!("not looked at: {unread}"))
+        self.warns(format!("not looked at: {unread}")).with_fix(fix::read(unread))
     }
 }
 

@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::Node;
 
 use super::code::{CLOSED, NODES_WITHOUT_AGENT, OVERRIDES, YIELDS};
-use super::{Check, State};
+use super::{Check, State, fix};
 use crate::decide::election::published_verdict::{EVERY_NODE, WireVerdict};
 use crate::decide::node::taint::TAINT_EFFECT;
 
@@ -22,7 +22,7 @@ pub(super) fn checks(state: &State) -> Vec<Check> {
     checks.push(if closed.is_empty() {
         CLOSED.passes()
     } else {
-        let why = match state.verdict() {
+        let why = match state.fresh_verdict() {
             Some(Ok(published)) => match published.verdict {
                 WireVerdict::Closed { failed_probes } if !failed_probes.is_empty() => {
                     failed_probes.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
@@ -32,11 +32,17 @@ pub(super) fn checks(state: &State) -> Vec<Check> {
                 }
                 WireVerdict::Settling | WireVerdict::Closed { .. } => "the prover makes sure of its proof".to_owned(),
             },
+            Some(Err(_)) | None if state.verdict().is_some() => {
+                "the prover has published nothing for a minute".to_owned()
+            }
             Some(Err(_)) | None => "no verdict is published".to_owned(),
         };
         let mut check = CLOSED
             .warns(format!("{} of {} nodes take no new pods: {why}", closed.len(), nodes.len()))
-            .with_fix("linkerd-gate open NODE --for 1h   # pods then start there, whatever Linkerd does");
+            .with_fix(format!(
+                "linkerd-gate open {} --for 1h   # pods then start there, whatever Linkerd does",
+                closed.iter().take(20).filter_map(|node| node.metadata.name.as_deref()).collect::<Vec<_>>().join(" ")
+            ));
         check.listing(closed.iter().map(|node| match since(node) {
             Some(since) => format!("{} (booted about {since})", object(node)),
             None => object(node),
@@ -44,26 +50,7 @@ pub(super) fn checks(state: &State) -> Vec<Check> {
         check.objects = closed.iter().map(|node| object(node)).collect();
         check
     });
-    let yields =
-        state.verdict().and_then(Result::ok).map(|published| published.taint_suppressed_by).unwrap_or_default();
-    checks.push(if yields.is_empty() {
-        YIELDS.passes()
-    } else {
-        let object = |name: &String| match name.split_once('/') {
-            Some((namespace, name)) => format!("daemonset/{name} -n {namespace}"),
-            None => name.clone(),
-        };
-        let mut check = YIELDS.warns(format!(
-            "where a pod of these is missing the node is not closed: they do not tolerate the taint {key}"
-        ));
-        check.listing(yields.iter().map(|(name, nodes)| {
-            let everywhere = nodes.contains(EVERY_NODE);
-            let nodes: Vec<_> = nodes.iter().take(3).map(String::as_str).collect();
-            format!("{} (on {})", object(name), if everywhere { "every node".to_owned() } else { nodes.join(", ") })
-        }));
-        check.objects = yields.keys().map(object).collect();
-        check
-    });
+    checks.push(yielding(state, &key));
     if agents.is_some()
         && let Ok(survey) = &state.pods
     {
@@ -77,7 +64,11 @@ pub(super) fn checks(state: &State) -> Vec<Check> {
             None if without.is_empty() => NODES_WITHOUT_AGENT.passes(),
             None => NODES_WITHOUT_AGENT
                 .warns("at their next boot these nodes are not closed, or not opened before the controller does")
-                .about(without),
+                .about(without)
+                .with_fix(format!(
+                    "kubectl get pods -n {} -l app.kubernetes.io/component=agent -o wide   # and `kubectl describe` of what is missing",
+                    fix::namespace(state)
+                )),
         });
     }
     let overrides = state.overrides();
@@ -95,6 +86,39 @@ pub(super) fn checks(state: &State) -> Vec<Check> {
         }
     });
     checks
+}
+
+/// DaemonSets for which nodes are not closed.
+fn yielding(state: &State, key: &str) -> Check {
+    let yields =
+        state.fresh_verdict().and_then(Result::ok).map(|published| published.taint_suppressed_by).unwrap_or_default();
+    if yields.is_empty() {
+        YIELDS.passes()
+    } else {
+        let object = |name: &String| match name.split_once('/') {
+            Some((namespace, name)) => format!("daemonset/{name} -n {namespace}"),
+            None => name.clone(),
+        };
+        let mut check = YIELDS.warns(format!(
+            "where a pod of these is missing the node is not closed: they do not tolerate the taint {key}"
+        ));
+        check.listing(yields.iter().map(|(name, nodes)| {
+            let everywhere = nodes.contains(EVERY_NODE);
+            let nodes: Vec<_> = nodes.iter().take(3).map(String::as_str).collect();
+            format!("{} (on {})", object(name), if everywhere { "every node".to_owned() } else { nodes.join(", ") })
+        }));
+        check.objects = yields.keys().map(object).collect();
+        let sets = state.daemon_sets.as_deref().unwrap_or_default();
+        let named: Vec<_> = yields.keys().filter_map(|name| name.split_once('/')).collect();
+        let commands = fix::all(named.iter().filter_map(|(namespace, name)| fix::tolerate(sets, namespace, name, key)));
+        match named.first() {
+            // It is gone, or may not be read.
+            Some((namespace, name)) if commands.is_empty() => {
+                check.with_fix(format!("kubectl describe daemonset {name} -n {namespace}"))
+            }
+            _ => check.with_fix(commands),
+        }
+    }
 }
 
 /// Whether our taint is on it.

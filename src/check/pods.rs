@@ -1,9 +1,8 @@
 //! Pods: how many are outside the mesh, their owners, why, and the next command.
 
-use super::{
-    Check, State,
-    code::{FORGED, HELD, MESHED, POD_ANNOTATIONS},
-};
+use super::code::{FORGED, HELD, MESHED, POD_ANNOTATIONS};
+use super::{Check, State, Survey, fix};
+use crate::linkerd::names;
 
 pub(super) fn checks(state: &State) -> Vec<Check> {
     let survey = match &state.pods {
@@ -52,13 +51,33 @@ pub(super) fn checks(state: &State) -> Vec<Check> {
     } else {
         FORGED
             .fails("Linkerd's own tools take these for meshed: the label linkerd.io/control-plane-ns was copied into their template")
-            .about(survey.forged.iter().cloned())
+            .about(survey.forged.iter().map(|(pod, _)| pod.clone()))
+            .with_fix(fix::all(survey.forged.iter().map(|(pod, owner)| match owner.restartable() {
+                Some(workload) => fix::out_of_template(&workload, &owner.namespace, "labels", names::label::CONTROL_PLANE_NS),
+                None => format!("kubectl label {} {}-", pod.replacen('/', " ", 1), names::label::CONTROL_PLANE_NS),
+            })))
     });
     checks.push(match survey.broken.first() {
         None => POD_ANNOTATIONS.passes(),
-        Some((_, key)) => POD_ANNOTATIONS
+        Some((_, key, _)) => POD_ANNOTATIONS
             .fails(format!("with this annotation ({key}) the injector's patch cannot be applied, each time"))
-            .about(survey.broken.iter().map(|(object, _)| object.clone())),
+            .about(survey.broken.iter().map(|(object, ..)| object.clone()))
+            .with_fix(take_annotations_out(survey)),
     });
     checks
+}
+
+/// Of workloads by a patch; what nothing makes again is a person's to apply again.
+fn take_annotations_out(survey: &Survey) -> String {
+    let patches = survey.broken.iter().filter_map(|(_, key, owner)| {
+        Some(fix::out_of_template(&owner.restartable()?, &owner.namespace, "annotations", key))
+    });
+    let patches = fix::all(patches);
+    match survey.broken.first() {
+        Some((pod, key, _)) if patches.is_empty() => {
+            let pod = pod.replacen('/', " ", 1);
+            format!("kubectl get {pod} -o yaml > pod.yaml   # take {key} out of it, delete the pod, and apply the file")
+        }
+        _ => patches,
+    }
 }

@@ -6,11 +6,10 @@ use k8s_openapi::api::admissionregistration::v1::{RuleWithOperations, WebhookCli
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
-use super::INSTALL;
 use super::admission::rules_create_pods;
 use super::code::{AFTER_A_CUT, AUTOSCALER, FAIL_WEBHOOKS, INTOLERANT};
 use super::state::{GUARD, HOLD, variable};
-use super::{Check, State};
+use super::{Check, State, fix};
 use crate::decide::node::essential;
 use crate::decide::node::taint::TAINT_KEY;
 use crate::linkerd::names;
@@ -56,7 +55,7 @@ fn after_a_cut(state: &State) -> Check {
              admission policies of linkerd-gate would hold them",
             survey.unguarded.len()
         ))
-        .with_fix(INSTALL);
+        .with_fix(fix::install(state));
     check.listing(largest.iter().map(|(owner, pods)| format!("{owner}: {pods}")));
     check.objects = survey.unguarded.keys().map(ToString::to_string).collect();
     check
@@ -67,7 +66,11 @@ struct Hook<'a> {
     object: String,
     policy: Option<&'a str>,
     client: &'a WebhookClientConfig,
+    /// `mutatingwebhookconfiguration/NAME`, and its place in it.
+    place: usize,
     namespaces: Option<&'a LabelSelector>,
+    objects: Option<&'a LabelSelector>,
+    is_conditional: bool,
     rules: Option<&'a [RuleWithOperations]>,
 }
 
@@ -76,7 +79,10 @@ fn fail_webhooks(state: &State) -> Option<Check> {
     let (Ok(mutating), Ok(validating)) = (&state.mutating, &state.validating) else { return None };
     let mutating = mutating.iter().flat_map(|it| {
         let name = it.metadata.name.as_deref().unwrap_or_default();
-        it.webhooks.iter().flatten().map(move |hook| Hook {
+        it.webhooks.iter().flatten().enumerate().map(move |(place, hook)| Hook {
+            place,
+            objects: hook.object_selector.as_ref(),
+            is_conditional: hook.match_conditions.as_ref().is_some_and(|all| !all.is_empty()),
             object: format!("mutatingwebhookconfiguration/{name}"),
             policy: hook.failure_policy.as_deref(),
             client: &hook.client_config,
@@ -86,7 +92,10 @@ fn fail_webhooks(state: &State) -> Option<Check> {
     });
     let validating = validating.iter().flat_map(|it| {
         let name = it.metadata.name.as_deref().unwrap_or_default();
-        it.webhooks.iter().flatten().map(move |hook| Hook {
+        it.webhooks.iter().flatten().enumerate().map(move |(place, hook)| Hook {
+            place,
+            objects: hook.object_selector.as_ref(),
+            is_conditional: hook.match_conditions.as_ref().is_some_and(|all| !all.is_empty()),
             object: format!("validatingwebhookconfiguration/{name}"),
             policy: hook.failure_policy.as_deref(),
             client: &hook.client_config,
@@ -95,18 +104,29 @@ fn fail_webhooks(state: &State) -> Option<Check> {
         })
     });
     let linkerds: BTreeSet<String> = state.webhooks().ok().map(|it| services(&it)).unwrap_or_default();
+    let survey = state.pods.as_ref().ok();
+    let mut fixes = Vec::new();
     let in_the_way: BTreeMap<String, String> = mutating
         .chain(validating)
         .filter(|hook| hook.policy != Some("Ignore") && rules_create_pods(hook.rules))
         .filter_map(|hook| {
             let own = hook.client.service.as_ref()?.namespace.clone();
             let needs = [own.clone(), "kube-system".to_owned()].into_iter().chain(linkerds.iter().cloned());
-            let blocked: BTreeSet<_> = needs.filter(|name| selects(hook.namespaces, name, namespaces)).collect();
+            let objects = Selector::new(hook.objects).ok()?;
+            let called = |name: &String| survey.map_or_else(|| objects.matches(&BTreeMap::new()), |it| it.has_pod(name, &objects));
+            let blocked: BTreeSet<_> =
+                needs.filter(|name| selects(hook.namespaces, name, namespaces) && called(name)).collect();
             if blocked.is_empty() {
                 return None;
             }
             let blocked: Vec<_> = blocked.into_iter().collect();
-            Some((hook.object, format!("called for pods of {}, runs in {own}", blocked.join(", "))))
+            let condition = if hook.is_conditional { ", where its match conditions hold" } else { "" };
+            fixes.push(format!(
+                "kubectl patch {} --type=json -p='[{{\"op\":\"replace\",\"path\":\"/webhooks/{}/failurePolicy\",\"value\":\"Ignore\"}}]'",
+                hook.object.replace('/', " "),
+                hook.place
+            ));
+            Some((hook.object, format!("called for pods of {}{condition}, runs in {own}", blocked.join(", "))))
         })
         .collect();
     Some(if in_the_way.is_empty() {
@@ -118,7 +138,7 @@ fn fail_webhooks(state: &State) -> Option<Check> {
         );
         check.listing(in_the_way.iter().map(|(object, why)| format!("{object}: {why}")));
         check.objects = in_the_way.into_keys().collect();
-        check.with_fix("set failurePolicy: Ignore, or a namespaceSelector that leaves these namespaces out")
+        check.with_fix(format!("{}   # or a namespaceSelector that leaves these namespaces out", fix::all(fixes)))
     })
 }
 
@@ -154,7 +174,9 @@ fn intolerant(state: &State) -> Option<Check> {
         INTOLERANT
             .warns("where a pod of these is missing, the node is not closed: otherwise it would never come back")
             .about(without.iter().map(|set| format!("daemonset/{} -n {}", set.name, set.namespace)))
-            .with_fix(format!("add to their pods' tolerations: {{key: {key}, operator: Exists, effect: NoSchedule}}"))
+            .with_fix(fix::all(without.iter().filter_map(|set| {
+                fix::tolerate(state.daemon_sets.as_deref().unwrap_or_default(), &set.namespace, &set.name, &key)
+            })))
     })
 }
 
@@ -183,9 +205,6 @@ fn autoscaler(state: &State) -> Option<Check> {
                 "{name} is there, and takes the taint {key} for one that stays: it may replace closed nodes, or add nodes that do \
                  not help; the key has to begin with {prefix}"
             ))
-            .with_fix(format!(
-                "helm upgrade … --reuse-values --set agent.taintKey={prefix}{}",
-                TAINT_KEY.replace('/', "-")
-            )),
+            .with_fix(fix::set_value(state, &format!("agent.taintKey={prefix}{}", TAINT_KEY.replace('/', "-")))),
     })
 }

@@ -4,7 +4,7 @@ use k8s_openapi::api::admissionregistration::v1::{MutatingWebhookConfiguration, 
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Container, Namespace, Node, PodSpec};
-use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use super::Survey;
 use super::labels::{component, is_ours};
@@ -112,6 +112,9 @@ pub const GUARD: &str = "linkerd-gate-guard";
 /// The first Kubernetes with MutatingAdmissionPolicy in its stable version.
 pub const HOLDS_FROM: (u32, u32) = (1, 36);
 
+/// How long after its last renewal a Lease counts as given up here: its time is by another machine's clock.
+const STALE: SignedDuration = SignedDuration::from_secs(60);
+
 // === impl State ===
 
 impl State {
@@ -159,6 +162,17 @@ impl State {
     pub fn verdict(&self) -> Option<Result<PublishedVerdict, String>> {
         let text = self.lease(lease_record::NAME)?.metadata.annotations.as_ref()?.get(lease_record::VERDICT)?;
         Some(PublishedVerdict::read(text).map_err(|error| error.to_string()))
+    }
+
+    /// Whether a Lease that was renewed then counts as given up.
+    pub fn is_stale(&self, renewed: Timestamp) -> bool {
+        self.now.duration_since(renewed) > STALE
+    }
+
+    /// The same, as long as the prover renews the Lease that it is on: an old verdict is no news.
+    pub fn fresh_verdict(&self) -> Option<Result<PublishedVerdict, String>> {
+        let renewed = self.lease(lease_record::NAME)?.spec.as_ref()?.renew_time.as_ref()?.0;
+        self.verdict().filter(|_| !self.is_stale(renewed))
     }
 
     /// The key of the taint of closed nodes, as the agents have it.

@@ -11,10 +11,9 @@ use super::labels::{component, is_ours};
 use super::unread::Unread;
 use crate::decide::hold;
 use crate::linkerd::injection::injection_of;
-use crate::linkerd::mesh_state::{WAIT, started};
-use crate::linkerd::{
-    Meshing, NamespaceInput, PodInput, Started, TokenProjection, WebhookView, mesh_state, names, patch_problems,
-};
+use crate::linkerd::mesh_state::{self, WAIT, started};
+use crate::linkerd::selector::Selector;
+use crate::linkerd::{Meshing, NamespaceInput, PodInput, Started, TokenProjection, WebhookView, names, patch_problems};
 
 /// What makes a pod, as a person restarts it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -75,12 +74,16 @@ pub struct Survey {
     pub meshed: usize,
     /// Owners with missed pods.
     pub rows: BTreeMap<Owner, Row>,
-    /// Pods with Linkerd's label and without its proxy, as `pod/NAME -n NAMESPACE`.
-    pub forged: Vec<String>,
-    /// Pods whose own annotation breaks the injector's patch, and its key.
-    pub broken: Vec<(String, String)>,
+    /// Pods with Linkerd's label and without its proxy, as `pod/NAME -n NAMESPACE`, and their owners.
+    pub forged: Vec<(String, Owner)>,
+    /// Pods with their own annotation that breaks the injector's patch, its key, and their owners.
+    pub broken: Vec<(String, String, Owner)>,
     /// How many proxies there are of each version.
     pub proxies: BTreeMap<String, usize>,
+    /// Whose pods they are in.
+    pub proxied: BTreeMap<String, BTreeSet<Owner>>,
+    /// The labels of pods, in namespaces that were named before.
+    labels: BTreeMap<String, BTreeSet<BTreeMap<String, String>>>,
     /// Owners of pods that ask, meshed or not, and have no entry of `wait`, with how many pods they have.
     pub unguarded: BTreeMap<Owner, usize>,
     /// Nodes with an agent that is ready.
@@ -124,6 +127,19 @@ impl Survey {
         self.rows.values().map(|row| row.held).sum()
     }
 
+    /// From here on keeps the labels of the pods of these namespaces.
+    pub fn watch(&mut self, namespaces: impl IntoIterator<Item = String>) {
+        self.labels.extend(namespaces.into_iter().map(|name| (name, BTreeSet::new())));
+    }
+
+    /// Whether a namespace has a pod that the selector takes. Where no pod of it is known, one without labels stands for them.
+    pub fn has_pod(&self, namespace: &str, selector: &Selector) -> bool {
+        match self.labels.get(namespace).filter(|known| !known.is_empty()) {
+            Some(known) => known.iter().any(|labels| selector.matches(labels)),
+            None => selector.matches(&BTreeMap::new()),
+        }
+    }
+
     /// Counts one pod.
     pub fn add(&mut self, pod: &Pod) {
         let metadata = &pod.metadata;
@@ -134,17 +150,21 @@ impl Survey {
             return;
         }
         self.pods += 1;
+        if let Some(known) = self.labels.get_mut(namespace) {
+            known.insert(metadata.labels.clone().unwrap_or_default());
+        }
         self.parts(pod);
         let shown = || format!("pod/{name} -n {namespace}");
         let meshing = mesh_state::meshing(pod);
         if meshing == Meshing::ForgedLabel {
-            self.forged.push(shown());
+            self.forged.push((shown(), Owner::of(pod)));
         }
         if meshing == Meshing::Meshed {
             self.meshed += 1;
             let annotations = metadata.annotations.as_ref();
             if let Some(version) = annotations.and_then(|all| all.get(names::annotation::PROXY_VERSION)) {
                 *self.proxies.entry(version.clone()).or_default() += 1;
+                self.proxied.entry(version.clone()).or_default().insert(Owner::of(pod));
             }
             if !waits(pod) {
                 *self.unguarded.entry(Owner::of(pod)).or_default() += 1;
@@ -158,7 +178,7 @@ impl Survey {
         }
         let problem = patch_problems(metadata, &namespace.metadata).into_iter().next();
         if let Some(problem) = problem.as_ref().filter(|problem| !problem.of_namespace) {
-            self.broken.push((shown(), problem.key.clone()));
+            self.broken.push((shown(), problem.key.clone(), Owner::of(pod)));
         }
         let created = metadata.creation_timestamp.as_ref().map(|created| created.0);
         let why = match problem {
@@ -243,11 +263,17 @@ impl Owner {
         is_name(&self.name) && is_name(&self.namespace)
     }
 
+    /// As kubectl restarts it, `deployment/web`; nothing where that cannot be done.
+    pub fn restartable(&self) -> Option<String> {
+        let Self { kind, name, .. } = self;
+        (matches!(kind.as_str(), "deployment" | "statefulset" | "daemonset") && self.is_named())
+            .then(|| format!("{kind}/{name}"))
+    }
+
     /// The command that has its pods created again, one after another; nothing where there is none.
     pub fn restart(&self) -> Option<String> {
-        let Self { namespace, kind, name } = self;
-        (matches!(kind.as_str(), "deployment" | "statefulset" | "daemonset") && self.is_named())
-            .then(|| format!("kubectl rollout restart {kind}/{name} -n {namespace}"))
+        let Self { namespace, .. } = self;
+        self.restartable().map(|what| format!("kubectl rollout restart {what} -n {namespace}"))
     }
 }
 

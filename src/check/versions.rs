@@ -1,14 +1,15 @@
 //! Versions, and what of the control plane there is one of only.
 
-use super::{
-    Check, State,
-    code::{OUR_VERSIONS, PROXIES, REPLICAS, SPREAD},
-    labels::component,
-    state::container,
-};
-use crate::linkerd::names;
-use k8s_openapi::api::apps::v1::Deployment;
 use std::collections::BTreeSet;
+
+use k8s_openapi::api::apps::v1::Deployment;
+
+use super::code::{OUR_VERSIONS, PROXIES, REPLICAS, SPREAD};
+use super::labels::component;
+use super::state::container;
+use super::survey::Owner;
+use super::{Check, State, fix};
+use crate::linkerd::names;
 
 pub(super) fn checks(state: &State) -> Vec<Check> {
     let mut checks = Vec::new();
@@ -49,8 +50,17 @@ fn proxies(state: &State, control_plane: &[&Deployment]) -> Option<Check> {
             "the control plane is {}, and proxies get its version only when their pods are created again",
             control.join(", ")
         ));
+        let restarts =
+            others.iter().filter_map(|(version, _)| survey.proxied.get(*version)).flatten().filter_map(Owner::restart);
+        let fix = fix::all(restarts);
         check.listing(others.into_iter().map(|(version, count)| format!("{count} proxies are {version}")));
-        check
+        if fix.is_empty() {
+            check.with_fix(
+                "kubectl get pods -A -l linkerd.io/control-plane-ns   # and run again what no rollout restarts",
+            )
+        } else {
+            check.with_fix(fix)
+        }
     })
 }
 
@@ -65,7 +75,11 @@ fn ours(state: &State) -> Option<Check> {
     } else {
         let mut check = OUR_VERSIONS.warns("agents and controller are of different images: finish the update");
         check.listing([format!("agents: {agent}"), format!("controller: {controller}")]);
-        check
+        check.with_fix(format!(
+            "kubectl set image deployment/{} -n {} controller={agent}   # or `daemonset/linkerd-gate agent={controller}`",
+            state.controller().ok().flatten().and_then(|it| it.metadata.name.clone()).unwrap_or_default(),
+            fix::namespace(state)
+        ))
     })
 }
 
@@ -109,7 +123,19 @@ fn spread(state: &State) -> Option<Check> {
         SPREAD.passes()
     } else {
         let mut check = SPREAD.warns("all replicas of these are on one node, which takes them along when it goes");
+        let parts = together.iter().filter_map(|line| line.split(':').next());
+        let restarts = state.deployments.as_deref().unwrap_or_default().iter().filter(|it| {
+            component(it.metadata.labels.as_ref()).is_some_and(|part| parts.clone().any(|alone| alone == part))
+        });
+        let restarts = restarts.map(|it| {
+            format!(
+                "kubectl rollout restart deployment/{} -n {}",
+                it.metadata.name.as_deref().unwrap_or_default(),
+                it.metadata.namespace.as_deref().unwrap_or_default()
+            )
+        });
+        let fix = format!("linkerd upgrade --ha | kubectl apply -f - && {}", fix::all(restarts));
         check.listing(together);
-        check
+        check.with_fix(fix.trim_end_matches(" && "))
     })
 }

@@ -1,17 +1,18 @@
 //! What `check` takes, from people and from Linkerd's CLI.
 
-use super::PersonArguments;
-use crate::{
-    check::Suppression,
-    cluster::{Person, check::Scope},
-    command::{
-        check::{Arguments, Output},
-        pod_name,
-    },
-    linkerd::TokenProjection,
-};
+use std::ffi::OsString;
+use std::io::IsTerminal as _;
+use std::time::Duration;
+
 use clap::CommandFactory as _;
-use std::{ffi::OsString, io::IsTerminal as _, time::Duration};
+
+use super::PersonArguments;
+use crate::check::Suppression;
+use crate::cluster::Person;
+use crate::cluster::check::{CronJob, Scope};
+use crate::command::check::{Arguments, Output};
+use crate::command::pod_name;
+use crate::linkerd::TokenProjection;
 
 pub(super) const EXIT_CODES: &str = "Exit codes:
   0    nothing is an error; there may be warnings
@@ -51,6 +52,10 @@ pub struct CheckArguments {
     #[arg(long, value_parser = pod_name::namespace, default_value = "linkerd-gate-probe")]
     pub probe_namespace: String,
 
+    /// Where something is an error, create an Event on this CronJob, which runs this check
+    #[arg(long, value_name = "NAMESPACE/CRONJOB", value_parser = cron_job)]
+    pub event: Option<CronJob>,
+
     /// Judge for an installation with identity.serviceAccountTokenProjection=false
     #[arg(long)]
     pub no_token_projection: bool,
@@ -65,19 +70,30 @@ pub struct CheckArguments {
 impl CheckArguments {
     /// What to check, and how to get there.
     pub fn read(self) -> (Arguments, Person) {
-        let Self { pre, output, namespace, wait, suppress, probe_namespace, no_token_projection, person } = self;
+        let Self { pre, output, namespace, wait, suppress, probe_namespace, event, no_token_projection, person } = self;
         let projection = if no_token_projection { TokenProjection::Disabled } else { TokenProjection::Enabled };
         // https://no-color.org
         let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         let arguments = Arguments {
-            scope: Scope { pre, namespace, selector: None, probe_namespace, projection },
+            scope: Scope { pre, namespace, selector: None, probe_namespace, proves: true, projection },
             wait: wait.filter(|wait| !wait.is_zero()),
             output,
             colour: !refused && std::io::stdout().is_terminal(),
             suppressed: suppress,
+            event,
         };
         (arguments, person.read())
     }
+}
+
+fn cron_job(text: &str) -> Result<CronJob, String> {
+    let parts = text
+        .split_once('/')
+        .and_then(|(namespace, name)| Some((pod_name::namespace(namespace).ok()?, pod_name::name(name).ok()?)));
+    let (namespace, name) = parts.ok_or_else(|| {
+        "it is no CronJob's namespace and name; for example --event linkerd-gate/linkerd-gate-check".to_owned()
+    })?;
+    Ok(CronJob { namespace, name })
 }
 
 fn wait(text: &str) -> Result<Duration, String> {
@@ -117,9 +133,18 @@ pub fn for_linkerd(arguments: Vec<OsString>) -> (Vec<OsString>, Vec<String>) {
                 _ => true,
             }
         })
-        .map(|(_, argument)| argument.clone())
+        .flat_map(|(_, argument)| one_by_one(argument))
         .collect();
     (kept, left_out)
+}
+
+/// A list as Go's flags print one, `--as-group=[a,b]`, is as many flags with one value each.
+fn one_by_one(argument: &OsString) -> Vec<OsString> {
+    let list = argument.to_str().and_then(|text| text.strip_prefix("--as-group=[")?.strip_suffix(']'));
+    match list {
+        Some(list) => list.split(',').map(|group| format!("--as-group={group}").into()).collect(),
+        None => vec![argument.clone()],
+    }
 }
 
 /// The flags that Linkerd's CLI hands on to the `check` of an extension, and those that all of its commands have.
@@ -176,6 +201,16 @@ mod tests {
         assert_eq!(filtered(&typed), (typed.map(ToOwned::to_owned).to_vec(), vec![]));
         let typed = ["linkerd-gate", "check", "--pre", "--nonsense"];
         assert_eq!(filtered(&typed).0, typed);
+    }
+
+    #[test]
+    fn a_list_of_linkerds_cli_is_as_many_flags() {
+        let called = ["linkerd-gate", "check", "--as=jane", "--as-group=[ops,system:masters]"];
+        let (kept, _) = filtered(&called);
+        assert_eq!(kept[3..], ["--as-group=ops", "--as-group=system:masters"]);
+        let cli = super::super::Cli::try_parse_from(kept).unwrap();
+        let super::super::Command::Check(arguments) = cli.command else { unreachable!("it is check") };
+        assert_eq!(arguments.person.groups, ["ops", "system:masters"]);
     }
 
     #[test]

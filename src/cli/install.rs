@@ -80,6 +80,7 @@ impl StatusArguments {
             namespace,
             selector: None,
             probe_namespace: "linkerd-gate-probe".to_owned(),
+            proves: false,
             projection: TokenProjection::Enabled,
         };
         (scope, output, person.read())

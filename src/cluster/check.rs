@@ -1,5 +1,7 @@
 //! What `check` reads: lists, page by page, and a pod that is never stored. Nothing here persists anything.
 
+use std::collections::BTreeSet;
+
 use futures::future::{join, join3, join4};
 use k8s_openapi::api::admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
@@ -13,7 +15,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::error::innermost;
-use super::{admission, dry_run};
+use super::{admission, dry_run, event};
 use crate::check::labels::is_ours;
 use crate::check::state::{Admission, Binding, GUARD, HOLD, PolicyKind, Version, is_of_use};
 use crate::check::{Proof, Read, State, Survey, Unread};
@@ -37,8 +39,19 @@ pub struct Scope {
     pub selector: Option<String>,
     /// The namespace of dry-run pods.
     pub probe_namespace: String,
+    /// Whether a dry-run pod is sent: what only reads needs none.
+    pub proves: bool,
     /// How Linkerd was installed, in the one respect that its webhook does not tell.
     pub projection: TokenProjection,
+}
+
+/// The CronJob that runs `check`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CronJob {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
 }
 
 /// Reads everything. What cannot be read is noted in its place.
@@ -99,7 +112,7 @@ pub async fn survey(client: &Client, scope: &Scope) -> Read<Survey> {
         all::<Namespace>(client, "namespaces"),
     )
     .await;
-    count(client, scope, &mutating?, &namespaces?).await
+    count(client, scope, &mutating?, &namespaces?, BTreeSet::new()).await
 }
 
 fn nothing(pre: bool, now: Timestamp, unread: &Unread) -> State {
@@ -218,7 +231,13 @@ fn our_namespace(state: &State) -> Option<String> {
 async fn pods(client: &Client, scope: &Scope, state: &State) -> Read<Survey> {
     let mutating = state.mutating.as_ref().map_err(|_| Unread::Needs("Linkerd's webhooks"))?;
     let namespaces = state.namespaces.as_ref().map_err(|_| Unread::Needs("the namespaces"))?;
-    let mut survey = count(client, scope, mutating, namespaces).await?;
+    // What a webhook that fails closed is called for is told by the pods that are there.
+    let validating = state.validating.iter().flatten().flat_map(|it| it.webhooks.iter().flatten());
+    let services = mutating.iter().flat_map(|it| it.webhooks.iter().flatten()).map(|hook| &hook.client_config);
+    let services =
+        services.chain(validating.map(|hook| &hook.client_config)).filter_map(|client| client.service.as_ref());
+    let watched = services.map(|service| service.namespace.clone()).chain(["kube-system".to_owned()]).collect();
+    let mut survey = count(client, scope, mutating, namespaces, watched).await?;
     // Of one namespace the agents' pods are not among those that were counted.
     if (scope.namespace.is_some() || scope.selector.is_some())
         && let Some(namespace) = our_namespace(state)
@@ -235,6 +254,7 @@ async fn count(
     scope: &Scope,
     mutating: &[MutatingWebhookConfiguration],
     namespaces: &[Namespace],
+    watched: BTreeSet<String>,
 ) -> Read<Survey> {
     let view = WebhookView::new(mutating).map_err(|error| Unread::Failed(error.to_string()))?;
     let is_linkerds = |it: &&MutatingWebhookConfiguration| {
@@ -243,6 +263,7 @@ async fn count(
     let created = mutating.iter().filter(is_linkerds).filter_map(|it| it.metadata.creation_timestamp.as_ref());
     let installed = created.map(|created| created.0).min();
     let mut survey = Survey::new(view, installed, scope.projection, namespaces);
+    survey.watch(watched);
     let (pods, what) = match &scope.namespace {
         Some(namespace) => {
             (Api::<Pod>::namespaced(client.clone(), namespace), format!("list pods in namespace {namespace}"))
@@ -256,6 +277,9 @@ async fn count(
 /// Sends a dry-run pod: to the probe namespace, where there is one, else one that asks itself to a namespace that Linkerd's
 /// webhook selects.
 async fn prove(client: &Client, scope: &Scope, state: &State) -> Proof {
+    if !scope.proves {
+        return Proof::Skipped("no dry-run pod was sent".to_owned());
+    }
     let Ok(view) = state.webhooks() else {
         return Proof::Skipped("Linkerd's webhooks could not be read".to_owned());
     };
@@ -314,6 +338,23 @@ async fn admission(client: &Client) -> Read<Admission> {
         }
     }
     Ok(found)
+}
+
+/// Notes on a CronJob what a run of it found, in the CronJob's own namespace. RBAC needs no more than creating Events there.
+///
+/// # Errors
+/// One sentence.
+pub async fn note(client: Client, cron_job: &CronJob, message: &str) -> Result<(), String> {
+    let CronJob { namespace, name } = cron_job;
+    let subject = event::EventSubject {
+        api_version: "batch/v1".to_owned(),
+        kind: "CronJob".to_owned(),
+        namespace: Some(namespace.clone()),
+        name: name.clone(),
+        uid: String::new(),
+    };
+    let reporter = event::Reporter { instance: name, node: None };
+    event::note(client, reporter, &subject, true, "CheckFailed", message, Timestamp::now()).await
 }
 
 async fn get(client: &Client, kind: &str, name: &str) -> Read<Option<DynamicObject>> {

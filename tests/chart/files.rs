@@ -131,6 +131,11 @@ const FILES: &[File] = &[
         settings: &[("controller.eviction", "true")],
     },
     File {
+        name: "optional/75-check.yaml",
+        templates: &["check/rights.yaml", "check/cronjob.yaml"],
+        settings: &[("check.enabled", "true")],
+    },
+    File {
         name: "optional/71-admission-warn.yaml",
         templates: &["admission/guard-binding.yaml"],
         settings: &[("admission", "\"warn\"")],
@@ -276,9 +281,9 @@ fn every_template_is_in_a_file_and_no_file_has_another_origin() {
         numbers.dedup();
         assert_eq!(numbers.len(), all, "{}: a number is there twice: {names:?}", directory.name);
     }
-    // Hooks are rendered where Helm installs, and nowhere else: see `uninstall.rs`.
+    // Hooks are rendered where Helm installs, and nowhere else (`uninstall.rs`), or run where a person asks for it: `helm test`.
     let mut rendered = yaml_below(&chart().join("templates"));
-    rendered.retain(|template| !template.starts_with("uninstall/"));
+    rendered.retain(|template| !template.starts_with("uninstall/") && template != "check/test.yaml");
     assert_eq!(rendered, templates);
 }
 

@@ -1,8 +1,9 @@
 //! Linkerd and linkerd-gate: nothing is wrong, and then one thing after another.
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use linkerd_gate_kit::object::pod;
+use linkerd_gate_kit::parts::find_helm;
 use linkerd_gate_kit::standin::Fault;
 use serde_json::{Value, json};
 
@@ -26,12 +27,75 @@ impl Stage {
         self.lease("linkerd-gate", "n1", OPEN, SignedDuration::ZERO).await?;
         self.lease("linkerd-gate-controller", "linkerd-gate-controller-0", "", SignedDuration::ZERO).await?;
         self.finds("all is well", &[], &[]).await?;
+        self.page("all-is-well", &[]).await?;
+        self.a_cron_job_checks().await?;
         self.status_is_one_screen().await?;
         self.parts_fail().await?;
         self.admission_fails().await?;
         self.verdicts_are_told().await?;
         self.nodes_are_told().await?;
         self.held_pods_are_told().await
+    }
+
+    /// The chart's CronJob: with its rights alone everything is looked at, and nothing can be changed; an error is an Event.
+    async fn a_cron_job_checks(&self) -> Result<()> {
+        let mut helm = std::process::Command::new(find_helm()?);
+        helm.args(["template", "linkerd-gate", "deploy/chart", "--namespace", OURS, "--set"])
+            .arg("check.enabled=true,image.repository=registry.example.com/linkerd-gate")
+            .args(["--show-only", "templates/check/rights.yaml", "--show-only", "templates/check/cronjob.yaml"]);
+        let output = helm.output()?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let rendered = String::from_utf8(output.stdout)?;
+        self.kubectl(&["apply", "--server-side", "--filename=-"], &rendered).await?;
+        let documents: Vec<Value> = serde_saphyr::from_multiple(&rendered)?;
+        for role in documents.iter().filter(|it| it["kind"] == "ClusterRole") {
+            for verb in
+                role["rules"].as_array().into_iter().flatten().filter_map(|rule| rule["verbs"].as_array()).flatten()
+            {
+                ensure!(verb == "get" || verb == "list", "{role:#}");
+            }
+        }
+        let job = documents.iter().find(|it| it["kind"] == "CronJob").context("a CronJob")?;
+        let container = &job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0];
+        let typed: Vec<String> = serde_json::from_value(container["args"].clone())?;
+        let user = format!("system:serviceaccount:{OURS}:linkerd-gate-check");
+        let typed: Vec<&str> = typed.iter().map(String::as_str).filter(|it| !it.starts_with("--wait")).collect();
+        let groups = "--as-group=[system:serviceaccounts,system:authenticated]";
+        let as_it: Vec<&str> = typed.iter().copied().chain(["--as", &user, groups]).collect();
+
+        let Ran { code, out, err } = self.run(&as_it).await?;
+        ensure!(code == Some(0) && out == "Status check results are √\n" && err.is_empty(), "{out}{err}");
+        let events = ["get", "events", "-n", OURS, "--field-selector=reason=CheckFailed", "-o", "json"];
+        let told = |text: String| -> Result<Vec<Value>> {
+            Ok(serde_json::from_str::<Value>(&text)?["items"].as_array().cloned().unwrap_or_default())
+        };
+        ensure!(told(self.kubectl(&events, "").await?)?.is_empty(), "an Event, and nothing is wrong");
+
+        self.parts_are_ready(0, 2).await?;
+        let Ran { code, err, .. } = self.run(&as_it).await?;
+        ensure!(code == Some(1) && err.is_empty(), "{code:?} {err}");
+        let found = told(self.kubectl(&events, "").await?)?;
+        let [event] = found.as_slice() else { bail!("{found:#?}") };
+        ensure!(event["involvedObject"]["kind"] == "CronJob" && event["type"] == "Warning", "{event:#}");
+        ensure!(event["message"].as_str().is_some_and(|it| it.starts_with("LG103: 0 of 2 agents")), "{event:#}");
+        self.parts_are_ready(2, 2).await?;
+
+        // Nothing else: no other namespace's Events, no pod that stays.
+        for words in [
+            &["create", "events", "-n", "shop"][..],
+            &["create", "pods", "-n", "shop"],
+            &["get", "secrets", "-n", OURS],
+            &["delete", "pods", "-n", OURS],
+            &["patch", "nodes"],
+        ] {
+            let words: Vec<&str> =
+                ["auth", "can-i"].into_iter().chain(words.iter().copied()).chain(["--as", &user]).collect();
+            ensure!(self.kubectl(&words, "").await.is_err(), "{words:?}");
+        }
+        let pod = pod("stays").in_namespace("linkerd-gate-probe").running("app:test").json().to_string();
+        let create = ["create", "--filename=-", "--as", &user];
+        ensure!(self.kubectl(&create, &pod).await.is_err(), "it created a pod that stays");
+        Ok(())
     }
 
     /// So many agents and controllers of two are ready.
@@ -223,6 +287,7 @@ impl Stage {
         self.finds("held, while the injector is away", &[], &away).await?;
         self.injector.recover().await?;
         let report = self.finds("held", &[], &["LG702 warning"]).await?;
+        self.page("everything-is-held", &[]).await?;
         ensure!(report.to_string().contains("are held, 1 of them by linkerd-gate's scheduling gate"), "{report:#}");
         let Ran { code, out, .. } = self.run(&["check", "-o", "short"]).await?;
         ensure!(

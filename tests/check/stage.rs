@@ -124,12 +124,29 @@ impl Stage {
                 ensure!(code == Some(i32::from(is_error)), "{state}: exit code {code:?}");
                 ensure!(report["success"] == !is_error, "{state}: {report:#}");
                 is_as_linkerd_reads_it(&report).with_context(|| state.to_owned())?;
+                is_mended_by_commands(&report).with_context(|| state.to_owned())?;
                 return Ok(report);
             }
             text = format!("{report:#}");
             tokio::time::sleep(Duration::from_millis(300)).await;
         }
         bail!("{state}: found {last:?}, not {expected:?}:\n{text}")
+    }
+
+    /// The page that a person reads of this state, as it is committed; `UPDATE_GOLDEN=1` rewrites it.
+    pub async fn page(&self, name: &str, words: &[&str]) -> Result<()> {
+        let words: Vec<&str> = ["check"].into_iter().chain(words.iter().copied()).collect();
+        let Ran { out, err, .. } = self.run(&words).await?;
+        let out = without_chance(&out);
+        let path =
+            std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/check/golden").join(format!("{name}.txt"));
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            std::fs::create_dir_all(path.parent().context("a folder")?)?;
+            std::fs::write(&path, &out)?;
+        }
+        let expected = std::fs::read_to_string(&path).unwrap_or_default();
+        ensure!(out == expected, "{} expects\n{expected}\nbut found\n{out}{err}", path.display());
+        Ok(())
     }
 
     /// A pod, with this status.
@@ -158,6 +175,19 @@ impl Stage {
 /// How often a state is looked at until it is as expected.
 const PATIENCE_LOOKS: usize = 40;
 
+/// Without what is of this moment: times.
+fn without_chance(page: &str) -> String {
+    let is_time = |word: &str| word.len() >= 20 && word.starts_with("20") && word.contains('T') && word.ends_with('Z');
+    let words = |line: &str| {
+        let words = line.split(' ').map(|word| {
+            let bare = word.trim_matches(|character| "(),;:".contains(character));
+            if is_time(bare) { word.replace(bare, "TIME") } else { word.to_owned() }
+        });
+        words.collect::<Vec<_>>().join(" ")
+    };
+    page.lines().map(|line| words(line) + "\n").collect()
+}
+
 /// What is not as it should be.
 fn found(report: &Value) -> BTreeSet<String> {
     let categories = report["categories"].as_array().into_iter().flatten();
@@ -166,6 +196,25 @@ fn found(report: &Value) -> BTreeSet<String> {
         .filter(|check| check["result"] != "success")
         .map(|check| format!("{} {}", check["code"].as_str().unwrap_or("?"), check["result"].as_str().unwrap_or("?")))
         .collect()
+}
+
+/// Each finding has a command to paste, with the names of what it is about in it.
+fn is_mended_by_commands(report: &Value) -> Result<()> {
+    for check in
+        report["categories"].as_array().into_iter().flatten().filter_map(|it| it["checks"].as_array()).flatten()
+    {
+        if check["result"] == "success" {
+            continue;
+        }
+        let fix = check["fix"].as_str().with_context(|| format!("no fix: {check:#}"))?;
+        let words = ["kubectl ", "linkerd ", "linkerd-gate ", "helm "];
+        ensure!(words.iter().any(|word| fix.starts_with(word)), "no command: {check:#}");
+        let command = fix.split("   # ").next().unwrap_or_default();
+        for placeholder in ["…", " NODE", "NAME", "NAMESPACE", "KEY"] {
+            ensure!(!command.contains(placeholder), "{placeholder} is left to fill in: {check:#}");
+        }
+    }
+    Ok(())
 }
 
 /// As linkerd2's `pkg/healthcheck/healthcheck_output.go` reads it: without `error`, an error would be shown as success.

@@ -27,6 +27,7 @@ async fn what_is_wrong_is_named_and_nothing_else_is() -> Result<()> {
 impl Stage {
     async fn nothing_is_there(&self) -> Result<()> {
         self.finds("nothing is there", &[], &["LG102 warning", "LG401 error"]).await?;
+        self.page("nothing-is-there", &[]).await?;
         self.finds("nothing, before installing", &["--pre"], &["LG401 error"]).await?;
         // As Linkerd's CLI calls an extension.
         let Ran { code, out, .. } = self

@@ -105,6 +105,7 @@ impl Stage {
             .map(|code| format!("{code} warning"));
         let unread: Vec<&str> = unread.iter().map(String::as_str).collect();
         let report = self.finds("no rights", &["--as", "jane"], &unread).await?;
+        self.page("no-rights", &["--as", "jane"]).await?;
         for right in ["list mutatingwebhookconfigurations", "list nodes", "list namespaces"] {
             ensure!(report.to_string().contains(right), "{right}: {report:#}");
         }
@@ -196,6 +197,7 @@ impl Stage {
         }
         self.injector.recover().await?;
         self.finds("thirty bare pods", &[], &and(&["LG701 error", "LG702 warning", "LG801 warning"])).await?;
+        self.page("thirty-bare-pods", &[]).await?;
         let Ran { code, out, err } = self.run(&["explain", "-A", "--missed"]).await?;
         ensure!(code == Some(0), "{err}");
         let lines: Vec<_> = out.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();

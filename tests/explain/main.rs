@@ -192,7 +192,7 @@ fn namespaces_are_found_beside_the_pods_or_assumed_and_said() {
     assert_eq!(given(&nowhere)["namespace"], "mesh", "the only one that is given is the command's");
     assert_eq!(
         given(&here)["because"],
-        json!(["the namespace's annotation linkerd.io/inject says ingress, and the pod has none of its own"])
+        json!(["the namespace's annotation linkerd.io/inject says ingress, and the pod itself has none"])
     );
     let other = given(&pod(", namespace: other"));
     assert_eq!((&other["namespace"], &other["decision"]), (&json!("other"), &json!("skip")));

@@ -2,13 +2,15 @@
 
 mod table;
 
+use std::io::Write;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout};
+
 use super::not_done::NotDone;
-use crate::{
-    check::{self, Level, Report, Suppression},
-    cluster::{self, Person, check::Scope},
-};
-use std::{io::Write, time::Duration};
-use tokio::time::{Instant, sleep};
+use crate::check::{self, Level, Report, Suppression};
+use crate::cluster::check::{CronJob, Scope};
+use crate::cluster::{self, Client, Person};
 
 /// How long to wait between two looks.
 const PAUSE: Duration = Duration::from_secs(2);
@@ -43,6 +45,8 @@ pub struct Arguments {
     pub colour: bool,
     /// What is not to be shown.
     pub suppressed: Vec<Suppression>,
+    /// The CronJob that gets an Event where something is an error.
+    pub event: Option<CronJob>,
 }
 
 /// Checks, writes what was found, and returns whether nothing is an error.
@@ -55,16 +59,28 @@ pub async fn run(
     out: &mut impl Write,
     notes: &mut impl Write,
 ) -> Result<bool, NotDone> {
-    let began = Instant::now();
-    let mut report = Box::pin(look(access, arguments)).await;
-    let mut unused = report.suppress(&arguments.suppressed);
-    while let Some(wait) = arguments.wait
-        && report.level() == Level::Error
-        && began.elapsed() + PAUSE + MARGIN < wait
-    {
-        sleep(PAUSE).await;
-        report = Box::pin(look(access, arguments)).await;
+    let end = arguments.wait.map(|wait| Instant::now() + wait);
+    let mut report;
+    let mut unused;
+    loop {
+        let client = cluster::of_person(access).await;
+        report = match &client {
+            Ok(client) => Box::pin(look(client, arguments, end)).await,
+            Err(error) => check::unreachable(&error.to_string()),
+        };
         unused = report.suppress(&arguments.suppressed);
+        match end {
+            // Of a kubeconfig that cannot be used waiting makes no better one.
+            Some(end) if client.is_ok() && report.may_pass() && Instant::now() + PAUSE + MARGIN < end => {
+                sleep(PAUSE).await;
+            }
+            _ => break,
+        }
+    }
+    if let Some(cron_job) = arguments.event.as_ref().filter(|_| !report.success)
+        && let Err(why) = note(access, cron_job, &report).await
+    {
+        writeln!(notes, "linkerd-gate: no Event was created: {why}")?;
     }
     for Suppression { code, object } in unused {
         writeln!(notes, "linkerd-gate: --suppress {code}={object} suppresses nothing")?;
@@ -82,9 +98,22 @@ pub async fn run(
     Ok(report.success)
 }
 
-async fn look(access: &Person, arguments: &Arguments) -> Report {
-    match cluster::of_person(access).await {
-        Ok(client) => check::check(&Box::pin(cluster::check::read(&client, &arguments.scope)).await),
-        Err(error) => check::unreachable(&error.to_string()),
-    }
+/// Looks once, and no longer than until shortly before `end`: whoever waits for the answer, as Linkerd's CLI does, gets one.
+async fn look(client: &Client, arguments: &Arguments, end: Option<Instant>) -> Report {
+    let looked = async { check::check(&Box::pin(cluster::check::read(client, &arguments.scope)).await) };
+    let Some(end) = end else { return looked.await };
+    let rest = end.saturating_duration_since(Instant::now());
+    timeout(rest.saturating_sub(MARGIN.min(rest / 4)), looked)
+        .await
+        .unwrap_or_else(|_| check::unreachable("the API server did not answer everything within the time of --wait"))
+}
+
+/// Says on the CronJob what is wrong: the first line of each error.
+async fn note(access: &Person, cron_job: &CronJob, report: &Report) -> Result<(), String> {
+    let client = cluster::of_person(access).await.map_err(|error| error.to_string())?;
+    let errors = report.checks().filter(|check| check.result == Level::Error).map(|check| {
+        let error = check.error.as_deref().unwrap_or_default();
+        format!("{}: {}", check.code.id, error.lines().next().unwrap_or_default())
+    });
+    cluster::check::note(client, cron_job, &errors.collect::<Vec<_>>().join("; ")).await
 }

@@ -174,6 +174,7 @@ async fn missed(client: &Client, live: &Live, out: &mut impl Write) -> Result<Ex
         namespace: live.namespace.clone(),
         selector: live.selector.clone(),
         probe_namespace: String::new(),
+        proves: false,
         projection: live.token_projection,
     };
     let survey =

@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use granit_parser::{Event, Parser, ScalarStyle, Span, Tag};
+use granit_parser::{Event, Parser, ScalarStyle, Tag};
 
 use super::chars::Chars;
 use super::{Fault, Fields, MAX_DEPTH, MAX_VALUES, Node, Place, Repeated, Root, Sink, Text, Value, scalar};
@@ -26,7 +26,7 @@ pub(super) fn documents(text: &mut Text<'_>, place: &mut Place, sink: &mut dyn S
         match builder.next()? {
             None => return Ok(()),
             Some((Event::DocumentStart(..), _)) => {
-                let (event, span) = builder.expect()?;
+                let (event, line) = builder.expect()?;
                 if is_empty(&event) {
                     continue;
                 }
@@ -34,8 +34,8 @@ pub(super) fn documents(text: &mut Text<'_>, place: &mut Place, sink: &mut dyn S
                     place.document += 1;
                 }
                 first = false;
-                place.line = builder.line(&span);
-                let read = builder.root(event, &span, place, sink);
+                place.line = line;
+                let read = builder.root(event, line, place, sink);
                 if read.is_err() {
                     sink.abandon();
                 }
@@ -63,10 +63,11 @@ struct Builder<'t, 'a> {
 }
 
 impl Builder<'_, '_> {
-    fn next(&mut self) -> Result<Option<(Event<'static>, Span)>, Fault> {
+    fn next(&mut self) -> Result<Option<(Event<'static>, usize)>, Fault> {
         match self.parser.next_event() {
             None => Ok(None),
-            Some(Ok(event)) => Ok(Some(event)),
+            // Of the span, which is large, only the line is of use.
+            Some(Ok((event, span))) => Ok(Some((event, self.lines_before + span.start.line()))),
             Some(Err(error)) => {
                 let line = Some(self.lines_before + error.marker().line());
                 let message = error.info().replace('\n', " ");
@@ -77,34 +78,30 @@ impl Builder<'_, '_> {
         }
     }
 
-    fn expect(&mut self) -> Result<(Event<'static>, Span), Fault> {
+    fn expect(&mut self) -> Result<(Event<'static>, usize), Fault> {
         self.next()?.ok_or_else(|| Fault { line: None, message: "this is not YAML: it ends too early".to_owned() })
     }
 
-    fn line(&self, span: &Span) -> usize {
-        self.lines_before + span.start.line()
+    fn fault<T>(line: usize, message: impl Into<String>) -> Result<T, Fault> {
+        Err(Fault { line: Some(line), message: message.into() })
     }
 
-    fn fault<T>(&self, span: &Span, message: impl Into<String>) -> Result<T, Fault> {
-        Err(Fault { line: Some(self.line(span)), message: message.into() })
-    }
-
-    fn count(&mut self, values: usize, span: &Span) -> Result<(), Fault> {
+    fn count(&mut self, values: usize, line: usize) -> Result<(), Fault> {
         self.values += values;
         if self.values > MAX_VALUES {
             let what = "one object has more than 200,000 values, those that its aliases repeat among them: \
                         no API server would take it";
-            return self.fault(span, what);
+            return Self::fault(line, what);
         }
         Ok(())
     }
 
     /// The root of a document. The items of a list go to the sink one by one.
-    fn root(&mut self, event: Event<'static>, span: &Span, place: &Place, sink: &mut dyn Sink) -> Result<(), Fault> {
+    fn root(&mut self, event: Event<'static>, line: usize, place: &Place, sink: &mut dyn Sink) -> Result<(), Fault> {
         self.values = 0;
         let mut root = Root::new(sink, place);
         if !matches!(event, Event::MappingStart(_, 0, _)) {
-            let node = self.node(event, span, 0)?;
+            let node = self.node(event, line, 0)?;
             if let Value::Map(fields) = node.value {
                 for (key, node) in fields {
                     match node.value {
@@ -124,28 +121,28 @@ impl Builder<'_, '_> {
             return Ok(());
         }
         loop {
-            let (event, span) = self.expect()?;
+            let (event, line) = self.expect()?;
             if event == Event::MappingEnd {
                 break;
             }
-            let (key, plain) = self.key(event, &span)?;
-            let (event, span) = self.expect()?;
+            let (key, plain) = self.key(event, line)?;
+            let (event, line) = self.expect()?;
             match event {
                 Event::SequenceStart(_, 0, _) if key == "items" => loop {
-                    let (event, span) = self.expect()?;
+                    let (event, line) = self.expect()?;
                     if event == Event::SequenceEnd {
                         break;
                     }
-                    let item = self.node(event, &span, 2)?;
+                    let item = self.node(event, line, 2)?;
                     root.item(item, std::mem::take(&mut self.repeated));
                     self.values = 0;
                     self.taken.set(0);
                 },
                 event => {
-                    let node = self.node(event, &span, 1)?;
+                    let node = self.node(event, line, 1)?;
                     root.repeated.append(&mut self.repeated);
                     if plain && key == "<<" {
-                        for (key, node) in self.merged(node, &span)? {
+                        for (key, node) in Self::merged(node, line)? {
                             root.field(key, node);
                         }
                     } else {
@@ -158,12 +155,11 @@ impl Builder<'_, '_> {
         Ok(())
     }
 
-    fn node(&mut self, event: Event<'static>, span: &Span, depth: usize) -> Result<Node, Fault> {
+    fn node(&mut self, event: Event<'static>, line: usize, depth: usize) -> Result<Node, Fault> {
         if depth > MAX_DEPTH {
-            return self.fault(span, too_deep());
+            return Self::fault(line, too_deep());
         }
-        self.count(1, span)?;
-        let line = self.line(span);
+        self.count(1, line)?;
         let (node, anchor) = match event {
             Event::Scalar(text, style, anchor, tag) => {
                 let node = match meaning(&text, style, tag.as_deref()) {
@@ -178,31 +174,31 @@ impl Builder<'_, '_> {
             Event::SequenceStart(_, anchor, _) => {
                 let mut items = Vec::new();
                 loop {
-                    let (event, span) = self.expect()?;
+                    let (event, line) = self.expect()?;
                     if event == Event::SequenceEnd {
                         break;
                     }
-                    items.push(self.node(event, &span, depth + 1)?);
+                    items.push(self.node(event, line, depth + 1)?);
                 }
                 (Node { line, plain: None, value: Value::List(items) }, anchor)
             }
             Event::MappingStart(_, anchor, _) => (self.map(line, depth)?, anchor),
             Event::Alias(anchor) => {
                 let Some(node) = self.anchors.get(&anchor) else {
-                    return self.fault(span, "this is not YAML: an alias stands within what it is an alias of");
+                    return Self::fault(line, "this is not YAML: an alias stands within what it is an alias of");
                 };
                 let (values, depth_of_it) = (node.values(), node.depth());
-                self.count(values, span)?;
+                self.count(values, line)?;
                 if depth + depth_of_it > MAX_DEPTH {
-                    return self.fault(span, too_deep());
+                    return Self::fault(line, too_deep());
                 }
                 return Ok(self.anchors[&anchor].clone());
             }
-            _ => return self.fault(span, "this is not YAML: a value is missing"),
+            _ => return Self::fault(line, "this is not YAML: a value is missing"),
         };
         if anchor > 0 {
             let values = node.values();
-            self.count(values, span)?;
+            self.count(values, line)?;
             self.anchors.insert(anchor, node.clone());
         }
         Ok(node)
@@ -211,15 +207,15 @@ impl Builder<'_, '_> {
     fn map(&mut self, line: usize, depth: usize) -> Result<Node, Fault> {
         let mut fields = Fields::default();
         loop {
-            let (event, span) = self.expect()?;
+            let (event, at) = self.expect()?;
             if event == Event::MappingEnd {
                 return Ok(Node { line, plain: None, value: Value::Map(fields.into_vec()) });
             }
-            let (key, plain) = self.key(event, &span)?;
-            let (event, span) = self.expect()?;
-            let node = self.node(event, &span, depth + 1)?;
+            let (key, plain) = self.key(event, at)?;
+            let (event, at) = self.expect()?;
+            let node = self.node(event, at, depth + 1)?;
             if plain && key == "<<" {
-                for (key, node) in self.merged(node, &span)? {
+                for (key, node) in Self::merged(node, at)? {
                     fields.put(key, node);
                 }
             } else {
@@ -229,33 +225,33 @@ impl Builder<'_, '_> {
     }
 
     /// A map's key, and whether it stands without quotes.
-    fn key(&mut self, event: Event<'static>, span: &Span) -> Result<(String, bool), Fault> {
+    fn key(&mut self, event: Event<'static>, line: usize) -> Result<(String, bool), Fault> {
         let plain = matches!(event, Event::Scalar(_, ScalarStyle::Plain, ..));
         if let Event::Scalar(text, style, 0, None) = &event
             && meaning(text, *style, None).is_none()
         {
-            self.count(1, span)?;
+            self.count(1, line)?;
             let Event::Scalar(text, ..) = event else { unreachable!("it is one") };
             return Ok((Cow::into_owned(text), plain));
         }
-        let node = self.node(event, span, 0)?;
+        let node = self.node(event, line, 0)?;
         match scalar::key(node.value) {
             Some(key) => Ok((key, plain)),
-            None => self.fault(span, "a key is neither text nor a number: JSON has no such keys"),
+            None => Self::fault(line, "a key is neither text nor a number: JSON has no such keys"),
         }
     }
 
     /// The fields that a merge key brings. Of several maps the first goes before the others.
-    fn merged(&self, node: Node, span: &Span) -> Result<Vec<(String, Node)>, Fault> {
+    fn merged(node: Node, line: usize) -> Result<Vec<(String, Node)>, Fault> {
         let maps = match node.value {
             Value::Map(fields) => return Ok(fields),
             Value::List(items) => items,
-            _ => return self.fault(span, "<< merges maps, and here stands none"),
+            _ => return Self::fault(line, "<< merges maps, and here stands none"),
         };
         let mut merged = Fields::default();
         for map in maps.into_iter().rev() {
             let Value::Map(fields) = map.value else {
-                return self.fault(span, "<< merges maps, and here stands none");
+                return Self::fault(line, "<< merges maps, and here stands none");
             };
             for (key, node) in fields {
                 merged.put(key, node);
