@@ -28,7 +28,7 @@ const FIRST_LISTS: Duration = Duration::from_secs(3);
 /// A prover at work.
 struct Prover {
     policy: Policy,
-    prober: Prober,
+    probes: Prober,
     gate: Gate,
     published: watch::Sender<PublishedVerdict>,
     seen: Watched,
@@ -64,7 +64,7 @@ pub(super) async fn run(
     let toleration_writer = TolerationWriter::new(Arc::clone(&context), client.clone(), seen.clone(), renewed);
     let (yields_sink, yields) = watch::channel(published.borrow().taint_suppressed_by.clone());
     let suppressor = TaintSuppressor::new(Arc::clone(&context), client, seen.clone(), yields_sink);
-    let prober = Prober {
+    let probes = Prober {
         access: context.access.clone(),
         epoch: context.epoch,
         wanted: context.settings.proving.clone(),
@@ -74,7 +74,7 @@ pub(super) async fn run(
     };
     let prover = Prover {
         policy,
-        prober,
+        probes,
         gate,
         published,
         seen,
@@ -128,7 +128,7 @@ impl Prover {
     /// A look may take as long as an API server waits for an injector: what is to be yielded to is published meanwhile.
     async fn probe_and_publish(&self) -> Evidence {
         let (mut seen, mut yields) = (self.seen.clone(), self.yields.clone());
-        let mut look = pin!(self.prober.probe());
+        let mut look = pin!(self.probes.probe());
         loop {
             tokio::select! {
                 biased;

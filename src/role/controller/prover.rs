@@ -37,7 +37,7 @@ pub(super) async fn run(
         tokio::time::sleep(schedule.next_pause()).await;
     };
     let mut watched = seen.linkerd.clone();
-    let prober = Prober {
+    let probes = Prober {
         access: context.access.clone(),
         epoch: context.epoch,
         wanted: context.settings.proving.clone(),
@@ -55,7 +55,7 @@ pub(super) async fn run(
     let mut pauses = Pauses::default();
     let mut snapshot = watched.inputs();
     loop {
-        let evidence = prober.probe().await;
+        let evidence = probes.probe().await;
         let before = gate.borrow().clone();
         let after = before.clone().step(&policy, &evidence);
         match Transition::between(&before, &after) {
