@@ -45,8 +45,12 @@ pub enum Roles {
 
 /// Every metric, in the order in which they are printed.
 pub const TABLE: &[Row] = &[
-    gauge(Roles::Both, "open", "1 where /gate answers open: pods may start now"),
-    gauge(Roles::Agent, "node_open", "1 where this node is open for this boot: it has no taint of ours"),
+    gauge(
+        Roles::Both,
+        "open",
+        "1 where /gate answers open: pods may start now. A controller that does not lead shows 0",
+    ),
+    gauge(Roles::Agent, "node_open", "1 where this node was opened in this boot"),
     gauge(
         Roles::Agent,
         "verdict_fresh",

@@ -12,7 +12,7 @@ use super::readiness::verdict::{Basis, FailedProbe};
 pub const VERSION: u32 = 1;
 
 /// In place of a reason, for who comes from elsewhere than the agent's node.
-const ELSEWHERE: &str = "the agent's log on this node says why";
+const ELSEWHERE: &str = "the log of the agent on that node says why";
 
 /// The body of `/gate`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

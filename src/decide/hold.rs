@@ -5,7 +5,7 @@
 
 use k8s_openapi::api::core::v1::{Pod, PodSchedulingGate};
 
-/// The scheduling gate of a held pod.
+/// The scheduling gate of a held pod. It is removed once the pod, or rather the one that replaces it, is injected.
 pub const GATE: &str = "linkerd-gate/injected";
 
 /// The annotation on a pod, with the value `true`, by which a person lets it start outside the mesh.

@@ -27,7 +27,7 @@ pub async fn a_deployment_created_during_an_outage_is_held_until_it_is_created_a
         stage.ensure_never_started(&missed, "app").await?;
 
         linkerd.start().await?;
-        let line = stage.until_log(&missed, "linkerd-gate", "Linkerd is ready, but").await?;
+        let line = stage.until_log(&missed, "linkerd-gate", "this pod must be created again").await?;
         stage.ensure_never_started(&missed, "app").await?;
 
         // What a person would do: run what the log says.

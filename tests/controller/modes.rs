@@ -84,11 +84,11 @@ async fn reports(stage: &Stage) -> Result<()> {
             .until_said("deleted pod namespace=shop pod=foreign-but-may-go owner=example.com/v1 Rollout foreign")
             .await?;
         let line = replica.until_said(" namespace=shop owner=ReplicaSet held ").await?;
-        ensure!(line.contains("2 stay: repair is `report` here, which touches nothing"), "{line}");
+        ensure!(line.contains("2 stay: repair is `report` here: the controller only reports"), "{line}");
         annotate_namespace(stage, Some("of course")).await?;
         let line =
-            replica.until_said("report, held and running are taken namespace=shop owner=ReplicaSet held ").await?;
-        ensure!(line.contains("says \"of course\": report, held and running are taken"), "{line}");
+            replica.until_said("accepted are report, held and running namespace=shop owner=ReplicaSet held ").await?;
+        ensure!(line.contains("is \"of course\": accepted are report, held and running"), "{line}");
         annotate_namespace(stage, None).await?;
         anyhow::Ok(())
     };
@@ -114,10 +114,10 @@ async fn replaces_what_never_ran(stage: &Stage, bare: &Pods) -> Result<()> {
             ensure!(uids(of(bare, left)) == uids(of(&after, left)), "{left} was touched");
         }
         for (left, why) in [
-            ("runs", "repair is `held` here, which touches nothing that has started"),
-            ("may-not", "says \"Running\": report, held and running are taken"),
+            ("runs", "repair is `held` here, and this pod has started"),
+            ("may-not", "is \"Running\": accepted are report, held and running"),
             ("reported", "repair is `report` here"),
-            ("unclear", "says \"yes\": report, held and running are taken"),
+            ("unclear", "is \"yes\": accepted are report, held and running"),
         ] {
             let line = replica.until_said(&format!(" namespace=shop owner=ReplicaSet {left} ")).await?;
             ensure!(line.contains(why), "{line}");

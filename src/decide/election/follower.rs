@@ -114,7 +114,7 @@ impl Follower {
             Some(Ok(PublishedVerdict { verdict: WireVerdict::Open { .. }, .. }))
                 if self.proofs != ProofHistory::Newer =>
             {
-                unknown("waiting for the prover's next proof: its last one is older than this agent's watch".to_owned())
+                unknown("this agent has just started and waits for the prover's next proof".to_owned())
             }
             Some(Ok(word)) => {
                 let published = word.evidence(&self.policy, nothing);
@@ -256,7 +256,7 @@ mod tests {
         let renewed = [Some(record(1, open(1))), Some(record(2, open(1))), Some(record(3, open(1)))];
         assert_eq!(
             after(&renewed).gate().to_string(),
-            "closed: injection unknown: waiting for the prover's next proof: its last one is older than this agent's watch"
+            "closed: injection unknown: this agent has just started and waits for the prover's next proof"
         );
         assert!(after(&[renewed.as_slice(), &[Some(record(4, open(2)))]].concat()).gate().is_open());
         // The gate was closed in between, and nothing was proven since.

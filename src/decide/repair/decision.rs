@@ -235,10 +235,10 @@ impl KeepReason {
 impl fmt::Display for KeepReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Reported => f.write_str("repair is `report` here, which touches nothing"),
-            Self::Started => f.write_str("repair is `held` here, which touches nothing that has started"),
+            Self::Reported => f.write_str("repair is `report` here: the controller only reports"),
+            Self::Started => f.write_str("repair is `held` here, and this pod has started"),
             Self::BadAnnotation(text) => {
-                write!(f, "the annotation linkerd-gate/repair says {text:?}: report, held and running are taken")
+                write!(f, "the annotation linkerd-gate/repair is {text:?}: accepted are report, held and running")
             }
             Self::Released => f.write_str("it has the annotation linkerd-gate/release=true: it may run without a proxy"),
             Self::ForeignFinalizer(finalizer) => {
@@ -251,22 +251,22 @@ impl fmt::Display for KeepReason {
                  linkerd-gate/repair=held or =running"
             ),
             Self::OwnerGone(owner) => write!(f, "its owner, {owner}, is gone or going away"),
-            Self::Mirror => f.write_str("it stands for a file on its node, which Linkerd cannot inject"),
+            Self::Mirror => f.write_str("it is a static pod (mirror), which Linkerd cannot inject"),
             Self::NamespaceTerminating => f.write_str("its namespace is going away"),
             Self::CameBefore => f.write_str("it is older than the request for injection: restart its workload to mesh it"),
             Self::NoEviction => f.write_str("it would have to be evicted, which this controller may not (LINKERD_GATE_EVICTION)"),
             Self::JobWouldCount => f.write_str(
                 "its Job would count it as a failure; give the Job a podFailurePolicy that ignores DisruptionTarget, or its pods the \
-                 entry of `wait`, or delete the pod when it suits you",
+                 entry of `wait`, or delete the pod yourself",
             ),
             Self::JobManaged(by) => {
-                write!(f, "its Job would count it as a failure, and cannot be suspended for a moment: {by}")
+                write!(f, "its Job would count it as a failure, and the controller cannot suspend the Job: {by}")
             }
             Self::JobSuspended => f.write_str("its Job is suspended"),
             Self::JobOver => f.write_str("its Job has finished, and would not create it again"),
             Self::Broken => f.write_str(
-                "what its owner made instead came back without a proxy three times: it is left alone for an hour, or until \
-                 Linkerd's webhook changes",
+                "three replacements of its owner had no proxy: the controller pauses this owner for an hour, or until Linkerd's \
+                 webhook changes",
             ),
         }
     }

@@ -11,10 +11,10 @@ use crate::decide::repair::window;
 use crate::decide::repair::window::Window;
 use crate::linkerd::{Started, WebhookView};
 
-/// So many replacements that come back missed, and an owner is left alone.
+/// After so many replacements without a proxy the controller pauses an owner.
 pub const MAX_FAILURES: usize = 3;
 
-/// For so long.
+/// How long an owner stays paused.
 pub const BREAKER_OPEN_FOR: Duration = Duration::from_hours(1);
 
 /// How long a replacement may take to be there and to start before the next one is not held up any longer.
@@ -30,7 +30,7 @@ const REMEMBERED: Duration = Duration::from_mins(10);
 /// The pause after the first failure of an act; it doubles with each.
 const FIRST_PAUSE: Duration = Duration::from_secs(15);
 
-/// And is this long at most.
+/// The longest pause after a failure of an act.
 const LONGEST_PAUSE: Duration = Duration::from_mins(5);
 
 /// What a controller remembers between two plans.

@@ -7,13 +7,13 @@
 
 use std::time::Duration;
 
-/// How many are under way at first.
+/// The first size of the window.
 const FIRST: usize = 10;
 
-/// And at most.
+/// The largest size of the window.
 const WIDEST: usize = 500;
 
-/// How long one counts as under way that shows nothing.
+/// How long a replacement takes a place in the window, if nothing comes of it.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The window.

@@ -309,7 +309,7 @@ impl NodeReconciler {
         let said = in_force.map(|word| word.to_string());
         if self.told.by_hand != said {
             if let Some(word) = &said {
-                warn!(reason = word, "manual override");
+                warn!(reason = word, "manual override in force");
             } else {
                 info!("manual override ended");
             }
@@ -323,9 +323,9 @@ impl NodeReconciler {
         let seen = self.ends.node.borrow_and_update();
         if self.told.trouble != seen.trouble {
             if let Some(trouble) = &seen.trouble {
-                warn!(error = trouble, "the node's watch is not in sync: the node is unchanged");
+                warn!(error = trouble, "node watch not in sync");
             } else {
-                info!("the node's watch is in sync");
+                info!("node watch in sync");
             }
             self.told.trouble.clone_from(&seen.trouble);
         }
@@ -519,7 +519,7 @@ impl NodeReconciler {
 
     fn log_error(&mut self, complaint: String) {
         if self.told.refusal.as_ref() != Some(&complaint) {
-            error!(error = complaint, "node unchanged");
+            error!(error = complaint, "node write failed");
             self.told.refusal = Some(complaint);
         }
     }
