@@ -47,7 +47,7 @@ async fn jobs_are_repaired_in_the_way_that_does_not_count_and_none_of_them_fails
         for (job, why) in [
             ("started", "2 stay: its Job would count it as a failure; give the Job a podFailurePolicy"),
             ("pending", "1 stays: its Job would count it as a failure; give the Job a podFailurePolicy"),
-            ("queued", "1 stays: its Job would count it as a failure, and cannot be suspended for a moment"),
+            ("queued", "1 stays: its Job would count it as a failure, and the controller cannot suspend the Job"),
             ("applied", "somebody-who-applies applies spec.suspend"),
         ] {
             let line = replica.until_said(&format!(" namespace=shop owner=Job {job} ")).await?;
