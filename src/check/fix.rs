@@ -101,7 +101,7 @@ pub(super) fn all(commands: impl IntoIterator<Item = String>) -> String {
     commands.into_iter().take(AT_ONCE).collect::<Vec<_>>().join(" && ")
 }
 
-/// Grants what could not be read, to be typed by whoever may grant it.
+/// Grants what could not be read, which an administrator types.
 pub(super) fn grant(missing: &[String]) -> String {
     let mut verbs = BTreeSet::new();
     let mut resources = BTreeSet::new();

@@ -37,7 +37,7 @@ fn here(proof: &Proof) -> Check {
 
 fn everywhere(state: &State) -> Option<Check> {
     let check = published(state)?;
-    // Whoever proves says in its log what it could not look at.
+    // The prover logs what it could not look at.
     Some(if check.result == Level::Warning && check.fix.is_none() {
         check.with_fix(fix::logs(state, "agent"))
     } else {

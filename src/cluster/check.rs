@@ -231,7 +231,7 @@ fn our_namespace(state: &State) -> Option<String> {
 async fn pods(client: &Client, scope: &Scope, state: &State) -> Read<Survey> {
     let mutating = state.mutating.as_ref().map_err(|_| Unread::Needs("Linkerd's webhooks"))?;
     let namespaces = state.namespaces.as_ref().map_err(|_| Unread::Needs("the namespaces"))?;
-    // What a webhook that fails closed is called for is told by the pods that are there.
+    // What a webhook that fails closed is called for shows in the pods that exist.
     let validating = state.validating.iter().flatten().flat_map(|it| it.webhooks.iter().flatten());
     let services = mutating.iter().flat_map(|it| it.webhooks.iter().flatten()).map(|hook| &hook.client_config);
     let services =

@@ -1,4 +1,4 @@
-//! Why a kubeconfig cannot be used, in words for whoever wrote it: kube's own quote paths and outputs as Rust does.
+//! Why a kubeconfig cannot be used, in words for its author: kube's own quote paths and outputs as Rust does.
 
 use kube::client::AuthError;
 use kube::config::{KubeconfigError, LoadDataError};

@@ -98,7 +98,7 @@ pub async fn run(
     Ok(report.success)
 }
 
-/// Looks once, and no longer than until shortly before `end`: whoever waits for the answer, as Linkerd's CLI does, gets one.
+/// Looks once, and no longer than until shortly before `end`: a caller with a limit, such as Linkerd's CLI, gets an answer.
 async fn look(client: &Client, arguments: &Arguments, end: Option<Instant>) -> Report {
     let looked = async { check::check(&Box::pin(cluster::check::read(client, &arguments.scope)).await) };
     let Some(end) = end else { return looked.await };

@@ -34,7 +34,7 @@ pub(super) struct TaintSuppressor {
     tasks: JoinSet<Infallible>,
     found: watch::Sender<TaintSuppressions>,
     /// What was said last: which DaemonSets, and what keeps the watches from seeing.
-    told: (BTreeSet<String>, BTreeSet<String>),
+    reported: (BTreeSet<String>, BTreeSet<String>),
 }
 
 /// A watch that is ended when it is not wanted any more.
@@ -61,7 +61,7 @@ impl TaintSuppressor {
             pods: BTreeMap::new(),
             tasks: JoinSet::new(),
             found,
-            told: Default::default(),
+            reported: Default::default(),
         }
     }
 
@@ -140,7 +140,7 @@ impl TaintSuppressor {
     /// Says which DaemonSets nodes yield to, and what keeps the watches from seeing, each once.
     fn log_changes(&mut self, yields: &TaintSuppressions) {
         let sets: BTreeSet<String> = yields.keys().cloned().collect();
-        for set in sets.difference(&self.told.0) {
+        for set in sets.difference(&self.reported.0) {
             let nodes = yields.get(set).map_or(0, BTreeSet::len);
             warn!(
                 daemon_set = %set, nodes,
@@ -148,19 +148,19 @@ impl TaintSuppressor {
                  LINKERD_GATE_IGNORED_DAEMON_SETS"
             );
         }
-        for set in self.told.0.difference(&sets) {
+        for set in self.reported.0.difference(&sets) {
             info!(daemon_set = %set, "taint no longer suppressed");
         }
         let nodes = self.nodes.iter().filter_map(|followed| followed.seen.borrow().trouble.clone());
         let pods = self.pods.values().filter_map(|followed| followed.seen.borrow().trouble.clone());
         let troubles: BTreeSet<String> = nodes.chain(pods).collect();
-        for trouble in troubles.difference(&self.told.1) {
+        for trouble in troubles.difference(&self.reported.1) {
             warn!(
                 error = trouble,
                 "the watches of nodes and DaemonSet pods are not in sync: the suppressed nodes may be outdated"
             );
         }
-        self.told = (sets, troubles);
+        self.reported = (sets, troubles);
     }
 }
 

@@ -52,7 +52,7 @@ struct Asked {
     again: Instant,
     schedule: Schedule,
     /// What was said of it last.
-    told: Option<String>,
+    reported: Option<String>,
 }
 
 // === impl TolerationWriter ===
@@ -134,11 +134,11 @@ impl TolerationWriter {
             Some(Err(why)) => (Written::Failed, Some(why)),
         };
         let line = error.clone().unwrap_or_else(|| format!("{written:?}"));
-        let told = self.asked.get(&pod.uid).and_then(|asked| asked.told.clone());
-        if written != Written::Audit || told.is_none() {
+        let reported = self.asked.get(&pod.uid).and_then(|asked| asked.reported.clone());
+        if written != Written::Audit || reported.is_none() {
             self.context.metrics.toleration_given(written);
         }
-        if told.as_ref() != Some(&line) {
+        if reported.as_ref() != Some(&line) {
             match written {
                 Written::Audit => info!(namespace, pod = name, "audit mode: toleration not added to essential pod"),
                 Written::Done => info!(namespace, pod = name, "toleration added to essential pod"),
@@ -148,9 +148,9 @@ impl TolerationWriter {
                 }
             }
         }
-        let new = || Asked { again: Instant::now(), schedule: Schedule::asking(), told: None };
+        let new = || Asked { again: Instant::now(), schedule: Schedule::asking(), reported: None };
         let asked = self.asked.entry(pod.uid.clone()).or_insert_with(new);
         asked.again = Instant::now() + asked.schedule.next_pause();
-        asked.told = Some(line);
+        asked.reported = Some(line);
     }
 }

@@ -101,8 +101,8 @@ impl Reporter {
         let before = std::mem::take(&mut self.lines);
         for (path, group) in &groups {
             let line = group.line();
-            let told = before.get(path);
-            if told.is_none_or(|(told, _)| *told != line) {
+            let reported = before.get(path);
+            if reported.is_none_or(|(reported, _)| *reported != line) {
                 let (namespace, owner) = path.split_once('/').unwrap_or_default();
                 info!(
                     reason = group.decisions(),
@@ -115,7 +115,7 @@ impl Reporter {
                     "pods outside the mesh"
                 );
             }
-            let noted = told.and_then(|(_, noted)| *noted).filter(|noted| *noted + NOTED_AGAIN > now);
+            let noted = reported.and_then(|(_, noted)| *noted).filter(|noted| *noted + NOTED_AGAIN > now);
             let noted = noted.filter(|_| group.owner.is_none_or(|(_, owner)| !lost.contains(&owner.uid)));
             let noted = noted.or_else(|| self.note_owner(group).then_some(now));
             self.lines.insert(path.clone(), (line, noted));

@@ -18,7 +18,7 @@ pub(super) struct Fields {
 // === impl Fields ===
 
 impl Fields {
-    /// Takes a field in; one of that name that was there is gone, and told.
+    /// Takes a field in; an earlier one of that name is dropped, and returned.
     pub(super) fn put(&mut self, key: String, node: Node) -> Option<Repeated> {
         let place = if self.all.len() < LOOKED_THROUGH {
             self.all.iter().position(|(name, _)| *name == key)

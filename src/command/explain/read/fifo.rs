@@ -1,4 +1,4 @@
-//! A named pipe: opening one without a writer blocks for ever, and so would whoever explains it.
+//! A named pipe: opening one without a writer blocks for ever, and `explain` with it.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Cursor, Read};

@@ -69,7 +69,7 @@ pub(super) struct NodeReconciler {
     /// Whether the node was there before us.
     age: Age,
     /// What was said last, so that it is said once.
-    told: Reported,
+    reported: Reported,
     /// The node whose taint of our key, which ends pods, still needs an Event.
     foreign: Option<NodeView>,
     /// The write under way: at most one.
@@ -134,7 +134,7 @@ impl NodeReconciler {
             yield_to: Vec::new(),
             controller: ControllerLease::default(),
             age: Age::Unknown,
-            told: Reported::default(),
+            reported: Reported::default(),
             foreign: None,
             acting: None,
             not_before: None,
@@ -300,20 +300,20 @@ impl NodeReconciler {
                 }
             }
         }
-        if self.told.misspelt != misspelt {
+        if self.reported.misspelt != misspelt {
             if let Some((object, error)) = &misspelt {
                 warn!(error, object, "manual override ignored");
             }
-            self.told.misspelt = misspelt;
+            self.reported.misspelt = misspelt;
         }
         let said = in_force.map(|word| word.to_string());
-        if self.told.by_hand != said {
+        if self.reported.by_hand != said {
             if let Some(word) = &said {
                 warn!(reason = word, "manual override in force");
             } else {
                 info!("manual override ended");
             }
-            self.told.by_hand = said;
+            self.reported.by_hand = said;
         }
         in_force
     }
@@ -321,13 +321,13 @@ impl NodeReconciler {
     /// The node as it is known: as our patch left it, until the watch has caught up.
     fn node(&mut self) -> Option<NodeView> {
         let seen = self.ends.node.borrow_and_update();
-        if self.told.trouble != seen.trouble {
+        if self.reported.trouble != seen.trouble {
             if let Some(trouble) = &seen.trouble {
                 warn!(error = trouble, "node watch not in sync");
             } else {
                 info!("node watch in sync");
             }
-            self.told.trouble.clone_from(&seen.trouble);
+            self.reported.trouble.clone_from(&seen.trouble);
         }
         let current = seen.only()?;
         match &self.patched {
@@ -356,7 +356,7 @@ impl NodeReconciler {
 
     /// Says what becomes of the node, once.
     fn log_plan(&mut self, plan: &NodePlan) {
-        if self.told.state.as_ref().is_some_and(|told| !told.is_news(&plan.state)) {
+        if self.reported.state.as_ref().is_some_and(|reported| !reported.is_news(&plan.state)) {
             return;
         }
         if plan.state.is_warning() {
@@ -364,18 +364,18 @@ impl NodeReconciler {
         } else {
             info!(reason = plan.state.reason(), "node {}", plan.state.message());
         }
-        self.told.state = Some(plan.state.clone());
+        self.reported.state = Some(plan.state.clone());
     }
 
     /// Logs once that the node has a taint with our key that ends pods: another client set it, and must remove it.
     fn log_no_execute_taint(&mut self, node: &NodeView) {
         let key = &self.context.settings.node_policy.taint_key;
         let found = node.ending_taint(key).is_some();
-        if found && !self.told.ending_taint {
+        if found && !self.reported.ending_taint {
             warn!(reason = messages::ending_taint(key, &node.name), "foreign taint");
             self.foreign = Some(node.clone());
         }
-        self.told.ending_taint = found;
+        self.reported.ending_taint = found;
     }
 
     /// Begins the write that the plan asks for, unless one is under way.
@@ -388,11 +388,11 @@ impl NodeReconciler {
         (self.not_before, self.conflict) = (None, None);
         if let Some(node) = self.foreign.take() {
             let context = Arc::clone(&self.context);
-            let told = async move {
+            let reported = async move {
                 messages::announce_ending_taint(&context, &node).await;
                 WriteResult::Announced
             };
-            self.acting = Some(told.boxed());
+            self.acting = Some(reported.boxed());
             return;
         }
         if plan.state == NodeState::Undecided {
@@ -412,7 +412,7 @@ impl NodeReconciler {
             return;
         }
         // The write brings an Event with it.
-        self.told.announced = Some(plan.state.clone());
+        self.reported.announced = Some(plan.state.clone());
         let acted = async move {
             let key = &context.settings.node_policy.taint_key;
             let result = cluster_node::patch(context.client.clone(), key, &node, &change).await;
@@ -447,12 +447,12 @@ impl NodeReconciler {
     /// In audit mode: says what would be written, once; the plan stays the same until something changes.
     fn announce_would(&mut self, context: Arc<Context>, state: NodeState, change: &NodeChange, node: NodeView) {
         let would = format!("audit mode, not executed: {}: {state}", messages::change(change));
-        if self.told.would.as_ref() == Some(&would) {
+        if self.reported.would.as_ref() == Some(&would) {
             return;
         }
         info!(reason = %state, change = messages::change(change), "audit mode: node change not executed");
         context.metrics.node_patched(Written::Audit);
-        self.told.would = Some(would.clone());
+        self.reported.would = Some(would.clone());
         let change = change.clone();
         let announced = async move {
             messages::announce(&context, &node, &state, &change, &would).await;
@@ -464,13 +464,13 @@ impl NodeReconciler {
     /// An Event for a state that a person would ask about though nothing is written for it.
     fn announce_alone(&mut self, context: Arc<Context>, state: NodeState, node: NodeView) {
         if !messages::stands_alone(&state) {
-            self.told.announced = None;
+            self.reported.announced = None;
             return;
         }
-        if self.told.announced.as_ref().is_some_and(|told| !told.is_news(&state)) {
+        if self.reported.announced.as_ref().is_some_and(|reported| !reported.is_news(&state)) {
             return;
         }
-        self.told.announced = Some(state.clone());
+        self.reported.announced = Some(state.clone());
         let announced = async move {
             messages::announce_alone(&context, &node, &state).await;
             WriteResult::Announced
@@ -484,7 +484,7 @@ impl NodeReconciler {
             WriteResult::Announced => {}
             WriteResult::Patched { from, result: Ok(node) } => {
                 self.schedule.reset();
-                self.told.refusal = None;
+                self.reported.refusal = None;
                 self.patched = Some(Patched { from, node });
             }
             // Seen by the watch in a moment; until then the plan would be the same, and fail the same way.
@@ -518,9 +518,9 @@ impl NodeReconciler {
     }
 
     fn log_error(&mut self, complaint: String) {
-        if self.told.refusal.as_ref() != Some(&complaint) {
+        if self.reported.refusal.as_ref() != Some(&complaint) {
             error!(error = complaint, "node write failed");
-            self.told.refusal = Some(complaint);
+            self.reported.refusal = Some(complaint);
         }
     }
 
@@ -533,7 +533,7 @@ impl NodeReconciler {
                 state: "closed".to_owned(),
                 reason: format!(
                     "the agent is about to remove its taint{}",
-                    self.told.refusal.as_ref().map(|why| format!(": {why}")).unwrap_or_default()
+                    self.reported.refusal.as_ref().map(|why| format!(": {why}")).unwrap_or_default()
                 ),
             },
             Some((state, _)) => NodeStatus {

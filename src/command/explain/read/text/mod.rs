@@ -69,12 +69,12 @@ impl<'a> Text<'a> {
         self.line.get()
     }
 
-    /// The line that is read, for whoever cannot ask while reading.
+    /// The line that is read, for callers that cannot ask while reading.
     pub(super) fn line_cell(&self) -> Rc<Cell<usize>> {
         Rc::clone(&self.line)
     }
 
-    /// How much of the current object was taken: whoever has an object done sets it back.
+    /// How much of the current object was taken: the caller sets it back after each object.
     pub(super) fn taken_cell(&self) -> Rc<Cell<usize>> {
         Rc::clone(&self.taken)
     }
