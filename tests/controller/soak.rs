@@ -121,7 +121,8 @@ impl Soak {
         stage.create::<StatefulSet>(SHOP, unscheduled(stateful(&db, 2))).await?;
         stage.create::<Job>(SHOP, unscheduled(waiting(job(&once, 2)))).await?;
         self.controller.until_said(&format!("owner=ReplicaSet {web} held=4")).await?;
-        // Those of the Job are gone by then: it is suspended while it waits.
+        // Before the injector is back: beside a meshed pod of its Job a bare one stays, and is for a person.
+        self.controller.until_said(&format!("suspended Job namespace=shop owner=Job {once}")).await?;
         until_pods(stage, "bare", |pods| all_bare(pods, 6)).await?;
         recover(stage).await?;
         until_pods(stage, "meshed", |pods| all_meshed(pods, 8)).await?;
