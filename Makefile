@@ -10,6 +10,8 @@ IMAGE_FILE ?= target/image/linkerd-gate.tar
 CACHE := $(HOME)/.cache/linkerd-gate
 CARGO_DENY_VERSION := 0.20.2
 CARGO_DENY := $(CACHE)/tools/cargo-deny/bin/cargo-deny
+MDBOOK_VERSION := 0.5.2
+MDBOOK := $(CACHE)/tools/mdbook/bin/mdbook
 
 .PHONY: help
 help: ## List the targets
@@ -25,7 +27,7 @@ test: lint ## Run every check and every test, on genuine Kubernetes parts that i
 	cargo test --locked --workspace
 
 # Tests that need neither root nor a part of Kubernetes.
-CHECKED := layers words reference corpus cluster_api cluster_api_repair cluster_manual_override cluster_held_pod cluster_uninstall manifests serve
+CHECKED := layers words book reference corpus cluster_api cluster_api_repair cluster_manual_override cluster_held_pod cluster_uninstall manifests serve
 
 .PHONY: check
 check: ## Check format and lints, run unit tests and the scripted API server; no root, no Kubernetes (under 3 min, once built)
@@ -64,7 +66,12 @@ lint: $(CARGO_DENY) ## Check format, lints, licences, banned crates and document
 
 .PHONY: docs
 docs: ## Write the reference pages from the tables in the source
-	UPDATE_DOCS=1 cargo test --locked --quiet --test manifests is_the_table
+	UPDATE_DOCS=1 cargo test --locked --quiet --test manifests --test chart is_the_table
+
+# CI builds it in a separate job: mdBook takes minutes to build.
+.PHONY: book
+book: $(MDBOOK) ## Build the book of docs/ into target/book (first time: builds mdBook, about 5 minutes)
+	$(MDBOOK) build
 
 .PHONY: manifests
 manifests: ## Render deploy/manifests from deploy/chart
@@ -78,3 +85,7 @@ advisories: $(CARGO_DENY) ## Check dependencies for advisories (fetches the Rust
 $(CARGO_DENY):
 	@echo "building cargo-deny $(CARGO_DENY_VERSION), once (about 5 minutes)" >&2
 	cargo install --locked --quiet cargo-deny --version $(CARGO_DENY_VERSION) --root $(CACHE)/tools/cargo-deny
+
+$(MDBOOK):
+	@echo "building mdBook $(MDBOOK_VERSION), once (about 5 minutes)" >&2
+	cargo install --locked --quiet mdbook --version $(MDBOOK_VERSION) --root $(CACHE)/tools/mdbook

@@ -35,7 +35,7 @@ impl Exit {
         self as u8
     }
 
-    /// One line for people, as in the README's table.
+    /// One line for people, as in the table of `docs/reference.md`.
     pub const fn meaning(self) -> &'static str {
         match self {
             Self::Done => "the gate is open, a command was done, or SIGTERM ended an agent or a controller",

@@ -1,4 +1,4 @@
-//! What users paste is what is tested: README, examples and the test kit hold the same init container.
+//! What users paste is what is tested: pages, examples and the test kit hold the same init container.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -70,9 +70,9 @@ fn every_example_has_the_documented_entry() {
 }
 
 #[test]
-fn the_entry_in_the_readme_is_the_documented_one() {
-    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
-    let block = readme.split("```yaml\n").nth(1).expect("a block of YAML").split("```").next().unwrap();
+fn the_entry_on_the_page_is_the_tested_one() {
+    let page = std::fs::read_to_string(root().join("docs/wait.md")).unwrap();
+    let block = page.split("```yaml\n").nth(1).expect("a block of YAML").split("```").next().unwrap();
     let pasted: Value = serde_saphyr::from_str(block).unwrap();
     assert_eq!(pasted["initContainers"][0], gate(IMAGE).json());
 }
@@ -145,10 +145,10 @@ fn every_variable_in_the_manifests_is_one_that_its_program_takes() {
 }
 
 #[test]
-fn the_readme_has_every_exit_code() {
-    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+fn the_reference_has_every_exit_code() {
+    let page = std::fs::read_to_string(root().join("docs/reference.md")).unwrap();
     for exit in linkerd_gate::exit::Exit::ALL {
-        assert!(readme.contains(&format!("| {} | {} |", exit.code(), exit.meaning())), "{exit:?}");
+        assert!(page.contains(&format!("| {} | {} |", exit.code(), exit.meaning())), "{exit:?}");
     }
 }
 

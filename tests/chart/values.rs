@@ -1,9 +1,12 @@
 //! Every value does something, and a wrong one is refused by its name.
 
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
 use serde_json::{Value, json};
 
 use crate::helm::{
-    NAMESPACE, Setting, all_on, another, chart, default_of, leaves, refusal, render, schema, set, values,
+    NAMESPACE, Setting, all_on, another, chart, default_of, leaves, refusal, render, root, schema, set, values,
 };
 
 /// With everything on but what is looked at: what a part that is off makes of a value shows nothing.
@@ -43,6 +46,84 @@ fn every_value_has_a_comment_above_it() {
     }
     let without: Vec<String> = leaves().into_iter().filter(|path| !commented.contains(path)).collect();
     assert!(without.is_empty(), "{without:?}");
+}
+
+/// The comment above each value, by its path, and above each section.
+fn comments() -> BTreeMap<String, String> {
+    let text = std::fs::read_to_string(chart().join("values.yaml")).unwrap();
+    let (mut comments, mut above, mut section) = (BTreeMap::new(), Vec::new(), String::new());
+    for line in text.lines() {
+        if let Some(comment) = line.trim_start().strip_prefix('#') {
+            above.push(comment.trim_end());
+            continue;
+        }
+        if let Some((name, _)) = line.split_once(':').filter(|(name, _)| !name.trim_start().starts_with(['-', '{'])) {
+            let path = match name.strip_prefix("  ").filter(|name| !name.starts_with(' ')) {
+                Some(name) => format!("{section}.{name}"),
+                None if name.starts_with(' ') => continue,
+                None => {
+                    name.clone_into(&mut section);
+                    section.clone()
+                }
+            };
+            comments.insert(path, paragraph(&above));
+        }
+        above.clear();
+    }
+    comments
+}
+
+/// Lines of a comment as one, but for a list of words and what each does.
+fn paragraph(lines: &[&str]) -> String {
+    let is_item = |line: &str| line.trim_start().split_once("  ").is_some_and(|(word, _)| !word.contains(' '));
+    let line = |line: &&str| {
+        let words = line.split_whitespace().collect::<Vec<_>>().join(" ");
+        if is_item(line) {
+            format!("<br>{}: {}", words.split(' ').next().unwrap(), words.split_once(' ').unwrap().1)
+        } else {
+            words
+        }
+    };
+    lines.iter().map(line).collect::<Vec<_>>().join(" ").replace(" <br>", "<br>").replace('|', "\\|")
+}
+
+/// Every value as a page: `docs/values.md` below its mark.
+fn page() -> String {
+    let comments = comments();
+    let mut page = String::new();
+    let mut section = String::new();
+    let mut leaves = leaves();
+    // What is in no section comes first.
+    leaves.sort_by_key(|path| path.split_once('.').map(|(of, _)| of.to_owned()));
+    for path in leaves {
+        let of = path.split_once('.').map_or("", |(of, _)| of);
+        if page.is_empty() || of != section {
+            of.clone_into(&mut section);
+            if !of.is_empty() {
+                write!(page, "\n## {of}\n\n{}\n", comments[of]).unwrap();
+            }
+            page += "\n| value | default | what it does |\n|---|---|---|\n";
+        }
+        let default = default_of(&path);
+        let default =
+            if default == "" { "empty".to_owned() } else { format!("`{}`", default.to_string().trim_matches('"')) };
+        writeln!(page, "| `{path}` | {default} | {} |", comments[&path]).unwrap();
+    }
+    page
+}
+
+/// `make docs` writes it.
+#[test]
+fn the_page_of_values_is_the_table() {
+    const MARK: &str = "<!-- values -->\n";
+    let path = root().join("docs/values.md");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let (before, found) = text.split_once(MARK).expect("a mark");
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(&path, format!("{before}{MARK}{}", page())).unwrap();
+    } else {
+        assert!(found == page(), "docs/values.md is out of date: run `make docs`");
+    }
 }
 
 /// As the schema names it: `/agent/mode`.

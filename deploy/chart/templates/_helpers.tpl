@@ -119,28 +119,77 @@ metadata:
     linkerd.io/inject: enabled
 {{- end }}
 
-{{/* Fails if a namespace is another program's, or lacks its labels in the cluster that Helm installs into. */}}
+{{/* What to type before `helm install`, for namespaces with all labels. */}}
+{{- define "linkerd-gate.howToCreateNamespaces" -}}
+{{- $extension := .Values.linkerdExtension | ternary ",linkerdExtension=true" "" -}}
+{{- $labels := .Values.probeNamespaceLabels | empty | ternary "" (printf ",probeNamespaceLabels={%s}" (join "," .Values.probeNamespaceLabels)) -}}
+{{- printf "kubectl apply -f deploy/manifests/10-namespaces.yaml, or: helm template CHART --namespace %s --set createNamespaces=true,probeNamespace=%s%s%s --show-only templates/namespaces.yaml | kubectl apply -f -" .Release.Namespace .Values.probeNamespace $extension $labels -}}
+{{- end }}
+
+{{/* Whether this release owns the probe namespace: it does not exist yet, or Helm created it for this release. */}}
+{{- define "linkerd-gate.ownsProbeNamespace" -}}
+{{- if eq (include "linkerd-gate.isInstalled" .) "true" -}}
+{{- $found := lookup "v1" "Namespace" "" .Values.probeNamespace -}}
+{{- $by := dig "metadata" "annotations" dict ($found | default dict) -}}
+{{- or (not $found) (and (eq (get $by "meta.helm.sh/release-name") .Release.Name) (eq (get $by "meta.helm.sh/release-namespace") .Release.Namespace)) -}}
+{{- else -}}
+false
+{{- end -}}
+{{- end }}
+
+{{/* Whether Linkerd's webhook refuses what it cannot patch, in the cluster that Helm installs into. */}}
+{{- define "linkerd-gate.injectorRefuses" -}}
+{{- $refuses := false -}}
+{{- range (lookup "admissionregistration.k8s.io/v1" "MutatingWebhookConfiguration" "" "").items -}}
+{{- if eq (dig "metadata" "labels" "linkerd.io/control-plane-component" "" .) "proxy-injector" -}}
+{{- range .webhooks -}}
+{{- if eq (.failurePolicy | default "Fail") "Fail" -}}{{- $refuses = true -}}{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- $refuses -}}
+{{- end }}
+
+{{/* What the namespace of linkerd-gate lacks of this field, each KEY=VALUE; nothing if Helm only renders. `helm install
+--create-namespace` creates it without labels, after it has rendered this. */}}
+{{- define "linkerd-gate.lackedByOwnNamespace" -}}
+{{- $root := first . -}}
+{{- $field := last . -}}
+{{- if eq (include "linkerd-gate.isInstalled" $root) "true" -}}
+{{- $found := lookup "v1" "Namespace" "" $root.Release.Namespace -}}
+{{- $has := dig "metadata" $field dict ($found | default dict) -}}
+{{- range $key, $value := get (include "linkerd-gate.ownNamespace" $root | fromYaml).metadata $field -}}
+{{- if ne (get $has $key) $value }} {{ $key }}={{ $value }}{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
+{{/* Fails if a namespace is another program's, or if linkerd-gate could not work in it. */}}
 {{- define "linkerd-gate.checkNamespaces" -}}
 {{- $own := .Release.Namespace -}}
+{{- $how := include "linkerd-gate.howToCreateNamespaces" . -}}
 {{- if or (eq $own "default") (hasPrefix "kube-" $own) -}}
 {{- fail (printf "linkerd-gate needs a separate namespace, and %s belongs to Kubernetes: use --namespace linkerd-gate" $own) -}}
 {{- end -}}
 {{- if eq $own .Values.probeNamespace -}}
 {{- fail (printf "probeNamespace is %s, the namespace of linkerd-gate itself: set another one, in which no pod runs" $own) -}}
 {{- end -}}
-{{- /* A lookup finds nothing if Helm only renders. */ -}}
-{{- if lookup "v1" "Namespace" "" "kube-system" -}}
-{{- $how := printf "kubectl apply -f deploy/manifests/10-namespaces.yaml, or: helm template CHART --namespace %s --set createNamespaces=true,probeNamespace=%s%s --show-only templates/namespaces.yaml | kubectl apply -f -" $own .Values.probeNamespace (printf "%s%s" (.Values.linkerdExtension | ternary ",linkerdExtension=true" "") (.Values.probeNamespaceLabels | empty | ternary "" (printf ",probeNamespaceLabels={%s}" (join "," .Values.probeNamespaceLabels)))) -}}
+{{- if eq (include "linkerd-gate.isInstalled" .) "true" -}}
 {{- if .Values.createNamespaces -}}
-{{- fail (printf "createNamespaces is for `helm template`: Helm keeps its records in the namespace %s, which must exist first. Leave it false, and create both namespaces first: %s" $own $how) -}}
+{{- fail (printf "createNamespaces is for `helm template`: Helm keeps its records in the namespace %s, which must exist first. Leave it false, and add --create-namespace, or create both namespaces first: %s" $own $how) -}}
 {{- end -}}
-{{- range list "linkerd-gate.ownNamespace" "linkerd-gate.probeNamespace" -}}
-{{- $wanted := include . $ | fromYaml -}}
+{{- $has := dig "metadata" "labels" dict (lookup "v1" "Namespace" "" $own | default dict) -}}
+{{- $level := get $has "pod-security.kubernetes.io/enforce" -}}
+{{- if and $level (ne $level "privileged") -}}
+{{- fail (printf "the namespace %s has pod-security.kubernetes.io/enforce=%s, which refuses the agents' host network; linkerd-gate needs privileged there: %s" $own $level $how) -}}
+{{- end -}}
+{{- if and (eq (include "linkerd-gate.injectorRefuses" .) "true") (ne (get $has "config.linkerd.io/admission-webhooks") "disabled") -}}
+{{- fail (printf "Linkerd's webhook has failurePolicy=Fail, and the namespace %s lacks the label config.linkerd.io/admission-webhooks=disabled: without its injector no pod of linkerd-gate could start. Create both namespaces with their labels first: %s" $own $how) -}}
+{{- end -}}
+{{- if ne (include "linkerd-gate.ownsProbeNamespace" .) "true" -}}
+{{- $wanted := include "linkerd-gate.probeNamespace" . | fromYaml -}}
 {{- $name := $wanted.metadata.name -}}
 {{- $found := lookup "v1" "Namespace" "" $name -}}
-{{- if not $found -}}
-{{- fail (printf "the namespace %s does not exist: create it with its labels first: %s" $name $how) -}}
-{{- end -}}
 {{- range $field := list "labels" "annotations" -}}
 {{- range $key, $value := get $wanted.metadata $field -}}
 {{- $is := get (get $found.metadata $field | default dict) $key -}}
