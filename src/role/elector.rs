@@ -107,12 +107,14 @@ impl Elector {
     }
 
     /// Renews the Lease, which carries `written`, regularly and for new content, until it is lost; `renewed` follows when the
-    /// last accepted renewal was sent.
+    /// last accepted renewal was sent. `probes` says when the leader's next round of probes begins: if it does not end, the Lease
+    /// is given up.
     pub(super) async fn lead<C: Content>(
         &mut self,
         mut written: C,
         content: &mut watch::Receiver<C>,
         renewed: &watch::Sender<Instant>,
+        probes: &watch::Receiver<Instant>,
     ) -> LossReason {
         let mut sent: Option<(u64, C)> = None;
         loop {
@@ -123,6 +125,8 @@ impl Elector {
                 let content = content.borrow();
                 (*content != written).then(|| content.due(&written))
             };
+            let next = *probes.borrow();
+            self.step.note_probes(next.saturating_duration_since(self.candidate.epoch));
             match self.next(news) {
                 Step::Wait { until } => {
                     let other = async {
@@ -141,7 +145,12 @@ impl Elector {
                     self.send(write, content.annotation());
                 }
                 Step::Lead(_) => {}
-                Step::StepDown(lost) => return lost,
+                Step::StepDown(lost) => {
+                    if matches!(lost, LossReason::ProbesHang { .. }) {
+                        self.step_down().await;
+                    }
+                    return lost;
+                }
             }
         }
     }

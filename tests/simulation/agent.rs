@@ -152,6 +152,8 @@ struct Writing {
 /// What an agent is while it leads.
 struct Prover {
     gate: Gate,
+    /// Its probes do not end any more, whatever comes; only another prover's do.
+    hangs: bool,
     looking: Option<Duration>,
     look_at: Duration,
     pause: Duration,
@@ -276,8 +278,12 @@ impl Agent {
             }
             Answer::Look(found) => {
                 let Some(prover) = self.prover.as_mut().filter(|prover| prover.looking == Some(sent)) else { return };
+                if prover.hangs {
+                    return;
+                }
                 prover.looking = None;
                 prover.found(&found, sent, (now, local), random);
+                self.elector.note_probes(prover.look_at.saturating_sub(self.booted));
             }
             Answer::Tolerate(uid) => {
                 if let Some(prover) = &mut self.prover {
@@ -285,6 +291,15 @@ impl Agent {
                 }
             }
         }
+    }
+
+    /// Its probes never end from now on, though it renews its Lease and tends what else a prover tends. Returns whether it proves.
+    pub fn hang_probes(&mut self) -> bool {
+        let prover = self.prover.as_mut().filter(|prover| prover.listed && !prover.hangs);
+        prover.is_some_and(|prover| {
+            prover.hangs = true;
+            true
+        })
     }
 
     /// What the watches of a prover would tell: it looks at once.
@@ -311,7 +326,7 @@ impl Agent {
         let local = self.local(now);
         let before = self.follower.step(&self.identity, local);
         self.check_gate(&before)?;
-        if let Some(stale) = self.follower.observer().stale_at() {
+        if let Some(stale) = self.follower.stale_at(local) {
             self.wake_at(self.booted + stale, now);
         }
         let mut requests = Vec::new();
@@ -443,7 +458,10 @@ impl Agent {
                         evidence,
                     }));
                 }
-                Step::Lead(_) => self.prover = Some(self.begin(now)),
+                Step::Lead(_) => {
+                    self.prover = Some(self.begin(now));
+                    self.elector.note_probes(local);
+                }
                 Step::StepDown(_) => self.prover = None,
             }
         }
@@ -461,6 +479,7 @@ impl Agent {
             .unwrap_or_default();
         Prover {
             gate: self.follower.prover_gate(self.local(now)),
+            hangs: false,
             looking: None,
             look_at: now,
             pause: Duration::from_millis(100),
@@ -479,7 +498,8 @@ impl Agent {
             return;
         }
         let Some(prover) = &mut self.prover else { return };
-        if prover.looking.is_some_and(|sent| now >= sent + REQUEST_LIMIT) {
+        let hangs = prover.hangs;
+        if !hangs && prover.looking.is_some_and(|sent| now >= sent + REQUEST_LIMIT) {
             prover.looking = None;
             let lost = || ProbeResult::unknown("the API server did not answer in time");
             let nothing = Found {
@@ -490,8 +510,9 @@ impl Agent {
                 identity: lost(),
             };
             prover.found(&nothing, now, (now, local), around.random);
+            self.elector.note_probes(prover.look_at.saturating_sub(self.booted));
         }
-        if prover.looking.is_none() && now >= prover.look_at {
+        if !hangs && prover.looking.is_none() && now >= prover.look_at {
             prover.looking = Some(now);
             self.dry_runs += 1;
             requests.push(Request::Look);
@@ -508,8 +529,10 @@ impl Agent {
                 }
             }
         }
-        let next = prover.looking.map_or(prover.look_at, |sent| sent + REQUEST_LIMIT);
-        self.wake_at(next, now);
+        if !hangs {
+            let next = prover.looking.map_or(prover.look_at, |sent| sent + REQUEST_LIMIT);
+            self.wake_at(next, now);
+        }
     }
 }
 

@@ -26,6 +26,8 @@ pub enum Happening {
     WatchesBreak,
     AgentCrashes,
     AgentHangs,
+    /// A prover's probes do not end any more; the rest of its process goes on.
+    ProbesHang,
     AgentWakesUp(usize),
     AgentCutOff,
     AgentReconnected(usize),
@@ -71,7 +73,7 @@ pub fn draw(world: &mut World, end: Duration) {
 
 impl Happening {
     fn draw(world: &mut World) -> Self {
-        match world.random.below(40) {
+        match world.random.below(42) {
             0..=4 => Self::PowerCut,
             5..=7 => Self::PowerCutOfAll,
             8 => Self::NodeJoins,
@@ -92,6 +94,7 @@ impl Happening {
             33 => Self::IdentityFails,
             34..=35 => Self::PodsReplaced,
             36..=37 => Self::ControllersGone,
+            38..=39 => Self::ProbesHang,
             _ => Self::DaemonSetComes,
         }
     }
@@ -139,6 +142,14 @@ impl Happening {
             Self::AgentCrashes | Self::AgentHangs | Self::AgentCutOff | Self::AgentUpdated => {
                 if let Some(agent) = victim(world) {
                     self.befall(agent, world);
+                }
+            }
+            Self::ProbesHang => {
+                for agent in world.living(None) {
+                    let acts = world.agents[agent].acts(world.now);
+                    if acts && world.agents[agent].hang_probes() {
+                        world.counts.probes_hung += 1;
+                    }
                 }
             }
             Self::AgentWakesUp(agent) => world.wake_up(agent),

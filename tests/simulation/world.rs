@@ -75,6 +75,8 @@ pub struct Counts {
     pub conflicts: usize,
     /// Looks that provers made.
     pub dry_runs: usize,
+    /// Provers whose probes did not end any more.
+    pub probes_hung: usize,
     /// Tolerations that were added to essential pods.
     pub tolerations: usize,
     /// App pods that were created without a proxy because the injector did not answer, and had a node to start on.

@@ -11,7 +11,8 @@
 //! ```
 //!
 //! A leader that has not renewed for [`RENEW_DEADLINE`] does not act ([`Elector::leads`]). It steps down then, unless a write is under
-//! way or unanswered: as long as the Lease lasts, that write may yet renew it.
+//! way or unanswered: as long as the Lease lasts, that write may yet renew it. A leader whose probes hang steps down as well
+//! ([`PROBE_DEADLINE`]): its renewals would keep an old verdict alive.
 
 use std::fmt;
 use std::time::Duration;
@@ -26,6 +27,15 @@ pub const WRITE_DEADLINE: Duration = Duration::from_secs(6);
 
 /// How long a leader waits, after a conflict, until its watch shows what it conflicted with.
 pub const CATCH_UP: Duration = Duration::from_millis(1500);
+
+/// How long one round of a leader's probes may take before it steps down. Longer than any round with
+/// an API server that answers late: it waits up to 30 s for a webhook, a dry-run up to 3.3 s more, and it is sent twice where no API server can be reached by
+/// its own address.
+pub const PROBE_DEADLINE: Duration = Duration::from_secs(75);
+
+/// How long a leader that stepped down because its probes hung leaves a free Lease to others: until it expires, should it not be
+/// given up, and for the longest pause before another takes it.
+pub const STAND_BACK: Duration = Duration::from_secs(20);
 
 /// How many writes without an answer are remembered.
 const MAX_UNANSWERED: usize = 4;
@@ -55,6 +65,8 @@ pub struct Elector {
     retry_at: Option<Duration>,
     /// When a free Lease is taken: each candidate waits for another while.
     take_at: Option<Duration>,
+    /// Before this another is to take the Lease: our probes hung.
+    stands_back_until: Option<Duration>,
     /// Why the last write failed.
     failure: Option<String>,
 }
@@ -67,6 +79,8 @@ struct Tenure {
     why: Acquired,
     /// Whether the caller knows of it.
     begun: bool,
+    /// When the round of probes begins, or has begun, that is to end next.
+    probes_at: Duration,
 }
 
 #[derive(Clone, Debug)]
@@ -124,6 +138,11 @@ pub enum Acquired {
 pub enum LossReason {
     /// Another holds the Lease.
     To(LeaseHolder),
+    /// A round of probes did not end in [`PROBE_DEADLINE`]. The caller gives the Lease up.
+    ProbesHang {
+        /// How long ago the round was due.
+        since: Duration,
+    },
     /// It was not renewed in time.
     Unrenewed {
         /// How long ago the last accepted write was sent.
@@ -170,6 +189,7 @@ impl Elector {
             conflict: None,
             retry_at: None,
             take_at: None,
+            stands_back_until: None,
             failure: None,
         }
     }
@@ -212,7 +232,7 @@ impl Elector {
             Some(tenure) => tenure.renewed = tenure.renewed.max(write.sent),
             // One that is known so late that others may take over has to be repeated first.
             None if now < write.sent + RENEW_DEADLINE => {
-                self.tenure = Some(Tenure { renewed: write.sent, why: write.why, begun: false });
+                self.tenure = Some(Tenure { renewed: write.sent, why: write.why, begun: false, probes_at: now });
             }
             None => {}
         }
@@ -224,6 +244,13 @@ impl Elector {
             self.unanswered.remove(0);
         }
         self.unanswered.push(write);
+    }
+
+    /// The leader's last round of probes has ended, and the next one begins at `next`.
+    pub fn note_probes(&mut self, next: Duration) {
+        if let Some(tenure) = &mut self.tenure {
+            tenure.probes_at = tenure.probes_at.max(next);
+        }
     }
 
     /// The write of this number was answered. One that is no longer waited for changes nothing.
@@ -277,6 +304,9 @@ impl Elector {
                 Some(LossReason::Unrenewed { since, why: self.failure.take().unwrap_or_else(stopped) })
             } else if let (LeaseState::Follow { .. }, Some(holder)) = (&state, self.observer.holder()) {
                 Some(LossReason::To(holder.clone()))
+            } else if now >= tenure.probes_at + PROBE_DEADLINE {
+                self.stands_back_until = Some(now + STAND_BACK);
+                Some(LossReason::ProbesHang { since: now.saturating_sub(tenure.probes_at) })
             } else {
                 None
             };
@@ -295,7 +325,7 @@ impl Elector {
                 return Step::Lead(tenure.why);
             }
         }
-        let ends = self.tenure.as_ref().map(|tenure| tenure.renewed + limit);
+        let ends = self.tenure.as_ref().map(|tenure| (tenure.renewed + limit).min(tenure.probes_at + PROBE_DEADLINE));
         let wait = |until: Option<Duration>| Step::Wait { until: until.into_iter().chain(ends).min() };
         if let Some(write) = &self.write {
             return wait(Some(write.sent + WRITE_DEADLINE));
@@ -331,6 +361,7 @@ impl Elector {
                 return wait(Some(until));
             }
         };
+        let due = if self.tenure.is_none() { due.max(self.stands_back_until.unwrap_or_default()) } else { due };
         if now < due {
             return wait(Some(due));
         }

@@ -7,7 +7,7 @@ use super::lease_record::{LeaseHolder, LeaseObserver, LeaseRecord};
 use super::published_verdict;
 use super::published_verdict::{PublishedVerdict, Unreadable, WireVerdict};
 use crate::decide::readiness::evidence::{Evidence, Probe};
-use crate::decide::readiness::gate::Gate;
+use crate::decide::readiness::gate::{Gate, PROOF_LIFETIME};
 use crate::decide::readiness::policy::{NothingRequired, Policy};
 use crate::decide::readiness::probe_result::ProbeResult;
 
@@ -17,7 +17,8 @@ use crate::decide::readiness::probe_result::ProbeResult;
 ///
 /// A renewed verdict is no new proof: a prover proves an open gate again only now and then.
 /// So an agent that starts opens by no proof that was published when it looked first: it may be from before its node lost its
-/// power, and the injector with it.
+/// power, and the injector with it. And a proof that was last seen to change [`PROOF_LIFETIME`] ago confirms nothing: the prover renews
+/// its Lease, but its probes hang.
 #[derive(Clone, Debug)]
 pub struct Follower {
     policy: Policy,
@@ -25,6 +26,8 @@ pub struct Follower {
     sightings: LeaseObserver,
     word: Option<Result<PublishedVerdict, Unreadable>>,
     proofs: ProofHistory,
+    /// The proof that is published now, and when it was first seen.
+    latest: Option<(ProofId, Duration)>,
     blind: Option<String>,
 }
 
@@ -53,7 +56,7 @@ impl Follower {
         // The prover has counted and settled: doing so again here would only add to every start.
         let policy = Policy::new(proven.required().iter().copied(), NonZeroU32::MIN, Duration::ZERO)?;
         let (gate, sightings) = (Gate::closed(), LeaseObserver::default());
-        Ok(Self { policy, gate, sightings, word: None, proofs: ProofHistory::Unseen, blind: None })
+        Ok(Self { policy, gate, sightings, word: None, proofs: ProofHistory::Unseen, latest: None, blind: None })
     }
 
     /// Notes how the Lease looks at `now`; nothing where there is none.
@@ -65,6 +68,10 @@ impl Follower {
                 Some((self.sightings.holder().cloned(), *proof))
             }
             Some(_) | None => None,
+        };
+        self.latest = match (self.latest.take(), &proof) {
+            (Some((seen, at)), Some(proof)) if seen == *proof => Some((seen, at)),
+            (_, proof) => proof.clone().map(|proof| (proof, now)),
         };
         self.proofs.note(proof);
     }
@@ -116,12 +123,30 @@ impl Follower {
             {
                 unknown("this agent has just started and waits for the prover's next proof".to_owned())
             }
+            // What the prover itself could not confirm is named by its verdict.
+            Some(Ok(PublishedVerdict { verdict: WireVerdict::Open { degraded, .. }, .. }))
+                if degraded.is_empty() && self.proof_ends().is_some_and(|end| now >= end) =>
+            {
+                let node = self.sightings.holder().map(|holder| holder.name.as_str()).unwrap_or_default();
+                unknown(format!(
+                    "the prover on node {node} renews the Lease, but has not probed for {PROOF_LIFETIME:?}"
+                ))
+            }
             Some(Ok(word)) => {
                 let published = word.evidence(&self.policy, nothing);
                 let worse = worse(published.result(Probe::Identity), identity).clone();
                 published.with(Probe::Identity, worse)
             }
         }
+    }
+
+    fn proof_ends(&self) -> Option<Duration> {
+        self.latest.as_ref().map(|(_, at)| at.saturating_add(PROOF_LIFETIME))
+    }
+
+    /// When, after `now`, what is published would no longer count, if it does not change: the Lease expires, or the proof.
+    pub fn stale_at(&self, now: Duration) -> Option<Duration> {
+        self.sightings.stale_at().into_iter().chain(self.proof_ends()).filter(|at| *at > now).min()
     }
 
     /// The gate that this agent begins with when it becomes the prover at `now`.
@@ -320,6 +345,36 @@ mod tests {
             closed.gate().to_string(),
             "closed: injection unknown: no agent proves injection: the Lease linkerd-gate has no holder"
         );
+    }
+
+    /// A prover that renews its Lease every five seconds, and never looks again.
+    fn renewed_for(follower: &mut Follower, from: u64, until: u64, verdict: &str) {
+        for at in (from..=until).step_by(5) {
+            let renewal = u32::try_from(100 + at).unwrap();
+            follower.note(Some(&record(renewal, verdict.to_owned())), second(at));
+            follower.step(&ProbeResult::Ready, second(at));
+        }
+    }
+
+    #[test]
+    fn a_proof_that_is_renewed_but_never_made_again_opens_nothing_and_closes_nothing() {
+        let mut following = after(&[Some(record(1, open(1))), Some(record(2, open(2)))]);
+        renewed_for(&mut following, 5, 45, &open(2));
+        assert_eq!(following.gate().to_string(), "open: proven by an injected dry-run pod");
+        assert_eq!(following.stale_at(second(45)), Some(second(46)), "that is when it is to be stepped again");
+        following.step(&ProbeResult::Ready, second(46));
+        let why = "the prover on node node-1 renews the Lease, but has not probed for 45s";
+        assert!(following.gate().is_open(), "not to know closes nothing");
+        assert!(following.gate().to_string().ends_with(why), "{}", following.gate());
+
+        // Closed by this agent's own look, and not opened again by a proof of that age.
+        let mut closed = after(&[Some(record(1, open(1))), Some(record(2, open(2)))]);
+        closed.step(&ProbeResult::not_ready("refused"), second(2));
+        renewed_for(&mut closed, 50, 60, &open(2));
+        assert!(!closed.gate().is_open(), "{}", closed.gate());
+        assert!(closed.gate().to_string().ends_with(why), "{}", closed.gate());
+        renewed_for(&mut closed, 61, 61, &open(3));
+        assert!(closed.gate().is_open(), "{}", closed.gate());
     }
 
     #[test]

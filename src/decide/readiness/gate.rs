@@ -7,6 +7,10 @@ use super::evidence::{Evidence, LinkerdInstallation};
 use super::policy::Policy;
 use super::verdict::{Basis, FailedProbes, Verdict};
 
+/// How long a proof counts as one. An open gate is proven again every 20 s, give or take a fifth (`Schedule::proving_again`), so an
+/// older one says that its prover was stopped, or that a probe does not end.
+pub const PROOF_LIFETIME: Duration = Duration::from_secs(45);
+
 /// The state that verdicts drive: closed, then settling, then open.
 ///
 /// A gate is moved by value through [`Gate::step`]. Instants are those of the [`Evidence`], by the caller's clock.
@@ -110,6 +114,17 @@ impl Gate {
         match self {
             Self::Open { since, .. } => Some(*since),
             Self::Closed { .. } | Self::Settling { .. } => None,
+        }
+    }
+
+    /// When the evidence was taken by which the gate is open for certain at `now`; nothing where it is not open, the latest
+    /// evidence did not confirm it, or that was [`PROOF_LIFETIME`] ago.
+    pub fn proven_at(&self, now: Duration) -> Option<Duration> {
+        match self {
+            Self::Open { latest, degraded: None, .. } => {
+                Some(*latest).filter(|latest| now.saturating_sub(*latest) < PROOF_LIFETIME)
+            }
+            Self::Open { .. } | Self::Settling { .. } | Self::Closed { .. } => None,
         }
     }
 
@@ -326,6 +341,15 @@ mod tests {
         let gate = gate.step(&policy, &installed);
         assert!(!gate.is_open());
         assert!(gate.to_string().contains("identity unknown: timed out"), "{gate}");
+    }
+
+    #[test]
+    fn a_proof_counts_for_a_while_and_a_degraded_one_not_at_all() {
+        let gate = after(&Policy::direct(), [ready(0), ready(250)]);
+        let (young, old) = (Duration::from_millis(249) + PROOF_LIFETIME, Duration::from_millis(250) + PROOF_LIFETIME);
+        assert_eq!(gate.proven_at(young), Some(Duration::from_millis(250)));
+        assert_eq!(gate.proven_at(old), None);
+        assert_eq!(gate.step(&Policy::direct(), &unknown(500)).proven_at(Duration::from_millis(500)), None);
     }
 
     #[test]

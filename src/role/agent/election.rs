@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::{Context, prover};
@@ -73,10 +74,11 @@ impl Election {
         let seed = self.gate.borrow().clone();
         let (published_sink, mut published) = watch::channel(publication.clone());
         let (renewed_sink, renewed) = watch::channel(self.elector.renewed());
-        let prover = prover::run(Arc::clone(&self.context), seed, published_sink, renewed);
+        let (probes_sink, probes) = watch::channel(Instant::now());
+        let prover = prover::run(Arc::clone(&self.context), seed, published_sink, renewed, probes_sink);
         let lost = tokio::select! {
             biased;
-            lost = self.elector.lead(publication, &mut published, &renewed_sink) => lost,
+            lost = self.elector.lead(publication, &mut published, &renewed_sink, &probes) => lost,
             never = prover => match never {},
         };
         self.context.metrics.prover.set(0);
@@ -84,6 +86,10 @@ impl Election {
         match lost {
             LossReason::To(holder) => {
                 info!(holder = holder.name, "no longer the prover: another agent holds the Lease");
+            }
+            LossReason::ProbesHang { since } => {
+                let seconds = since.as_secs();
+                warn!(seconds, "no longer the prover: its probes hang");
             }
             LossReason::Unrenewed { since, why } => {
                 let seconds = since.as_secs();

@@ -31,6 +31,8 @@ struct Prover {
     probes: Prober,
     gate: Gate,
     published: watch::Sender<PublishedVerdict>,
+    /// When the next round of probes begins: this agent gives the Lease up where it does not end.
+    probes_at: watch::Sender<Instant>,
     seen: Watched,
     /// Which nodes yield to what.
     yields: watch::Receiver<TaintSuppressions>,
@@ -40,12 +42,13 @@ struct Prover {
     superseded: BTreeSet<String>,
 }
 
-/// Proves for ever, from `gate` on.
+/// Proves for ever, from `gate` on. `probes_at` follows when the next round of probes begins.
 pub(super) async fn run(
     context: Arc<Context>,
     gate: Gate,
     published: watch::Sender<PublishedVerdict>,
     renewed: watch::Receiver<Instant>,
+    probes_at: watch::Sender<Instant>,
 ) -> Infallible {
     let mut schedule = Schedule::asking();
     let (parts, client) = loop {
@@ -77,6 +80,7 @@ pub(super) async fn run(
         probes,
         gate,
         published,
+        probes_at,
         seen,
         yields,
         troubles: BTreeSet::new(),
@@ -108,6 +112,7 @@ impl Prover {
                 self.step(&evidence);
                 self.publish();
                 next = Instant::now() + pauses.after(&self.gate, &self.policy);
+                self.probes_at.send_replace(next);
             }
             tokio::select! {
                 biased;

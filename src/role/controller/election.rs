@@ -71,11 +71,12 @@ impl Election {
         self.context.metrics.leader.set(1);
         let (renewed_sink, renewed) = watch::channel(self.elector.renewed());
         let (pending_sink, mut pending) = watch::channel(count);
+        let (probes_sink, probes) = watch::channel(Instant::now());
         let context = Arc::clone(&self.context);
         let lost = tokio::select! {
             biased;
-            lost = self.elector.lead(count, &mut pending, &renewed_sink) => lost,
-            never = act(context, renewed, pending_sink) => match never {},
+            lost = self.elector.lead(count, &mut pending, &renewed_sink, &probes) => lost,
+            never = act(context, renewed, pending_sink, probes_sink) => match never {},
         };
         let metrics = &self.context.metrics;
         metrics.leader.set(0);
@@ -87,6 +88,10 @@ impl Election {
         metrics.retrying_owners.set(0);
         match lost {
             LossReason::To(holder) => warn!(holder = holder.name, "no longer leads: another replica holds the Lease"),
+            LossReason::ProbesHang { since } => {
+                let seconds = since.as_secs();
+                warn!(seconds, "no longer leads: its probes hang");
+            }
             LossReason::Unrenewed { since, why } => {
                 let seconds = since.as_secs();
                 warn!(error = %why, seconds, "no longer leads: the Lease was not renewed");
@@ -105,6 +110,7 @@ async fn act(
     context: Arc<Context>,
     renewed: watch::Receiver<Instant>,
     pending: watch::Sender<PendingRepair>,
+    probes_at: watch::Sender<Instant>,
 ) -> Infallible {
     let mut schedule = Schedule::asking();
     let watches = loop {
@@ -121,7 +127,7 @@ async fn act(
     let (recorder, events) = event_recorder::channel();
     tokio::select! {
         biased;
-        never = prover::run(Arc::clone(&context), seen.clone(), gate_sink, reprove) => never,
+        never = prover::run(Arc::clone(&context), seen.clone(), gate_sink, reprove, probes_at) => never,
         never = repair::run(Arc::clone(&context), seen.clone(), renewed.clone(), gate.clone(), doubt_sink.clone(), recorder.clone(), pending) => never,
         never = admission::run(Arc::clone(&context)) => never,
         never = retry::run(Arc::clone(&context), seen.clone(), renewed.clone(), gate, doubt_sink) => never,

@@ -18,15 +18,14 @@ use crate::role::readiness::{Pauses, Prober};
 /// How long the first look waits for the watches' first lists.
 const FIRST_LISTS: Duration = Duration::from_secs(3);
 
-/// A proof is worth nothing once it is this old: this process was stopped, or a look does not end.
-const KEEPS: Duration = Duration::from_secs(45);
-
-/// Proves for ever. `reprove` is an instant after which injection must be proven again, whatever was proven before.
+/// Proves for ever. `reprove` is an instant after which injection must be proven again, whatever was proven before;
+/// `probes_at` follows when the next look begins.
 pub(super) async fn run(
     context: Arc<Context>,
     seen: Watched,
     gate: watch::Sender<Gate>,
     mut reprove: watch::Receiver<Duration>,
+    probes_at: watch::Sender<Instant>,
 ) -> Infallible {
     let mut schedule = Schedule::asking();
     let parts = loop {
@@ -64,6 +63,7 @@ pub(super) async fn run(
             Some(change) => info!(reason = change.reason(), "proof: {}", change.message()),
         }
         let mut next = Instant::now() + pauses.after(&after, &policy);
+        probes_at.send_replace(next);
         context.show(&after, seen.readiness());
         gate.send_replace(after);
         loop {
@@ -90,12 +90,4 @@ pub(super) fn reprove(reprove: &watch::Sender<Duration>, at: Duration) {
         *after = (*after).max(at);
         news
     });
-}
-
-/// When the evidence was taken by which the gate is open for certain; nothing where it is not, or where that is too long ago.
-pub(super) fn proven(gate: &Gate, now: Duration) -> Option<Duration> {
-    match gate {
-        Gate::Open { latest, degraded: None, .. } => Some(*latest).filter(|latest| now.saturating_sub(*latest) < KEEPS),
-        Gate::Open { .. } | Gate::Settling { .. } | Gate::Closed { .. } => None,
-    }
 }

@@ -147,7 +147,7 @@ impl Repairer {
         let sees = self.troubles.is_empty();
         let free = sees && by_hand.is_none() && leads;
         self.writes.set_free(free);
-        let proven = prover::proven(&self.gate.borrow_and_update(), now).filter(|_| leads);
+        let proven = self.gate.borrow_and_update().proven_at(now).filter(|_| leads);
         if !self.seen.sees_webhooks() {
             self.tracker.note_watches_lost();
         }

@@ -89,7 +89,7 @@ impl OwnerRetrier {
     /// When the evidence was taken by which owners may be retried now; nothing if none may.
     fn proven(&mut self, now: Duration) -> Option<Duration> {
         let free = self.seen.retry_watch_errors().is_empty() && self.seen.close_override().is_none();
-        prover::proven(&self.gate.borrow_and_update(), now).filter(|_| free && leads(&self.renewed))
+        self.gate.borrow_and_update().proven_at(now).filter(|_| free && leads(&self.renewed))
     }
 
     /// The owners to retry now, and when to check again at the latest.

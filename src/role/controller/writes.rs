@@ -12,7 +12,7 @@ use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 use tracing::{Instrument as _, error_span};
 
-use super::{Context, leads, prover, wall};
+use super::{Context, leads, wall};
 use crate::cluster::{repair, successor};
 use crate::decide::Gate;
 use crate::decide::repair::{Action, MissedState, Operation, Ungate, WriteOutcome};
@@ -120,7 +120,7 @@ impl Writes {
 impl Shared {
     /// Before each write: what comes before it may take long.
     fn may(&self, action: &Action) -> bool {
-        let proven = || prover::proven(&self.gate.borrow(), self.context.now()).is_some();
+        let proven = || self.gate.borrow().proven_at(self.context.now()).is_some();
         let reverts = matches!(action.operation, Operation::Resume { .. });
         let free = reverts || self.free.load(Ordering::Relaxed);
         leads(&self.renewed) && free && (!action.operation.needs_proof() || proven())

@@ -176,7 +176,7 @@ impl NodeReconciler {
                 wake = wake.min(epoch + at);
             }
         };
-        by_then(self.follower.observer().stale_at());
+        by_then(self.follower.stale_at(circumstances.now));
         let grace = self.context.settings.node_policy.repair_grace;
         by_then(self.controller.next(self.follower.gate(), grace, circumstances.now));
         if let Some(word) = circumstances.by_hand {
