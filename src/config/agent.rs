@@ -3,16 +3,14 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::time::Duration;
-
-use serde::Deserialize;
 
 use super::log_filter::LogFilter;
-use super::proving::{Proving, ProvingRaw};
+use super::problem::Problems;
+use super::proving::Proving;
+use super::reader::{Reader, duration, namespace, word};
 use super::table::Role;
 use super::value::{LogFormat, Mode, Taint, is_label_key};
-use super::{Problems, Reader, duration, given, namespace, word};
-use crate::decide::node::taint::{NodePolicy, TAINT_KEY, Tainting};
+use crate::decide::node::taint::{NodePolicy, Tainting};
 
 /// The settings of `agent`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,32 +48,6 @@ pub struct AgentSettings {
 /// Why a variable has to be there.
 const NEEDED: &str = "the agent cannot tell without it; it belongs to the DaemonSet, copy that whole";
 
-/// The variables as they came. A field for each row of [`super::table::AGENT`], which a test holds to it.
-#[derive(Debug, Default, Deserialize)]
-struct Raw {
-    node_name: Option<String>,
-    pod_name: Option<String>,
-    pod_namespace: Option<String>,
-    mode: Option<String>,
-    taint: Option<String>,
-    taint_key: Option<String>,
-    node_max_closed: Option<String>,
-    repair_grace: Option<String>,
-    essential_namespaces: Option<String>,
-    ignored_daemon_sets: Option<String>,
-    require: Option<String>,
-    identity: Option<String>,
-    probe_namespace: Option<String>,
-    probe_labels: Option<String>,
-    api_servers: Option<String>,
-    boot_id_file: Option<String>,
-    listen_port: Option<String>,
-    kubeconfig: Option<String>,
-    termination_log: Option<String>,
-    log: Option<String>,
-    log_format: Option<String>,
-}
-
 // === impl AgentSettings ===
 
 impl AgentSettings {
@@ -84,66 +56,37 @@ impl AgentSettings {
     /// # Errors
     /// Every variable with our prefix that is unknown, unreadable, absent and needed, or has a value that is not accepted.
     pub fn read(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Self, Problems> {
-        let mut reader = Reader::default();
-        let raw: Raw = reader.raw(Role::Agent, variables);
-        let settings = reader.agent(raw);
-        match Problems::new(Role::Agent, reader.problems) {
-            None => Ok(settings),
-            Some(problems) => Err(problems),
-        }
+        Reader::read(Role::Agent, variables, agent)
     }
 }
 
-// === impl Reader ===
-
-impl Reader {
-    /// Goes on with a default after each problem: only the problems are used then.
-    fn agent(&mut self, raw: Raw) -> AgentSettings {
-        let taint = self.optional("LINKERD_GATE_TAINT", raw.taint, word).unwrap_or(Taint::Auto);
-        let mode = self.optional("LINKERD_GATE_MODE", raw.mode, word).unwrap_or(Mode::Enforce);
-        let node_policy = NodePolicy {
-            taint_key: self
-                .optional("LINKERD_GATE_TAINT_KEY", raw.taint_key, taint_key)
-                .unwrap_or_else(|| TAINT_KEY.to_owned()),
-            tainting: match (taint, mode) {
-                (Taint::Never, _) => Tainting::Never,
-                (Taint::Auto, Mode::Audit) => Tainting::Audit,
-                (Taint::Auto, Mode::Enforce) => Tainting::Enforce,
-            },
-            max_closed: self
-                .optional("LINKERD_GATE_NODE_MAX_CLOSED", raw.node_max_closed, duration)
-                .unwrap_or(Duration::from_mins(10)),
-            repair_grace: self
-                .optional("LINKERD_GATE_REPAIR_GRACE", raw.repair_grace, duration)
-                .unwrap_or(Duration::from_secs(30)),
-        };
-        AgentSettings {
-            node: self.needed("LINKERD_GATE_NODE_NAME", raw.node_name, NEEDED),
-            pod: self.needed("LINKERD_GATE_POD_NAME", raw.pod_name, NEEDED),
-            namespace: self.needed("LINKERD_GATE_POD_NAMESPACE", raw.pod_namespace, NEEDED),
-            mode,
-            node_policy,
-            essential: self
-                .optional("LINKERD_GATE_ESSENTIAL_NAMESPACES", raw.essential_namespaces, namespaces)
-                .unwrap_or_default(),
-            ignored_daemon_sets: self
-                .optional("LINKERD_GATE_IGNORED_DAEMON_SETS", raw.ignored_daemon_sets, daemon_sets)
-                .unwrap_or_default(),
-            proving: self.proving(ProvingRaw {
-                require: raw.require,
-                identity: raw.identity,
-                probe_namespace: raw.probe_namespace,
-                probe_labels: raw.probe_labels,
-                api_servers: raw.api_servers,
-            }),
-            boot_id_file: given(raw.boot_id_file)
-                .map_or_else(|| "/proc/sys/kernel/random/boot_id".into(), PathBuf::from),
-            port: self.optional("LINKERD_GATE_LISTEN_PORT", raw.listen_port, port).unwrap_or(4192),
-            kubeconfig: given(raw.kubeconfig).map(PathBuf::from),
-            termination_log: given(raw.termination_log).map_or_else(|| "/dev/termination-log".into(), PathBuf::from),
-            log: self.optional("LINKERD_GATE_LOG", raw.log, word).unwrap_or_default(),
-            log_format: self.optional("LINKERD_GATE_LOG_FORMAT", raw.log_format, word).unwrap_or(LogFormat::Plain),
-        }
+fn agent(reader: &mut Reader) -> AgentSettings {
+    let mode = reader.defaulted("LINKERD_GATE_MODE", word);
+    let tainting = match (reader.defaulted("LINKERD_GATE_TAINT", word), mode) {
+        (Taint::Never, _) => Tainting::Never,
+        (Taint::Auto, Mode::Audit) => Tainting::Audit,
+        (Taint::Auto, Mode::Enforce) => Tainting::Enforce,
+    };
+    AgentSettings {
+        node: reader.needed("LINKERD_GATE_NODE_NAME", NEEDED),
+        pod: reader.needed("LINKERD_GATE_POD_NAME", NEEDED),
+        namespace: reader.needed("LINKERD_GATE_POD_NAMESPACE", NEEDED),
+        mode,
+        node_policy: NodePolicy {
+            taint_key: reader.defaulted("LINKERD_GATE_TAINT_KEY", taint_key),
+            tainting,
+            max_closed: reader.defaulted("LINKERD_GATE_NODE_MAX_CLOSED", duration),
+            repair_grace: reader.defaulted("LINKERD_GATE_REPAIR_GRACE", duration),
+        },
+        essential: reader.optional("LINKERD_GATE_ESSENTIAL_NAMESPACES", namespaces).unwrap_or_default(),
+        ignored_daemon_sets: reader.optional("LINKERD_GATE_IGNORED_DAEMON_SETS", daemon_sets).unwrap_or_default(),
+        proving: Proving::of(reader),
+        boot_id_file: reader.defaulted_path("LINKERD_GATE_BOOT_ID_FILE"),
+        port: reader.defaulted("LINKERD_GATE_LISTEN_PORT", port),
+        kubeconfig: reader.path("LINKERD_GATE_KUBECONFIG"),
+        termination_log: reader.defaulted_path("LINKERD_GATE_TERMINATION_LOG"),
+        log: reader.defaulted("LINKERD_GATE_LOG", word),
+        log_format: reader.defaulted("LINKERD_GATE_LOG_FORMAT", word),
     }
 }
 
@@ -186,6 +129,8 @@ pub(super) fn port(text: &str) -> Result<u16, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::super::table;
     use super::*;
     use crate::decide::{Policy, Probe};

@@ -1,20 +1,17 @@
 //! The configuration of `controller`.
 
 use std::ffi::OsString;
-use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::Deserialize;
-
 use super::agent::{port, taint_key};
 use super::log_filter::LogFilter;
-use super::proving::{Proving, ProvingRaw};
+use super::problem::Problems;
+use super::proving::Proving;
+use super::reader::{Reader, duration, switch, word};
 use super::table::Role;
-use super::value::{AdmissionChoice, LogFormat, Mode, Switch};
-use super::{Problems, Reader, duration, given, word};
-use crate::decide::node::taint::TAINT_KEY;
-use crate::decide::repair::{Rate, Repair, RepairPolicy};
+use super::value::{AdmissionChoice, LogFormat, Mode};
+use crate::decide::repair::{Repair, RepairPolicy};
 use crate::linkerd::TokenProjection;
 
 /// The settings of `controller`.
@@ -60,36 +57,6 @@ pub struct ControllerSettings {
 /// Why a variable has to be there.
 const NEEDED: &str = "the controller cannot tell without it; it belongs to the Deployment, copy that whole";
 
-/// The variables as they came. A field for each row of [`super::table::CONTROLLER`], which a test holds to it.
-#[derive(Debug, Default, Deserialize)]
-struct Raw {
-    node_name: Option<String>,
-    pod_name: Option<String>,
-    pod_namespace: Option<String>,
-    pod_uid: Option<String>,
-    mode: Option<String>,
-    admission: Option<String>,
-    repair: Option<String>,
-    hold_max: Option<String>,
-    repair_cooldown: Option<String>,
-    eviction: Option<String>,
-    eviction_rate: Option<String>,
-    retry_owners: Option<String>,
-    orphan_after: Option<String>,
-    taint_key: Option<String>,
-    token_projection: Option<String>,
-    require: Option<String>,
-    identity: Option<String>,
-    probe_namespace: Option<String>,
-    probe_labels: Option<String>,
-    api_servers: Option<String>,
-    listen_port: Option<String>,
-    kubeconfig: Option<String>,
-    termination_log: Option<String>,
-    log: Option<String>,
-    log_format: Option<String>,
-}
-
 // === impl ControllerSettings ===
 
 impl ControllerSettings {
@@ -98,13 +65,7 @@ impl ControllerSettings {
     /// # Errors
     /// Every variable with our prefix that is unknown, unreadable, absent and needed, or has a value that is not accepted.
     pub fn read(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Self, Problems> {
-        let mut reader = Reader::default();
-        let raw: Raw = reader.raw(Role::Controller, variables);
-        let settings = reader.controller(raw);
-        match Problems::new(Role::Controller, reader.problems) {
-            None => Ok(settings),
-            Some(problems) => Err(problems),
-        }
+        Reader::read(Role::Controller, variables, controller)
     }
 
     /// Whether pods are to be held wherever the API server can hold them.
@@ -113,60 +74,39 @@ impl ControllerSettings {
     }
 }
 
-// === impl Reader ===
-
-impl Reader {
-    /// Goes on with a default after each problem: only the problems are used then.
-    fn controller(&mut self, raw: Raw) -> ControllerSettings {
-        let repair = self.optional("LINKERD_GATE_REPAIR", raw.repair, word).unwrap_or(Repair::Held);
-        let eviction = self.optional("LINKERD_GATE_EVICTION", raw.eviction, word);
-        let mode = self.optional("LINKERD_GATE_MODE", raw.mode, word).unwrap_or(Mode::Enforce);
-        let repair = RepairPolicy {
+fn controller(reader: &mut Reader) -> ControllerSettings {
+    let mode = reader.defaulted("LINKERD_GATE_MODE", word);
+    let repair = reader.defaulted("LINKERD_GATE_REPAIR", word);
+    let eviction = reader.optional("LINKERD_GATE_EVICTION", switch);
+    ControllerSettings {
+        node: reader.needed("LINKERD_GATE_NODE_NAME", NEEDED),
+        pod: reader.needed("LINKERD_GATE_POD_NAME", NEEDED),
+        uid: reader.needed("LINKERD_GATE_POD_UID", NEEDED),
+        namespace: reader.needed("LINKERD_GATE_POD_NAMESPACE", NEEDED),
+        mode,
+        admission: reader.defaulted("LINKERD_GATE_ADMISSION", word),
+        repair: RepairPolicy {
             repair,
             enforces: mode == Mode::Enforce,
-            evicts: eviction.map_or(repair == Repair::Running, |eviction: Switch| eviction == Switch::On),
-            hold_max: self.optional("LINKERD_GATE_HOLD_MAX", raw.hold_max, limit).flatten(),
-            eviction_rate: self
-                .optional("LINKERD_GATE_EVICTION_RATE", raw.eviction_rate, word)
-                .unwrap_or(Rate::per_second(NonZeroU32::MIN)),
-            cooldown: self
-                .optional("LINKERD_GATE_REPAIR_COOLDOWN", raw.repair_cooldown, duration)
-                .unwrap_or(Duration::from_secs(10)),
-        };
-        let projection = self.optional("LINKERD_GATE_TOKEN_PROJECTION", raw.token_projection, word);
-        ControllerSettings {
-            node: self.needed("LINKERD_GATE_NODE_NAME", raw.node_name, NEEDED),
-            pod: self.needed("LINKERD_GATE_POD_NAME", raw.pod_name, NEEDED),
-            uid: self.needed("LINKERD_GATE_POD_UID", raw.pod_uid, NEEDED),
-            namespace: self.needed("LINKERD_GATE_POD_NAMESPACE", raw.pod_namespace, NEEDED),
-            mode,
-            admission: self.optional("LINKERD_GATE_ADMISSION", raw.admission, word).unwrap_or(AdmissionChoice::Auto),
-            repair,
-            retry_owners: self.optional("LINKERD_GATE_RETRY_OWNERS", raw.retry_owners, word) != Some(Switch::Off),
-            orphan_after: self
-                .optional("LINKERD_GATE_ORPHAN_AFTER", raw.orphan_after, duration)
-                .unwrap_or(Duration::from_mins(10)),
-            taint_key: self
-                .optional("LINKERD_GATE_TAINT_KEY", raw.taint_key, taint_key)
-                .unwrap_or_else(|| TAINT_KEY.to_owned()),
-            projection: if projection == Some(Switch::Off) {
-                TokenProjection::Disabled
-            } else {
-                TokenProjection::Enabled
-            },
-            proving: self.proving(ProvingRaw {
-                require: raw.require,
-                identity: raw.identity,
-                probe_namespace: raw.probe_namespace,
-                probe_labels: raw.probe_labels,
-                api_servers: raw.api_servers,
-            }),
-            port: self.optional("LINKERD_GATE_LISTEN_PORT", raw.listen_port, port).unwrap_or(4192),
-            kubeconfig: given(raw.kubeconfig).map(PathBuf::from),
-            termination_log: given(raw.termination_log).map_or_else(|| "/dev/termination-log".into(), PathBuf::from),
-            log: self.optional("LINKERD_GATE_LOG", raw.log, word).unwrap_or_default(),
-            log_format: self.optional("LINKERD_GATE_LOG_FORMAT", raw.log_format, word).unwrap_or(LogFormat::Plain),
-        }
+            evicts: eviction.unwrap_or(repair == Repair::Running),
+            hold_max: reader.defaulted("LINKERD_GATE_HOLD_MAX", limit),
+            eviction_rate: reader.defaulted("LINKERD_GATE_EVICTION_RATE", word),
+            cooldown: reader.defaulted("LINKERD_GATE_REPAIR_COOLDOWN", duration),
+        },
+        retry_owners: reader.defaulted("LINKERD_GATE_RETRY_OWNERS", switch),
+        orphan_after: reader.defaulted("LINKERD_GATE_ORPHAN_AFTER", duration),
+        taint_key: reader.defaulted("LINKERD_GATE_TAINT_KEY", taint_key),
+        projection: if reader.defaulted("LINKERD_GATE_TOKEN_PROJECTION", switch) {
+            TokenProjection::Enabled
+        } else {
+            TokenProjection::Disabled
+        },
+        proving: Proving::of(reader),
+        port: reader.defaulted("LINKERD_GATE_LISTEN_PORT", port),
+        kubeconfig: reader.path("LINKERD_GATE_KUBECONFIG"),
+        termination_log: reader.defaulted_path("LINKERD_GATE_TERMINATION_LOG"),
+        log: reader.defaulted("LINKERD_GATE_LOG", word),
+        log_format: reader.defaulted("LINKERD_GATE_LOG_FORMAT", word),
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::reader::{Reader, components, namespace, word};
 use super::value::{Address, Component, IdentityBy, is_label_key};
-use super::{Reader, components, namespace, word};
 use crate::decide::{Policy, Probe};
 
 /// How injection is proven.
@@ -21,18 +21,19 @@ pub struct Proving {
     pub api_servers: Vec<Address>,
 }
 
-/// The variables as they came.
-pub(super) struct ProvingRaw {
-    pub(super) require: Option<String>,
-    pub(super) identity: Option<String>,
-    pub(super) probe_namespace: Option<String>,
-    pub(super) probe_labels: Option<String>,
-    pub(super) api_servers: Option<String>,
-}
-
 // === impl Proving ===
 
 impl Proving {
+    pub(super) fn of(reader: &mut Reader) -> Self {
+        Self {
+            require: reader.defaulted("LINKERD_GATE_REQUIRE", components),
+            identity_by: reader.defaulted("LINKERD_GATE_IDENTITY", word),
+            probe_namespace: reader.defaulted("LINKERD_GATE_PROBE_NAMESPACE", namespace).to_string(),
+            probe_labels: reader.optional("LINKERD_GATE_PROBE_LABELS", labels).unwrap_or_default(),
+            api_servers: reader.optional("LINKERD_GATE_API_SERVERS", addresses).unwrap_or_default(),
+        }
+    }
+
     /// What has to be proven before anything opens.
     pub fn policy(&self) -> Policy {
         // The chart's parts beyond those that every proof needs.
@@ -43,24 +44,6 @@ impl Proving {
             Component::Policy => Probe::Policy,
         };
         self.require.iter().map(probe).fold(Policy::proven(), Policy::and)
-    }
-}
-
-// === impl Reader ===
-
-impl Reader {
-    pub(super) fn proving(&mut self, raw: ProvingRaw) -> Proving {
-        Proving {
-            require: self
-                .optional("LINKERD_GATE_REQUIRE", raw.require, components)
-                .unwrap_or_else(|| BTreeSet::from([Component::Injector, Component::Identity])),
-            identity_by: self.optional("LINKERD_GATE_IDENTITY", raw.identity, word).unwrap_or(IdentityBy::Ask),
-            probe_namespace: self
-                .optional("LINKERD_GATE_PROBE_NAMESPACE", raw.probe_namespace, namespace)
-                .map_or_else(|| "linkerd-gate-probe".to_owned(), |name| name.to_string()),
-            probe_labels: self.optional("LINKERD_GATE_PROBE_LABELS", raw.probe_labels, labels).unwrap_or_default(),
-            api_servers: self.optional("LINKERD_GATE_API_SERVERS", raw.api_servers, addresses).unwrap_or_default(),
-        }
     }
 }
 

@@ -29,7 +29,7 @@ macro_rules! words {
             fn from_str(text: &str) -> Result<Self, Self::Err> {
                 match text {
                     $($word => Ok(Self::$variant),)+
-                    _ => Err("is not one of the words that are taken"),
+                    _ => Err("is not a valid value"),
                 }
             }
         }
@@ -117,16 +117,6 @@ words! {
         Auto = "auto",
         /// Never.
         Never = "never",
-    }
-}
-
-words! {
-    /// Whether something is done.
-    Switch {
-        /// It is done.
-        On = "true",
-        /// It is not done.
-        Off = "false",
     }
 }
 

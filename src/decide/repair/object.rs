@@ -238,7 +238,7 @@ impl std::str::FromStr for Repair {
             "report" => Ok(Self::Report),
             "held" => Ok(Self::Held),
             "running" => Ok(Self::Running),
-            _ => Err("is not one of the words that are taken"),
+            _ => Err("is not a valid value"),
         }
     }
 }

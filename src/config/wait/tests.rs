@@ -1,4 +1,6 @@
+use super::super::table;
 use super::*;
+use crate::config::{AgentSettings, ControllerSettings};
 
 fn read(variables: &[(&str, &str)]) -> Result<Wait, Problems> {
     Wait::from_variables(variables.iter().map(|(name, value)| ((*name).into(), (*value).into())))
@@ -99,8 +101,8 @@ fn a_problem_names_the_variable_the_value_what_is_accepted_and_an_example() {
     let text = read_with_label(&[("LINKERD_GATE_ON_MISSED", "restart")]).unwrap_err().to_string();
     assert_eq!(
         text,
-        "the configuration is wrong, nothing was done: LINKERD_GATE_ON_MISSED=\"restart\": is not one of the words that \
-         are taken; accepted: hold, exit, replace, open (for example LINKERD_GATE_ON_MISSED=exit)"
+        "the configuration is wrong, nothing was done: LINKERD_GATE_ON_MISSED=\"restart\": is not a valid value; \
+         accepted: hold, exit, replace, open (for example LINKERD_GATE_ON_MISSED=exit)"
     );
 }
 
