@@ -167,7 +167,8 @@ impl Stage {
 
     /// Gives the injector another endpoint in place of the one before. As after a restart of its pod, a prover looks at once.
     pub async fn move_injector(&self, ready: bool) -> Result<()> {
-        let address = format!("192.0.2.{}", self.endpoints.fetch_add(1, Ordering::Relaxed) + 1);
+        // Of 254 addresses for documentation; the next one is always another.
+        let address = format!("192.0.2.{}", self.endpoints.fetch_add(1, Ordering::Relaxed) % 254 + 1);
         let endpoints = json!({"endpoints": [{"addresses": [address], "conditions": {"ready": ready}}]});
         let slices: Api<EndpointSlice> = Api::namespaced(self.cluster.client().await?, "linkerd");
         slices.patch("linkerd-proxy-injector", &PatchParams::default(), &Patch::Merge(endpoints)).await?;
