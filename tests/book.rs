@@ -40,9 +40,10 @@ fn read(path: impl AsRef<Path>) -> String {
 fn pages() -> Vec<String> {
     let mut pages: Vec<String> = fs::read_dir(root().join("docs"))
         .unwrap()
-        .filter_map(|entry| entry.unwrap().file_name().into_string().ok())
-        .filter(|name| name.ends_with(".md") && name != "SUMMARY.md")
-        .map(|name| format!("docs/{name}"))
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "md"))
+        .filter_map(|path| Some(format!("docs/{}", path.file_name()?.to_str()?)))
+        .filter(|page| page != "docs/SUMMARY.md")
         .collect();
     pages.sort();
     assert!(pages.len() > 25, "{pages:?}");
@@ -307,7 +308,12 @@ fn every_value_that_a_page_sets_exists() {
             // Lists have commas of their own: `{a,b}`.
             let argument = argument.split([' ', '\n', '`']).next().unwrap_or_default();
             for value in argument.split(',').filter_map(|set| Some(set.split_once('=')?.0)) {
-                let found = value.split('.').try_fold(&schema, |schema, name| schema["properties"].get(name));
+                // `list[0].name` is a field of an item.
+                let found = value.split('.').try_fold(&schema, |schema, part| {
+                    let name = part.split('[').next().unwrap_or_default();
+                    let found = schema["properties"].get(name)?;
+                    if name == part { Some(found) } else { found.get("items") }
+                });
                 assert!(found.is_some(), "{path}: the chart has no value {value}");
                 count += 1;
             }
