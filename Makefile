@@ -10,7 +10,7 @@ IMAGE_FILE ?= target/image/linkerd-gate.tar
 CACHE := $(HOME)/.cache/linkerd-gate
 CARGO_DENY_VERSION := 0.20.2
 CARGO_DENY := $(CACHE)/tools/cargo-deny/bin/cargo-deny
-MDBOOK_VERSION := 0.5.2
+MDBOOK_VERSION := 0.5.4
 MDBOOK := $(CACHE)/tools/mdbook/bin/mdbook
 
 .PHONY: help

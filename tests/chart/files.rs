@@ -136,6 +136,11 @@ const FILES: &[File] = &[
         settings: &[("check.enabled", "true")],
     },
     File {
+        name: "optional/76-controller-network-policy.yaml",
+        templates: &["controller/network-policy.yaml"],
+        settings: &[("controller.networkPolicy", "true")],
+    },
+    File {
         name: "optional/71-admission-warn.yaml",
         templates: &["admission/guard-binding.yaml"],
         settings: &[("admission", "\"warn\"")],

@@ -159,6 +159,8 @@ fn a_text_that_is_not_accepted_is_refused_by_its_name() {
 #[test]
 fn a_value_that_nobody_knows_is_refused_by_its_name() {
     let sections = values().as_object().unwrap().clone().into_iter().filter(|(_, value)| value.is_object());
+    // A map of labels has any names.
+    let sections = sections.filter(|(section, _)| schema(section).get("properties").is_some());
     let unknown = sections.map(|(section, _)| format!("{section}.mod")).chain(["agents".to_owned()]);
     for path in unknown {
         let name = path.rsplit('.').next().unwrap();

@@ -68,6 +68,34 @@ app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ $root.Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" }}
 {{- end }}
+{{- with $root.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/* The labels of this component's pods: of the root, the component, and further labels. A selector has the first two only. */}}
+{{- define "linkerd-gate.podLabels" -}}
+app.kubernetes.io/name: linkerd-gate
+app.kubernetes.io/component: {{ index . 1 }}
+{{- with merge dict (last .) (first .).Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/* The pull secrets of a pod. */}}
+{{- define "linkerd-gate.pullSecrets" -}}
+{{- with .Values.imagePullSecrets -}}
+imagePullSecrets:
+{{ toYaml . }}
+{{- end -}}
+{{- end }}
+
+{{/* The annotations of a service account; nothing if there are none. */}}
+{{- define "linkerd-gate.annotations" -}}
+{{- with . -}}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end -}}
 {{- end }}
 
 {{/* The image, by digest if it is set. */}}
@@ -170,6 +198,9 @@ false
 {{- $how := include "linkerd-gate.howToCreateNamespaces" . -}}
 {{- if or (eq $own "default") (hasPrefix "kube-" $own) -}}
 {{- fail (printf "linkerd-gate needs a separate namespace, and %s belongs to Kubernetes: use --namespace linkerd-gate" $own) -}}
+{{- end -}}
+{{- if or .Values.nameOverride .Values.fullnameOverride -}}
+{{- fail "nameOverride and fullnameOverride have no effect here: agents, controller and policies find objects of linkerd-gate by their names and by app.kubernetes.io/name=linkerd-gate, and a cluster has one installation. For labels of your own use commonLabels" -}}
 {{- end -}}
 {{- if eq $own .Values.probeNamespace -}}
 {{- fail (printf "probeNamespace is %s, the namespace of linkerd-gate itself: set another one, in which no pod runs" $own) -}}

@@ -3,7 +3,7 @@
 {{- $ := first . -}}
 {{- $component := index . 1 -}}
 metadata:
-  labels: {app.kubernetes.io/name: linkerd-gate, app.kubernetes.io/component: {{ $component }}}
+  labels: {{- include "linkerd-gate.podLabels" (list $ $component dict) | nindent 4 }}
   annotations:
     linkerd.io/inject: disabled
 spec:
@@ -20,11 +20,8 @@ spec:
     runAsGroup: 2102
     runAsNonRoot: true
     seccompProfile: {type: RuntimeDefault}
-  {{- with $.Values.image.pullSecrets }}
-  imagePullSecrets:
-  {{- range . }}
-  - {name: {{ . }}}
-  {{- end }}
+  {{- with include "linkerd-gate.pullSecrets" $ }}
+  {{- . | nindent 2 }}
   {{- end }}
   containers:
   - name: check
