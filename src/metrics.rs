@@ -51,6 +51,14 @@ pub const TABLE: &[Row] = &[
         "1 where /gate answers open: pods may start now. A controller that does not lead shows 0",
     ),
     gauge(Roles::Agent, "node_open", "1 where this node was opened in this boot"),
+    gauge(Roles::Agent, "node_tainted", "1 while this node has our taint, so that no new pod starts on it"),
+    counter(
+        Roles::Agent,
+        "unproven_openings_total",
+        &[],
+        "How often this agent opened its node without a proof, after LINKERD_GATE_NODE_MAX_CLOSED",
+    ),
+    gauge(Roles::Agent, "override_in_force", "1 while a manual override of this node, or of all nodes, is in force"),
     gauge(
         Roles::Agent,
         "verdict_fresh",
@@ -193,6 +201,12 @@ pub struct Metrics {
     pub open: Gauge,
     /// 1 where this node is open.
     pub node_open: Gauge,
+    /// 1 while this node has our taint.
+    pub node_tainted: Gauge,
+    /// How often this node was opened without a proof.
+    pub unproven_openings: Counter,
+    /// 1 while a manual override is in force.
+    pub override_in_force: Gauge,
     /// 1 while the prover is seen renewing its word.
     pub verdict_fresh: Gauge,
     /// 1 where this agent proves.
@@ -286,6 +300,9 @@ impl Metrics {
         // In the order of the table.
         let open = all.register("open", Gauge::default());
         let node_open = all.register("node_open", Gauge::default());
+        let node_tainted = all.register("node_tainted", Gauge::default());
+        let unproven_openings = all.register("unproven_openings_total", Counter::default());
+        let override_in_force = all.register("override_in_force", Gauge::default());
         let verdict_fresh = all.register("verdict_fresh", Gauge::default());
         let prover = all.register("prover", Gauge::default());
         let taint_suppressing_daemonsets = all.register("taint_suppressing_daemonsets", Gauge::default());
@@ -316,6 +333,9 @@ impl Metrics {
         Self {
             open,
             node_open,
+            node_tainted,
+            unproven_openings,
+            override_in_force,
             verdict_fresh,
             prover,
             taint_suppressing_daemonsets,

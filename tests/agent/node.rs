@@ -263,10 +263,14 @@ async fn time_closed_by_hand_does_not_count_and_a_foreign_taint_is_told() -> Res
         let longer = started + SignedDuration::from_secs(6);
         let lasts = longer.duration_since(Timestamp::now()).unsigned_abs();
         tokio::time::sleep(lasts).await;
+        for metric in ["linkerd_gate_override_in_force", "linkerd_gate_node_tainted"] {
+            ensure!(agent.metric(metric, "").await? == 1, "{metric}");
+        }
         stage.annotate_node("node-0", OVERRIDE, None).await?;
         let node = stage.until_node("node-0", "closed since now", |node| value(node) != "boot1-hand").await?;
         ensure!(value(&node).starts_with("boot1-") && opened(&node).as_deref() == Some("an-earlier-boot"), "{node:?}");
         agent.until_says("node closed: injection is not proven in this boot").await?;
+        ensure!(agent.metric("linkerd_gate_override_in_force", "").await? == 0);
         // And then for as long as any.
         stage.until_event("node-0", "GateOpenedUnproven").await?;
         let node = stage.until_node("node-0", "open", |node| !is_closed(node)).await?;
@@ -308,6 +312,7 @@ async fn a_node_opens_unproven_in_the_end_and_says_so() -> Result<()> {
         let event = stage.until_event("node-0", "GateOpenedUnproven").await?;
         ensure!(event.type_.as_deref() == Some("Warning"), "{event:?}");
         agent.until_says("node open, unproven: the node was closed for LINKERD_GATE_NODE_MAX_CLOSED").await?;
+        ensure!(agent.metric("linkerd_gate_unproven_openings_total", "").await? == 1);
         // Whoever waits in a pod is held still.
         let answer = agent.answers(503).await?;
         ensure!(answer["node"]["state"] == "open", "{answer}");

@@ -306,6 +306,7 @@ impl NodeReconciler {
             }
             self.reported.misspelt = misspelt;
         }
+        self.context.metrics.override_in_force.set(i64::from(in_force.is_some()));
         let said = in_force.map(|word| word.to_string());
         if self.reported.by_hand != said {
             if let Some(word) = &said {
@@ -423,6 +424,9 @@ impl NodeReconciler {
                 Err(PatchError::Failed(_)) => Written::Failed,
             });
             if result.is_ok() && context.settings.node_policy.tainting == Tainting::Enforce {
+                if plan.state == NodeState::Open(Opened::TooLongClosed) {
+                    context.metrics.unproven_openings.inc();
+                }
                 messages::announce(&context, &node, &plan.state, &change, &plan.state.to_string()).await;
             } else if result.is_ok() && change.taint == AnnotationEdit::Remove {
                 messages::announce_lifted(&context, &node).await;
@@ -552,6 +556,7 @@ impl NodeReconciler {
         }
         self.context.metrics.open.set(i64::from(answer.open));
         self.context.metrics.node_open.set(i64::from(is_open));
+        self.context.metrics.node_tainted.set(i64::from(matches!(node, Some((_, true)))));
         let ready = match (node, self.ends.lease.borrow().is_known()) {
             (None, _) if self.ends.node.borrow().is_known() => ProbeResult::not_ready(format!(
                 "there is no node {}: is LINKERD_GATE_NODE_NAME right?",
