@@ -2,8 +2,10 @@
 
 use std::process::ExitCode;
 
+use strum::EnumCount;
+
 /// How a process of ours ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, EnumCount)]
 #[repr(u8)]
 pub enum Exit {
     /// The gate is open, the command did what it was asked, or a role that runs on was ended in good order.
@@ -27,7 +29,7 @@ pub enum Exit {
 
 impl Exit {
     /// Every code, in numeric order: what the reference page and the tests go through.
-    pub const ALL: [Self; 7] =
+    pub const ALL: [Self; Self::COUNT] =
         [Self::Done, Self::Found, Self::Usage, Self::GaveUp, Self::Internal, Self::MustBeReplaced, Self::Terminated];
 
     /// The number a parent process sees.

@@ -11,6 +11,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Metric, Registry, Unit};
+use strum::EnumCount;
 
 use crate::decide::ProbeResult;
 
@@ -180,7 +181,7 @@ const WRITTEN: &[&str] = &["done", "conflict", "refused", "failed", "audit"];
 const ANSWERED: &[&str] = &["200", "400", "405", "413", "503"];
 
 /// How a write to the cluster ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, EnumCount)]
 pub enum Written {
     /// It is written.
     Done,
@@ -515,7 +516,7 @@ impl Roles {
 
 impl Written {
     /// Every variant.
-    pub const ALL: [Self; 5] = [Self::Done, Self::Conflict, Self::Refused, Self::Failed, Self::Audit];
+    pub const ALL: [Self; Self::COUNT] = [Self::Done, Self::Conflict, Self::Refused, Self::Failed, Self::Audit];
 
     /// The value of the label `result`.
     pub const fn as_str(self) -> &'static str {

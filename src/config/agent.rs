@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use super::log_filter::LogFilter;
 use super::problem::Problems;
 use super::proving::Proving;
-use super::reader::{Reader, duration, namespace, word};
+use super::reader::{Reader, choice, duration, namespace, word};
 use super::table::Role;
 use super::value::{LogFormat, Mode, Taint, is_label_key};
 use crate::decide::node::taint::{NodePolicy, Tainting};
@@ -61,8 +61,8 @@ impl AgentSettings {
 }
 
 fn agent(reader: &mut Reader) -> AgentSettings {
-    let mode = reader.defaulted("LINKERD_GATE_MODE", word);
-    let tainting = match (reader.defaulted("LINKERD_GATE_TAINT", word), mode) {
+    let mode = reader.defaulted("LINKERD_GATE_MODE", choice);
+    let tainting = match (reader.defaulted("LINKERD_GATE_TAINT", choice), mode) {
         (Taint::Never, _) => Tainting::Never,
         (Taint::Auto, Mode::Audit) => Tainting::Audit,
         (Taint::Auto, Mode::Enforce) => Tainting::Enforce,
@@ -86,7 +86,7 @@ fn agent(reader: &mut Reader) -> AgentSettings {
         kubeconfig: reader.path("LINKERD_GATE_KUBECONFIG"),
         termination_log: reader.defaulted_path("LINKERD_GATE_TERMINATION_LOG"),
         log: reader.defaulted("LINKERD_GATE_LOG", word),
-        log_format: reader.defaulted("LINKERD_GATE_LOG_FORMAT", word),
+        log_format: reader.defaulted("LINKERD_GATE_LOG_FORMAT", choice),
     }
 }
 

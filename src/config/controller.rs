@@ -8,7 +8,7 @@ use super::agent::{port, taint_key};
 use super::log_filter::LogFilter;
 use super::problem::Problems;
 use super::proving::Proving;
-use super::reader::{Reader, duration, switch, word};
+use super::reader::{Reader, choice, duration, switch, word};
 use super::table::Role;
 use super::value::{AdmissionChoice, LogFormat, Mode};
 use crate::decide::repair::{Repair, RepairPolicy};
@@ -75,8 +75,8 @@ impl ControllerSettings {
 }
 
 fn controller(reader: &mut Reader) -> ControllerSettings {
-    let mode = reader.defaulted("LINKERD_GATE_MODE", word);
-    let repair = reader.defaulted("LINKERD_GATE_REPAIR", word);
+    let mode = reader.defaulted("LINKERD_GATE_MODE", choice);
+    let repair = reader.defaulted("LINKERD_GATE_REPAIR", choice);
     let eviction = reader.optional("LINKERD_GATE_EVICTION", switch);
     ControllerSettings {
         node: reader.needed("LINKERD_GATE_NODE_NAME", NEEDED),
@@ -84,7 +84,7 @@ fn controller(reader: &mut Reader) -> ControllerSettings {
         uid: reader.needed("LINKERD_GATE_POD_UID", NEEDED),
         namespace: reader.needed("LINKERD_GATE_POD_NAMESPACE", NEEDED),
         mode,
-        admission: reader.defaulted("LINKERD_GATE_ADMISSION", word),
+        admission: reader.defaulted("LINKERD_GATE_ADMISSION", choice),
         repair: RepairPolicy {
             repair,
             enforces: mode == Mode::Enforce,
@@ -106,7 +106,7 @@ fn controller(reader: &mut Reader) -> ControllerSettings {
         kubeconfig: reader.path("LINKERD_GATE_KUBECONFIG"),
         termination_log: reader.defaulted_path("LINKERD_GATE_TERMINATION_LOG"),
         log: reader.defaulted("LINKERD_GATE_LOG", word),
-        log_format: reader.defaulted("LINKERD_GATE_LOG_FORMAT", word),
+        log_format: reader.defaulted("LINKERD_GATE_LOG_FORMAT", choice),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::reader::{Reader, components, namespace, word};
+use super::reader::{Reader, choice, components, namespace};
 use super::value::{Address, Component, IdentityBy, is_label_key};
 use crate::decide::{Policy, Probe};
 
@@ -27,7 +27,7 @@ impl Proving {
     pub(super) fn of(reader: &mut Reader) -> Self {
         Self {
             require: reader.defaulted("LINKERD_GATE_REQUIRE", components),
-            identity_by: reader.defaulted("LINKERD_GATE_IDENTITY", word),
+            identity_by: reader.defaulted("LINKERD_GATE_IDENTITY", choice),
             probe_namespace: reader.defaulted("LINKERD_GATE_PROBE_NAMESPACE", namespace).to_string(),
             probe_labels: reader.optional("LINKERD_GATE_PROBE_LABELS", labels).unwrap_or_default(),
             api_servers: reader.optional("LINKERD_GATE_API_SERVERS", addresses).unwrap_or_default(),

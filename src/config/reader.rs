@@ -130,6 +130,11 @@ fn key(variable: &str) -> String {
     variable.trim_start_matches(table::PREFIX).to_ascii_lowercase()
 }
 
+/// One of the words of an enum.
+pub(super) fn choice<T: FromStr<Err = strum::ParseError>>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|_| "is not a valid value".to_owned())
+}
+
 pub(super) fn word<T: FromStr<Err = &'static str>>(text: &str) -> Result<T, String> {
     text.parse().map_err(str::to_owned)
 }

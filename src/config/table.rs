@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use strum::VariantArray;
+
 /// The prefix of every variable that this program reads.
 pub const PREFIX: &str = "LINKERD_GATE_";
 
@@ -491,7 +493,7 @@ pub const CONTROLLER: &[Variable] = &[
 ];
 
 /// A role that is configured by environment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, VariantArray)]
 pub enum Role {
     /// `wait`.
     Wait,
@@ -510,7 +512,7 @@ pub fn find(name: &str) -> Option<&'static Variable> {
 
 impl Role {
     /// All of them.
-    pub const ALL: &[Self] = &[Self::Wait, Self::Agent, Self::Controller];
+    pub const ALL: &[Self] = Self::VARIANTS;
 
     /// Its subcommand.
     pub const fn as_str(self) -> &'static str {

@@ -4,140 +4,110 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
-/// Makes an enum of words: `FromStr` and `Display` from one list, so that they cannot drift apart.
-macro_rules! words {
-    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal,)+ }) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-        pub enum $name { $($(#[$variant_doc])* $variant,)+ }
+use strum::{Display, EnumString, VariantArray};
 
-        impl $name {
-            /// Every variant, in the order in which help lists them.
-            #[allow(dead_code, reason = "not every list of words is gone through outside tests")]
-            pub const ALL: &[Self] = &[$(Self::$variant,)+];
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-                out.write_str(match self { $(Self::$variant => $word,)+ })
-            }
-        }
-
-        impl FromStr for $name {
-            type Err = &'static str;
-
-            fn from_str(text: &str) -> Result<Self, Self::Err> {
-                match text {
-                    $($word => Ok(Self::$variant),)+
-                    _ => Err("is not a valid value"),
-                }
-            }
-        }
-    };
+/// What `wait` does with a missed pod once Linkerd is ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Display, EnumString, VariantArray)]
+#[strum(serialize_all = "lowercase")]
+pub enum OnMissed {
+    /// Hold it until the controller or a person replaces it.
+    Hold,
+    /// Exit with code 75.
+    Exit,
+    /// Prove injection, then delete this very pod.
+    Replace,
+    /// Start it outside the mesh.
+    Open,
 }
 
-words! {
-    /// What `wait` does with a missed pod once Linkerd is ready.
-    OnMissed {
-        /// Hold it until the controller or a person replaces it.
-        Hold = "hold",
-        /// Exit with code 75.
-        Exit = "exit",
-        /// Prove injection, then delete this very pod.
-        Replace = "replace",
-        /// Start it outside the mesh.
-        Open = "open",
-    }
+/// What `wait` does in a meshed pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Display, EnumString, VariantArray)]
+#[strum(serialize_all = "lowercase")]
+pub enum WhenMeshed {
+    /// Start at once: the proxy waits for identity itself.
+    Pass,
+    /// Wait for identity here.
+    Identity,
 }
 
-words! {
-    /// What `wait` does in a meshed pod.
-    WhenMeshed {
-        /// Start at once: the proxy waits for identity itself.
-        Pass = "pass",
-        /// Wait for identity here.
-        Identity = "identity",
-    }
+/// What `wait` does when its time is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Display, EnumString, VariantArray)]
+#[strum(serialize_all = "lowercase")]
+pub enum OnTimeout {
+    /// Exit with code 69.
+    Fail,
+    /// Start, whatever is missing.
+    Open,
 }
 
-words! {
-    /// What `wait` does when its time is over.
-    OnTimeout {
-        /// Exit with code 69.
-        Fail = "fail",
-        /// Start, whatever is missing.
-        Open = "open",
-    }
+/// A part of Linkerd's control plane that can be waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Display, EnumString, VariantArray)]
+#[strum(serialize_all = "lowercase")]
+pub enum Component {
+    /// `linkerd-proxy-injector`.
+    Injector,
+    /// `linkerd-identity`.
+    Identity,
+    /// `linkerd-destination`'s destination container.
+    Destination,
+    /// `linkerd-destination`'s policy container.
+    Policy,
 }
 
-words! {
-    /// A part of Linkerd's control plane that can be waited for.
-    Component {
-        /// `linkerd-proxy-injector`.
-        Injector = "injector",
-        /// `linkerd-identity`.
-        Identity = "identity",
-        /// `linkerd-destination`'s destination container.
-        Destination = "destination",
-        /// `linkerd-destination`'s policy container.
-        Policy = "policy",
-    }
+/// Whether a role acts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Display, EnumString, VariantArray)]
+#[strum(serialize_all = "lowercase")]
+pub enum Mode {
+    /// It does.
+    Enforce,
+    /// It decides, logs, counts and emits events, and writes nothing else.
+    Audit,
 }
 
-words! {
-    /// Whether a role acts.
-    Mode {
-        /// It does.
-        Enforce = "enforce",
-        /// It decides, logs, counts and emits events, and writes nothing else.
-        Audit = "audit",
-    }
+/// What was chosen at the installation for pods that are created without a proxy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Display, EnumString, VariantArray)]
+#[strum(serialize_all = "lowercase")]
+pub enum AdmissionChoice {
+    /// Hold where the API server can, else refuse.
+    Auto,
+    /// Hold them.
+    Hold,
+    /// Refuse their creation.
+    Refuse,
+    /// Warn their creators.
+    Warn,
+    /// Nothing.
+    Off,
 }
 
-words! {
-    /// What was chosen at the installation for pods that are created without a proxy.
-    AdmissionChoice {
-        /// Hold where the API server can, else refuse.
-        Auto = "auto",
-        /// Hold them.
-        Hold = "hold",
-        /// Refuse their creation.
-        Refuse = "refuse",
-        /// Warn their creators.
-        Warn = "warn",
-        /// Nothing.
-        Off = "off",
-    }
+/// Whether nodes are tainted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Display, EnumString, VariantArray)]
+#[strum(serialize_all = "lowercase")]
+pub enum Taint {
+    /// As the plan says.
+    Auto,
+    /// Never.
+    Never,
 }
 
-words! {
-    /// Whether nodes are tainted.
-    Taint {
-        /// As the plan says.
-        Auto = "auto",
-        /// Never.
-        Never = "never",
-    }
+/// How identity is known to be up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Display, EnumString, VariantArray)]
+#[strum(serialize_all = "lowercase")]
+pub enum IdentityBy {
+    /// By asking one of its pods.
+    Ask,
+    /// By its EndpointSlices.
+    Endpoints,
 }
 
-words! {
-    /// How identity is known to be up.
-    IdentityBy {
-        /// By asking one of its pods.
-        Ask = "ask",
-        /// By its EndpointSlices.
-        Endpoints = "endpoints",
-    }
-}
-
-words! {
-    /// How a log line is written.
-    LogFormat {
-        /// For people.
-        Plain = "plain",
-        /// For log collectors: one object per line.
-        Json = "json",
-    }
+/// How a log line is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Display, EnumString, VariantArray)]
+#[strum(serialize_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Plain,
+    /// For log collectors: one object per line.
+    Json,
 }
 
 /// `HOST:PORT`, where the host is a DNS name or an IP address.
@@ -252,22 +222,24 @@ pub(super) fn is_label_key(text: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn goes_there_and_back<T: FromStr<Err = &'static str> + fmt::Display + PartialEq + fmt::Debug + Copy>(all: &[T]) {
-        for one in all {
+    fn goes_there_and_back<
+        T: FromStr<Err = strum::ParseError> + VariantArray + fmt::Display + PartialEq + fmt::Debug,
+    >() {
+        for one in T::VARIANTS {
             assert_eq!(one.to_string().parse::<T>().as_ref(), Ok(one));
         }
     }
 
     #[test]
     fn words_go_there_and_back() {
-        goes_there_and_back(OnMissed::ALL);
-        goes_there_and_back(WhenMeshed::ALL);
-        goes_there_and_back(OnTimeout::ALL);
-        goes_there_and_back(Component::ALL);
-        goes_there_and_back(Mode::ALL);
-        goes_there_and_back(Taint::ALL);
-        goes_there_and_back(IdentityBy::ALL);
-        goes_there_and_back(LogFormat::ALL);
+        goes_there_and_back::<OnMissed>();
+        goes_there_and_back::<WhenMeshed>();
+        goes_there_and_back::<OnTimeout>();
+        goes_there_and_back::<Component>();
+        goes_there_and_back::<Mode>();
+        goes_there_and_back::<Taint>();
+        goes_there_and_back::<IdentityBy>();
+        goes_there_and_back::<LogFormat>();
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::log_filter::LogFilter;
 use super::problem::{Problem, Problems};
-use super::reader::{Reader, components, duration, namespace, word};
+use super::reader::{Reader, choice, components, duration, namespace, word};
 use super::table::Role;
 use super::value::{Address, Component, DnsName, LogFormat, OnMissed, OnTimeout, WhenMeshed};
 
@@ -129,7 +129,7 @@ fn wait(reader: &mut Reader) -> Wait {
         namespace: reader.text("LINKERD_GATE_POD_NAMESPACE"),
         uid: reader.text("LINKERD_GATE_POD_UID"),
     };
-    let on_missed = reader.defaulted("LINKERD_GATE_ON_MISSED", word);
+    let on_missed = reader.defaulted("LINKERD_GATE_ON_MISSED", choice);
     if on_missed == OnMissed::Replace {
         for (variable, value) in [
             ("LINKERD_GATE_POD_NAME", &pod.name),
@@ -142,7 +142,7 @@ fn wait(reader: &mut Reader) -> Wait {
         }
     }
     let timeout = reader.optional("LINKERD_GATE_TIMEOUT", duration);
-    let on_timeout = reader.defaulted("LINKERD_GATE_ON_TIMEOUT", word);
+    let on_timeout = reader.defaulted("LINKERD_GATE_ON_TIMEOUT", choice);
     if on_timeout == OnTimeout::Open && timeout.is_none() {
         reader.complain(Problem::absent("LINKERD_GATE_TIMEOUT", "LINKERD_GATE_ON_TIMEOUT=open needs it"));
     }
@@ -150,14 +150,14 @@ fn wait(reader: &mut Reader) -> Wait {
     Wait {
         pod,
         on_missed,
-        when_meshed: reader.defaulted("LINKERD_GATE_WHEN_MESHED", word),
+        when_meshed: reader.defaulted("LINKERD_GATE_WHEN_MESHED", choice),
         timeout,
         on_timeout,
         agent: reader.optional("LINKERD_GATE_AGENT_ADDRESS", agent).unwrap_or(of_the_node),
         linkerd: linkerd(reader),
         termination_log: reader.defaulted_path("LINKERD_GATE_TERMINATION_LOG"),
         log: reader.defaulted("LINKERD_GATE_LOG", word),
-        log_format: reader.defaulted("LINKERD_GATE_LOG_FORMAT", word),
+        log_format: reader.defaulted("LINKERD_GATE_LOG_FORMAT", choice),
     }
 }
 

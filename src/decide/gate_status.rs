@@ -1,12 +1,12 @@
 //! What an agent tells whoever asks `/gate`: JSON, with 200 where the gate is open and 503 where it is not.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::readiness::evidence::Probe;
 use super::readiness::gate::Gate;
 use super::readiness::policy::Policy;
 use super::readiness::probe_result::ProbeResult;
-use super::readiness::verdict::{Basis, FailedProbe};
+use super::readiness::verdict::{Basis, FailedProbe, of_any_release};
 
 /// The format: fields may be added, and a reader passes over what it does not know.
 pub const VERSION: u32 = 1;
@@ -32,10 +32,11 @@ pub struct GateStatus {
     pub reason: String,
 
     /// What is in the way, where it is closed.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "of_any_release", skip_serializing_if = "Vec::is_empty")]
     pub failed_probes: Vec<FailedProbe>,
 
     /// What the agent asks for before it opens: who asks for more cannot rely on its word.
+    #[serde(deserialize_with = "known")]
     pub required: Vec<Probe>,
 
     /// The manual override, as in the annotation `linkerd-gate/override`.
@@ -65,6 +66,12 @@ pub struct NodeStatus {
     pub state: String,
     /// Why, in one line for people.
     pub reason: String,
+}
+
+/// What this release knows of them: an agent of another release may require more.
+fn known<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Probe>, D::Error> {
+    let names = Vec::<String>::deserialize(deserializer)?;
+    Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
 }
 
 // === impl GateStatus ===

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use k8s_openapi::api::core::v1::{Namespace, Pod};
+use strum::EnumCount;
 
 use super::injection_input::{NamespaceInput, PodInput};
 use super::names;
@@ -67,7 +68,7 @@ pub struct Excluded {
 ///
 /// Variants are in the order in which Linkerd lists them. UDP ports, which the same file names, are a warning of
 /// `linkerd inject` and no reason to the webhook.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, EnumCount)]
 pub enum SkipReason {
     /// The pod is in its host's network.
     HostNetwork,
@@ -198,7 +199,7 @@ impl Injection {
 
 impl SkipReason {
     /// All of them, in the order in which Linkerd lists them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; Self::COUNT] = [
         Self::HostNetwork,
         Self::SidecarExists,
         Self::UnsupportedResource,

@@ -2,9 +2,10 @@
 
 use serde::Serialize;
 use std::fmt;
+use strum::EnumCount;
 
 /// One kind of thing that a CI may want to stop at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, clap::ValueEnum, EnumCount)]
 #[serde(rename_all = "kebab-case")]
 pub enum Finding {
     /// It would be injected, and nothing in it holds it where it is not: no linkerd-gate entry
@@ -22,7 +23,7 @@ pub enum Finding {
 
 impl Finding {
     /// All of them, in the order of their severity to a reader.
-    pub const ALL: [Self; 4] = [Self::MissingEntry, Self::BrokenEntry, Self::NotInjected, Self::Warning];
+    pub const ALL: [Self; Self::COUNT] = [Self::MissingEntry, Self::BrokenEntry, Self::NotInjected, Self::Warning];
 
     /// As `--fail-on` takes it, and JSON and SARIF print it.
     pub const fn key(self) -> &'static str {

@@ -13,7 +13,7 @@ use crate::decide::readiness::evidence::{Evidence, LinkerdInstallation, Probe};
 use crate::decide::readiness::gate::{ClosedReason, Gate};
 use crate::decide::readiness::policy::Policy;
 use crate::decide::readiness::probe_result::ProbeResult;
-use crate::decide::readiness::verdict::{Basis, FailedProbe};
+use crate::decide::readiness::verdict::{Basis, FailedProbe, of_any_release};
 
 /// On which nodes which DaemonSets (`namespace/name`) lack their pod because of our taint.
 pub type TaintSuppressions = BTreeMap<String, BTreeSet<String>>;
@@ -67,7 +67,7 @@ pub enum WireVerdict {
         #[serde(default)]
         proof: u64,
         /// What could not be looked at lately.
-        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        #[serde(default, deserialize_with = "of_any_release", skip_serializing_if = "Vec::is_empty")]
         degraded: Vec<FailedProbe>,
     },
     /// Everything answers, but not for long enough yet.
@@ -75,7 +75,7 @@ pub enum WireVerdict {
     /// A probe failed, or too little is known.
     Closed {
         /// What is in the way; empty where the prover has not looked yet.
-        #[serde(default)]
+        #[serde(default, deserialize_with = "of_any_release")]
         failed_probes: Vec<FailedProbe>,
     },
 }
@@ -144,18 +144,18 @@ impl PublishedVerdict {
             }
             // It was absent at the last probe: whether it still is, is not known.
             WireVerdict::Open { basis: Basis::NotInstalled, degraded, .. } => {
-                told(all_ready(policy, evidence), degraded)
+                with_failed(all_ready(policy, evidence), degraded)
             }
             // A prover that does not prove is no prover of ours.
             WireVerdict::Open { basis: Basis::Reachable, .. } => {
                 undecided(policy, evidence, unknown("the published verdict is not a proven one"))
             }
-            WireVerdict::Open { basis: Basis::Proven, degraded, .. } => told(present(evidence), degraded),
+            WireVerdict::Open { basis: Basis::Proven, degraded, .. } => with_failed(present(evidence), degraded),
             WireVerdict::Settling => undecided(policy, evidence, unknown("the prover's gate is settling")),
             WireVerdict::Closed { failed_probes } if failed_probes.is_empty() => {
                 undecided(policy, evidence, unknown("the prover has not probed yet"))
             }
-            WireVerdict::Closed { failed_probes } => told(present(evidence), failed_probes),
+            WireVerdict::Closed { failed_probes } => with_failed(present(evidence), failed_probes),
         }
     }
 }
@@ -191,10 +191,12 @@ pub(super) fn undecided(policy: &Policy, evidence: Evidence, outcome: ProbeResul
     all_ready(policy, evidence).with(Probe::Injection, outcome)
 }
 
-fn told(evidence: Evidence, failed_probes: &[FailedProbe]) -> Evidence {
-    failed_probes
-        .iter()
-        .fold(evidence, |evidence, FailedProbe { probe, result: outcome }| evidence.with(*probe, outcome.clone()))
+/// Of two results of one probe the one that closes counts: that of another release's probe stands beside our own.
+fn with_failed(evidence: Evidence, failed_probes: &[FailedProbe]) -> Evidence {
+    failed_probes.iter().fold(evidence, |evidence, FailedProbe { probe, result }| match evidence.result(*probe) {
+        ProbeResult::NotReady(_) => evidence,
+        ProbeResult::Ready | ProbeResult::Unknown(_) => evidence.with(*probe, result.clone()),
+    })
 }
 
 // === impl WireVerdict ===
@@ -318,6 +320,27 @@ mod tests {
         for broken in ["", "open", r#"{"gate":"open"}"#, r#"{"version":1}"#, r#"{"version":1,"gate":"ajar"}"#] {
             assert!(matches!(PublishedVerdict::read(broken), Err(Unreadable::Content(_))), "{broken}");
         }
+    }
+
+    #[test]
+    fn a_probe_that_a_later_release_adds_closes_and_never_opens() {
+        let closed = r#"{"version":1,"gate":"closed","failedProbes":[{"probe":"trust","result":"not-ready","reason":"expired"}]}"#;
+        let read = PublishedVerdict::read(closed).unwrap();
+        let says = |read: &PublishedVerdict| {
+            let evidence = read.evidence(&Policy::proven(), Evidence::at(Duration::ZERO));
+            crate::decide::Verdict::of(&Policy::proven(), &evidence).to_string()
+        };
+        assert_eq!(says(&read), "closed: injection not ready: trust, a probe of another release: expired");
+        let degraded = r#"{"version":1,"gate":"open","basis":"proven","degraded":[{"probe":"trust","result":"lost"}]}"#;
+        let read = PublishedVerdict::read(degraded).unwrap();
+        assert!(
+            says(&read).starts_with("undecided: injection unknown: trust, a probe of another release"),
+            "{}",
+            says(&read)
+        );
+        let two = r#"{"version":1,"gate":"closed","failedProbes":[
+            {"probe":"injection","result":"not-ready","reason":"bare"},{"probe":"trust","result":"unknown","reason":"no"}]}"#;
+        assert_eq!(says(&PublishedVerdict::read(two).unwrap()), "closed: injection not ready: bare");
     }
 
     fn lacking(set: &str, nodes: usize) -> TaintSuppressions {

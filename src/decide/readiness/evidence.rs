@@ -5,11 +5,12 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use strum::EnumCount;
 
 use super::probe_result::ProbeResult;
 
 /// One thing that can be looked at to learn whether a pod created now would be injected and certified.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, EnumCount)]
 #[serde(rename_all = "kebab-case")]
 pub enum Probe {
     /// The injector's webhook configuration exists, with a CA bundle that can be used.
@@ -68,7 +69,7 @@ pub struct UnknownProbe(pub String);
 
 impl Probe {
     /// All probes, in the order in which people read them: what a pod meets first comes first.
-    pub const ALL: [Self; 6] =
+    pub const ALL: [Self; Self::COUNT] =
         [Self::Webhook, Self::Injector, Self::Injection, Self::Identity, Self::Destination, Self::Policy];
 
     /// The name in logs, metrics and configuration.

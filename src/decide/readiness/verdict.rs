@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::evidence::{Evidence, LinkerdInstallation, Probe};
 use super::policy::Policy;
@@ -51,6 +51,35 @@ pub struct FailedProbe {
     /// What it found: never [`ProbeResult::Ready`].
     #[serde(flatten)]
     pub result: ProbeResult,
+}
+
+/// Reads failed probes as this or another release wrote them. A probe or a result that this release does not know stands as one of
+/// [`Probe::Injection`], which every proof requires: it can close a gate, and opens none.
+///
+/// # Errors
+/// No list of objects with the name of a probe.
+pub fn of_any_release<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<FailedProbe>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Entry {
+        Ours(FailedProbe),
+        Other {
+            probe: String,
+            #[serde(default)]
+            result: String,
+            #[serde(default)]
+            reason: String,
+        },
+    }
+    let ours = |entry| match entry {
+        Entry::Ours(failed_probe) => failed_probe,
+        Entry::Other { probe, result, reason } => {
+            let why = format!("{probe}, a probe of another release: {reason}");
+            let result = if result == "not-ready" { ProbeResult::not_ready(why) } else { ProbeResult::unknown(why) };
+            FailedProbe { probe: Probe::Injection, result }
+        }
+    };
+    Ok(Vec::<Entry>::deserialize(deserializer)?.into_iter().map(ours).collect())
 }
 
 // === impl Verdict ===

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use strum::EnumCount;
+
 use super::object::{OwnerReference, Repair};
 use super::scan::MissedState;
 use super::token_bucket::Rate;
@@ -96,7 +98,7 @@ pub struct Target {
 }
 
 /// Why our gate comes off.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, EnumCount)]
 pub enum UngateReason {
     /// The pod has its proxy.
     Meshed,
@@ -171,7 +173,7 @@ impl Operation {
 
 impl UngateReason {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; Self::COUNT] = [
         Self::Meshed,
         Self::Skipped,
         Self::Exempt,

@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::{Namespace, Pod, PodTemplateSpec, ReplicationCon
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use k8s_openapi::jiff::Timestamp;
+use strum::{Display, EnumString};
 
 use crate::decide::hold;
 use crate::linkerd::mesh_state::{WAIT, meshed, started};
@@ -38,7 +39,8 @@ pub const JOB_TRACKING: &str = "batch.kubernetes.io/job-tracking";
 const MIRROR: &str = "kubernetes.io/config.mirror";
 
 /// What is replaced of what is missed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Display, EnumString)]
+#[strum(serialize_all = "lowercase")]
 pub enum Repair {
     /// Nothing.
     Report,
@@ -226,31 +228,6 @@ pub struct TemplateView {
     pub outline: PodInput,
     /// The annotation [`REPAIR`], as on a pod.
     pub repair: Option<Result<Repair, String>>,
-}
-
-// === impl Repair ===
-
-impl std::str::FromStr for Repair {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "report" => Ok(Self::Report),
-            "held" => Ok(Self::Held),
-            "running" => Ok(Self::Running),
-            _ => Err("is not a valid value"),
-        }
-    }
-}
-
-impl fmt::Display for Repair {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Report => "report",
-            Self::Held => "held",
-            Self::Running => "running",
-        })
-    }
 }
 
 // === impl PodView ===

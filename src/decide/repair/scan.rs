@@ -6,6 +6,7 @@ use std::fmt;
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
+use strum::EnumCount;
 
 use super::object::{Kind, Life, NamespaceView, OwnerReference, OwnerView, OwnersOfAKind, PodView};
 use crate::linkerd::{Injection, Started, TokenProjection, WebhookView};
@@ -97,7 +98,7 @@ pub enum PodState {
 }
 
 /// What a missed pod has done so far.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, EnumCount)]
 pub enum MissedState {
     /// No app container has ever started, for certain.
     Held,
@@ -123,7 +124,7 @@ pub fn pod_state(pod: &PodView, snapshot: &Snapshot<'_>) -> PodState {
 
 impl MissedState {
     /// Both.
-    pub const ALL: [Self; 2] = [Self::Held, Self::Running];
+    pub const ALL: [Self; Self::COUNT] = [Self::Held, Self::Running];
 
     fn of(started: Started) -> Self {
         match started {

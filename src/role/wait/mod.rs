@@ -9,6 +9,7 @@ mod status_log;
 
 use std::time::Duration;
 
+use strum::VariantArray as _;
 use tracing::{Instrument as _, debug, error_span};
 
 pub use self::pod_class::{PodClass, Then};
@@ -75,7 +76,7 @@ async fn start(settings: &Wait, shutdown: impl Future<Output = &'static str>) ->
         PodClass::Missed if settings.on_missed != OnMissed::Open && component == Component::Injector => true,
         _ => settings.linkerd.require.contains(&component),
     };
-    let probes = Component::ALL.iter().copied().filter(|component| required(*component)).map(probe);
+    let probes = Component::VARIANTS.iter().copied().filter(|component| required(*component)).map(probe);
     let direct_policy = Policy::direct();
     let policy = Policy::new(probes, direct_policy.proofs(), direct_policy.settling())?;
     let direct = Direct::new(&settings.linkerd, required)?;

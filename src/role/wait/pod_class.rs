@@ -70,6 +70,8 @@ pub(super) fn refused_annotation(pod: &OwnPod) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
+    use strum::VariantArray as _;
+
     use super::*;
 
     fn pod(injected_by: &str, inject: Option<&str>, ip: Option<&str>, host_ip: Option<&str>) -> OwnPod {
@@ -110,13 +112,13 @@ mod tests {
     #[test]
     fn only_a_missed_pod_is_ever_held_back_by_on_missed() {
         for standing in [PodClass::Meshed, PodClass::Disabled, PodClass::HostNetwork] {
-            for on_missed in OnMissed::ALL {
+            for on_missed in OnMissed::VARIANTS {
                 assert_eq!(standing.then(*on_missed, &pod("", None, None, None)), Then::Open);
             }
         }
         let then = |inject| {
             let pod = pod("", inject, None, None);
-            OnMissed::ALL.iter().map(|on_missed| PodClass::Missed.then(*on_missed, &pod)).collect::<Vec<_>>()
+            OnMissed::VARIANTS.iter().map(|on_missed| PodClass::Missed.then(*on_missed, &pod)).collect::<Vec<_>>()
         };
         assert_eq!(then(None), [Then::Hold, Then::Exit, Then::Replace, Then::Open]);
         assert_eq!(then(Some("enabled")), [Then::Hold, Then::Exit, Then::Replace, Then::Open]);

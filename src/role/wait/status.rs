@@ -93,6 +93,8 @@ pub(super) fn uncovered(policy: &Policy, answer: &GateStatus) -> Option<String> 
 mod tests {
     use std::time::Duration;
 
+    use strum::VariantArray as _;
+
     use super::*;
     use crate::decide::gate_status::NodeStatus;
 
@@ -136,7 +138,10 @@ mod tests {
     #[test]
     fn a_missed_pod_starts_by_hand_only_and_is_held_where_nobody_could_inject_the_next() {
         let then = |opening: Opening<'_>| {
-            OnMissed::ALL.iter().map(|on_missed| opening.then(PodClass::Missed, *on_missed, &pod())).collect::<Vec<_>>()
+            OnMissed::VARIANTS
+                .iter()
+                .map(|on_missed| opening.then(PodClass::Missed, *on_missed, &pod()))
+                .collect::<Vec<_>>()
         };
         let all = [Then::Hold, Then::Exit, Then::Replace, Then::Open];
         assert_eq!(then(Opening::Reachable(None)), all);
