@@ -315,8 +315,11 @@ impl Api {
         bound: Option<BoundObjectReference>,
     ) -> Result<String> {
         let accounts = kube::Api::<ServiceAccount>::namespaced(self.client().await?, namespace);
-        let spec =
-            TokenRequestSpec { expiration_seconds: Some(600), bound_object_ref: bound, ..TokenRequestSpec::default() };
+        let spec = TokenRequestSpec {
+            expiration_seconds: Some(4 * 60 * 60),
+            bound_object_ref: bound,
+            ..TokenRequestSpec::default()
+        };
         let request = TokenRequest { spec, ..TokenRequest::default() };
         let answer = accounts.create_token_request(service_account, &PostParams::default(), &request).await;
         let answer = answer.with_context(|| format!("no token for service account {namespace}/{service_account}"))?;
