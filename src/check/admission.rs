@@ -1,11 +1,11 @@
 //! Our admission policies, and the webhooks around Linkerd's.
 
-use k8s_openapi::api::admissionregistration::v1::{MutatingWebhook, RuleWithOperations};
+use k8s_openapi::api::admissionregistration::v1::MutatingWebhook;
 
-use super::clean::is_name;
-use super::code::{CONDITIONS, HOLD_SUPPORTED, LATER_WEBHOOKS, PARAMETER, POLICIES};
-use super::state::{Admission, Binding, GUARD, HOLD, HOLDS_FROM, PolicyKind};
-use super::{Check, State, fix};
+use super::code::{CONDITIONS, HOLD_SUPPORTED, LATER_WEBHOOKS, POLICIES};
+use super::policy::rules_create_pods;
+use super::state::HOLDS_FROM;
+use super::{Check, State, fix, policies};
 use crate::linkerd::names;
 
 pub(super) fn checks(state: &State) -> Vec<Check> {
@@ -17,7 +17,7 @@ pub(super) fn checks(state: &State) -> Vec<Check> {
         Ok(admission) if !installed && admission.policies.is_empty() && admission.bindings.is_empty() => {}
         Ok(admission) => {
             checks.push(hold_supported(state));
-            checks.extend(policies(state, admission));
+            checks.extend(policies::checks(state, admission));
         }
     }
     checks.extend(conditions(state));
@@ -39,62 +39,6 @@ pub(super) fn hold_supported(state: &State) -> Check {
             "this Kubernetes ({text}) cannot hold pods: the guard refuses them instead (hold needs {major}.{minor})"
         ))
     }
-}
-
-fn policies(state: &State, admission: &Admission) -> Vec<Check> {
-    let has_policy = |name: &str| admission.policies.iter().any(|(_, policy)| policy == name);
-    let binding = |name: &str| admission.bindings.iter().find(|binding| binding.name == name);
-    // With `admission: refuse` the guard alone is there, also where pods could be held.
-    let refuses = has_policy(GUARD) && binding(GUARD).is_some();
-    let holds = admission.offers_mutating && !refuses;
-    let mut wrong = Vec::new();
-    for (name, wanted) in [(HOLD, holds), (GUARD, true)] {
-        match (has_policy(name), binding(name)) {
-            (false, Some(_)) => wrong.push(format!("the policy {name} is missing, which is bound")),
-            (true, None) => wrong.push(format!("the policy {name} is not bound: it does nothing")),
-            (false, None) if wanted => wrong.push(format!("the policy {name} is missing")),
-            (true, Some(_)) | (false, None) => {}
-        }
-    }
-    let only_tells = |binding: &&Binding| {
-        binding.kind == PolicyKind::Validating && !binding.actions.iter().any(|action| action == "Deny")
-    };
-    let tells: Vec<_> = admission.bindings.iter().filter(only_tells).collect();
-    wrong.extend(
-        tells.iter().map(|it| format!("{} only tells ({}): it refuses nothing", it.name, it.actions.join(", "))),
-    );
-    let mut checks = vec![if wrong.is_empty() {
-        POLICIES.passes()
-    } else {
-        let mut check = POLICIES.warns("pods that miss the injector are admitted").with_fix(fix::install(state));
-        check.listing(wrong);
-        check
-    }];
-    let without: Vec<_> = admission.bindings.iter().filter(|binding| !binding.has_parameter).collect();
-    if without.is_empty() {
-        checks.push(PARAMETER.passes());
-    } else {
-        let names: Vec<_> = without.iter().map(|binding| binding.name.as_str()).collect();
-        checks.push(
-            PARAMETER
-                .fails(format!(
-                    "{} takes no webhook configuration as its parameter, and lets every pod pass",
-                    names.join(" and ")
-                ))
-                .with_fix(format!(
-                    "kubectl label --overwrite mutatingwebhookconfiguration {} linkerd.io/control-plane-component=proxy-injector",
-                    linkerds(state).unwrap_or_else(|| names::webhook::CONFIGURATION.to_owned())
-                )),
-        );
-    }
-    checks
-}
-
-/// The configuration of Linkerd's webhook, by what it calls.
-fn linkerds(state: &State) -> Option<String> {
-    let all = state.mutating.as_ref().ok()?;
-    let is_it = |hook: &MutatingWebhook| hook.name == "linkerd-proxy-injector.linkerd.io";
-    all.iter().find(|it| it.webhooks.iter().flatten().any(is_it))?.metadata.name.clone().filter(|name| is_name(name))
 }
 
 fn conditions(state: &State) -> Option<Check> {
@@ -156,18 +100,4 @@ fn later_webhooks(state: &State) -> Option<Check> {
 
 fn creates_pods(webhook: &MutatingWebhook) -> bool {
     rules_create_pods(webhook.rules.as_deref())
-}
-
-/// Whether a rule matches the creation of pods.
-pub(super) fn rules_create_pods(rules: Option<&[RuleWithOperations]>) -> bool {
-    let has = |items: &Option<Vec<String>>, wanted: &[&str]| {
-        items.iter().flatten().any(|item| wanted.contains(&item.as_str()))
-    };
-    rules.unwrap_or_default().iter().any(|rule| {
-        has(&rule.operations, &["*", "CREATE"])
-            && has(&rule.api_groups, &["*", ""])
-            && has(&rule.api_versions, &["*", "v1"])
-            && has(&rule.resources, &["*", "*/*", "pods", "pods/*"])
-            && rule.scope.as_deref() != Some("Cluster")
-    })
 }

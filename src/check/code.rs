@@ -43,11 +43,13 @@ codes! {
     PARAMETER = "LG203" "the admission policies find the configuration of Linkerd's webhook";
     CONDITIONS = "LG204" "hold and guard can tell whether Linkerd's webhook is called";
     LATER_WEBHOOKS = "LG205" "no webhook changes pods after Linkerd's";
+    COVERAGE = "LG206" "the admission policies apply wherever Linkerd's webhook injects";
+    RULES = "LG207" "the admission policies decide as this version of linkerd-gate does";
     PROVEN = "LG301" "a pod that is created now is injected";
     PROVEN_EVERYWHERE = "LG302" "injection is proven through each API server";
     LINKERD = "LG401" "Linkerd's webhook is registered";
     ONE_LINKERD = "LG402" "there is one Linkerd";
-    FAILURE_POLICY = "LG403" "a pod that is created while the injector does not answer does not start outside the mesh";
+    FAILURE_POLICY = "LG403" "no pod starts outside the mesh while the injector is away";
     CA_BUNDLE = "LG404" "the API server trusts the certificate that the injector serves";
     SELECTORS = "LG405" "Linkerd's webhook selects every namespace that asks for injection";
     NAMESPACE_ANNOTATIONS = "LG406" "no namespace has an annotation that breaks Linkerd's patch";

@@ -15,10 +15,22 @@ const AT_ONCE: usize = 10;
 /// The chart, as it is in this program's repository.
 const CHART: &str = "deploy/chart";
 
+/// Where the chart is, which no repository of charts has.
+const CHECKOUT: &str = "in a checkout of linkerd-gate's repository";
+
 /// Installs what is missing, with the image that is there already.
 pub(super) fn install(state: &State) -> String {
-    format!("linkerd-gate install --image {} | kubectl apply --server-side --force-conflicts -f -", image(state))
+    let command = |image: &str| {
+        format!("linkerd-gate install --image {image} | kubectl apply --server-side --force-conflicts -f -")
+    };
+    match image(state) {
+        Some(image) => command(&image),
+        None => noted(&command("IMAGE"), NO_IMAGE),
+    }
 }
+
+/// Why no command can have the name of an image where nothing is installed.
+const NO_IMAGE: &str = "IMAGE is the name under which you pushed this version's image: none is published";
 
 /// Sets one of the chart's values, by Helm where Helm installed it.
 pub(super) fn set_value(state: &State, value: &str) -> String {
@@ -26,14 +38,22 @@ pub(super) fn set_value(state: &State, value: &str) -> String {
     let namespace = namespace(state);
     let note =
         |key: &str| metadata.and_then(|metadata| metadata.annotations.as_ref()?.get(key)).filter(|name| is_name(name));
-    match note("meta.helm.sh/release-name") {
-        Some(release) => format!("helm upgrade {release} {CHART} -n {namespace} --reuse-values --set {value}"),
-        None => format!(
-            "helm template linkerd-gate {CHART} -n {namespace} --set image.repository={},{value} | \
-             kubectl apply --server-side --force-conflicts -f -",
-            image(state).rsplit_once(':').map_or_else(|| image(state), |(repository, _)| repository.to_owned())
-        ),
+    if let Some(release) = note("meta.helm.sh/release-name") {
+        let command = format!("helm upgrade {release} {CHART} -n {namespace} --reuse-values --set {value}");
+        return noted(&command, CHECKOUT);
     }
+    let image = image(state);
+    // Without a cluster Helm does not know that pods can be held.
+    let offers_mutating = state.admission.as_ref().is_ok_and(|admission| admission.offers_mutating);
+    let capability =
+        if offers_mutating { " --api-versions admissionregistration.k8s.io/v1/MutatingAdmissionPolicy" } else { "" };
+    let command = format!(
+        "helm template linkerd-gate {CHART} -n {namespace} --set image.repository={},{value}{capability} | \
+         kubectl apply --server-side --force-conflicts -f -",
+        image.as_deref().map_or("IMAGE", repository)
+    );
+    let unknown = if image.is_none() { format!("; {NO_IMAGE}") } else { String::new() };
+    noted(&command, &format!("{CHECKOUT}{unknown}"))
 }
 
 /// The mode of what is installed.
@@ -64,11 +84,21 @@ fn ours(state: &State) -> Option<&ObjectMeta> {
     agents.or_else(|| state.controller().ok().flatten().map(|controller| &controller.metadata))
 }
 
-fn image(state: &State) -> String {
+/// An image without its tag and digest.
+fn repository(image: &str) -> &str {
+    let name = image.split('@').next().unwrap_or(image);
+    match name.rsplit_once(':') {
+        // Before a slash it is the port of a registry.
+        Some((repository, tag)) if !tag.contains('/') => repository,
+        _ => name,
+    }
+}
+
+fn image(state: &State) -> Option<String> {
     let of = |spec: Option<&k8s_openapi::api::core::v1::PodSpec>, role| container(spec?, role)?.image.clone();
     let agents = state.agents().ok().flatten().and_then(|it| it.spec.as_ref()?.template.spec.as_ref());
     let controller = state.controller().ok().flatten().and_then(|it| it.spec.as_ref()?.template.spec.as_ref());
-    of(agents, "agent").or_else(|| of(controller, "controller")).unwrap_or_else(|| "IMAGE".to_owned())
+    of(agents, "agent").or_else(|| of(controller, "controller"))
 }
 
 /// Gives a DaemonSet's pods a toleration of the taint of closed nodes.
@@ -95,48 +125,77 @@ pub(super) fn out_of_template(restartable: &str, namespace: &str, field: &str, k
     )
 }
 
-/// One after the other, and not more of them than a person reads.
+/// What stands between a command and what there is to say about it: a comment of the shell.
+const NOTE: &str = "   # ";
+
+/// One after the other, and not more of them than a person reads; what is said about any of them stands at the end.
 pub(super) fn all(commands: impl IntoIterator<Item = String>) -> String {
     let commands: BTreeSet<String> = commands.into_iter().collect();
-    commands.into_iter().take(AT_ONCE).collect::<Vec<_>>().join(" && ")
+    let mut notes: Vec<String> = Vec::new();
+    let mut found: Vec<String> = Vec::new();
+    for command in commands.into_iter().take(AT_ONCE) {
+        let (command, note) = match command.split_once(NOTE) {
+            Some((command, note)) => (command.to_owned(), Some(note.to_owned())),
+            None => (command, None),
+        };
+        found.push(command);
+        notes.extend(note.filter(|note| !notes.contains(note)));
+    }
+    noted(&found.join(" && "), &notes.join("; "))
 }
 
-/// Grants what could not be read, which an administrator types.
-pub(super) fn grant(missing: &[String]) -> String {
-    let mut verbs = BTreeSet::new();
-    let mut resources = BTreeSet::new();
-    let mut paths = BTreeSet::new();
-    for right in missing {
-        let mut words = right.split_whitespace();
-        let (Some(verb), Some(what)) = (words.next(), words.next()) else { continue };
-        if what.starts_with('/') {
-            paths.insert(what);
-        } else {
-            verbs.insert(verb);
-            resources.insert(what);
-        }
-    }
-    // Each is a separate role: one that is there already is not made twice.
-    let name = match resources.iter().next() {
-        Some(one) if resources.len() == 1 => format!("linkerd-gate-check-{}", one.replace('.', "-")),
-        _ => "linkerd-gate-check-reader".to_owned(),
+/// A command, and what there is to say about it.
+fn noted(command: &str, note: &str) -> String {
+    if note.is_empty() { command.to_owned() } else { format!("{command}{NOTE}{note}") }
+}
+
+/// What `check` reads, each with `get` and `list`.
+const READS: &str = "pods,namespaces,nodes,daemonsets.apps,deployments.apps,leases.coordination.k8s.io,\
+                     mutatingwebhookconfigurations,validatingwebhookconfigurations,mutatingadmissionpolicies,\
+                     mutatingadmissionpolicybindings,validatingadmissionpolicies,validatingadmissionpolicybindings,\
+                     endpointslices.discovery.k8s.io";
+
+/// The names of the roles that [`grant`] makes.
+const READER: &str = "linkerd-gate-check-reader";
+
+/// Grants all that `check` reads, and a dry-run pod where that was refused: an administrator types it once.
+pub(super) fn grant(state: &State) -> String {
+    // `apply`: what is there already is no error.
+    let applied = |words: String| format!("kubectl create {words} --dry-run=client -o yaml | kubectl apply -f -");
+    let (subject, note) = match &state.asker {
+        Some(subject) => (quoted(subject), ""),
+        None => ("--user=USER".to_owned(), "   # USER: `kubectl auth whoami` of the user who checks tells it"),
     };
-    let join = |words: BTreeSet<&str>| words.into_iter().collect::<Vec<_>>().join(",");
-    let paths: Vec<String> = paths.iter().map(|path| format!(" --non-resource-url={path}")).collect();
-    let paths = paths.concat();
-    format!(
-        "kubectl create clusterrole {name} --verb={} --resource={}{paths} && kubectl create clusterrolebinding {name} \
-         --clusterrole={name} --user=USER   # `kubectl auth whoami` says who USER is",
-        join(verbs),
-        join(resources)
-    )
+    let mut commands = vec![
+        applied(format!("clusterrole {READER} --verb=get,list --resource={READS}")),
+        applied(format!("clusterrolebinding {READER} --clusterrole={READER} {subject}")),
+    ];
+    let sent = state.forbidden().into_iter().find_map(|right| {
+        let rest = right.strip_prefix("create pods in namespace ")?;
+        rest.split_whitespace().next().map(ToOwned::to_owned)
+    });
+    if let Some(namespace) = sent {
+        let name = "linkerd-gate-check-prover";
+        commands.push(applied(format!("role {name} -n {namespace} --verb=create --resource=pods")));
+        commands.push(applied(format!("rolebinding {name} -n {namespace} --role={name} {subject}")));
+    }
+    format!("{}{note}", commands.join(" && "))
+}
+
+/// One word of a shell, whatever is in it.
+fn quoted(word: &str) -> String {
+    let plain = |character: char| character.is_ascii_alphanumeric() || "-_=.:/@".contains(character);
+    if word.chars().all(plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', "'\\''")) }
 }
 
 /// What a person types where something could not be read.
 pub(super) fn read(unread: &Unread) -> String {
     match unread {
-        Unread::Forbidden(right) => grant(std::slice::from_ref(right)),
+        Unread::Forbidden(right) => {
+            let words: Vec<&str> = right.split_whitespace().take(2).collect();
+            format!("kubectl auth can-i {} -A   # LG108 has the command that grants it", words.join(" "))
+        }
         Unread::Failed(_) => "kubectl get --raw '/readyz?verbose'".to_owned(),
-        Unread::Needs(_) => "linkerd-gate check -o short   # names the right that is missing".to_owned(),
+        Unread::Needs(_) => "linkerd-gate check -o short   # names what has to be readable first".to_owned(),
     }
 }

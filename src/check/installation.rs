@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::PodSpec;
 
 use super::code::{AGENTS, API_SERVER, CONTROLLER, ENFORCES, INSTALLED, LEADER, PROVER, RIGHTS};
 use super::state::variable;
-use super::{Check, Read, State, Unread, fix};
+use super::{Check, State, fix};
 use crate::decide::election::lease_record;
 
 pub(super) fn checks(state: &State) -> Vec<Check> {
@@ -151,36 +151,11 @@ fn enforces<'a>(state: &State, specs: impl Iterator<Item = (&'static str, &'a Po
 
 /// Each right that was missing.
 fn rights(state: &State) -> Check {
-    fn missing<T>(read: &Read<T>) -> Option<String> {
-        match read {
-            Err(Unread::Forbidden(right)) => Some(right.clone()),
-            _ => None,
-        }
-    }
-    let proof = match &state.proof {
-        super::Proof::Forbidden(right) => Some(right.clone()),
-        _ => None,
-    };
-    let missing: Vec<String> = [
-        missing(&state.version),
-        missing(&state.mutating),
-        missing(&state.validating),
-        missing(&state.admission),
-        missing(&state.namespaces),
-        missing(&state.daemon_sets),
-        missing(&state.deployments),
-        missing(&state.leases),
-        missing(&state.nodes),
-        missing(&state.pods),
-        proof,
-    ]
-    .into_iter()
-    .flatten()
-    .collect();
+    let missing = state.forbidden();
     if missing.is_empty() {
         return RIGHTS.passes();
     }
-    let mut check = RIGHTS.warns("what these rights are for is not checked").with_fix(fix::grant(&missing));
+    let mut check = RIGHTS.warns("what these rights are for is not checked").with_fix(fix::grant(state));
     check.listing(missing);
     check
 }

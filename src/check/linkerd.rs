@@ -5,12 +5,9 @@ use std::collections::BTreeSet;
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::code::{
-    CA_BUNDLE, FAILURE_POLICY, LINKERD, NAMESPACE_ANNOTATIONS, NAMESPACE_INJECT, ONE_LINKERD, SELECTORS,
-};
-use super::state::{GUARD, HOLD};
-use super::{Check, Proof, State, fix};
-use crate::decide::ProbeResult;
+use super::code::{FAILURE_POLICY, LINKERD, NAMESPACE_ANNOTATIONS, NAMESPACE_INJECT, ONE_LINKERD, SELECTORS};
+use super::policy::{GUARD, HOLD};
+use super::{Check, State, ca_bundle, fix};
 use crate::linkerd::injection_input::inject_annotation;
 use crate::linkerd::webhook::{Endpoint, FailurePolicy};
 use crate::linkerd::{PatchOutcome, names, patch_problems};
@@ -32,33 +29,22 @@ pub(super) fn checks(state: &State) -> Vec<Check> {
     checks.push(if configurations.len() == 1 {
         ONE_LINKERD.passes()
     } else {
-        ONE_LINKERD
-            .warns("these configurations are of an injector of Linkerd's: each needs endpoints and a certificate")
-            .about(configurations.iter().map(|name| format!("mutatingwebhookconfiguration/{name}")))
-            .with_fix(stale(state, &webhooks))
+        let mut check = ONE_LINKERD
+            .warns("each of these calls an injector of Linkerd's for pods: one that is left over fails each time")
+            .with_fix(stale(state, &webhooks));
+        let object = |name: &&str| format!("mutatingwebhookconfiguration/{name}");
+        check.listing(webhooks.webhooks.iter().map(|webhook| {
+            let calls = match &webhook.endpoint {
+                Endpoint::Service { namespace, name, .. } => format!("service/{name} -n {namespace}"),
+                Endpoint::Url(url) => url.clone(),
+            };
+            format!("{}: calls {calls}", object(&webhook.configuration.as_str()))
+        }));
+        check.objects = configurations.iter().map(object).collect();
+        check
     });
     checks.push(failure_policy(state, webhooks.webhooks.iter().map(|webhook| webhook.failure_policy)));
-    let bad: Vec<_> = webhooks
-        .webhooks
-        .iter()
-        .filter_map(|webhook| {
-            Some(format!("mutatingwebhookconfiguration/{}: {}", webhook.configuration, webhook.ca.problem()?))
-        })
-        .collect();
-    checks.push(match (&state.proof, bad.is_empty()) {
-        (_, false) => {
-            let mut check = CA_BUNDLE
-                .fails("its caBundle cannot be used: each call of the injector fails")
-                .with_fix("linkerd check   # linkerd-webhooks-and-apisvc-tls");
-            check.listing(bad);
-            check
-        }
-        (Proof::Answered { outcome: ProbeResult::Ready, .. }, true) => CA_BUNDLE.passes(),
-        (_, true) => CA_BUNDLE.warns(
-            "not looked at: only the answer to a dry-run pod shows it; for the certificates themselves: linkerd check",
-        )
-        .with_fix("linkerd check   # linkerd-webhooks-and-apisvc-tls"),
-    });
+    checks.push(ca_bundle::check(state, &webhooks));
     match &state.namespaces {
         Err(unread) => checks.push(SELECTORS.unread(unread)),
         Ok(namespaces) => checks.extend(of_namespaces(&webhooks, namespaces)),

@@ -9,6 +9,8 @@
 //! - one file for each category.
 
 mod admission;
+mod ca_bundle;
+pub mod certificate;
 pub mod clean;
 pub mod code;
 mod fix;
@@ -18,6 +20,8 @@ pub mod labels;
 mod linkerd;
 mod nodes;
 mod pods;
+mod policies;
+pub mod policy;
 mod power_cut;
 pub mod state;
 pub mod survey;
@@ -285,5 +289,9 @@ impl Check {
     }
 }
 
+#[cfg(test)]
+mod fix_tests;
+#[cfg(test)]
+mod policy_tests;
 #[cfg(test)]
 mod tests;

@@ -74,18 +74,26 @@ pub(super) fn checks(state: &State) -> Vec<Check> {
     let overrides = state.overrides();
     checks.push(match overrides.first() {
         None => OVERRIDES.passes(),
-        Some((what, by_hand)) => {
-            let target = if what == "all nodes" { "--all" } else { what.trim_start_matches("node/") };
+        Some((_, by_hand)) => {
             let word = if by_hand.open { "pods start there, whatever Linkerd does" } else { "no pod starts there" };
             let mut check = OVERRIDES
                 .warns(format!("a person said so, and until then it goes before what is proven: {word}"))
-                .with_fix(format!("linkerd-gate clear {target}"));
+                .with_fix(clear(overrides.iter().map(|(what, _)| what.as_str())));
             check.listing(overrides.iter().map(|(what, by_hand)| format!("{what}: {by_hand}")));
             check.objects = overrides.into_iter().map(|(what, _)| what).collect();
             check
         }
     });
     checks
+}
+
+/// Takes these overrides back.
+fn clear<'a>(targets: impl Iterator<Item = &'a str>) -> String {
+    let (nodes, all): (Vec<_>, Vec<_>) = targets.partition(|what| what.starts_with("node/"));
+    let nodes: Vec<_> = nodes.iter().take(20).map(|node| node.trim_start_matches("node/")).collect();
+    let all = (!all.is_empty()).then(|| "linkerd-gate clear --all".to_owned());
+    let nodes = (!nodes.is_empty()).then(|| format!("linkerd-gate clear {}", nodes.join(" ")));
+    all.into_iter().chain(nodes).collect::<Vec<_>>().join(" && ")
 }
 
 /// DaemonSets for which nodes are not closed.

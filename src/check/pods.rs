@@ -67,7 +67,7 @@ pub(super) fn checks(state: &State) -> Vec<Check> {
     checks
 }
 
-/// Of workloads by a patch; what nothing makes again is a person's to apply again.
+/// Of workloads by a patch; a pod that no workload is known of is a person's to apply again: its annotations are not its proxy's.
 fn take_annotations_out(survey: &Survey) -> String {
     let patches = survey.broken.iter().filter_map(|(_, key, owner)| {
         Some(fix::out_of_template(&owner.restartable()?, &owner.namespace, "annotations", key))

@@ -6,9 +6,9 @@ use k8s_openapi::api::admissionregistration::v1::{RuleWithOperations, WebhookCli
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
-use super::admission::rules_create_pods;
 use super::code::{AFTER_A_CUT, AUTOSCALER, FAIL_WEBHOOKS, INTOLERANT};
-use super::state::{GUARD, HOLD, variable};
+use super::policy::{GUARD, HOLD, rules_create_pods};
+use super::state::variable;
 use super::{Check, State, fix};
 use crate::decide::node::essential;
 use crate::decide::node::taint::TAINT_KEY;
@@ -113,7 +113,9 @@ fn fail_webhooks(state: &State) -> Option<Check> {
             let own = hook.client.service.as_ref()?.namespace.clone();
             let needs = [own.clone(), "kube-system".to_owned()].into_iter().chain(linkerds.iter().cloned());
             let objects = Selector::new(hook.objects).ok()?;
-            let called = |name: &String| survey.map_or_else(|| objects.matches(&BTreeMap::new()), |it| it.has_pod(name, &objects));
+            let called = |name: &String| {
+                survey.map_or_else(|| objects.matches(&BTreeMap::new()), |it| it.has_pod(name, &objects))
+            };
             let blocked: BTreeSet<_> =
                 needs.filter(|name| selects(hook.namespaces, name, namespaces) && called(name)).collect();
             if blocked.is_empty() {
@@ -121,11 +123,7 @@ fn fail_webhooks(state: &State) -> Option<Check> {
             }
             let blocked: Vec<_> = blocked.into_iter().collect();
             let condition = if hook.is_conditional { ", where its match conditions hold" } else { "" };
-            fixes.push(format!(
-                "kubectl patch {} --type=json -p='[{{\"op\":\"replace\",\"path\":\"/webhooks/{}/failurePolicy\",\"value\":\"Ignore\"}}]'",
-                hook.object.replace('/', " "),
-                hook.place
-            ));
+            fixes.push(leave_out(&hook, &blocked));
             Some((hook.object, format!("called for pods of {}{condition}, runs in {own}", blocked.join(", "))))
         })
         .collect();
@@ -138,8 +136,27 @@ fn fail_webhooks(state: &State) -> Option<Check> {
         );
         check.listing(in_the_way.iter().map(|(object, why)| format!("{object}: {why}")));
         check.objects = in_the_way.into_keys().collect();
-        check.with_fix(format!("{}   # or a namespaceSelector that leaves these namespaces out", fix::all(fixes)))
+        check.with_fix(format!("{}   # leaves these namespaces out; elsewhere it refuses as before", fix::all(fixes)))
     })
+}
+
+/// Has the webhook called for no pod of these namespaces.
+fn leave_out(hook: &Hook<'_>, namespaces: &[String]) -> String {
+    let names: Vec<_> = namespaces.iter().map(|name| format!("\"{name}\"")).collect();
+    let names = names.join(",");
+    let expression =
+        format!("{{\"key\":\"{}\",\"operator\":\"NotIn\",\"values\":[{names}]}}", names::label::METADATA_NAME);
+    let has_some = hook.namespaces.is_some_and(|it| it.match_expressions.as_ref().is_some_and(|all| !all.is_empty()));
+    let (path, value) = match (hook.namespaces, has_some) {
+        (_, true) => ("/matchExpressions/-", expression),
+        (Some(_), false) => ("/matchExpressions", format!("[{expression}]")),
+        (None, false) => ("", format!("{{\"matchExpressions\":[{expression}]}}")),
+    };
+    format!(
+        "kubectl patch {} --type=json -p='[{{\"op\":\"add\",\"path\":\"/webhooks/{}/namespaceSelector{path}\",\"value\":{value}}}]'",
+        hook.object.replace('/', " "),
+        hook.place
+    )
 }
 
 fn services(webhooks: &crate::linkerd::WebhookView) -> BTreeSet<String> {

@@ -7,7 +7,9 @@ use k8s_openapi::api::core::v1::{Container, Namespace, Node, PodSpec};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use super::Survey;
+use super::certificate::{Injector, Served};
 use super::labels::{component, is_ours};
+use super::policy::{Admission, Policy};
 use super::unread::{Read, Unread};
 use crate::decide::election::lease_record;
 use crate::decide::{ProbeResult, PublishedVerdict, manual_override};
@@ -43,6 +45,12 @@ pub struct State {
     pub pods: Read<Survey>,
     /// What a dry-run pod shows.
     pub proof: Proof,
+    /// Where the injector of each of Linkerd's webhooks listens.
+    pub injectors: Read<Vec<Injector>>,
+    /// The certificates that are served there.
+    pub served: Served,
+    /// Who asks, where some right is missing: as `kubectl create clusterrolebinding` takes it.
+    pub asker: Option<String>,
 }
 
 /// What a dry-run pod shows.
@@ -69,45 +77,6 @@ pub struct Version {
     /// Of the first number and the second.
     pub minor: (u32, u32),
 }
-
-/// Our admission policies.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Admission {
-    /// Whether the API server has MutatingAdmissionPolicy in its stable version.
-    pub offers_mutating: bool,
-    /// The policies that are there, by kind and name.
-    pub policies: Vec<(PolicyKind, String)>,
-    /// The bindings that are there.
-    pub bindings: Vec<Binding>,
-}
-
-/// What a policy does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum PolicyKind {
-    /// It changes pods.
-    Mutating,
-    /// It refuses pods.
-    Validating,
-}
-
-/// A binding of a policy of ours.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Binding {
-    /// Of which kind.
-    pub kind: PolicyKind,
-    /// Its name.
-    pub name: String,
-    /// What it does, where it validates: `Deny`, `Warn`, `Audit`.
-    pub actions: Vec<String>,
-    /// Whether a webhook configuration is there that it takes as its parameter.
-    pub has_parameter: bool,
-}
-
-/// The name of the policy that holds.
-pub const HOLD: &str = "linkerd-gate-hold";
-
-/// The name of the policy that refuses.
-pub const GUARD: &str = "linkerd-gate-guard";
 
 /// The first Kubernetes with MutatingAdmissionPolicy in its stable version.
 pub const HOLDS_FROM: (u32, u32) = (1, 36);
@@ -139,17 +108,59 @@ impl State {
         Ok(all.iter().find(|it| is_ours(it.metadata.labels.as_ref(), "controller")))
     }
 
-    /// Whether the policy and its binding are there, and the binding finds its parameter and does more than tell. Nothing acts
-    /// where admission could not be read: whoever says so as a fact has to look at that first.
+    /// Whether the policy and its binding are there, and the binding takes a configuration of Linkerd's webhook as its parameter and does
+    /// more than tell. Nothing acts where admission could not be read: whoever says so as a fact has to look at that first.
     pub fn acts(&self, name: &str) -> bool {
-        self.admission.as_ref().is_ok_and(|admission| {
-            admission.bindings.iter().any(|binding| {
-                let acts =
-                    binding.kind == PolicyKind::Mutating || binding.actions.iter().any(|action| action == "Deny");
-                let is_its = |(kind, policy): &(PolicyKind, String)| *kind == binding.kind && policy == name;
-                binding.name == name && binding.has_parameter && acts && admission.policies.iter().any(is_its)
-            })
+        let (Ok(admission), Ok(mutating), Ok(view)) = (&self.admission, &self.mutating, self.webhooks()) else {
+            return false;
+        };
+        admission.bindings.iter().any(|binding| {
+            let is_its = |policy: &Policy| policy.kind == binding.kind && policy.name == name;
+            let takes_linkerds = binding.parameters(mutating).into_iter().any(|it| view.is_of(it));
+            binding.name == name
+                && binding.policy == name
+                && binding.enforces()
+                && takes_linkerds
+                && admission.policies.iter().any(is_its)
         })
+    }
+
+    /// Whether a right was missing somewhere.
+    pub fn is_forbidden_something(&self) -> bool {
+        !self.forbidden().is_empty()
+    }
+
+    /// Each right that was missing: `list nodes`.
+    pub(super) fn forbidden(&self) -> Vec<String> {
+        fn of<T>(read: &Read<T>) -> Option<String> {
+            match read {
+                Err(Unread::Forbidden(right)) => Some(right.clone()),
+                _ => None,
+            }
+        }
+        let proof = match &self.proof {
+            Proof::Forbidden(right) => Some(right.clone()),
+            Proof::Answered { .. } | Proof::Skipped(_) => None,
+        };
+        let agents = self.pods.as_ref().ok().and_then(|survey| survey.agents_unread.clone());
+        [
+            of(&self.version),
+            of(&self.mutating),
+            of(&self.validating),
+            of(&self.admission),
+            of(&self.namespaces),
+            of(&self.daemon_sets),
+            of(&self.deployments),
+            of(&self.leases),
+            of(&self.nodes),
+            of(&self.pods),
+            agents.and_then(|unread| of::<()>(&Err(unread))),
+            proof,
+            of(&self.injectors),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
     }
 
     /// The Lease of that name.

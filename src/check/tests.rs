@@ -3,7 +3,9 @@ use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::check::state::{Admission, Binding, GUARD, HOLD, PolicyKind, Version};
+use crate::check::certificate::Served;
+use crate::check::policy::{Admission, Binding, GUARD, HOLD, Parameter, Policy, PolicyKind};
+use crate::check::state::Version;
 use crate::decide::election::lease_record;
 use crate::linkerd::{TokenProjection, WebhookView, names};
 
@@ -28,7 +30,7 @@ fn every_code_stands_once_and_is_explained() {
 }
 
 /// A cluster with Linkerd's webhook, a namespace `shop` that asks, and these pods.
-fn state(pods: &[Value]) -> State {
+pub(super) fn state(pods: &[Value]) -> State {
     let of = |value: Value| serde_json::from_value(value).unwrap();
     let mutating = vec![of(json!({
         "metadata": {
@@ -63,11 +65,51 @@ fn state(pods: &[Value]) -> State {
         nodes: Ok(Vec::new()),
         pods: Ok(survey),
         proof: Proof::Skipped("not here".to_owned()),
+        injectors: Ok(Vec::new()),
+        served: Served::NotDialled,
+        asker: None,
+    }
+}
+
+/// A policy of this version.
+pub(super) fn policy(kind: PolicyKind, name: &str) -> Policy {
+    let manifest = if name == HOLD {
+        include_str!("../../deploy/manifests/60-admission-hold.yaml")
+    } else {
+        include_str!("../../deploy/manifests/61-admission-guard.yaml")
+    };
+    let documents: Vec<Value> = serde_saphyr::from_multiple(manifest).unwrap();
+    let object = serde_json::from_value(documents[0].clone()).unwrap();
+    let policy = crate::cluster::admission::policy(kind, &object).unwrap();
+    assert_eq!(policy.name, name);
+    policy
+}
+
+/// Its binding.
+pub(super) fn bound(kind: PolicyKind, name: &str) -> Binding {
+    let labels = json!({"matchLabels": {"linkerd.io/control-plane-component": "proxy-injector"}});
+    Binding {
+        kind,
+        name: name.to_owned(),
+        policy: name.to_owned(),
+        actions: if kind == PolicyKind::Validating { vec!["Deny".to_owned()] } else { Vec::new() },
+        parameter: Parameter::Labels(serde_json::from_value(labels).unwrap()),
+        refuses_without: false,
+        matches: serde_json::from_value(json!({})).unwrap(),
+    }
+}
+
+pub(super) fn both() -> Admission {
+    let all = [(PolicyKind::Mutating, HOLD), (PolicyKind::Validating, GUARD)];
+    Admission {
+        offers_mutating: true,
+        policies: all.map(|(kind, name)| policy(kind, name)).into(),
+        bindings: all.map(|(kind, name)| bound(kind, name)).into(),
     }
 }
 
 /// A pod without a proxy, in this phase.
-fn bare(name: &str, phase: &str) -> Value {
+pub(super) fn bare(name: &str, phase: &str) -> Value {
     json!({
         "metadata": {"name": name, "namespace": "shop"},
         "spec": {"containers": [{"name": "app", "image": "app"}]},
@@ -75,13 +117,13 @@ fn bare(name: &str, phase: &str) -> Value {
     })
 }
 
-fn owned(mut pod: Value, api_version: &str, kind: &str, name: &str) -> Value {
+pub(super) fn owned(mut pod: Value, api_version: &str, kind: &str, name: &str) -> Value {
     pod["metadata"]["ownerReferences"] =
         json!([{"apiVersion": api_version, "kind": kind, "name": name, "uid": "1", "controller": true}]);
     pod
 }
 
-fn one(state: &State, code: Code) -> Check {
+pub(super) fn one(state: &State, code: Code) -> Check {
     let report = check(state);
     let mut found = report.checks().filter(|check| check.code == code);
     let one = found.next().unwrap_or_else(|| panic!("{} is not told: {report:?}", code.id)).clone();
@@ -89,7 +131,7 @@ fn one(state: &State, code: Code) -> Check {
     one
 }
 
-fn error(state: &State, code: Code) -> String {
+pub(super) fn error(state: &State, code: Code) -> String {
     one(state, code).error.unwrap_or_default()
 }
 
@@ -167,7 +209,7 @@ fn what_objects_say_acts_on_no_terminal() {
     assert!(error(&state, code::PROVEN).chars().count() < 1100);
 }
 
-fn ours<T: serde::de::DeserializeOwned>(component: &str) -> T {
+pub(super) fn ours<T: serde::de::DeserializeOwned>(component: &str) -> T {
     let labels = json!({"app.kubernetes.io/name": "linkerd-gate", "app.kubernetes.io/component": component});
     let object = json!({
         "metadata": {"name": "linkerd-gate", "namespace": "linkerd-gate", "labels": labels},
@@ -209,22 +251,6 @@ fn a_missing_right_is_told_as_no_fact() {
 }
 
 #[test]
-fn a_binding_without_its_policy_holds_nothing() {
-    let binding =
-        Binding { kind: PolicyKind::Mutating, name: HOLD.to_owned(), actions: Vec::new(), has_parameter: true };
-    let mut state = state(&[bare("a", "Running")]);
-    state.admission = Ok(Admission { offers_mutating: true, policies: Vec::new(), bindings: vec![binding.clone()] });
-    for code in [code::FAILURE_POLICY, code::AFTER_A_CUT] {
-        assert_eq!(one(&state, code).result, Level::Warning, "{code:?}");
-    }
-    let policies = vec![(PolicyKind::Mutating, HOLD.to_owned())];
-    state.admission = Ok(Admission { offers_mutating: true, policies, bindings: vec![binding] });
-    for code in [code::FAILURE_POLICY, code::AFTER_A_CUT] {
-        assert_eq!(one(&state, code).result, Level::Success, "{code:?}");
-    }
-}
-
-#[test]
 fn linkerds_own_extensions_make_no_pod_ask() {
     let mut state = state(&[]);
     let later = |labels: Value| {
@@ -240,22 +266,4 @@ fn linkerds_own_extensions_make_no_pod_ask() {
     assert_eq!(one(&state, code::LATER_WEBHOOKS).result, Level::Success);
     state.mutating = Ok(vec![first, other]);
     assert_eq!(one(&state, code::LATER_WEBHOOKS).result, Level::Warning);
-}
-
-#[test]
-fn a_guard_alone_is_a_choice() {
-    let bound = |kind, name: &str| Binding {
-        kind,
-        name: name.to_owned(),
-        actions: vec!["Deny".to_owned()],
-        has_parameter: true,
-    };
-    let guard = (PolicyKind::Validating, GUARD.to_owned());
-    let mut state = state(&[]);
-    let admission = |policies, bindings| Ok(Admission { offers_mutating: true, policies, bindings });
-    state.admission = admission(vec![guard.clone()], vec![bound(PolicyKind::Validating, GUARD)]);
-    assert_eq!(one(&state, code::POLICIES).result, Level::Success);
-    let hold = (PolicyKind::Mutating, HOLD.to_owned());
-    state.admission = admission(vec![guard, hold], vec![bound(PolicyKind::Validating, GUARD)]);
-    assert!(error(&state, code::POLICIES).contains("linkerd-gate-hold is not bound"));
 }

@@ -52,6 +52,10 @@ pub struct CheckArguments {
     #[arg(long, value_parser = pod_name::namespace, default_value = "linkerd-gate-probe")]
     pub probe_namespace: String,
 
+    /// Also connect to the injector and look at the certificate that it serves: from where pods are reached, such as a node [default: in a pod]
+    #[arg(long)]
+    pub dial: bool,
+
     /// Where something is an error, create an Event on this CronJob, which runs this check
     #[arg(long, value_name = "NAMESPACE/CRONJOB", value_parser = cron_job)]
     pub event: Option<CronJob>,
@@ -70,12 +74,15 @@ pub struct CheckArguments {
 impl CheckArguments {
     /// What to check, and how to get there.
     pub fn read(self) -> (Arguments, Person) {
-        let Self { pre, output, namespace, wait, suppress, probe_namespace, event, no_token_projection, person } = self;
+        let Self { pre, output, namespace, wait, suppress, probe_namespace, dial, event, no_token_projection, person } =
+            self;
         let projection = if no_token_projection { TokenProjection::Disabled } else { TokenProjection::Enabled };
         // https://no-color.org
         let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        // What kubelet sets in every pod.
+        let dials = dial || std::env::var_os("KUBERNETES_SERVICE_HOST").is_some_and(|value| !value.is_empty());
         let arguments = Arguments {
-            scope: Scope { pre, namespace, selector: None, probe_namespace, proves: true, projection },
+            scope: Scope { pre, namespace, selector: None, probe_namespace, proves: true, dials, projection },
             wait: wait.filter(|wait| !wait.is_zero()),
             output,
             colour: !refused && std::io::stdout().is_terminal(),
@@ -142,9 +149,29 @@ pub fn for_linkerd(arguments: Vec<OsString>) -> (Vec<OsString>, Vec<String>) {
 fn one_by_one(argument: &OsString) -> Vec<OsString> {
     let list = argument.to_str().and_then(|text| text.strip_prefix("--as-group=[")?.strip_suffix(']'));
     match list {
-        Some(list) => list.split(',').map(|group| format!("--as-group={group}").into()).collect(),
+        Some(list) => values(list).into_iter().map(|group| format!("--as-group={group}").into()).collect(),
         None => vec![argument.clone()],
     }
+}
+
+/// The values of a list of Go's flags, which is a line of CSV (github.com/spf13/pflag `string_array.go`): one that has a comma or a
+/// quote is in quotes, and each quote in it is there twice.
+fn values(list: &str) -> Vec<String> {
+    let mut values = vec![String::new()];
+    let mut is_quoted = false;
+    let mut characters = list.chars().peekable();
+    while let Some(character) = characters.next() {
+        match character {
+            '"' if is_quoted && characters.peek() == Some(&'"') => {
+                characters.next();
+                values.last_mut().map(|value| value.push('"')).unwrap_or_default();
+            }
+            '"' => is_quoted = !is_quoted,
+            ',' if !is_quoted => values.push(String::new()),
+            _ => values.last_mut().map(|value| value.push(character)).unwrap_or_default(),
+        }
+    }
+    values
 }
 
 /// The flags that Linkerd's CLI hands on to the `check` of an extension, and those that all of its commands have.
@@ -211,6 +238,14 @@ mod tests {
         let cli = super::super::Cli::try_parse_from(kept).unwrap();
         let super::super::Command::Check(arguments) = cli.command else { unreachable!("it is check") };
         assert_eq!(arguments.person.groups, ["ops", "system:masters"]);
+        for (list, groups) in [
+            ("a", &["a"][..]),
+            ("a,b,c", &["a", "b", "c"]),
+            (r#""cn=ops,dc=example",b"#, &["cn=ops,dc=example", "b"]),
+            (r#""say ""hi""",b"#, &[r#"say "hi""#, "b"]),
+        ] {
+            assert_eq!(values(list), groups, "{list}");
+        }
     }
 
     #[test]

@@ -81,6 +81,7 @@ impl StatusArguments {
             selector: None,
             probe_namespace: "linkerd-gate-probe".to_owned(),
             proves: false,
+            dials: false,
             projection: TokenProjection::Enabled,
         };
         (scope, output, person.read())

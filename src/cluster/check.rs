@@ -5,20 +5,23 @@ use std::collections::BTreeSet;
 use futures::future::{join, join3, join4};
 use k8s_openapi::api::admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
+use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Namespace, Node, NodeStatus, Pod};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, ListParams};
-use kube::{Client, Error};
+use kube::Client;
+use kube::api::{Api, ListParams, PostParams};
 use serde::de::DeserializeOwned;
-use serde_json::Value;
 
-use super::error::innermost;
-use super::{admission, dry_run, event};
+use super::error::unread;
+use super::{admission, dry_run, event, linkerd};
+use crate::check::certificate::{self, Injector, Served};
 use crate::check::labels::is_ours;
-use crate::check::state::{Admission, Binding, GUARD, HOLD, PolicyKind, Version, is_of_use};
+use crate::check::state::{Version, is_of_use};
 use crate::check::{Proof, Read, State, Survey, Unread};
+use crate::linkerd::endpoints::{self, EndpointsView};
 use crate::linkerd::webhook::Call;
 use crate::linkerd::{TokenProjection, WebhookView, names};
 
@@ -41,6 +44,8 @@ pub struct Scope {
     pub probe_namespace: String,
     /// Whether a dry-run pod is sent: what only reads needs none.
     pub proves: bool,
+    /// Whether the addresses of the injector are read, to connect to them.
+    pub dials: bool,
     /// How Linkerd was installed, in the one respect that its webhook does not tell.
     pub projection: TokenProjection,
 }
@@ -67,7 +72,7 @@ pub async fn read(client: &Client, scope: &Scope) -> State {
             all::<MutatingWebhookConfiguration>(client, "mutatingwebhookconfigurations"),
             all::<ValidatingWebhookConfiguration>(client, "validatingwebhookconfigurations"),
         ),
-        admission(client),
+        admission::read(client),
         all::<Namespace>(client, "namespaces"),
         join3(
             all::<DaemonSet>(client, "daemonsets.apps in all namespaces"),
@@ -94,11 +99,22 @@ pub async fn read(client: &Client, scope: &Scope) -> State {
         nodes,
         pods: Err(Unread::Needs("Linkerd's webhooks")),
         proof: Proof::Skipped(String::new()),
+        injectors: Ok(Vec::new()),
+        served: Served::NotDialled,
+        asker: None,
     };
     let ours = our_namespace(&state);
-    let (leases, pods, proof) =
-        join3(leases(client, ours.as_deref()), pods(client, scope, &state), prove(client, scope, &state)).await;
-    (state.leases, state.pods, state.proof) = (leases, pods, proof);
+    let rest = join4(
+        leases(client, ours.as_deref()),
+        pods(client, scope, &state),
+        prove(client, scope, &state),
+        injectors(client, scope, &state),
+    );
+    let (leases, pods, proof, injectors) = Box::pin(rest).await;
+    (state.leases, state.pods, state.proof, state.injectors) = (leases, pods, proof, injectors);
+    if state.is_forbidden_something() {
+        state.asker = asker(client).await;
+    }
     state
 }
 
@@ -133,16 +149,9 @@ fn nothing(pre: bool, now: Timestamp, unread: &Unread) -> State {
         nodes: of(unread),
         pods: of(unread),
         proof: Proof::Skipped(unread.to_string()),
-    }
-}
-
-fn unread(error: &Error, act: &str) -> Unread {
-    match error {
-        Error::Api(status) if status.is_forbidden() => Unread::Forbidden(act.to_owned()),
-        Error::Api(status) => {
-            Unread::Failed(format!("the API server did not {act}: HTTP {}, {}", status.code, status.message))
-        }
-        other => Unread::Failed(format!("the API server did not answer ({act}): {}", innermost(other))),
+        injectors: of(unread),
+        served: Served::NotDialled,
+        asker: None,
     }
 }
 
@@ -313,31 +322,35 @@ async fn prove(client: &Client, scope: &Scope, state: &State) -> Proof {
     }
 }
 
-async fn admission(client: &Client) -> Read<Admission> {
-    const GROUP_VERSION: &str = "admissionregistration.k8s.io/v1";
-    let resources = client.list_api_group_resources(GROUP_VERSION).await;
-    let resources = resources.map_err(|error| unread(&error, &format!("get /apis/{GROUP_VERSION}")))?;
-    let offers_mutating = resources.resources.iter().any(|resource| resource.kind == "MutatingAdmissionPolicyBinding");
-    let mut found = Admission { offers_mutating, ..Admission::default() };
-    let kinds = [
-        (PolicyKind::Mutating, "MutatingAdmissionPolicy", HOLD),
-        (PolicyKind::Validating, "ValidatingAdmissionPolicy", GUARD),
-    ];
-    for (kind, name_of_kind, name) in kinds {
-        if kind == PolicyKind::Mutating && !offers_mutating {
-            continue;
-        }
-        if get(client, name_of_kind, name).await?.is_some() {
-            found.policies.push((kind, name.to_owned()));
-        }
-        if let Some(binding) = get(client, &format!("{name_of_kind}Binding"), name).await? {
-            let has_parameter = admission::has_parameter(client, &binding).await.map_err(Unread::Failed)?;
-            let actions = binding.data.pointer("/spec/validationActions").and_then(Value::as_array);
-            let actions = actions.into_iter().flatten().filter_map(Value::as_str).map(ToOwned::to_owned).collect();
-            found.bindings.push(Binding { kind, name: name.to_owned(), actions, has_parameter });
-        }
+/// Where the injector listens, by the EndpointSlices of the Services that Linkerd's webhooks name.
+async fn injectors(client: &Client, scope: &Scope, state: &State) -> Read<Vec<Injector>> {
+    if !scope.dials {
+        return Ok(Vec::new());
+    }
+    let Ok(view) = state.webhooks() else { return Err(Unread::Needs("Linkerd's webhooks")) };
+    let mut found = Vec::new();
+    for (namespace, service, server_name) in certificate::services(&view) {
+        let slices = Api::<EndpointSlice>::namespaced(client.clone(), &namespace);
+        let selector = format!("{}={service}", linkerd::SERVICE_NAME);
+        let act = format!("list endpointslices.discovery.k8s.io in namespace {namespace}");
+        let mut views = Vec::new();
+        each(&slices, Some(&selector), &act, |slice| views.push(EndpointsView::of(&slice))).await?;
+        let addresses = endpoints::addresses(&views, &namespace, &service, None).into_iter();
+        found.extend(addresses.map(|address| Injector { server_name: server_name.clone(), address }));
     }
     Ok(found)
+}
+
+/// Who asks, as `kubectl create clusterrolebinding` takes it; nothing where the API server does not say. Every user may ask
+/// (`system:basic-user`), and nothing is stored.
+async fn asker(client: &Client) -> Option<String> {
+    let review = Api::<SelfSubjectReview>::all(client.clone());
+    let told = review.create(&PostParams::default(), &SelfSubjectReview::default()).await.ok()?;
+    let name = told.status?.user_info?.username.filter(|name| !name.is_empty())?;
+    Some(match name.strip_prefix("system:serviceaccount:") {
+        Some(account) => format!("--serviceaccount={account}"),
+        None => format!("--user={name}"),
+    })
 }
 
 /// Notes on a CronJob what a run of it found, in the CronJob's own namespace. RBAC needs no more than creating Events there.
@@ -355,10 +368,4 @@ pub async fn note(client: Client, cron_job: &CronJob, message: &str) -> Result<(
     };
     let reporter = event::Reporter { instance: name, node: None };
     event::note(client, reporter, &subject, true, "CheckFailed", message, Timestamp::now()).await
-}
-
-async fn get(client: &Client, kind: &str, name: &str) -> Read<Option<DynamicObject>> {
-    let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("admissionregistration.k8s.io", "v1", kind));
-    let found = Api::<DynamicObject>::all_with(client.clone(), &resource).get_opt(name).await;
-    found.map_err(|error| unread(&error, &format!("get {} {name}", resource.plural)))
 }

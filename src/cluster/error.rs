@@ -4,6 +4,7 @@ use kube::Error;
 use kube::client::AuthError;
 
 use super::kubeconfig;
+use crate::check::Unread;
 
 /// What went wrong with "`act`": `list nodes`, say.
 pub(super) fn describe(act: &str, error: &Error) -> String {
@@ -13,6 +14,17 @@ pub(super) fn describe(act: &str, error: &Error) -> String {
         }
         Error::Api(status) => format!("the API server did not {act}: HTTP {}, {}", status.code, status.message),
         other => format!("the API server cannot be asked to {act}: {}", innermost(other)),
+    }
+}
+
+/// The same of what `check` reads: a missing right is one of its findings.
+pub(super) fn unread(error: &Error, act: &str) -> Unread {
+    match error {
+        Error::Api(status) if status.is_forbidden() => Unread::Forbidden(act.to_owned()),
+        Error::Api(status) => {
+            Unread::Failed(format!("the API server did not {act}: HTTP {}, {}", status.code, status.message))
+        }
+        other => Unread::Failed(format!("the API server did not answer ({act}): {}", innermost(other))),
     }
 }
 

@@ -15,7 +15,7 @@ use crate::linkerd::names::{component, label};
 
 /// The label that says which Service an EndpointSlice belongs to
 /// (<https://kubernetes.io/docs/reference/labels-annotations-taints/#kubernetesioservice-name>).
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
+pub(super) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 /// Follows the injector's webhook configurations, for ever.
 pub async fn follow_webhooks(client: Client, sink: watch::Sender<Seen<MutatingWebhookConfiguration>>) -> Infallible {

@@ -207,6 +207,11 @@ impl WebhookView {
         Self::new([&configuration]).unwrap_or_default()
     }
 
+    /// Whether a webhook of the injector is in this configuration.
+    pub fn is_of(&self, configuration: &MutatingWebhookConfiguration) -> bool {
+        self.webhooks.iter().any(|webhook| Some(&webhook.configuration) == configuration.metadata.name.as_ref())
+    }
+
     /// Whether there is no webhook of the injector at all.
     pub fn is_empty(&self) -> bool {
         self.webhooks.is_empty()

@@ -58,23 +58,7 @@ fn silent(address: SocketAddr) -> ProbeResult {
 fn handshake(error: &rustls::Error, address: SocketAddr) -> ProbeResult {
     let wrong = |why: String| ProbeResult::not_ready(format!("{address} has the wrong certificate: {why}"));
     match error {
-        rustls::Error::InvalidCertificate(certificate) => match certificate {
-            CertificateError::NotValidForNameContext { expected, presented } => {
-                wrong(format!("it is for {}, not for {}", names(presented), expected.to_str()))
-            }
-            CertificateError::NotValidForName => wrong("it is for another name".to_owned()),
-            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-                wrong("it has expired, or the authority that signed it has".to_owned())
-            }
-            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-                wrong("it is not valid yet, or the authority that signed it is not; are the clocks right?".to_owned())
-            }
-            // `Other` is webpki's word for an authority that serves its own certificate.
-            CertificateError::UnknownIssuer | CertificateError::BadSignature | CertificateError::Other(_) => {
-                wrong("it does not chain to the bundle in LINKERD_GATE_CA_FILE".to_owned())
-            }
-            other => wrong(other.to_string()),
-        },
+        rustls::Error::InvalidCertificate(_) => wrong(certificate(error, "the bundle in LINKERD_GATE_CA_FILE")),
         rustls::Error::InvalidMessage(_) => {
             ProbeResult::not_ready(format!("{address} does not speak TLS: something else answers there"))
         }
@@ -82,6 +66,28 @@ fn handshake(error: &rustls::Error, address: SocketAddr) -> ProbeResult {
             wrong("it has none for the name asked".to_owned())
         }
         other => ProbeResult::not_ready(format!("{address} failed the TLS handshake: {other}")),
+    }
+}
+
+/// Why a certificate is not trusted, as a clause; `bundle` is what it is held against.
+pub(super) fn certificate(error: &rustls::Error, bundle: &str) -> String {
+    let rustls::Error::InvalidCertificate(error) = error else { return error.to_string() };
+    match error {
+        CertificateError::NotValidForNameContext { expected, presented } => {
+            format!("it is for {}, not for {}", names(presented), expected.to_str())
+        }
+        CertificateError::NotValidForName => "it is for another name".to_owned(),
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            "it has expired, or the authority that signed it has".to_owned()
+        }
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            "it is not valid yet, or the authority that signed it is not; are the clocks right?".to_owned()
+        }
+        // `Other` is webpki's word for an authority that serves its own certificate.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature | CertificateError::Other(_) => {
+            format!("it does not chain to {bundle}")
+        }
+        other => other.to_string(),
     }
 }
 

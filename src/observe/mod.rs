@@ -11,6 +11,7 @@ mod dns;
 mod error;
 mod identity;
 mod injector;
+mod served;
 mod tls;
 
 use std::path::Path;
@@ -19,6 +20,7 @@ use std::time::Duration;
 pub use self::agent::{AgentClient, AgentError};
 pub use self::control_plane::{ControlPlane, ControlPlaneError};
 pub use self::direct::{Direct, DirectError, Issuer};
+pub use self::served::served;
 pub use self::tls::CaFileError;
 use self::tls::Trust;
 

@@ -46,7 +46,7 @@ pub enum CaFileError {
 /// Without a bundle, name and dates. A pod has no right to read the webhook configuration, so unless a person mounts a bundle
 /// this is all that can be checked; it still tells a proxy or a stranger at that address from the injector.
 #[derive(Debug)]
-struct Verifier {
+pub(super) struct Verifier {
     provider: Arc<CryptoProvider>,
     bundle: Option<Bundle>,
 }
@@ -72,21 +72,26 @@ impl Trust {
         }
     }
 
+    /// What holds a served certificate to this.
+    pub(super) fn verifier(&self) -> Verifier {
+        let bundle = match self {
+            Self::NameOnly => None,
+            Self::Bundle(certificates) => Some(Bundle { certificates: certificates.clone() }),
+        };
+        Verifier { provider: Arc::new(rustls::crypto::ring::default_provider()), bundle }
+    }
+
     /// A TLS client that holds the server to this.
     ///
     /// # Errors
     /// A certificate in the bundle that is none.
     pub(super) fn client_config(&self) -> Result<ClientConfig, rustls::Error> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let bundle = match self {
-            Self::NameOnly => None,
-            Self::Bundle(certificates) => Some(Bundle { certificates: certificates.clone() }),
-        };
-        let verifier = Arc::new(Verifier { provider: Arc::clone(&provider), bundle });
+        let verifier = self.verifier();
+        let provider = Arc::clone(&verifier.provider);
         Ok(ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .dangerous()
-            .with_custom_certificate_verifier(verifier)
+            .with_custom_certificate_verifier(Arc::new(verifier))
             .with_no_client_auth())
     }
 }

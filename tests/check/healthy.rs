@@ -15,7 +15,8 @@ const OPEN: &str = r#"{"version":1,"gate":"open","basis":"proven","proof":1}"#;
 // === impl Stage ===
 
 impl Stage {
-    pub async fn linkerd_gate_is_there(&self) -> Result<()> {
+    /// What `install` prints, and what its parts would write once they run.
+    pub async fn install_ours(&self) -> Result<()> {
         let Ran { code, out, err } = self.run(&["install", "--image", IMAGE]).await?;
         ensure!(code == Some(0), "{err}");
         self.kubectl(&["apply", "--server-side", "--filename=-"], &out).await?;
@@ -26,8 +27,15 @@ impl Stage {
         }
         self.lease("linkerd-gate", "n1", OPEN, SignedDuration::ZERO).await?;
         self.lease("linkerd-gate-controller", "linkerd-gate-controller-0", "", SignedDuration::ZERO).await?;
+        Ok(())
+    }
+
+    pub async fn linkerd_gate_is_there(&self) -> Result<()> {
+        self.install_ours().await?;
         self.finds("all is well", &[], &[]).await?;
         self.page("all-is-well", &[]).await?;
+        self.the_api_server_goes_after_each_request().await?;
+        self.a_certificate_is_looked_at().await?;
         self.a_cron_job_checks().await?;
         self.status_is_one_screen().await?;
         self.parts_fail().await?;
@@ -182,8 +190,9 @@ impl Stage {
         let image = "deployment/linkerd-gate-controller";
         self.kubectl(&["set", "image", image, "controller=registry.example.com/linkerd-gate:0.2.0", "-n", OURS], "")
             .await?;
-        self.finds("two versions", &[], &["LG502 warning"]).await?;
-        self.kubectl(&["set", "image", image, &format!("controller={IMAGE}"), "-n", OURS], "").await?;
+        let report = self.finds("two versions", &[], &["LG502 warning"]).await?;
+        self.paste(&report, "LG502").await?;
+        self.finds("two versions, mended", &[], &[]).await?;
         let set = "daemonset/linkerd-gate";
         self.kubectl(&["set", "env", set, "LINKERD_GATE_MODE=audit", "-n", OURS], "").await?;
         self.finds("agents in audit mode", &[], &["LG107 warning"]).await?;
@@ -209,12 +218,14 @@ impl Stage {
         let label = "linkerd.io/control-plane-component";
         let configuration = "mutatingwebhookconfiguration/linkerd-proxy-injector-webhook-config";
         self.kubectl(&["label", configuration, &format!("{label}-")], "").await?;
-        self.finds("Linkerd's label is gone", &[], &["LG203 error", "LG403 warning"]).await?;
-        self.kubectl(&["label", configuration, &format!("{label}=proxy-injector")], "").await?;
+        let report = self.finds("Linkerd's label is gone", &[], &["LG203 error", "LG403 warning"]).await?;
+        self.paste(&report, "LG203").await?;
+        self.finds("Linkerd's label is back", &[], &[]).await?;
+        self.policies_differ_from_the_webhook(&documents).await?;
         let Ran { out: audit, .. } = self.run(&["install", "--image", IMAGE, "--mode", "audit"]).await?;
         self.kubectl(&["apply", "--server-side", "--force-conflicts", "--filename=-"], &audit).await?;
-        self.finds("audit", &[], &["LG107 warning", "LG202 warning"]).await?;
-        self.kubectl(&["apply", "--server-side", "--force-conflicts", "--filename=-"], &manifests).await?;
+        let report = self.finds("audit", &[], &["LG107 warning", "LG202 warning"]).await?;
+        self.paste(&report, "LG107").await?;
         self.finds("well again", &[], &[]).await?;
         Ok(())
     }
@@ -251,7 +262,8 @@ impl Stage {
         self.kubectl(&["annotate", "node", "n1", &word], "").await?;
         let report = self.finds("an override", &[], &["LG604 warning"]).await?;
         ensure!(report.to_string().contains("linkerd-gate clear n1"), "{report:#}");
-        self.kubectl(&["annotate", "node", "n1", "linkerd-gate/override-"], "").await?;
+        self.paste(&report, "LG604").await?;
+        self.finds("the override is over", &[], &[]).await?;
         self.kubectl(&["delete", "pod", "agent-n2", "-n", OURS, "--force"], "").await?;
         self.finds("a node without an agent", &[], &["LG603 warning"]).await?;
         self.finds("a node without an agent, of one namespace", &["-n", "shop"], &["LG603 warning"]).await?;
@@ -274,21 +286,38 @@ impl Stage {
         self.apply(&set).await?;
         let report = self.finds("an intolerant DaemonSet", &[], &["LG803 warning"]).await?;
         ensure!(report.to_string().contains("daemonset/cni -n kube-system"), "{report:#}");
+        self.paste(&report, "LG803").await?;
+        self.finds("a DaemonSet that tolerates", &[], &[]).await?;
         self.kubectl(&["delete", "daemonset", "cni", "-n", "kube-system"], "").await?;
         Ok(())
     }
 
+    /// Nine pods of three owners, all held, while the injector is away and after it came back.
     async fn held_pods_are_told(&self) -> Result<()> {
         self.injector.suffer(Fault::Absent).await?;
-        let held = pod("held").in_namespace("shop").running("app:test");
-        let created = self.pod(&held.json(), json!({"phase": "Pending"})).await?;
-        ensure!(created.spec.is_some_and(|spec| spec.scheduling_gates.is_some()), "it is not held");
+        for number in 0..9 {
+            let (version, kind, owner) = [
+                ("apps/v1", "ReplicaSet", "web-7d4b9c"),
+                ("apps/v1", "StatefulSet", "db"),
+                ("batch/v1", "Job", "import"),
+            ][number % 3];
+            let mut held = pod(&format!("{owner}-{number}")).in_namespace("shop").running("app:test");
+            if kind == "ReplicaSet" {
+                held = held.labelled("pod-template-hash", "7d4b9c");
+            }
+            let mut held = held.json();
+            let uid = format!("00000000-0000-0000-0000-00000000000{}", number % 3);
+            held["metadata"]["ownerReferences"] =
+                json!([{"apiVersion": version, "kind": kind, "name": owner, "uid": uid, "controller": true}]);
+            let created = self.pod(&held, json!({"phase": "Pending"})).await?;
+            ensure!(created.spec.is_some_and(|spec| spec.scheduling_gates.is_some()), "it is not held");
+        }
         let away = ["LG301 error", "LG404 warning", "LG702 warning"];
         self.finds("held, while the injector is away", &[], &away).await?;
+        self.page("everything-is-held", &[]).await?;
         self.injector.recover().await?;
         let report = self.finds("held", &[], &["LG702 warning"]).await?;
-        self.page("everything-is-held", &[]).await?;
-        ensure!(report.to_string().contains("are held, 1 of them by linkerd-gate's scheduling gate"), "{report:#}");
+        ensure!(report.to_string().contains("are held, 9 of them by linkerd-gate's scheduling gate"), "{report:#}");
         let Ran { code, out, .. } = self.run(&["check", "-o", "short"]).await?;
         ensure!(
             code == Some(0) && out.contains("‼ no pod is held") && out.ends_with("Status check results are √\n"),

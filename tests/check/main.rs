@@ -1,7 +1,12 @@
 //! `check`, `status`, live `explain` and `install` against a genuine API server, in one state after another: what is wrong is
 //! named by its code, and nothing else is.
 
+#[path = "../front/mod.rs"]
+mod front;
 mod healthy;
+mod midway;
+mod older;
+mod policies;
 mod stage;
 mod states;
 mod unhealthy;

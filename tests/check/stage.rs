@@ -1,6 +1,7 @@
 //! A cluster without kubelets, Linkerd's injector, and the program.
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use kube::Client;
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use linkerd_gate_kit::cluster::{Api as Cluster, ApiOptions, LoopbackAddress};
 use linkerd_gate_kit::object::{namespace, service, webhook_configuration};
+use linkerd_gate_kit::parts::{Release, find_helm};
 use linkerd_gate_kit::standin::{Certificates, Injector, Namespaces, Sidecar, Standin};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
@@ -41,6 +43,11 @@ pub struct Ran {
 impl Stage {
     /// A cluster without Linkerd.
     pub async fn set() -> Result<Self> {
+        Self::of(Release::Current).await
+    }
+
+    /// The same, with an API server of that release.
+    pub async fn of(release: Release) -> Result<Self> {
         let off = [
             "daemonset-controller",
             "deployment-controller",
@@ -50,7 +57,8 @@ impl Stage {
             "pod-garbage-collector-controller",
         ];
         let off = off.map(|name| format!(",-{name}")).concat();
-        let options = ApiOptions { controller_manager: vec![format!("--controllers=*{off}")], ..ApiOptions::default() };
+        let controller_manager = vec![format!("--controllers=*{off}")];
+        let options = ApiOptions { release, controller_manager, ..ApiOptions::default() };
         let cluster = Cluster::start_with(options).await?;
         let address = LoopbackAddress::claim()?;
         let certificates = Certificates::for_injector("linkerd")?;
@@ -74,6 +82,37 @@ impl Stage {
             self.apply(&control_plane(part, 2, "edge-26.8.3")).await?;
         }
         self.apply(&self.webhook()).await
+    }
+
+    /// Another Linkerd in another namespace, whose webhook calls the same injector.
+    pub async fn install_second_linkerd(&self, namespace_name: &str) -> Result<()> {
+        let namespace = namespace(namespace_name).without_admission_webhooks();
+        self.cluster.create_namespace(&serde_json::from_value(namespace.json())?).await?;
+        let ip = self.address.ip().to_string();
+        self.apply(&service("linkerd-proxy-injector").in_namespace(namespace_name).external_name(&ip).json()).await?;
+        let second = webhook_configuration(namespace_name).named(&format!("{namespace_name}-injector"));
+        self.apply(&second.ca_bundle(self.certificates.ca_bundle()).json()).await
+    }
+
+    /// Types the fix of that finding, as a person pastes it into a shell in a checkout of this repository.
+    pub async fn paste(&self, report: &Value, code: &str) -> Result<()> {
+        let checks = report["categories"].as_array().into_iter().flatten().filter_map(|it| it["checks"].as_array());
+        let found = checks.flatten().find(|check| check["code"] == code && check["result"] != "success");
+        let fix =
+            found.and_then(|check| check["fix"].as_str()).with_context(|| format!("{code} has no fix: {report:#}"))?;
+        let folder =
+            |program: &std::path::Path| program.parent().map(|it| it.display().to_string()).unwrap_or_default();
+        let helm = tokio::task::spawn_blocking(find_helm).await??;
+        let ours = std::path::Path::new(env!("CARGO_BIN_EXE_linkerd-gate"));
+        let path = [folder(self.cluster.kubectl()), folder(&helm), folder(ours), "/usr/bin:/bin".to_owned()].join(":");
+        let home = tempfile::tempdir()?;
+        let mut shell = tokio::process::Command::new("sh");
+        shell.args(["-c", fix]).env_clear().env("PATH", path).env("HOME", home.path());
+        shell.env("KUBECONFIG", self.cluster.kubeconfig()).current_dir(env!("CARGO_MANIFEST_DIR"));
+        let output = spoken_to(shell, "").await?;
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        ensure!(output.status.success() && !err.to_lowercase().contains("error"), "{code}: {fix}\n{out}{err}");
+        Ok(())
     }
 
     /// Linkerd's webhook as it should be.
@@ -136,8 +175,23 @@ impl Stage {
     /// The page that a person reads of this state, as it is committed; `UPDATE_GOLDEN=1` rewrites it.
     pub async fn page(&self, name: &str, words: &[&str]) -> Result<()> {
         let words: Vec<&str> = ["check"].into_iter().chain(words.iter().copied()).collect();
-        let Ran { out, err, .. } = self.run(&words).await?;
-        let out = without_chance(&out);
+        self.pages(name, &[&words]).await
+    }
+
+    /// The same of several commands, one after the other, as they stand in a terminal.
+    pub async fn pages(&self, name: &str, commands: &[&[&str]]) -> Result<()> {
+        let (mut out, mut err) = (String::new(), String::new());
+        for words in commands {
+            let ran = self.run(words).await?;
+            if commands.len() > 1 {
+                writeln!(out, "$ linkerd-gate {}", words.join(" "))?;
+            }
+            out.push_str(&without_chance(&ran.out));
+            if commands.len() > 1 {
+                writeln!(out, "{}", without_chance(&ran.err))?;
+            }
+            err.push_str(&ran.err);
+        }
         let path =
             std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/check/golden").join(format!("{name}.txt"));
         if std::env::var_os("UPDATE_GOLDEN").is_some() {
@@ -199,7 +253,7 @@ fn found(report: &Value) -> BTreeSet<String> {
 }
 
 /// Each finding has a command to paste, with the names of what it is about in it.
-fn is_mended_by_commands(report: &Value) -> Result<()> {
+pub fn is_mended_by_commands(report: &Value) -> Result<()> {
     for check in
         report["categories"].as_array().into_iter().flatten().filter_map(|it| it["checks"].as_array()).flatten()
     {
@@ -209,16 +263,17 @@ fn is_mended_by_commands(report: &Value) -> Result<()> {
         let fix = check["fix"].as_str().with_context(|| format!("no fix: {check:#}"))?;
         let words = ["kubectl ", "linkerd ", "linkerd-gate ", "helm "];
         ensure!(words.iter().any(|word| fix.starts_with(word)), "no command: {check:#}");
-        let command = fix.split("   # ").next().unwrap_or_default();
-        for placeholder in ["…", " NODE", "NAME", "NAMESPACE", "KEY"] {
+        let (command, note) = fix.split_once("   # ").unwrap_or((fix, ""));
+        for placeholder in ["…", " NODE", "NAME", "NAMESPACE", "KEY", "USER"] {
             ensure!(!command.contains(placeholder), "{placeholder} is left to fill in: {check:#}");
         }
+        ensure!(!command.contains("IMAGE") || note.contains("IMAGE is "), "IMAGE is not explained: {check:#}");
     }
     Ok(())
 }
 
 /// As linkerd2's `pkg/healthcheck/healthcheck_output.go` reads it: without `error`, an error would be shown as success.
-fn is_as_linkerd_reads_it(report: &Value) -> Result<()> {
+pub fn is_as_linkerd_reads_it(report: &Value) -> Result<()> {
     for category in report["categories"].as_array().context("categories")? {
         ensure!(category["categoryName"].is_string(), "{category:#}");
         for check in category["checks"].as_array().context("checks")? {

@@ -16,8 +16,11 @@ async fn what_is_wrong_is_named_and_nothing_else_is() -> Result<()> {
         stage.linkerd_is_there().await?;
         stage.pods_are_there().await?;
         stage.an_incident_is_understood().await?;
+        stage.an_unprepared_cluster_is_understood().await?;
         stage.linkerd_gate_is_there().await?;
-        stage.versions_are_told().await
+        stage.versions_are_told().await?;
+        // The last state of this cluster.
+        stage.the_api_server_is_killed().await
     };
     stage.cluster.reported(&[], exercise).await
 }

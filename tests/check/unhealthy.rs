@@ -52,18 +52,29 @@ impl Stage {
         let mut webhook = self.webhook();
         webhook["webhooks"][0]["matchConditions"] = json!([{"name": "any", "expression": "true"}]);
         self.apply(&webhook).await?;
-        self.finds("match conditions", &[], &and(&["LG204 warning"])).await?;
-        self.apply(&self.webhook()).await?;
+        let report = self.finds("match conditions", &[], &and(&["LG204 warning"])).await?;
+        self.paste(&report, "LG204").await?;
+        self.finds("match conditions, mended", &[], &BASE).await?;
 
         let mut second = self.webhook();
         second["metadata"]["name"] = "a-stale-one".into();
+        second["webhooks"][0]["clientConfig"]["service"]["namespace"] = "linkerd-old".into();
         self.apply(&second).await?;
-        self.finds("two Linkerds", &[], &and(&["LG402 warning"])).await?;
-        self.kubectl(&["delete", "mutatingwebhookconfiguration", "a-stale-one"], "").await?;
+        let report = self.finds("a webhook of a Linkerd that is gone", &[], &and(&["LG402 warning"])).await?;
+        self.paste(&report, "LG402").await?;
+        self.finds("a webhook of a Linkerd that is gone, mended", &[], &BASE).await?;
+        self.install_second_linkerd("linkerd-edge").await?;
+        let report = self.finds("two Linkerds", &[], &and(&["LG402 warning"])).await?;
+        self.page("two-linkerds", &[]).await?;
+        self.paste(&report, "LG402").await?;
+        self.kubectl(&["delete", "mutatingwebhookconfiguration", "linkerd-edge-injector"], "").await?;
+        self.kubectl(&["delete", "namespace", "linkerd-edge"], "").await?;
 
         self.apply(&other("MutatingWebhookConfiguration", "zz-other", "other", "Ignore", &json!({}))).await?;
         let report = self.finds("a later webhook", &[], &and(&["LG205 warning"])).await?;
         ensure!(report.to_string().contains("mutatingwebhookconfiguration/zz-other"), "{report:#}");
+        self.paste(&report, "LG205").await?;
+        self.finds("a later webhook, mended", &[], &BASE).await?;
         self.kubectl(&["delete", "mutatingwebhookconfiguration", "zz-other"], "").await?;
 
         let itself = json!({"matchLabels": {"kubernetes.io/metadata.name": "policy"}});
@@ -74,6 +85,8 @@ impl Stage {
             report.to_string().contains("validatingwebhookconfiguration/policy: called for pods of policy"),
             "{report:#}"
         );
+        self.paste(&report, "LG802").await?;
+        self.finds("a webhook that needs itself, mended", &[], &BASE).await?;
         self.kubectl(&["delete", "validatingwebhookconfiguration", "policy"], "").await?;
 
         for (name, namespace, found) in [
@@ -88,6 +101,8 @@ impl Stage {
             self.cluster.create_namespace(&serde_json::from_value(namespace.json())?).await?;
             let report = self.finds(name, &[], &and(&[found])).await?;
             ensure!(report.to_string().contains("namespace/odd"), "{report:#}");
+            self.paste(&report, found.split(' ').next().context("a code")?).await?;
+            self.finds(&format!("{name}, mended"), &[], &BASE).await?;
             self.kubectl(&["delete", "namespace", "odd", "--wait"], "").await?;
         }
 
@@ -109,6 +124,15 @@ impl Stage {
         for right in ["list mutatingwebhookconfigurations", "list nodes", "list namespaces"] {
             ensure!(report.to_string().contains(right), "{right}: {report:#}");
         }
+        self.paste(&report, "LG108").await?;
+        let may_not_send = and(&["LG108 warning", "LG301 warning", "LG404 warning"]);
+        let report = self.finds("rights to read", &["--as", "jane"], &may_not_send).await?;
+        self.paste(&report, "LG108").await?;
+        self.finds("all rights", &["--as", "jane"], &BASE).await?;
+        for role in ["clusterrole/linkerd-gate-check-reader", "clusterrolebinding/linkerd-gate-check-reader"] {
+            self.kubectl(&["delete", role], "").await?;
+        }
+        self.kubectl(&["delete", "role,rolebinding", "linkerd-gate-check-prover", "-n", "default"], "").await?;
         Ok(())
     }
 
@@ -162,10 +186,42 @@ impl Stage {
         self.injector.recover().await?;
         let wrong = and(&["LG701 error", "LG702 warning", "LG703 error", "LG704 error", "LG801 warning"]);
         let report = self.finds("pods outside the mesh", &[], &wrong).await?;
+        self.paste(&report, "LG703").await?;
         for told in ["asked pods: 0 of 5 meshed", "pod/runs -n shop", "pod/forged -n shop", "breaks Linkerd's patch"] {
             ensure!(report.to_string().contains(told), "{told}: {report:#}");
         }
         self.finds("of another namespace", &["-n", "default"], &BASE).await?;
+        self.kubectl(&["delete", "pods", "--all", "-n", "shop", "--force"], "").await?;
+        self.templates_are_mended().await
+    }
+
+    /// What the template of a workload says wrong is taken out of it.
+    async fn templates_are_mended(&self) -> Result<()> {
+        let label = ("linkerd.io/control-plane-ns", "linkerd");
+        let annotation = ("config.linkerd.io/proxy-version", "a\"b");
+        let deployment = json!({
+            "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web", "namespace": "shop"},
+            "spec": {"selector": {"matchLabels": {"app": "web"}}, "template": {
+                "metadata": {"labels": {"app": "web", label.0: label.1}, "annotations": {annotation.0: annotation.1}},
+                "spec": {"containers": [{"name": "app", "image": "app:test"}]},
+            }},
+        });
+        self.apply(&deployment).await?;
+        let pod = pod("web-7d4b9c-1").in_namespace("shop").running("app:test").labelled("pod-template-hash", "7d4b9c");
+        let mut pod = pod.labelled(label.0, label.1).annotated(annotation.0, annotation.1).json();
+        pod["metadata"]["ownerReferences"] = json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web-7d4b9c",
+            "uid": "00000000-0000-0000-0000-000000000000", "controller": true}]);
+        self.injector.suffer(Fault::Absent).await?;
+        self.pod(&pod, running()).await?;
+        self.injector.recover().await?;
+        let wrong = and(&["LG701 error", "LG703 error", "LG704 error", "LG801 warning"]);
+        let report = self.finds("a template that is wrong", &[], &wrong).await?;
+        self.paste(&report, "LG703").await?;
+        self.paste(&report, "LG704").await?;
+        let template = self.kubectl(&["get", "deployment", "web", "-n", "shop", "-o", "json"], "").await?;
+        let template = serde_json::from_str::<Value>(&template)?["spec"]["template"]["metadata"].clone();
+        ensure!(!template.to_string().contains("linkerd.io"), "{template}");
+        self.kubectl(&["delete", "deployment", "web", "-n", "shop"], "").await?;
         self.kubectl(&["delete", "pods", "--all", "-n", "shop", "--force"], "").await?;
         Ok(())
     }
@@ -236,6 +292,43 @@ impl Stage {
         ensure!(["daemonsets/none", "pods/none", "replicasets/none"].iter().all(|it| err.contains(it)), "{err}");
         let Ran { code, err, .. } = self.run(&["explain", "-A", "--fail-on", "missing-entry"]).await?;
         ensure!(code == Some(1) && err.contains("missing-entry"), "{err}");
+        self.kubectl(&["delete", "pods", "--all", "-n", "shop", "--force"], "").await?;
+        Ok(())
+    }
+
+    /// Linkerd as its chart installs it, nothing of linkerd-gate, and thirty pods that came back bare: what a person types who has
+    /// read ten lines of the README, and what that says.
+    pub async fn an_unprepared_cluster_is_understood(&self) -> Result<()> {
+        self.injector.suffer(Fault::Absent).await?;
+        for number in 0..30 {
+            let (version, kind, owner) = match number {
+                0..12 => ("apps/v1", "ReplicaSet", "web-7d4b9c"),
+                12..22 => ("apps/v1", "StatefulSet", "db"),
+                22..29 => ("batch/v1", "Job", "import"),
+                _ => ("", "", "shell"),
+            };
+            let mut pod = pod(&format!("{owner}-{number}")).in_namespace("shop").running("app:test");
+            if kind == "ReplicaSet" {
+                pod = pod.labelled("pod-template-hash", "7d4b9c");
+            }
+            let mut pod = pod.json();
+            if !kind.is_empty() {
+                let uid = format!("00000000-0000-0000-0000-0000000000{number:02}");
+                pod["metadata"]["ownerReferences"] =
+                    json!([{"apiVersion": version, "kind": kind, "name": owner, "uid": uid, "controller": true}]);
+            }
+            self.pod(&pod, running()).await?;
+        }
+        self.injector.recover().await?;
+        self.finds("thirty pods came back bare", &["--pre"], &["LG403 warning", "LG701 error", "LG801 warning"])
+            .await?;
+        let commands: [&[&str]; 4] = [
+            &["check", "--pre", "-o", "short"],
+            &["explain", "-A", "--missed"],
+            &["explain", "pod/db-12", "-n", "shop"],
+            &["explain", "-A", "--missed", "-o", "commands"],
+        ];
+        self.pages("an-unprepared-cluster", &commands).await?;
         self.kubectl(&["delete", "pods", "--all", "-n", "shop", "--force"], "").await?;
         Ok(())
     }

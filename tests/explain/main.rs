@@ -1,8 +1,11 @@
 //! `linkerd-gate explain`: what it prints, for people and for programs, and what it says of bad input.
 
+mod alike;
 mod cases;
 mod drawn;
 mod findings;
+#[path = "../front/mod.rs"]
+mod front;
 mod habits;
 mod input;
 #[path = "../corpus/load.rs"]

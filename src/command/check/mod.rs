@@ -5,12 +5,15 @@ mod table;
 use std::io::Write;
 use std::time::Duration;
 
+use futures::future::join_all;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::not_done::NotDone;
-use crate::check::{self, Level, Report, Suppression};
+use crate::check::certificate::{Injector, Served};
+use crate::check::{self, Level, Report, State, Suppression};
 use crate::cluster::check::{CronJob, Scope};
 use crate::cluster::{self, Client, Person};
+use crate::observe;
 
 /// How long to wait between two looks.
 const PAUSE: Duration = Duration::from_secs(2);
@@ -31,6 +34,9 @@ pub enum Output {
     /// For a program: one object, as Linkerd's CLI wants it of an extension
     Json,
 }
+
+/// At most so many replicas of the injector are connected to.
+const ADDRESSES_DIALLED: usize = 16;
 
 /// What to check, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,12 +106,29 @@ pub async fn run(
 
 /// Looks once, and no longer than until shortly before `end`: a caller with a limit, such as Linkerd's CLI, gets an answer.
 async fn look(client: &Client, arguments: &Arguments, end: Option<Instant>) -> Report {
-    let looked = async { check::check(&Box::pin(cluster::check::read(client, &arguments.scope)).await) };
+    let looked = async {
+        let mut state = Box::pin(cluster::check::read(client, &arguments.scope)).await;
+        if arguments.scope.dials {
+            state.served = dial(&state).await;
+        }
+        check::check(&state)
+    };
     let Some(end) = end else { return looked.await };
     let rest = end.saturating_duration_since(Instant::now());
     timeout(rest.saturating_sub(MARGIN.min(rest / 4)), looked)
         .await
         .unwrap_or_else(|_| check::unreachable("the API server did not answer everything within the time of --wait"))
+}
+
+/// Connects to the injector at each of its addresses, and looks at the certificate that it serves.
+async fn dial(state: &State) -> Served {
+    let (Ok(injectors), Ok(view)) = (&state.injectors, state.webhooks()) else { return Served::Dialled(Vec::new()) };
+    let asked = injectors.iter().take(ADDRESSES_DIALLED).map(|Injector { server_name, address }| {
+        let its = view.webhooks.iter().filter(|webhook| webhook.endpoint.server_name().as_ref() == Some(server_name));
+        let bundles: Vec<_> = its.map(|webhook| webhook.ca.clone()).collect();
+        async move { observe::served(*address, server_name, &bundles).await }
+    });
+    Served::Dialled(join_all(asked).await)
 }
 
 /// Says on the CronJob what is wrong: the first line of each error.

@@ -175,6 +175,7 @@ async fn missed(client: &Client, live: &Live, out: &mut impl Write) -> Result<Ex
         selector: live.selector.clone(),
         probe_namespace: String::new(),
         proves: false,
+        dials: false,
         projection: live.token_projection,
     };
     let survey =
