@@ -66,7 +66,7 @@ lint: $(CARGO_DENY) ## Check format, lints, licences, banned crates and document
 
 .PHONY: docs
 docs: ## Write the reference pages from the tables in the source
-	UPDATE_DOCS=1 cargo test --locked --quiet --test manifests --test chart is_the_table
+	UPDATE_DOCS=1 cargo test --locked --quiet --test manifests --test book --test chart is_the_table
 
 # CI builds it in a separate job: mdBook takes minutes to build.
 .PHONY: book

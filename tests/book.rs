@@ -14,6 +14,8 @@ const OTHERS: &[&str] = &[
     "README.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
+    "SECURITY.md",
+    "ROADMAP.md",
     "deploy/chart/README.md",
     "deploy/manifests/README.md",
     "deploy/manifests-pre-1.36/README.md",
@@ -252,6 +254,28 @@ fn every_page_that_code_and_chart_name_exists() {
     assert!(faults.is_empty(), "{faults:#?}");
 }
 
+/// What a bug cannot be understood without.
+#[test]
+fn every_form_of_an_issue_asks_for_a_check_and_links_to_what_exists() {
+    let mut forms = 0;
+    for entry in fs::read_dir(root().join(".github/ISSUE_TEMPLATE")).unwrap() {
+        let path = entry.unwrap().path();
+        let text = fs::read_to_string(&path).unwrap();
+        let form: serde_json::Value = serde_saphyr::from_str(&text).unwrap();
+        for rest in text.split(HOME).skip(1) {
+            let target: String = rest.chars().take_while(|char| !char.is_whitespace() && *char != ')').collect();
+            assert_eq!(fault("README.md", &format!("{HOME}{target}")), None, "{}", path.display());
+        }
+        let Some(fields) = form["body"].as_array() else { continue };
+        let text = |field: &serde_json::Value| {
+            format!("{}{}", field["attributes"]["label"], field["attributes"]["description"])
+        };
+        assert!(fields.iter().any(|field| text(field).contains("linkerd-gate check -o json")), "{}", path.display());
+        forms += 1;
+    }
+    assert_eq!(forms, 3);
+}
+
 #[test]
 fn every_block_of_commands_says_what_runs_it() {
     let mut faults = Vec::new();
@@ -344,4 +368,25 @@ fn what_is_read_of_a_page_is_read_rightly() {
         commands("`linkerd-gate open a --for 1h` and `linkerd-gate`\n```sh\nx | linkerd-gate explain -f -   # y\n```"),
         ["explain -f -", "open a --for 1h"]
     );
+}
+
+/// `make docs` writes it.
+#[test]
+fn the_page_of_commands_is_the_table() {
+    const MARK: &str = "<!-- commands -->\n";
+    let overview = program(&["help"]);
+    let section = overview.split("Commands:\n").nth(1).unwrap().split("\n\n").next().unwrap();
+    let names = section.lines().filter_map(|line| line.strip_prefix("  ")?.split(' ').next());
+    // The roles' help is their variables: docs/configuration.md.
+    let names = names.filter(|name| !["", "help", "wait", "agent", "controller"].contains(name));
+    let help = |name| format!("\n## {name}\n\n```text\n{}\n```\n", program(&["help", name]).trim_end());
+    let page: String = names.map(help).collect();
+    let path = root().join("docs/cli.md");
+    let text = fs::read_to_string(&path).unwrap();
+    let (before, found) = text.split_once(MARK).expect("a mark");
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        fs::write(&path, format!("{before}{MARK}{page}")).unwrap();
+    } else {
+        assert!(found == page, "docs/cli.md is out of date: run `make docs`");
+    }
 }

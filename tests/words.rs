@@ -4,8 +4,19 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What is read: files, and directories with everything below them.
-const READ: &[&str] =
-    &["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "Makefile", "Dockerfile", "docs", "deploy/chart", "link", "src"];
+const READ: &[&str] = &[
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "SECURITY.md",
+    "ROADMAP.md",
+    "Makefile",
+    "Dockerfile",
+    "docs",
+    "deploy/chart",
+    "link",
+    "src",
+];
 
 /// Each word or phrase to avoid, and what to write instead. A final `*` stands for any ending. Identifiers count as their words:
 /// `by_hand` and `ByHand` are `by hand`.

@@ -141,6 +141,21 @@ const FILES: &[File] = &[
         settings: &[("controller.networkPolicy", "true")],
     },
     File {
+        name: "optional/77-pod-monitor.yaml",
+        templates: &["monitoring/pod-monitor.yaml"],
+        settings: &[("monitoring.podMonitor", "true")],
+    },
+    File {
+        name: "optional/78-alerts.yaml",
+        templates: &["monitoring/rules.yaml"],
+        settings: &[("monitoring.rules", "true")],
+    },
+    File {
+        name: "optional/79-dashboard.yaml",
+        templates: &["monitoring/dashboard.yaml"],
+        settings: &[("monitoring.dashboard", "true")],
+    },
+    File {
         name: "optional/71-admission-warn.yaml",
         templates: &["admission/guard-binding.yaml"],
         settings: &[("admission", "\"warn\"")],

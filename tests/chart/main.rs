@@ -6,6 +6,7 @@ mod files;
 mod helm;
 mod install;
 mod install_command;
+mod monitoring;
 mod placed;
 mod quickstart;
 mod stage;

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1::{Event, Pod};
 use kube::api::{Api, ListParams};
 use linkerd_gate_kit::cluster::{Api as Cluster, ApiOptions, LoopbackAddress, until_any};
-use linkerd_gate_kit::object::{namespace, webhook_configuration};
+use linkerd_gate_kit::object::{namespace, pod, webhook_configuration};
 use linkerd_gate_kit::standin::{Certificates, Fault, Injector, Namespaces, Sidecar, Standin};
 use serde_json::{Value, json};
 use tokio::process::{Child, Command};
@@ -30,7 +30,7 @@ async fn the_quickstart_prints_what_the_readme_shows() -> Result<()> {
     let stage = Stage { cluster: Cluster::start_with(ApiOptions::default()).await? };
     let exercise = async {
         let injector = stage.boots_without_its_injector().await?;
-        let [look, install, audit, mend, enforce, held, remove]: [Vec<Shown>; 7] =
+        let [look, install, audit, mend, enforce, remove]: [Vec<Shown>; 6] =
             blocks()?.try_into().ok().context("the README has another number of blocks")?;
         stage.prints(look).await?;
         stage.prints(install).await?;
@@ -41,8 +41,6 @@ async fn the_quickstart_prints_what_the_readme_shows() -> Result<()> {
         drop(controller);
         injector.standin.suffer(Fault::Absent).await?;
         stage.prints(enforce).await?;
-        stage.until_held().await?;
-        stage.prints(held).await?;
         let (removed, hook) = tokio::join!(stage.prints(remove), stage.runs_the_hook());
         hook.and(removed)
     };
@@ -200,10 +198,10 @@ impl Stage {
         until_any(&events, &ours, "an Event on each owner", PATIENCE, |events| (events.len() == 2).then_some(())).await
     }
 
-    /// A new pod of the shop waits, and none that is old and meshed has ended for it.
-    async fn until_held(&self) -> Result<()> {
-        let is_held = |pod: &Pod| pod.spec.as_ref().is_some_and(|spec| spec.scheduling_gates.is_some());
-        self.until_pods("a pod is held", |pods| pods.iter().filter(|pod| is_held(pod)).count() == 1).await
+    /// Policies count a moment after they were written: a pod that is tried now would be held.
+    async fn until_it_holds(&self) -> Result<()> {
+        let asking = pod("tried").in_namespace("shop").running("app:test").json();
+        self.until_told("pods are held", &asking, |stored, _| stored["spec"]["schedulingGates"].is_array()).await
     }
 
     /// What kubelet would do for the Job that Helm creates before it deletes anything: run the program, and say how it ended.
@@ -249,6 +247,9 @@ impl Stage {
             match tokio::time::timeout(PATIENCE, trying).await {
                 Ok(outcome) => outcome.with_context(|| command.clone())?,
                 Err(_) => check(&output, &self.shell(&command).await?).with_context(|| command.clone())?,
+            }
+            if command.starts_with("helm upgrade") {
+                self.until_it_holds().await?;
             }
         }
         Ok(())

@@ -14,6 +14,7 @@ use crate::helm::{
 fn every_value_changes_what_comes_of_the_chart() {
     let mut on = all_on();
     on.push(set("createNamespaces", true));
+    on.extend(crate::monitoring::SWITCHES.map(|switch| set(switch, true)));
     let with_all_on = render(NAMESPACE, &on);
     for path in leaves() {
         let mut settings = on.clone();

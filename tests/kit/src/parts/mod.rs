@@ -5,7 +5,8 @@
 //! of an hour on two cores; after that a call costs milliseconds.
 //!
 //! There are two sets, so that a test of API size does not wait for a container runtime: [`ApiParts`] and [`NodeParts`]. Who
-//! asks for fake nodes needs [kwok](find_kwok) too, who renders the chart [Helm](find_helm).
+//! asks for fake nodes needs [kwok](find_kwok) too, who renders the chart [Helm](find_helm), who tests alerts
+//! [promtool](find_promtool).
 
 mod cache;
 mod debian;
@@ -162,6 +163,13 @@ pub fn find_kwok() -> Result<PathBuf> {
 /// This blocks, for a minute and a half when the cache is cold, and says so on stderr.
 pub fn find_helm() -> Result<PathBuf> {
     Ok(group::HELM.build()?.join("helm"))
+}
+
+/// Finds promtool, which runs alerting rules over recorded series, or fetches and builds it.
+///
+/// This blocks, for two minutes when the cache is cold, and says so on stderr.
+pub fn find_promtool() -> Result<PathBuf> {
+    Ok(group::PROMTOOL.build()?.join("promtool"))
 }
 
 /// The Kubernetes release that the parts are built from, for instance `v1.36.3`.
