@@ -7,6 +7,7 @@ mod helm;
 mod install;
 mod install_command;
 mod monitoring;
+mod namespaces;
 mod placed;
 mod quickstart;
 mod stage;

@@ -149,7 +149,7 @@ fn nothing_of_it_is_there_unless_it_is_switched_on() {
 }
 
 #[test]
-fn the_pod_monitor_selects_agents_and_controllers_and_their_port() {
+fn the_pod_monitor_selects_our_pods_and_their_port() {
     let documents: Vec<Value> =
         render(NAMESPACE, &[set("monitoring.podMonitor", true)]).iter().map(Document::value).collect();
     let monitor = &documents.iter().find(|document| document["kind"] == "PodMonitor").unwrap()["spec"];
