@@ -9,6 +9,7 @@ mod opening;
 mod prover;
 mod repair_wait;
 mod rights;
+mod selectors;
 #[allow(dead_code, reason = "the controller's tests use it too")]
 mod stage;
 mod yields;
