@@ -135,8 +135,10 @@ async fn prover(essential: usize) -> (u64, usize) {
     let agent = Program::start("agent", &many);
     agent.until_metric("linkerd_gate_prover ", 1).await;
     let lists = timeout(PATIENCE, many.narrow_lists()).await.expect("it looks for no pods");
-    // A renewal later everything that it follows was listed.
-    sleep(Duration::from_secs(6)).await;
+    // What it watches it has listed. A renewal of its Lease later it has also sent what follows from that.
+    let followed = ["/api/v1/namespaces", "/apis/apps/v1/daemonsets", "/api/v1/pods"];
+    timeout(PATIENCE, many.until_followed(&followed)).await.expect("it does not watch what is essential");
+    timeout(PATIENCE, many.until_written_again()).await.expect("it does not renew its Lease");
     (agent.most(), lists.max(many.narrow_lists().await))
 }
 

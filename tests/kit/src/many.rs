@@ -5,7 +5,7 @@
 //! first ones in the list the proxy is missing. It serves what a controller reads and writes, and nothing of it is kept but
 //! Leases. Lists come in pages; the watch of pods ends or tells of changes when it is told to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -59,6 +59,8 @@ struct Shared {
     changes: watch::Sender<usize>,
     /// How often pods of one namespace, or those without a node, were listed.
     narrow_lists: watch::Sender<usize>,
+    /// The paths that were watched, but for that of all pods.
+    followed: watch::Sender<BTreeSet<String>>,
 }
 
 /// What the watch of pods is told to do.
@@ -88,6 +90,7 @@ impl Many {
             lists: watch::Sender::new(0),
             changes: watch::Sender::new(0),
             narrow_lists: watch::Sender::new(0),
+            followed: watch::Sender::default(),
         });
         let mut tasks = JoinSet::new();
         let serving = Arc::clone(&shared);
@@ -125,6 +128,18 @@ impl Many {
     pub async fn narrow_lists(&self) -> usize {
         let mut lists = self.shared.narrow_lists.subscribe();
         lists.wait_for(|lists| *lists > 0).await.map(|lists| *lists).unwrap_or_default()
+    }
+
+    /// Waits until each of these paths is watched: a client begins that once it has the whole list. Of pods it is a watch of some.
+    pub async fn until_followed(&self, paths: &[&str]) {
+        let mut followed = self.shared.followed.subscribe();
+        drop(followed.wait_for(|followed| paths.iter().all(|path| followed.contains(*path))).await);
+    }
+
+    /// Waits until a Lease is written once more.
+    pub async fn until_written_again(&self) {
+        let mut written = self.shared.lease_changed.subscribe();
+        drop(written.changed().await);
     }
 
     /// Waits until all pods were listed so often.
@@ -212,6 +227,8 @@ impl Shared {
         let all_pods = path == "/api/v1/pods" && !is_narrow(query);
         if all_pods {
             self.watched.send_modify(|watched| *watched += 1);
+        } else {
+            self.followed.send_modify(|followed| followed.extend([path.to_owned()]));
         }
         let outcome = self.tell_watch(&mut stream, path, name, told, &mut lease_changed).await;
         if all_pods {
