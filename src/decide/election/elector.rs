@@ -28,9 +28,9 @@ pub const WRITE_DEADLINE: Duration = Duration::from_secs(6);
 /// How long a leader waits, after a conflict, until its watch shows what it conflicted with.
 pub const CATCH_UP: Duration = Duration::from_millis(1500);
 
-/// How long one round of a leader's probes may take before it steps down. Longer than any round with
-/// an API server that answers late: it waits up to 30 s for a webhook, a dry-run up to 3.3 s more, and it is sent twice where no API server can be reached by
-/// its own address.
+/// How long one round of a leader's probes may take before it steps down. Longer than any round with an API server that answers
+/// late: that waits up to 30 s for a webhook, a dry-run up to 3.3 s more, and the dry-run is sent twice where no API server can
+/// be reached by its own address.
 pub const PROBE_DEADLINE: Duration = Duration::from_secs(75);
 
 /// How long a leader that stepped down because its probes hung leaves a free Lease to others: until it expires, should it not be

@@ -125,7 +125,7 @@ impl Follower {
             }
             // What the prover itself could not confirm is named by its verdict.
             Some(Ok(PublishedVerdict { verdict: WireVerdict::Open { degraded, .. }, .. }))
-                if degraded.is_empty() && self.proof_ends().is_some_and(|end| now >= end) =>
+                if degraded.is_empty() && !self.is_fresh(now) =>
             {
                 let node = self.sightings.holder().map(|holder| holder.name.as_str()).unwrap_or_default();
                 unknown(format!(
@@ -138,6 +138,13 @@ impl Follower {
                 published.with(Probe::Identity, worse)
             }
         }
+    }
+
+    /// Whether what is published counts at `now`: its prover renews it, and has proven it lately.
+    pub fn is_fresh(&self, now: Duration) -> bool {
+        let hangs = matches!(&self.word, Some(Ok(word)) if matches!(word.verdict, WireVerdict::Open { .. }))
+            && self.proof_ends().is_some_and(|end| now >= end);
+        self.sightings.fresh(now) && !hangs
     }
 
     fn proof_ends(&self) -> Option<Duration> {

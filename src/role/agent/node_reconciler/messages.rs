@@ -4,6 +4,7 @@ use tracing::warn;
 
 use super::super::{Context, wall};
 use crate::cluster::event::{self, EventSubject, Reporter};
+use crate::decide::Gate;
 use crate::decide::node::repair_wait::RepairWait;
 use crate::decide::node::taint::{AnnotationEdit, Closed, NodeChange, NodeState, NodeView, Opened};
 
@@ -20,6 +21,15 @@ pub(super) async fn announce(
         return;
     }
     note(context, node, state, message).await;
+}
+
+/// What the Event says of a change of the node: where the gate closes it, with the probes that failed, as `/gate` has them.
+pub(super) fn of_change(state: &NodeState, gate: &Gate) -> String {
+    match (state, gate) {
+        (NodeState::Closed { why: Closed::Unproven, .. }, Gate::Closed { why, .. }) => format!("{state}: {why}"),
+        (NodeState::Closed { why: Closed::Unproven, .. }, Gate::Settling { .. }) => format!("{state}: {gate}"),
+        _ => state.to_string(),
+    }
 }
 
 /// Whether a state has an Event although nothing was written for it.

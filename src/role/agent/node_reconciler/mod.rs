@@ -254,7 +254,7 @@ impl NodeReconciler {
         }
         let repair = self.repair(now);
         let by_hand = self.manual_override(record.as_ref());
-        self.context.metrics.verdict_fresh.set(i64::from(self.follower.observer().fresh(now)));
+        self.context.metrics.verdict_fresh.set(i64::from(self.follower.is_fresh(now)));
         Circumstances { now, uptime: uptime(now), repair, by_hand }
     }
 
@@ -414,6 +414,7 @@ impl NodeReconciler {
         }
         // The write brings an Event with it.
         self.reported.announced = Some(plan.state.clone());
+        let message = messages::of_change(&plan.state, self.follower.gate());
         let acted = async move {
             let key = &context.settings.node_policy.taint_key;
             let result = cluster_node::patch(context.client.clone(), key, &node, &change).await;
@@ -427,7 +428,7 @@ impl NodeReconciler {
                 if plan.state == NodeState::Open(Opened::TooLongClosed) {
                     context.metrics.unproven_openings.inc();
                 }
-                messages::announce(&context, &node, &plan.state, &change, &plan.state.to_string()).await;
+                messages::announce(&context, &node, &plan.state, &change, &message).await;
             } else if result.is_ok() && change.taint == AnnotationEdit::Remove {
                 messages::announce_lifted(&context, &node).await;
             }
@@ -454,12 +455,14 @@ impl NodeReconciler {
         if self.reported.would.as_ref() == Some(&would) {
             return;
         }
+        let text = messages::of_change(&state, self.follower.gate());
+        let text = format!("audit mode, not executed: {}: {text}", messages::change(change));
         info!(reason = %state, change = messages::change(change), "audit mode: node change not executed");
         context.metrics.node_patched(Written::Audit);
-        self.reported.would = Some(would.clone());
+        self.reported.would = Some(would);
         let change = change.clone();
         let announced = async move {
-            messages::announce(&context, &node, &state, &change, &would).await;
+            messages::announce(&context, &node, &state, &change, &text).await;
             WriteResult::Announced
         };
         self.acting = Some(announced.boxed());
@@ -550,7 +553,7 @@ impl NodeReconciler {
         let gate = self.follower.gate();
         let prover = self.follower.observer().holder().map(|holder| holder.name.clone());
         let mut answer = GateStatus::of(gate, self.follower.policy(), prover, shown);
-        answer = answer.seeing(self.follower.observer().fresh(circumstances.now));
+        answer = answer.seeing(self.follower.is_fresh(circumstances.now));
         if let Some(word) = circumstances.by_hand {
             answer = answer.overridden(word.open, word.to_string());
         }
