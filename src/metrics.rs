@@ -63,7 +63,7 @@ pub const TABLE: &[Row] = &[
     gauge(
         Roles::Agent,
         "verdict_fresh",
-        "1 while the prover is seen renewing its verdict; 0 if no agent proves injection, or this agent cannot reach the API server",
+        "1 while the prover is seen renewing its verdict and proving it again; 0 if no agent proves injection, the prover's probes hang, or this agent cannot reach the API server",
     ),
     gauge(Roles::Agent, "prover", "1 where this agent proves injection for all"),
     gauge(
@@ -125,6 +125,12 @@ pub const TABLE: &[Row] = &[
     ),
     counter(
         Roles::Controller,
+        "successor_dry_runs_total",
+        &[("result", TRIED)],
+        "Dry-runs of the pod that an owner would make instead of a running one, before an eviction; only accepted and quota_freed lead to one",
+    ),
+    counter(
+        Roles::Controller,
         "owner_retries_total",
         &[("result", ACTED)],
         "Owners retried whose pods admission had refused",
@@ -176,6 +182,18 @@ pub const TABLE: &[Row] = &[
 const METHODS: &[&str] = &["delete", "untrack", "evict", "suspend", "resume"];
 const UNGATED: &[&str] = &["meshed", "skipped", "exempt", "released", "opened", "hold_max", "not_installed"];
 const ACTED: &[&str] = &["done", "conflict", "refused", "failed", "audit"];
+const TRIED: &[&str] = &[
+    "accepted",
+    "quota_freed",
+    "pod_security",
+    "quota",
+    "quota_undecided",
+    "annotation",
+    "injector",
+    "not_injected",
+    "admission",
+    "failed",
+];
 const PROVED: &[&str] = &["ready", "not_ready", "unknown"];
 const WRITTEN: &[&str] = &["done", "conflict", "refused", "failed", "audit"];
 const ANSWERED: &[&str] = &["200", "400", "405", "413", "503"];
@@ -234,6 +252,7 @@ pub struct Metrics {
     held_pods: Family<Labels, Gauge>,
     replacements: Labelled,
     ungated: Labelled,
+    successors: Labelled,
     retries: Labelled,
     nodes_opened: Labelled,
     /// Connections that were cut off because no slot was free.
@@ -319,6 +338,7 @@ impl Metrics {
         let replacements = all.labelled("replacements_total");
         let replacement_window_pods = all.register("replacement_window_pods", Gauge::default());
         let ungated = all.labelled("ungated_pods_total");
+        let successors = all.labelled("successor_dry_runs_total");
         let retries = all.labelled("owner_retries_total");
         let nodes_opened = all.labelled("opened_orphan_nodes_total");
         let proof_duration = all.register("proof_duration_seconds", Histogram::new(SECONDS));
@@ -352,6 +372,7 @@ impl Metrics {
             held_pods,
             replacements,
             ungated,
+            successors,
             retries,
             nodes_opened,
             refused_connections,
@@ -391,6 +412,11 @@ impl Metrics {
     /// A missed pod was to be removed, in this way.
     pub fn replaced(&self, method: &str, result: &str) {
         self.replacements.count(&[method, result]);
+    }
+
+    /// The pod that would be made instead of an evicted one was tried out, with this result.
+    pub fn successor_tried(&self, result: &str) {
+        self.successors.count(&[result]);
     }
 
     /// An owner was to be retried.

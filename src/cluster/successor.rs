@@ -9,7 +9,8 @@ use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::{DaemonSet, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{
-    PersistentVolumeClaim, PersistentVolumeClaimVolumeSource, Pod, PodTemplateSpec, ReplicationController, Volume,
+    Namespace, PersistentVolumeClaim, PersistentVolumeClaimVolumeSource, Pod, PodTemplateSpec, ReplicationController,
+    ResourceQuota, Volume,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, ListParams, PostParams};
@@ -18,7 +19,9 @@ use serde::de::DeserializeOwned;
 
 use super::error::describe;
 use crate::decide::readiness::dry_run::has_proxy;
-use crate::decide::repair::{Kind, OwnerReference, WriteOutcome};
+use crate::decide::repair::quota::Exceeded;
+use crate::decide::repair::successor::{RefusalCause, RefusedBy, Trial, full_quota, not_injected, refused_by};
+use crate::decide::repair::{Kind, OwnerReference, Target};
 
 /// What an owner makes pods of.
 struct Template {
@@ -27,11 +30,14 @@ struct Template {
     claims: Vec<PersistentVolumeClaim>,
 }
 
-/// Whether a pod that `owner` makes now would be taken and would have Linkerd's proxy. [`WriteOutcome::Done`] where it would; another program's
-/// kind of owner has no template that is known, so that nothing is sent and the annotation that allows its replacement counts.
-///
-/// [`WriteOutcome::Refused`] says what would refuse it; [`WriteOutcome::Failed`] means that it could not be found out.
-pub async fn prove(client: Client, namespace: &str, owner: &OwnerReference) -> WriteOutcome {
+/// The file without which a dry-run in an owner's namespace is forbidden.
+const RIGHTS: &str = "; LINKERD_GATE_EVICTION=true needs optional/74-controller-successors-rbac.yaml beside \
+                      optional/70-controller-eviction-rbac.yaml";
+
+/// Whether a pod that `owner` makes once `evicted` is gone would be taken and would have Linkerd's proxy; nothing where the owner is
+/// gone, or is another by now. Another program's kind of owner has no template that is known: nothing is sent, and the annotation that
+/// allows its replacement counts.
+pub async fn prove(client: Client, namespace: &str, owner: &OwnerReference, evicted: &Target) -> Option<Trial> {
     let found = match owner.kind {
         Kind::ReplicaSet => find::<ReplicaSet>(&client, namespace, owner, |set| Some(plain(set.spec?.template?))).await,
         Kind::DaemonSet => find::<DaemonSet>(&client, namespace, owner, |set| Some(plain(set.spec?.template))).await,
@@ -49,13 +55,14 @@ pub async fn prove(client: Client, namespace: &str, owner: &OwnerReference) -> W
             };
             find::<StatefulSet>(&client, namespace, owner, template).await
         }
-        Kind::Other(_) => return WriteOutcome::Done,
+        Kind::Other(_) => return Some(Trial::Accepted),
     };
     match found {
-        Ok(Some(template)) => send(client, namespace, owner, template).await,
-        Ok(None) => WriteOutcome::Conflict,
+        Ok(Some(template)) => Some(send(client, namespace, owner, template, evicted).await),
+        Ok(None) => None,
         Err(error) => {
-            WriteOutcome::Failed(describe(&format!("read {} {namespace}/{}", owner.kind.names().1, owner.name), &error))
+            let what = format!("read {} {namespace}/{}", owner.kind.names().1, owner.name);
+            Some(Trial::Failed(describe(&what, &error)))
         }
     }
 }
@@ -80,32 +87,59 @@ where
     Ok(found.and_then(template))
 }
 
-async fn send(client: Client, namespace: &str, owner: &OwnerReference, template: Template) -> WriteOutcome {
+async fn send(client: Client, namespace: &str, owner: &OwnerReference, template: Template, evicted: &Target) -> Trial {
     let parameters = PostParams { dry_run: true, field_manager: Some(super::FIELD_MANAGER.to_owned()) };
-    match Api::<Pod>::namespaced(client, namespace).create(&parameters, &pod(owner, template)).await {
-        Ok(pod) if has_proxy(&pod) => WriteOutcome::Done,
-        Ok(_) => WriteOutcome::Refused(
-            "not evicted: a dry-run of the pod that would be made instead came back without Linkerd's proxy; \
-             linkerd-gate explain says why"
-                .to_owned(),
-        ),
-        Err(Error::Api(status)) if status.is_forbidden() && status.message.contains("cannot create resource") => {
-            WriteOutcome::Failed(format!(
-                "not evicted: whether a pod would be made instead cannot be tried out: {}; LINKERD_GATE_EVICTION=true needs \
-                 optional/74-controller-successors-rbac.yaml beside optional/70-controller-eviction-rbac.yaml",
+    let sent = pod(owner, template);
+    match Api::<Pod>::namespaced(client.clone(), namespace).create(&parameters, &sent).await {
+        Ok(pod) if has_proxy(&pod) => Trial::Accepted,
+        Ok(_) => not_injected(&sent, metadata_of(client, namespace).await.ok().as_ref(), None),
+        Err(Error::Api(status)) => match refused_by(status.code, &status.message) {
+            RefusedBy::Rights => Trial::Failed(format!(
+                "not evicted: cannot try out the pod that would be made instead: {}{RIGHTS}",
                 status.message
-            ))
-        }
-        // An error of the API server, unless it names a webhook or policy.
-        Err(Error::Api(status)) if status.code >= 500 && !status.message.contains("admission webhook") => {
-            WriteOutcome::Failed(describe("try out the pod that would be made instead", &Error::Api(status)))
-        }
-        Err(Error::Api(status)) => WriteOutcome::Refused(format!(
-            "not evicted: the pod that would be made instead would be refused: {}",
-            status.message
-        )),
-        Err(error) => WriteOutcome::Failed(describe("try out the pod that would be made instead", &error)),
+            )),
+            RefusedBy::FullQuota(exceeded) => make_room(client, namespace, &exceeded, evicted, &sent).await,
+            RefusedBy::InjectorOrServer => {
+                let refusal = Some((status.code, status.message.as_str()));
+                not_injected(&sent, metadata_of(client, namespace).await.ok().as_ref(), refusal)
+            }
+            RefusedBy::Told(cause, why) => Trial::Refused(cause, why),
+        },
+        Err(error) => Trial::Failed(describe("try out the pod that would be made instead", &error)),
     }
+}
+
+/// Whether the eviction makes room in a quota that is full: by the quotas, and by the pod as it is now.
+async fn make_room(client: Client, namespace: &str, exceeded: &Exceeded, evicted: &Target, sent: &Pod) -> Trial {
+    let all = ListParams::default();
+    let quotas = Api::<ResourceQuota>::namespaced(client.clone(), namespace);
+    let pods = Api::<Pod>::namespaced(client.clone(), namespace);
+    let only = ListParams::default().fields(&format!("metadata.name={}", evicted.name));
+    let found = tokio::try_join!(quotas.list(&all), pods.list(&only), metadata_of(client, namespace));
+    match found {
+        Ok((quotas, pods, of_namespace)) => {
+            let pod = pods.items.iter().find(|pod| pod.metadata.uid.as_ref() == Some(&evicted.uid));
+            full_quota(exceeded, &quotas.items, &of_namespace, pod, sent)
+        }
+        Err(error) => {
+            let rights = if matches!(&error, Error::Api(status) if status.is_forbidden()) { RIGHTS } else { "" };
+            let why = describe("read the quotas", &error);
+            Trial::Refused(
+                RefusalCause::QuotaUndecided,
+                format!(
+                    "not evicted: whether the eviction makes room in quota {} cannot be decided: {why}{rights}",
+                    exceeded.quota
+                ),
+            )
+        }
+    }
+}
+
+/// A namespace's metadata; empty where it is gone.
+async fn metadata_of(client: Client, namespace: &str) -> Result<ObjectMeta, Error> {
+    let only = ListParams::default().fields(&format!("metadata.name={namespace}"));
+    let found = Api::<Namespace>::all(client).list(&only).await?.items.pop();
+    Ok(found.map(|namespace| namespace.metadata).unwrap_or_default())
 }
 
 /// As the owner's controller would make it, but for the owner: the injector looks owners up, and would write an Event on one.

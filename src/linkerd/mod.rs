@@ -30,6 +30,7 @@ pub use self::injection::{AskedBy, Injection, NotCalled, SkipReason, TokenProjec
 pub use self::injection_input::{NamespaceInput, PodInput};
 pub use self::mesh_state::{Meshing, Started, held, meshed, missed};
 pub use self::patch::{PatchOutcome, PatchProblem, patch_problems};
+pub(crate) use self::quantity::billionths;
 pub use self::refusal::{Refusal, Surroundings, refusals};
 pub use self::webhook::{InjectorWebhook, WebhookView};
 

@@ -1,7 +1,7 @@
 //! Amounts as Kubernetes writes them (k8s.io/apimachinery `pkg/api/resource`): `500m`, `1.5`, `64Mi`, `2e3`.
 
 /// The amount in billionths, the finest that Kubernetes keeps, rounded up. Nothing where this is no amount.
-pub(super) fn billionths(text: &str) -> Option<i128> {
+pub fn billionths(text: &str) -> Option<i128> {
     let (negative, unsigned) = match text.as_bytes().first()? {
         b'-' => (true, &text[1..]),
         b'+' => (false, &text[1..]),

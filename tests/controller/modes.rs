@@ -1,20 +1,20 @@
 //! What is wanted of missed pods, by variable and by annotation, and audit mode.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::apps::v1::ReplicaSet;
-use k8s_openapi::api::core::v1::{Namespace, Pod};
-use kube::api::{Api, Patch, PatchParams};
+use k8s_openapi::api::core::v1::{Event, Namespace, Pod, ResourceQuota};
+use kube::api::{Api, ListParams, Patch, PatchParams};
 use linkerd_gate::linkerd::meshed;
-use linkerd_gate_kit::cluster::AuditedRequest;
+use linkerd_gate_kit::cluster::{self, AuditedRequest};
 use serde_json::{Value, json};
 
 use super::shop::{
     Pods, SHOP, all_meshed, are_meshed, is_running, merge, of, opened, owned_by, pod, recover, removals, set, uids,
     unscheduled, until_event, until_pods,
 };
-use super::stage::{Stage, controller};
+use super::stage::{Agent, PATIENCE, Stage, controller};
 
 #[tokio::test]
 async fn the_mode_decides_and_whoever_is_annotated_otherwise_decides_for_itself() -> Result<()> {
@@ -171,36 +171,112 @@ fn written(requests: &[AuditedRequest]) -> Vec<String> {
     writes.map(|request| request.resource.clone()).collect()
 }
 
-/// One replica, which is not given up for one that nobody would take: each failed_probe is found by a dry-run, told, and tried again.
+/// What Linkerd's patch, a text, takes as it is: it is no JSON then.
+const BREAKS_THE_PATCH: &str = "warn,\"linkerd\"";
+
+/// Namespaces, and what refuses the successor of the only replica there: the cause in log and Event, in whose words, and the metric's.
+const IN_THE_WAY: [(&str, &str, &str, &str); 4] = [
+    ("restricted", "Pod Security would refuse", "violates PodSecurity", "pod_security"),
+    ("annotated", "Linkerd could not inject", "annotation config.linkerd.io/proxy-log-level", "annotation"),
+    ("small", "would not make room", "quota few: pods: 1 used, 0 limited", "quota"),
+    ("unclear", "cannot be decided", "quota disk: what the pod", "quota_undecided"),
+];
+
+/// Where a quota is full, in which the eviction itself makes room.
+const FULL: &str = "full";
+
+/// One replica, which is not given up for one that admission would refuse: each cause is found by a dry-run, told apart, and tried again.
 #[tokio::test]
 async fn what_runs_stays_where_its_successor_would_be_refused() -> Result<()> {
     let stage = opened().await?;
     stage.cluster.start_kwok().await?;
     stage.cluster.fake_nodes(1).await?;
-    stage.create::<ReplicaSet>(SHOP, set("only", 1)).await?;
-    let bare = until_pods(&stage, "running bare", |pods| pods.len() == 1 && pods.values().all(is_running)).await?;
-    // What the injector adds needs more than this level gives.
-    let level = |level: Option<&str>| json!({"metadata": {"labels": {"pod-security.kubernetes.io/enforce": level}}});
+    let names: Vec<&str> = IN_THE_WAY.iter().map(|(name, ..)| *name).chain([FULL]).collect();
+    for name in &names {
+        let namespace = linkerd_gate_kit::object::namespace(name).asking().json();
+        stage.cluster.create_namespace(&super::stage::object(namespace)?).await?;
+        stage.namespaces.annotate(name, "linkerd.io/inject", "enabled");
+        stage.create::<ReplicaSet>(name, set("only", 1)).await?;
+    }
+    let mut bare = Pods::new();
+    for name in &names {
+        bare.extend(until_pods_in(&stage, name, "running bare", |pods| pods.values().all(is_running)).await?);
+    }
     let namespaces: Api<Namespace> = Api::all(stage.cluster.client().await?);
-    let enforce = Patch::Merge(level(Some("restricted")));
-    namespaces.patch(SHOP, &PatchParams::default(), &enforce).await?;
+    let change = async |name: &str, metadata: Value| {
+        namespaces.patch(name, &PatchParams::default(), &Patch::Merge(json!({"metadata": metadata}))).await
+    };
+    // What the injector adds needs more than this level gives.
+    let level = |level: Option<&str>| json!({"labels": {"pod-security.kubernetes.io/enforce": level}});
+    change("restricted", level(Some("restricted"))).await?;
+    stage.namespaces.annotate("annotated", "config.linkerd.io/proxy-log-level", BREAKS_THE_PATCH);
+    change("annotated", json!({"annotations": {"config.linkerd.io/proxy-log-level": BREAKS_THE_PATCH}})).await?;
+    quota(&stage, "small", "few", json!({"pods": "0"})).await?;
+    quota(&stage, "unclear", "few", json!({"pods": "1"})).await?;
+    // How much of that the injected pod asks for, only that pod tells.
+    quota(&stage, "unclear", "disk", json!({"requests.ephemeral-storage": "1Gi"})).await?;
+    quota(&stage, FULL, "few", json!({"pods": "1"})).await?;
     recover(&stage).await?;
     let settings = controller("one").with("REPAIR", "running").with("EVICTION", "true").with("REPAIR_COOLDOWN", "1s");
     let replica = stage.start_apart(settings, "controller").await?;
     let done = async {
-        let event = until_event(&stage, "ReplicaSet", "only", "ReplacementRefused").await?;
-        let told = event.message.unwrap_or_default();
-        ensure!(told.contains("would be refused") && told.contains("PodSecurity"), "{told}");
-        let requests = stage.requests_of("controller")?;
-        ensure!(removals(&requests).is_empty(), "it was evicted all the same: {:?}", removals(&requests));
-        untouched(&stage, &bare).await?;
-        let creates = requests.iter().filter(|request| request.resource == "pods" && request.verb == "create");
-        ensure!(creates.clone().all(|request| request.dry_run), "a pod that stays");
-        ensure!(creates.clone().any(|request| request.namespace == SHOP), "nothing was tried out");
+        for (name, cause, words, result) in IN_THE_WAY {
+            refused(&stage, &replica, name, cause, words).await?;
+            let label = format!("result=\"{result}\"");
+            let counted = replica.metric("linkerd_gate_successor_dry_runs_total", &label).await?;
+            ensure!(counted > 0, "{result} is not counted");
+        }
+        until_pods_in(&stage, FULL, "meshed", |pods| all_meshed(pods, 1)).await?;
+        ensure!(replica.metric("linkerd_gate_successor_dry_runs_total", "result=\"quota_freed\"").await? > 0);
 
-        namespaces.patch(SHOP, &PatchParams::default(), &Patch::Merge(level(None))).await?;
-        until_pods(&stage, "meshed", |pods| all_meshed(pods, 1)).await?;
+        let requests = stage.requests_of("controller")?;
+        let elsewhere: Vec<_> = removals(&requests).into_iter().filter(|request| request.namespace != FULL).collect();
+        ensure!(elsewhere.is_empty(), "evicted all the same: {elsewhere:?}");
+        for (name, ..) in IN_THE_WAY {
+            until_pods_in(&stage, name, "there", |pods| uids(pods.values()).is_subset(&uids(bare.values()))).await?;
+            let tried = |request: &&AuditedRequest| request.resource == "pods" && request.verb == "create";
+            let tried: Vec<_> = requests.iter().filter(tried).filter(|request| request.namespace == name).collect();
+            ensure!(!tried.is_empty() && tried.iter().all(|request| request.dry_run), "{name}: {tried:?}");
+        }
+
+        change("restricted", level(None)).await?;
+        until_pods_in(&stage, "restricted", "meshed", |pods| all_meshed(pods, 1)).await?;
         anyhow::Ok(())
     };
     done.await.with_context(|| replica.said())
+}
+
+/// Waits until a namespace's pods, of which there is at least one, are like that.
+async fn until_pods_in(stage: &Stage, name: &str, what: &str, condition: impl Fn(&Pods) -> bool) -> Result<Pods> {
+    let pods: Api<Pod> = Api::namespaced(stage.cluster.client().await?, name);
+    let found = |pods: &Pods| (!pods.is_empty() && condition(pods)).then(|| pods.clone());
+    cluster::until_any(&pods, &ListParams::default(), &format!("{name}: {what}"), PATIENCE, found).await
+}
+
+/// Waits until log and Event say of the namespace's ReplicaSet that its pod is not evicted, and why.
+async fn refused(stage: &Stage, replica: &Agent, name: &str, cause: &str, words: &str) -> Result<()> {
+    let says = |text: &str| text.contains(cause) && text.contains(words);
+    let events: Api<Event> = Api::namespaced(stage.cluster.client().await?, name);
+    let only = ListParams::default().fields("involvedObject.name=only,reason=ReplacementRefused");
+    let found = |all: &BTreeMap<String, Event>| {
+        all.values().any(|event| event.message.as_deref().is_some_and(says)).then_some(())
+    };
+    cluster::until_any(&events, &only, &format!("{name}: event {cause}"), PATIENCE, found).await?;
+    let line = replica.until_said(cause).await?;
+    ensure!(says(&line) && line.contains("evict pod: refused for now; retrying"), "{line}");
+    ensure!(line.contains(&format!("namespace={name}")), "{line}");
+    Ok(())
+}
+
+/// A quota in this namespace; waits until it is in force.
+async fn quota(stage: &Stage, namespace: &str, name: &str, hard: Value) -> Result<()> {
+    let quotas: Api<ResourceQuota> = Api::namespaced(stage.cluster.client().await?, namespace);
+    stage.create::<ResourceQuota>(namespace, json!({"metadata": {"name": name}, "spec": {"hard": hard}})).await?;
+    cluster::until(&quotas, name, "in force", PATIENCE, |quota| {
+        let (spec, status) = (quota.spec.as_ref(), quota.status.as_ref());
+        let counted = status.is_some_and(|status| status.used.is_some());
+        counted && spec.and_then(|spec| spec.hard.as_ref()) == status.and_then(|status| status.hard.as_ref())
+    })
+    .await?;
+    Ok(())
 }

@@ -9,7 +9,7 @@ use crate::decide::ProbeResult;
 use crate::linkerd::Injection;
 
 /// The injector's webhook, as the API server names it in refusals (linkerd2, `charts/linkerd-control-plane`).
-const INJECTOR_WEBHOOK: &str = "linkerd-proxy-injector.linkerd.io";
+pub const INJECTOR_WEBHOOK: &str = "linkerd-proxy-injector.linkerd.io";
 
 /// The API server's answer to a dry-run create.
 #[derive(Clone, Copy, Debug)]

@@ -97,6 +97,17 @@ pub struct Target {
     pub state: MissedState,
 }
 
+/// Why something that waited for its turn was not sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dropped {
+    /// Another replica may lead.
+    NotLeading,
+    /// Watches are not in sync, or a manual override is in force.
+    Paused,
+    /// Injection is no longer proven.
+    Unproven,
+}
+
 /// Why our gate comes off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, EnumCount)]
 pub enum UngateReason {
@@ -133,6 +144,18 @@ pub struct Ungate {
     pub owner: Option<OwnerReference>,
     /// Why.
     pub reason: UngateReason,
+}
+
+// === impl Dropped ===
+
+impl fmt::Display for Dropped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotLeading => "this replica no longer leads",
+            Self::Paused => "watches are not in sync, or a manual override is in force",
+            Self::Unproven => "injection is no longer proven",
+        })
+    }
 }
 
 // === impl Operation ===

@@ -14,22 +14,26 @@
 //! - [`window`]: how many replacements or retries may be pending, by their results.
 //! - [`token_bucket`]: the rate of evictions.
 //! - [`retry`]: which owners, whose pods the API server refused, are retried.
+//! - [`successor`]: what a dry-run of the pod that would be made instead of an evicted one says.
+//! - [`quota`]: whether an eviction makes room in a full quota.
 //! - [`recreate`]: which pods `recreate` creates again, and from which manifest.
 
 pub mod action;
 pub mod decision;
 pub mod object;
 pub mod plan;
+pub mod quota;
 pub mod recreate;
 pub mod resume;
 pub mod retry;
 pub mod scan;
+pub mod successor;
 pub mod token_bucket;
 pub mod tracker;
 pub mod ungate;
 pub mod window;
 
-pub use self::action::{Action, Method, Operation, RepairPolicy, Target, Ungate, UngateReason};
+pub use self::action::{Action, Dropped, Method, Operation, RepairPolicy, Target, Ungate, UngateReason};
 pub use self::decision::{Decision, KeepReason};
 pub use self::object::{Kind, Life, NamespaceView, OwnerReference, OwnerView, PodView, Repair};
 pub use self::plan::{Missed, RepairPlan, plan};

@@ -218,14 +218,20 @@ impl Repairer {
     fn note(&mut self, written: Written) {
         let now = self.context.now();
         match written {
-            Written::Acted(action, None) => self.tracker.acted(&action, &WriteOutcome::Conflict, now),
-            Written::Acted(action, Some(outcome)) => {
+            Written::Acted(action, Err(why)) => {
+                super::report::dropped(&action, why);
+                self.tracker.acted(&action, &WriteOutcome::Conflict, now);
+            }
+            Written::Acted(action, Ok(outcome)) => {
                 self.tracker.acted(&action, &outcome, now);
                 self.context.metrics.replaced(action.operation.key(), key(&outcome));
                 self.reporter.acted(&action, &outcome, now);
             }
-            Written::Ungated(ungate, None) => self.tracker.ungated(&ungate, &WriteOutcome::Conflict, now),
-            Written::Ungated(ungate, Some(outcome)) => {
+            Written::Ungated(ungate, Err(why)) => {
+                super::report::ungate_dropped(&ungate, why);
+                self.tracker.ungated(&ungate, &WriteOutcome::Conflict, now);
+            }
+            Written::Ungated(ungate, Ok(outcome)) => {
                 self.tracker.ungated(&ungate, &outcome, now);
                 self.context.metrics.ungated(ungate.reason.key(), key(&outcome));
                 self.reporter.ungated(&ungate, &outcome);

@@ -12,8 +12,8 @@ use crate::cluster::event::EventSubject;
 use crate::decide::hold::GATE;
 use crate::decide::repair::action::ABSENT_FOR;
 use crate::decide::repair::{
-    Action, Decision, Kind, Method, Missed, MissedState, Operation, OwnerReference, PodView, RepairPlan, Snapshot,
-    Tracker, Ungate, WriteOutcome,
+    Action, Decision, Dropped, Kind, Method, Missed, MissedState, Operation, OwnerReference, PodView, RepairPlan,
+    Snapshot, Tracker, Ungate, WriteOutcome,
 };
 
 /// Events are kept for an hour: what still holds is noted again before they are gone.
@@ -36,7 +36,7 @@ pub(super) struct Reporter {
     /// When it was looked last which Events were lost.
     looked_for_lost: Duration,
     /// When it was last said that an act did not succeed, by the owner's uid, and how.
-    failed: BTreeMap<String, (&'static str, Duration)>,
+    failed: BTreeMap<String, (String, Duration)>,
     /// Whether the first report is out.
     reported: bool,
     /// Whether it was said that no injector configuration is left.
@@ -298,11 +298,11 @@ impl Reporter {
                     WriteOutcome::Refused(_) => ("ReplacementRefused", "refused for now; retrying"),
                     _ => ("ReplacementFailed", "failed; retrying"),
                 };
-                let before = self.failed.get(uid);
-                if before.is_some_and(|(before, at)| *before == reason && *at + FAILED_AGAIN > now) {
+                let (before, cause) = (self.failed.get(uid), format!("{reason}: {}", cause(why)));
+                if before.is_some_and(|(before, at)| *before == cause && *at + FAILED_AGAIN > now) {
                     return;
                 }
-                self.failed.insert(uid.clone(), (reason, now));
+                self.failed.insert(uid.clone(), (cause, now));
                 warn!(namespace, pod, owner = %owner, error = why, "{doing}: {how}");
                 (true, reason, format!("{}: {object}: {why}. The controller retries.", capital(doing)))
             }
@@ -406,6 +406,12 @@ fn subject_of(namespace: &str, owner: &OwnerReference) -> Option<EventSubject> {
     (!matches!(owner.kind, Kind::Other(_))).then(|| EventSubject::owner(namespace, owner))
 }
 
+/// What a reason begins with: what follows may name a made-up pod, or count.
+fn cause(why: &str) -> &str {
+    let end = why.match_indices(": ").nth(1).map_or(why.len(), |(at, _)| at);
+    &why[..end]
+}
+
 /// An operation in description that never vary: after it, and before it.
 const fn description(operation: &Operation) -> (&'static str, &'static str) {
     match operation {
@@ -431,6 +437,19 @@ fn pod_of(action: &Action) -> Option<&str> {
 pub(super) fn not_executed(action: &Action) {
     let (_, doing) = description(&action.operation);
     info!(namespace = action.namespace, pod = pod_of(action), owner = %action.owner, "audit mode: not executed: {doing}");
+}
+
+/// Logs an action that was planned and is not sent.
+pub(super) fn dropped(action: &Action, why: Dropped) {
+    let (_, operation) = description(&action.operation);
+    let (namespace, pod, owner) = (&action.namespace, pod_of(action), &action.owner);
+    info!(operation, namespace, pod, owner = %owner, reason = %why, "action dropped before it was sent");
+}
+
+/// The same of a gate that was to come off.
+pub(super) fn ungate_dropped(ungate: &Ungate, why: Dropped) {
+    let (namespace, pod) = (&ungate.namespace, &ungate.name);
+    info!(operation = "remove scheduling gate", namespace, pod, reason = %why, "action dropped before it was sent");
 }
 
 fn capital(text: &str) -> String {

@@ -10,12 +10,13 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
-use tracing::{Instrument as _, error_span};
+use tracing::{Instrument as _, error_span, info};
 
-use super::{Context, leads, wall};
+use super::{Context, leads, report, wall};
 use crate::cluster::{repair, successor};
 use crate::decide::Gate;
-use crate::decide::repair::{Action, MissedState, Operation, Ungate, WriteOutcome};
+use crate::decide::repair::successor::Trial;
+use crate::decide::repair::{Action, Dropped, MissedState, Operation, Ungate, WriteOutcome};
 
 /// How many are under way at a time. A deletion takes a third of a second of an API server that is busy with what comes instead.
 const AT_A_TIME: usize = 64;
@@ -32,10 +33,10 @@ const ANSWER: Duration = Duration::from_millis(5300);
 /// How long the dry-run of a successor may take: an API server waits ten seconds for a webhook, by default.
 const TRIAL: Duration = Duration::from_millis(10_700);
 
-/// What was written, and what became of it; nothing where it was not sent, because it might not be any more.
+/// What was written, and what became of it; or why it was not sent.
 pub(super) enum Written {
-    Acted(Action, Option<WriteOutcome>),
-    Ungated(Ungate, Option<WriteOutcome>),
+    Acted(Action, Result<WriteOutcome, Dropped>),
+    Ungated(Ungate, Result<WriteOutcome, Dropped>),
 }
 
 /// Writes that wait for their turn, and those that are under way.
@@ -115,15 +116,38 @@ impl Writes {
     }
 }
 
+impl Drop for Writes {
+    /// The lead was lost: what waits is never sent, and what is under way may have arrived.
+    fn drop(&mut self) {
+        for action in &self.actions {
+            report::dropped(action, Dropped::NotLeading);
+        }
+        for ungate in &self.ungates {
+            report::ungate_dropped(ungate, Dropped::NotLeading);
+        }
+        let requests = self.under_way.len();
+        if requests > 0 {
+            info!(requests, "no longer awaited: requests under way, which may have been executed");
+        }
+    }
+}
+
 // === impl Shared ===
 
 impl Shared {
     /// Before each write: what comes before it may take long.
-    fn may(&self, action: &Action) -> bool {
+    fn may(&self, action: &Action) -> Result<(), Dropped> {
         let proven = || self.gate.borrow().proven_at(self.context.now()).is_some();
         let reverts = matches!(action.operation, Operation::Resume { .. });
-        let free = reverts || self.free.load(Ordering::Relaxed);
-        leads(&self.renewed) && free && (!action.operation.needs_proof() || proven())
+        if !leads(&self.renewed) {
+            Err(Dropped::NotLeading)
+        } else if !reverts && !self.free.load(Ordering::Relaxed) {
+            Err(Dropped::Paused)
+        } else if action.operation.needs_proof() && !proven() {
+            Err(Dropped::Unproven)
+        } else {
+            Ok(())
+        }
     }
 
     /// Waits until an eviction may be sent by its rate.
@@ -135,30 +159,30 @@ impl Shared {
     }
 
     async fn act(&self, action: Action) -> Written {
-        if !self.may(&action) {
-            return Written::Acted(action, None);
+        if let Err(dropped) = self.may(&action) {
+            return Written::Acted(action, Err(dropped));
         }
         if let Some(reason) = tried_in_vain(&self.context, &action).await {
             // Nothing was sent: neither the owner's other pods nor other owners wait.
-            return Written::Acted(action, Some(WriteOutcome::Refused(reason)));
+            return Written::Acted(action, Ok(WriteOutcome::Refused(reason)));
         }
         if matches!(action.operation, Operation::Evict(_)) {
             self.pace().await;
         }
-        if !self.may(&action) {
-            return Written::Acted(action, None);
+        if let Err(dropped) = self.may(&action) {
+            return Written::Acted(action, Err(dropped));
         }
         let outcome = in_time(perform(&self.context, &action)).await;
-        Written::Acted(action, Some(outcome))
+        Written::Acted(action, Ok(outcome))
     }
 
     async fn ungate(&self, ungate: Ungate) -> Written {
         // Each time: others may take long.
         if !leads(&self.renewed) {
-            return Written::Ungated(ungate, None);
+            return Written::Ungated(ungate, Err(Dropped::NotLeading));
         }
         let outcome = in_time(repair::ungate(self.context.client.clone(), &ungate)).await;
-        Written::Ungated(ungate, Some(outcome))
+        Written::Ungated(ungate, Ok(outcome))
     }
 }
 
@@ -174,12 +198,16 @@ async fn tried_in_vain(context: &Context, action: &Action) -> Option<String> {
     if target.state != MissedState::Running {
         return None;
     }
-    let tried = successor::prove(context.client.clone(), &action.namespace, &action.owner);
-    match tokio::time::timeout(TRIAL, tried).await {
-        Ok(WriteOutcome::Done) => None,
-        Ok(WriteOutcome::Conflict) => Some("not evicted: its owner changed meanwhile".to_owned()),
-        Ok(WriteOutcome::Refused(why) | WriteOutcome::Failed(why)) => Some(why),
-        Err(_) => Some(format!("not evicted: a dry-run of its replacement took longer than {TRIAL:?}")),
+    let tried = successor::prove(context.client.clone(), &action.namespace, &action.owner, target);
+    let tried = match tokio::time::timeout(TRIAL, tried).await {
+        Ok(Some(trial)) => trial,
+        Ok(None) => return Some("not evicted: its owner changed meanwhile".to_owned()),
+        Err(_) => Trial::Failed(format!("not evicted: a dry-run of its replacement took longer than {TRIAL:?}")),
+    };
+    context.metrics.successor_tried(tried.key());
+    match tried {
+        Trial::Accepted | Trial::QuotaFreed => None,
+        Trial::Refused(_, why) | Trial::Failed(why) => Some(why),
     }
 }
 

@@ -57,7 +57,7 @@ impl Review {
                 "uid": uid,
                 "allowed": true,
                 "patchType": "JSONPatch",
-                "patch": STANDARD.encode(Value::from(operations.clone()).to_string()),
+                "patch": STANDARD.encode(written(operations)),
             }),
             Reply::Deny(message) => {
                 json!({"uid": uid, "allowed": false, "status": {"metadata": {}, "message": message}})
@@ -65,6 +65,18 @@ impl Review {
         };
         self.0
     }
+}
+
+/// The patch as the genuine template writes it, which does not escape the values of annotations
+/// (charts/patch/templates/patch.json): some make it no JSON.
+fn written(operations: &[Value]) -> String {
+    let each = operations.iter().map(|operation| match (operation["path"].as_str(), operation["value"].as_str()) {
+        (Some(path), Some(value)) if path.starts_with("/metadata/annotations/") => {
+            format!(r#"{{"op":"add","path":{},"value":"{value}"}}"#, json!(path))
+        }
+        _ => operation.to_string(),
+    });
+    format!("[{}]", each.collect::<Vec<_>>().join(","))
 }
 
 // === impl Reply ===
