@@ -3,9 +3,10 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use super::format::Unreadable;
 use super::lease_record::{LeaseHolder, LeaseObserver, LeaseRecord};
 use super::published_verdict;
-use super::published_verdict::{PublishedVerdict, Unreadable, WireVerdict};
+use super::published_verdict::{PublishedVerdict, WireVerdict};
 use crate::decide::readiness::evidence::{Evidence, Probe};
 use crate::decide::readiness::gate::{Gate, PROOF_LIFETIME};
 use crate::decide::readiness::policy::{NothingRequired, Policy};

@@ -11,6 +11,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::format::{self, Unreadable};
+
 /// The annotation of the Lease [`linkerd-gate-controller`](crate::decide::election::lease_record::CONTROLLER_NAME).
 pub const ANNOTATION: &str = "linkerd-gate/pending-repair";
 
@@ -31,17 +33,6 @@ pub struct PendingRepair {
 
 const fn counted() -> bool {
     true
-}
-
-/// Why a published count cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unreadable {
-    /// Another format.
-    #[error("it is in format {0}, and this version reads format {VERSION}")]
-    Version(u32),
-    /// Not such JSON.
-    #[error("it cannot be read: {0}")]
-    Content(String),
 }
 
 // === impl PendingRepair ===
@@ -68,17 +59,7 @@ impl PendingRepair {
     /// # Errors
     /// Another format, or not such JSON.
     pub fn read(annotation: &str) -> Result<Self, Unreadable> {
-        #[derive(Deserialize)]
-        struct Format {
-            version: u32,
-        }
-        let content = |error: serde_json::Error| Unreadable::Content(error.to_string());
-        // The version first: another format may have other fields.
-        let Format { version } = serde_json::from_str(annotation).map_err(content)?;
-        if version != VERSION {
-            return Err(Unreadable::Version(version));
-        }
-        serde_json::from_str(annotation).map_err(content)
+        format::read(annotation, VERSION..=VERSION)
     }
 
     /// The annotation's value.
@@ -104,7 +85,10 @@ mod tests {
     #[test]
     fn added_fields_are_ignored_and_other_formats_are_not_guessed_at() {
         assert_eq!(PendingRepair::read(r#"{"version":1,"pods":0,"since":"x"}"#), Ok(PendingRepair::new(0)));
-        assert_eq!(PendingRepair::read(r#"{"version":2,"left":[]}"#), Err(Unreadable::Version(2)));
+        assert_eq!(
+            PendingRepair::read(r#"{"version":2,"left":[]}"#),
+            Err(Unreadable::Version { found: 2, read: VERSION..=VERSION })
+        );
         for broken in ["", "0", "{}", r#"{"version":1}"#, r#"{"version":1,"pods":-1}"#, r#"{"version":1,"pods":"3"}"#] {
             assert!(matches!(PendingRepair::read(broken), Err(Unreadable::Content(_))), "{broken}");
         }

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::format::{self, Unreadable};
 use crate::decide::readiness::evidence::{Evidence, LinkerdInstallation, Probe};
 use crate::decide::readiness::gate::{ClosedReason, Gate};
 use crate::decide::readiness::policy::Policy;
@@ -80,17 +81,6 @@ pub enum WireVerdict {
     },
 }
 
-/// Why a published verdict cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unreadable {
-    /// Its format is of another time.
-    #[error("it is in format {0}, and this version reads {OLDEST_READ} to {VERSION}")]
-    Version(u32),
-    /// It is no such JSON.
-    #[error("it cannot be read: {0}")]
-    Content(String),
-}
-
 // === impl PublishedVerdict ===
 
 impl PublishedVerdict {
@@ -111,17 +101,7 @@ impl PublishedVerdict {
     /// # Errors
     /// A format that is not ours to read, or no such JSON.
     pub fn read(annotation: &str) -> Result<Self, Unreadable> {
-        #[derive(Deserialize)]
-        struct Format {
-            version: u32,
-        }
-        let content = |error: serde_json::Error| Unreadable::Content(error.to_string());
-        // The version first: another format may have other words for everything else.
-        let Format { version } = serde_json::from_str(annotation).map_err(content)?;
-        if !(OLDEST_READ..=VERSION).contains(&version) {
-            return Err(Unreadable::Version(version));
-        }
-        serde_json::from_str(annotation).map_err(content)
+        format::read(annotation, OLDEST_READ..=VERSION)
     }
 
     /// The annotation.
@@ -315,8 +295,14 @@ mod tests {
     fn a_field_that_a_later_release_adds_does_no_harm_and_a_later_format_is_not_guessed_at() {
         let more = r#"{"version":1,"gate":"open","basis":"proven","since":"yesterday"}"#;
         assert!(PublishedVerdict::read(more).is_ok());
-        assert_eq!(PublishedVerdict::read(r#"{"version":2,"verdict":"yes"}"#), Err(Unreadable::Version(2)));
-        assert_eq!(PublishedVerdict::read(r#"{"version":0}"#), Err(Unreadable::Version(0)));
+        assert_eq!(
+            PublishedVerdict::read(r#"{"version":2,"verdict":"yes"}"#),
+            Err(Unreadable::Version { found: 2, read: OLDEST_READ..=VERSION })
+        );
+        assert_eq!(
+            PublishedVerdict::read(r#"{"version":0}"#),
+            Err(Unreadable::Version { found: 0, read: OLDEST_READ..=VERSION })
+        );
         for broken in ["", "open", r#"{"gate":"open"}"#, r#"{"version":1}"#, r#"{"version":1,"gate":"ajar"}"#] {
             assert!(matches!(PublishedVerdict::read(broken), Err(Unreadable::Content(_))), "{broken}");
         }

@@ -67,15 +67,15 @@ pub fn decision(
     tracker: &Tracker,
     policy: &RepairPolicy,
 ) -> Decision {
-    let way = way(pod, state, siblings, snapshot, tracker, policy);
-    match (ungate::reason(pod, PodState::Missed(state), snapshot, tracker, policy), way) {
-        (Some(UngateReason::HeldTooLong), Ok(way))
+    let method = method(pod, state, siblings, snapshot, tracker, policy);
+    match (ungate::reason(pod, PodState::Missed(state), snapshot, tracker, policy), method) {
+        (Some(UngateReason::HeldTooLong), Ok(method))
             if snapshot.proven.is_some() && is_in_time(pod, snapshot, tracker, policy) =>
         {
-            Decision::Replace(way)
+            Decision::Replace(method)
         }
         (Some(reason), _) => Decision::Ungate(reason),
-        (None, Ok(way)) => Decision::Replace(way),
+        (None, Ok(method)) => Decision::Replace(method),
         (None, Err(because)) => Decision::Leave(because),
     }
 }
@@ -86,7 +86,7 @@ fn is_in_time(pod: &PodView, snapshot: &Snapshot<'_>, tracker: &Tracker, policy:
 }
 
 /// `siblings`: what else its owner has, itself among them, and how each stands.
-fn way(
+fn method(
     pod: &PodView,
     state: MissedState,
     siblings: &[(&PodView, PodState)],
@@ -139,7 +139,7 @@ fn way(
         };
         // One that was resumed because its pods had been held for too long is not suspended again.
         let suspends = !tracker.is_released(&reference.uid);
-        return way_of_job(pod, state, job, siblings, policy, suspends, may_end);
+        return method_of_job(pod, state, job, siblings, policy, suspends, may_end);
     }
     match state {
         MissedState::Held => Ok(Method::Delete),
@@ -159,7 +159,7 @@ fn mode_of(pod: &PodView, namespace: Option<&NamespaceView>, policy: &RepairPoli
 }
 
 /// A Job counts a pod that goes as a failure, unless it is suspended, or it does not know of the pod, or its policy ignores that.
-fn way_of_job(
+fn method_of_job(
     pod: &PodView,
     state: MissedState,
     job: &JobDetail,
