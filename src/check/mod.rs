@@ -23,6 +23,7 @@ mod pods;
 mod policies;
 pub mod policy;
 mod power_cut;
+mod rules;
 pub mod state;
 pub mod survey;
 mod unread;

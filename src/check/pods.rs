@@ -1,7 +1,8 @@
 //! Pods: how many are outside the mesh, their owners, why, and the next command.
 
 use super::code::{FORGED, HELD, MESHED, POD_ANNOTATIONS};
-use super::{Check, State, Survey, fix};
+use super::{Check, Proof, State, Survey, fix};
+use crate::decide::ProbeResult;
 use crate::linkerd::names;
 
 pub(super) fn checks(state: &State) -> Vec<Check> {
@@ -18,8 +19,9 @@ pub(super) fn checks(state: &State) -> Vec<Check> {
         let count: usize = running.iter().map(|(_, row)| row.missed - row.held).sum();
         let mut check = MESHED
             .fails(format!(
-                "{count} pods of {} owners run outside the mesh, or will once they start: nothing holds them",
-                running.len()
+                "{count} pods of {} owners run outside the mesh, or will once they start: nothing holds them{}",
+                running.len(),
+                next(state)
             ))
             .described(headline)
             .with_fix("linkerd-gate explain -A --missed -o commands   # prints what to type, safest first");
@@ -65,6 +67,19 @@ pub(super) fn checks(state: &State) -> Vec<Check> {
             .with_fix(take_annotations_out(survey)),
     });
     checks
+}
+
+/// Whether making them again is of any use now.
+fn next(state: &State) -> &'static str {
+    match &state.proof {
+        Proof::Answered { outcome: ProbeResult::Ready, .. } => {
+            "; injection works now, so pods that are made again are meshed"
+        }
+        Proof::Answered { outcome: ProbeResult::NotReady(_), .. } => {
+            "; injection does not work now, so mend LG301 first: pods that are made again would be bare, too"
+        }
+        Proof::Answered { outcome: ProbeResult::Unknown(_), .. } | Proof::Skipped(_) | Proof::Forbidden(_) => "",
+    }
 }
 
 /// Of workloads by a patch; a pod that no workload is known of is a person's to apply again: its annotations are not its proxy's.

@@ -6,20 +6,14 @@ use k8s_openapi::api::admissionregistration::v1::{
 use k8s_openapi::api::core::v1::Namespace;
 
 use super::clean::is_name;
-use super::code::{COVERAGE, PARAMETER, POLICIES, RULES};
-use super::policy::{Admission, Binding, GUARD, HOLD, Parameter, PolicyKind, Unapplied, rules_create_pods};
+use super::code::{COVERAGE, PARAMETER, POLICIES};
+use super::policy::{Admission, Binding, GUARD, HOLD, Parameter, Unapplied, rules_create_pods};
 use super::state::variable;
-use super::{Check, State, fix};
+use super::{Check, State, fix, rules};
 use crate::linkerd::injection_input::inject_annotation;
 use crate::linkerd::selector::Selector;
 use crate::linkerd::webhook::{Call, Endpoint};
 use crate::linkerd::{WebhookView, names};
-
-/// What this program installs. A test holds that the chart's values change no expression of it.
-const MANIFESTS: [(&str, &str); 2] = [
-    (HOLD, include_str!("../../deploy/manifests/60-admission-hold.yaml")),
-    (GUARD, include_str!("../../deploy/manifests/61-admission-guard.yaml")),
-];
 
 /// The label of namespaces by which admission is chosen.
 const ADMISSION: &str = "linkerd-gate/admission";
@@ -37,7 +31,7 @@ pub(super) fn checks(state: &State, admission: &Admission) -> Vec<Check> {
         (Err(unread), _) => checks.push(PARAMETER.unread(unread)),
         (_, Err(unread)) => checks.push(PARAMETER.unread(&unread)),
     }
-    checks.extend(rules(state, admission));
+    checks.extend(rules::check(state, admission));
     checks
 }
 
@@ -292,54 +286,4 @@ fn unapplied(all: &[&MatchResources], namespace: &Namespace) -> Option<Unapplied
         }
     }
     None
-}
-
-/// Whether the expressions are those that this program installs, and the policies fail closed.
-fn rules(state: &State, admission: &Admission) -> Option<Check> {
-    let mut wrong = Vec::new();
-    for policy in &admission.policies {
-        let name = &policy.name;
-        let manifest = MANIFESTS.iter().find(|(of, _)| of == name).map_or("", |(_, manifest)| manifest);
-        let manifest = without_comments(manifest);
-        let wanted = manifest.matches("expression:").count() + manifest.matches("messageExpression:").count();
-        let manifest = squeezed(&manifest);
-        // A value of the chart (linkerd.tokenProjection) is one of these.
-        let is_value = |expression: &str| ["true", "false"].contains(&expression);
-        let others = policy.expressions.iter().filter(|it| !is_value(it) && !manifest.contains(&squeezed(it))).count();
-        if others > 0 || policy.expressions.len() != wanted {
-            wrong.push(format!(
-                "{name}: {others} of its {} expressions are not those of this version",
-                policy.expressions.len()
-            ));
-        }
-        if policy.on_failure != "Fail" {
-            wrong.push(format!(
-                "{name}: failurePolicy is {}, and pods pass while it cannot be evaluated",
-                policy.on_failure
-            ));
-        }
-        if policy.kind == PolicyKind::Mutating && policy.reinvocation != "IfNeeded" {
-            wrong.push(format!("{name}: reinvocationPolicy is {}, and injected pods stay held", policy.reinvocation));
-        }
-    }
-    if admission.policies.is_empty() {
-        None
-    } else if wrong.is_empty() {
-        Some(RULES.passes())
-    } else {
-        let mut check = RULES
-            .warns("the policies may hold, refuse or admit other pods than the controller and `explain` say")
-            .with_fix(fix::install(state));
-        check.listing(wrong);
-        Some(check)
-    }
-}
-
-fn without_comments(manifest: &str) -> String {
-    manifest.lines().filter(|line| !line.trim_start().starts_with('#')).collect::<Vec<_>>().join("\n")
-}
-
-/// YAML and the API server keep other white space of an expression than the manifest has.
-fn squeezed(text: &str) -> String {
-    text.chars().filter(|character| !character.is_whitespace()).collect()
 }

@@ -130,6 +130,12 @@ fn rules_of_another_version_are_told() {
     };
     changed(&|policy| policy.expressions[3].push_str(" && true"), "linkerd-gate-hold: 1 of its");
     changed(&|policy| drop(policy.expressions.pop()), "linkerd-gate-hold: 0 of its");
+    // Linkerd's value that no webhook configuration has.
+    let literal = |policy: &mut Policy| {
+        let found = policy.expressions.iter_mut().find(|it| *it == "true").unwrap();
+        *found = "false".to_owned();
+    };
+    changed(&literal, "judges for another value of Linkerd's identity.serviceAccountTokenProjection");
     changed(&|policy| policy.on_failure = "Ignore".to_owned(), "failurePolicy is Ignore");
     changed(&|policy| policy.reinvocation = "Never".to_owned(), "reinvocationPolicy is Never");
 }

@@ -13,14 +13,16 @@ use super::policy::{Admission, Policy};
 use super::unread::{Read, Unread};
 use crate::decide::election::lease_record;
 use crate::decide::{ProbeResult, PublishedVerdict, manual_override};
-use crate::linkerd::WebhookView;
 use crate::linkerd::webhook::ViewError;
+use crate::linkerd::{TokenProjection, WebhookView};
 
 /// Everything that is read.
 #[derive(Debug)]
 pub struct State {
     /// Whether it is checked before linkerd-gate is installed.
     pub pre: bool,
+    /// How Linkerd was installed, in the one respect that its webhook does not tell: what pods are judged by.
+    pub projection: TokenProjection,
     /// The time of this machine.
     pub now: Timestamp,
     /// The API server's version.

@@ -53,6 +53,7 @@ pub(super) fn state(pods: &[Value]) -> State {
     }
     State {
         pre: false,
+        projection: TokenProjection::Enabled,
         now: "2026-01-01T12:00:00Z".parse().unwrap(),
         version: Ok(Version::read("v1.36.0").unwrap()),
         mutating: Ok(mutating),

@@ -65,7 +65,7 @@ pub async fn read(client: &Client, scope: &Scope) -> State {
     let version = version(client).await;
     if let Err(unread @ Unread::Failed(_)) = &version {
         // Where this is not answered, nothing else is.
-        return nothing(scope.pre, now, unread);
+        return nothing(scope, now, unread);
     }
     let (webhooks, policies, namespaces, workloads) = join4(
         join(
@@ -87,6 +87,7 @@ pub async fn read(client: &Client, scope: &Scope) -> State {
     }
     let mut state = State {
         pre: scope.pre,
+        projection: scope.projection,
         now,
         version,
         mutating,
@@ -131,12 +132,13 @@ pub async fn survey(client: &Client, scope: &Scope) -> Read<Survey> {
     count(client, scope, &mutating?, &namespaces?, BTreeSet::new()).await
 }
 
-fn nothing(pre: bool, now: Timestamp, unread: &Unread) -> State {
+fn nothing(scope: &Scope, now: Timestamp, unread: &Unread) -> State {
     fn of<T>(unread: &Unread) -> Read<T> {
         Err(unread.clone())
     }
     State {
-        pre,
+        pre: scope.pre,
+        projection: scope.projection,
         now,
         version: of(unread),
         mutating: of(unread),

@@ -15,6 +15,9 @@ use tokio::sync::watch;
 use crate::front::{Answer, Front};
 use crate::stage::{Ran, Stage, is_as_linkerd_reads_it, is_mended_by_commands};
 
+/// How long the API server may take to answer everything but a dry-run pod.
+const PATIENCE: std::time::Duration = std::time::Duration::from_mins(1);
+
 /// The requests to a front, and how many of them are answered.
 #[derive(Clone, Debug, Default)]
 struct Traffic {
@@ -180,16 +183,21 @@ impl Stage {
         let dry_run = format!("{} /api/v1/namespaces/linkerd-gate-probe/pods", Method::POST);
         let words = ["--kubeconfig", config];
         let killed = async {
-            let only_it =
-                |traffic: &Traffic| traffic.asked.contains(&dry_run) && traffic.answered + 1 == traffic.asked.len();
-            // The injector has the call, and no other request is under way.
-            while !(only_it(&seen.borrow_and_update()) && self.injector.connections() > 0) {
+            // Everything else was asked for, and is answered.
+            let last =
+                ["GET /api/v1/pods", "GET /apis/coordination.k8s.io/v1/namespaces/linkerd-gate/leases", &dry_run];
+            let only_it = |traffic: &Traffic| {
+                last.iter().all(|line| traffic.asked.iter().any(|asked| asked == line))
+                    && traffic.answered + 1 == traffic.asked.len()
+            };
+            while !only_it(&seen.borrow_and_update()) {
                 seen.changed().await?;
             }
             self.cluster.kill_api_server()
         };
-        let (page, killed) = tokio::join!(self.page("api-server-goes-midway", &words), killed);
-        killed?;
+        let page = self.page("api-server-goes-midway", &words);
+        let (page, killed) = tokio::join!(page, tokio::time::timeout(PATIENCE, killed));
+        killed.context("the dry-run pod was never the only request under way")??;
         page
     }
 }

@@ -76,7 +76,9 @@ impl Stage {
         ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let rendered = String::from_utf8(output.stdout)?;
         self.kubectl(&["apply", "--server-side", "--force-conflicts", "--filename=-"], &rendered).await?;
-        self.finds("other values of the chart", &["--no-token-projection"], &[]).await?;
+        let report = self.finds("another value of the chart", &[], &["LG207 warning"]).await?;
+        self.paste(&report, "LG207").await?;
+        self.finds("the same value for this check", &["--no-token-projection"], &[]).await?;
         for name in
             [("MutatingAdmissionPolicy", "linkerd-gate-hold"), ("ValidatingAdmissionPolicy", "linkerd-gate-guard")]
         {
