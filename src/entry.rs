@@ -60,12 +60,12 @@ pub fn main() -> ExitCode {
         Command::Check(arguments) => run_check(arguments).into(),
         Command::Explain(arguments) => run_explain(arguments).into(),
         Command::Open(arguments) => {
-            run_by_hand(OverrideCommand::Open(arguments.lasts), arguments.places, arguments.dry_run).into()
+            run_override(OverrideCommand::Open(arguments.lasts), arguments.places, arguments.dry_run).into()
         }
         Command::Close(arguments) => {
-            run_by_hand(OverrideCommand::Close(arguments.lasts), arguments.places, arguments.dry_run).into()
+            run_override(OverrideCommand::Close(arguments.lasts), arguments.places, arguments.dry_run).into()
         }
-        Command::Clear(arguments) => run_by_hand(OverrideCommand::Clear, arguments.places, false).into(),
+        Command::Clear(arguments) => run_override(OverrideCommand::Clear, arguments.places, false).into(),
         Command::Release(arguments) => {
             let (release, access) = arguments.read();
             run_command(async |out| release::run(&access, &release, out).await).into()
@@ -214,7 +214,7 @@ fn run_check(arguments: CheckArguments) -> Exit {
     if exit == Exit::Done && !success { Exit::Found } else { exit }
 }
 
-fn run_by_hand(say: OverrideCommand, places: PlaceArguments, dry_run: bool) -> Exit {
+fn run_override(say: OverrideCommand, places: PlaceArguments, dry_run: bool) -> Exit {
     let (subjects, access) = places.read();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,

@@ -481,7 +481,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_poll_is_seconds_and_minutes_and_anything_else_is_told_with_an_example() {
+    fn a_poll_time_is_seconds_or_minutes_and_errors_show_an_example() {
         assert_eq!(poll(None), Ok(None));
         assert_eq!(poll(Some("pretty")), Ok(None));
         for (query, seconds) in [("wait=30s", 30), ("wait=1m30s", 90), ("x=1&wait=2m", 120), ("wait=0s", 0)] {

@@ -640,7 +640,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_missed_is_counted_anew_each_time() {
+    fn missed_pods_are_counted_again_at_each_update() {
         let metrics = Metrics::controller();
         metrics.missed([("shop".to_owned(), "held", 3)]);
         metrics.missed([("bank".to_owned(), "running", 1)]);

@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_look_is_never_so_late_that_a_release_takes_a_second() {
+    fn the_pause_between_probes_is_well_under_a_second() {
         let mut looking = Schedule::looking();
         let longest = (0..1000).map(|_| looking.next_pause()).max().unwrap();
         // The settling time of `wait` comes on top.
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thousand_agents_are_spread_over_five_seconds_before_one_takes_the_lease() {
+    fn a_thousand_agents_spread_their_lease_writes_over_5_seconds() {
         let mut pauses: Vec<Duration> = (0..1000).map(|_| Schedule::taking_the_lease().next_pause()).collect();
         pauses.sort_unstable();
         assert!(pauses[999] <= Duration::from_secs(5), "{:?}", pauses[999]);

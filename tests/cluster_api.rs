@@ -102,7 +102,7 @@ async fn replace(steps: Vec<Step>) -> Result<Replacing, NotReplaced> {
 }
 
 #[tokio::test]
-async fn a_proof_is_a_dry_run_of_a_pod_that_asks_as_ours_does_and_carries_nothing_else_of_it() {
+async fn a_proof_is_a_dry_run_with_only_our_pods_injection_input() {
     let steps = vec![prove((StatusCode::CREATED, injected()))];
     let outcome = scripted(steps, async |client| cluster::prove(client, &own()).await).await;
     assert!(outcome.unwrap().is_ready());
@@ -116,7 +116,7 @@ async fn a_dry_run_that_comes_back_bare_is_not_ready() {
 }
 
 #[tokio::test]
-async fn a_dry_run_that_the_injector_denies_is_not_ready_and_not_forbidden() {
+async fn a_dry_run_that_the_injector_denies_is_not_ready() {
     let message =
         "admission webhook \"linkerd-proxy-injector.linkerd.io\" denied the request: namespaces \"shop\" not found";
     let steps = vec![prove(status(400, "BadRequest", message))];
@@ -131,9 +131,9 @@ async fn a_missing_right_names_the_role_and_the_account() {
     let steps = vec![prove(status(403, "Forbidden", message))];
     let error = scripted(steps, async |client| cluster::prove(client, &own()).await).await.unwrap_err();
     assert!(matches!(error, RequestError::Refused(_)));
-    let told = error.to_string();
-    assert!(told.contains("--verb=get,create,delete --resource=pods"), "{told}");
-    assert!(told.contains("--serviceaccount=shop:web"), "{told}");
+    let text = error.to_string();
+    assert!(text.contains("--verb=get,create,delete --resource=pods"), "{text}");
+    assert!(text.contains("--serviceaccount=shop:web"), "{text}");
 }
 
 #[tokio::test]
@@ -164,7 +164,7 @@ async fn a_failed_deletion_is_an_error_and_is_not_tried_again_here() {
 }
 
 #[tokio::test]
-async fn a_pod_that_is_gone_is_told_from_one_that_cannot_be_read() {
+async fn a_pod_that_is_gone_differs_from_one_that_cannot_be_read() {
     let gone = vec![get(status(404, "NotFound", "pods \"web-0\" not found"))];
     let pod = scripted(gone, async |client| cluster::get(client, "shop", "web-0").await).await;
     assert!(pod.unwrap().is_none());
@@ -196,7 +196,7 @@ async fn a_proof_that_fails_deletes_nothing_whichever_it_is() {
 }
 
 #[tokio::test]
-async fn an_injected_pod_that_is_refused_is_proof_of_the_injector_but_deletes_nothing() {
+async fn a_refused_injected_pod_proves_the_injector_deletes_nothing() {
     let message = "pods \"x\" is forbidden: violates PodSecurity \"baseline:latest\": non-default capabilities (container \
                    \"linkerd-init\" must not include \"NET_ADMIN\")";
     let steps = vec![get((StatusCode::OK, own_json())), prove(status(403, "Forbidden", message))];
@@ -206,9 +206,9 @@ async fn an_injected_pod_that_is_refused_is_proof_of_the_injector_but_deletes_no
 }
 
 #[tokio::test]
-async fn a_pod_that_nobody_creates_again_is_only_read() {
+async fn a_pod_that_no_owner_creates_again_is_not_deleted() {
     let owner = |kind: &str, version: &str| json!([{"apiVersion": version, "kind": kind, "name": "o", "uid": "o-1", "controller": true}]);
-    for (owners, told) in [
+    for (owners, text) in [
         (Value::Null, "no controller"),
         (json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "o", "uid": "o-1"}]), "no controller"),
         (owner("Job", "batch/v1"), "LINKERD_GATE_ON_MISSED=exit"),
@@ -218,7 +218,7 @@ async fn a_pod_that_nobody_creates_again_is_only_read() {
         let mut pod = own_json();
         pod["metadata"]["ownerReferences"] = owners;
         let why = replace(vec![get((StatusCode::OK, pod))]).await.unwrap_err().to_string();
-        assert!(why.contains(told), "{why}");
+        assert!(why.contains(text), "{why}");
     }
 }
 
@@ -355,7 +355,7 @@ async fn adopting_a_node_writes_an_annotation_and_tests_no_taint() {
 }
 
 #[tokio::test]
-async fn a_node_that_was_not_patched_is_told_by_why_and_not_asked_for_again() {
+async fn a_failed_node_patch_reports_its_cause_and_is_not_repeated() {
     // What a genuine API server says of a `test` that fails.
     let lost = "the server rejected our request due to an error in our request";
     let denied = "nodes \"node-0\" is forbidden: ValidatingAdmissionPolicy 'linkerd-gate-agent-nodes' with binding \
@@ -376,7 +376,7 @@ async fn a_node_that_was_not_patched_is_told_by_why_and_not_asked_for_again() {
         let (code, message) = (answer.0, answer.1["message"].as_str().unwrap().to_owned());
         let change = change(set("boot1-5"), AnnotationEdit::Keep);
         let result = patch_node(node_json(), &change, body.clone(), answer).await.unwrap_err();
-        let told = match &result {
+        let text = match &result {
             PatchError::Conflict => "conflict",
             PatchError::Denied(why) => {
                 assert!(why.contains(&message), "{why}");
@@ -387,7 +387,7 @@ async fn a_node_that_was_not_patched_is_told_by_why_and_not_asked_for_again() {
                 "failed"
             }
         };
-        assert_eq!(told, expected, "{code} {message}");
+        assert_eq!(text, expected, "{code} {message}");
     }
 }
 
@@ -404,7 +404,7 @@ fn now() -> Timestamp {
     NOW.parse().unwrap()
 }
 
-fn publication() -> PublishedVerdict {
+fn published_verdict() -> PublishedVerdict {
     let lacking = ("kube-system/cni".to_owned(), BTreeSet::from(["node-0".to_owned()]));
     PublishedVerdict::new(&Gate::closed(), TaintSuppressions::from([lacking]), Vec::new())
 }
@@ -437,7 +437,7 @@ async fn write_lease(record: Option<&LeaseRecord>, step: Step) -> Result<LeaseRe
             NAME,
             record,
             &me(),
-            Some(("linkerd-gate/verdict", publication().write())),
+            Some(("linkerd-gate/verdict", published_verdict().write())),
             now(),
         )
         .await
@@ -495,7 +495,7 @@ async fn a_lease_is_made_taken_renewed_and_given_up_under_its_version() {
 }
 
 #[tokio::test]
-async fn a_lease_that_another_wrote_made_or_removed_is_a_conflict_and_anything_else_a_failure() {
+async fn only_a_lease_changed_by_another_client_is_a_conflict() {
     let ours = record(Some("node-0/linkerd-gate-x/boot-1"));
     for answer in [
         status(409, "Conflict", "the object has been modified"),
@@ -614,7 +614,7 @@ async fn an_event_is_created_on_the_node_and_nowhere_else() {
 }
 
 #[tokio::test]
-async fn an_installation_that_is_gone_is_told_from_one_that_cannot_be_read() {
+async fn a_missing_installation_differs_from_an_unreadable_one() {
     let asked = async |answer| {
         let path_and_query = "/apis/apps/v1/namespaces/linkerd-gate/daemonsets/linkerd-gate";
         let steps = vec![Step { method: Method::GET, path_and_query, body: Value::Null, answer }];

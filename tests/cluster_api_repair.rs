@@ -70,7 +70,7 @@ async fn remove(evict: bool, answer: (StatusCode, Value)) -> WriteOutcome {
 }
 
 #[tokio::test]
-async fn a_removal_means_the_pod_that_was_looked_at_with_its_own_grace_period() {
+async fn a_removal_names_the_observed_pod_and_its_grace_period() {
     let pod = json!({"metadata": {"name": "web-0", "namespace": "shop"}});
     assert_eq!(remove(false, (StatusCode::OK, pod)).await, WriteOutcome::Done);
     let done = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
@@ -78,7 +78,7 @@ async fn a_removal_means_the_pod_that_was_looked_at_with_its_own_grace_period() 
 }
 
 #[tokio::test]
-async fn a_pod_that_is_gone_or_has_changed_is_overtaken_and_anything_else_fails() {
+async fn removing_a_gone_or_changed_pod_is_a_conflict_and_no_failure() {
     for evict in [false, true] {
         for answer in races() {
             assert_eq!(remove(evict, answer).await, WriteOutcome::Conflict);
@@ -92,7 +92,7 @@ async fn a_pod_that_is_gone_or_has_changed_is_overtaken_and_anything_else_fails(
 }
 
 #[tokio::test]
-async fn a_budget_refuses_an_eviction_in_its_own_words() {
+async fn a_budgets_refusal_is_reported_in_its_words() {
     let cause = json!({
         "reason": "DisruptionBudget",
         "message": "The disruption budget web needs 2 healthy pods and has 2 currently",
@@ -137,7 +137,7 @@ async fn a_removal_that_is_forbidden_names_the_right() {
 }
 
 #[tokio::test]
-async fn what_goes_with_its_namespace_is_overtaken() {
+async fn an_eviction_in_a_terminating_namespace_is_a_conflict() {
     let cause = json!({"reason": "NamespaceTerminating", "message": "namespace shop is being terminated", "field": "metadata.namespace"});
     let answer = caused(403, "Forbidden", "unable to create new content in namespace shop", &cause);
     assert_eq!(remove(true, answer).await, WriteOutcome::Conflict);
@@ -177,7 +177,7 @@ async fn ungated(answer: (StatusCode, Value)) -> WriteOutcome {
 }
 
 #[tokio::test]
-async fn our_gate_comes_off_as_it_was_looked_at_and_no_other() {
+async fn only_our_gate_is_removed_and_only_from_the_observed_pod() {
     assert_eq!(ungated(pod_at("8")).await, WriteOutcome::Done);
     for answer in races().into_iter().chain([test_failed()]) {
         assert_eq!(ungated(answer).await, WriteOutcome::Conflict);
@@ -210,7 +210,7 @@ async fn untracked(patched: (StatusCode, Value), deleted: Option<(StatusCode, Va
 }
 
 #[tokio::test]
-async fn a_gated_pod_of_a_job_loses_its_finalizer_and_is_deleted_as_it_is_then() {
+async fn a_gated_pod_of_a_job_loses_its_finalizer_and_is_then_deleted() {
     let gone = || (StatusCode::OK, json!({"metadata": {"name": "web-0", "namespace": "shop"}}));
     assert_eq!(untracked(pod_at("8"), Some(gone())).await, WriteOutcome::Done);
     for answer in races() {
@@ -258,7 +258,7 @@ fn metadata_of(name: &str) -> Value {
 }
 
 #[tokio::test]
-async fn a_job_is_suspended_and_resumed_together_with_its_mark_and_as_it_was_looked_at() {
+async fn a_job_is_suspended_and_resumed_with_its_mark_if_unchanged() {
     assert_eq!(suspend((StatusCode::OK, metadata_of("web"))).await, WriteOutcome::Done);
     assert_eq!(resume((StatusCode::OK, metadata_of("web"))).await, WriteOutcome::Done);
     for [one, other] in [races(), races()] {
@@ -275,30 +275,30 @@ async fn a_job_is_suspended_and_resumed_together_with_its_mark_and_as_it_was_loo
 
 // Nudges.
 
-fn nudge(kind: Kind) -> OwnerRetry {
+fn owner_retry(kind: Kind) -> OwnerRetry {
     OwnerRetry { namespace: "shop".to_owned(), owner: owner(kind), has: 0 }
 }
 
-async fn nudged(kind: Kind, path_and_query: &'static str, answer: (StatusCode, Value)) -> WriteOutcome {
+async fn retried(kind: Kind, path_and_query: &'static str, answer: (StatusCode, Value)) -> WriteOutcome {
     let body = json!({"metadata": {"uid": "o-1", "annotations": {"linkerd-gate/retried-at": "2026-01-01T00:00:00Z"}}});
     let steps = vec![Step { method: Method::PATCH, path_and_query, body, answer }];
-    scripted(steps, async |client| repair::retry_owner(client, &nudge(kind), now()).await).await
+    scripted(steps, async |client| repair::retry_owner(client, &owner_retry(kind), now()).await).await
 }
 
 #[tokio::test]
-async fn a_nudge_writes_one_annotation_of_the_four_kinds() {
+async fn a_retry_writes_one_annotation_on_an_owner_of_the_four_kinds() {
     for (kind, path) in [
         (Kind::ReplicaSet, "/apis/apps/v1/namespaces/shop/replicasets/web?fieldManager=linkerd-gate"),
         (Kind::StatefulSet, "/apis/apps/v1/namespaces/shop/statefulsets/web?fieldManager=linkerd-gate"),
         (Kind::DaemonSet, "/apis/apps/v1/namespaces/shop/daemonsets/web?fieldManager=linkerd-gate"),
         (Kind::Job, JOB),
     ] {
-        assert_eq!(nudged(kind.clone(), path, (StatusCode::OK, metadata_of("web"))).await, WriteOutcome::Done);
+        assert_eq!(retried(kind.clone(), path, (StatusCode::OK, metadata_of("web"))).await, WriteOutcome::Done);
         for answer in races() {
-            assert_eq!(nudged(kind.clone(), path, answer).await, WriteOutcome::Conflict);
+            assert_eq!(retried(kind.clone(), path, answer).await, WriteOutcome::Conflict);
         }
         for code in [403, 422, 429, 500] {
-            let outcome = nudged(kind.clone(), path, status(code, "X", "because")).await;
+            let outcome = retried(kind.clone(), path, status(code, "X", "because")).await;
             let act = format!("annotate {} shop/web", kind.to_string().to_lowercase());
             assert!(is_failed(&outcome, &[&act, "because"]), "{code}: {outcome:?}");
         }
@@ -309,13 +309,14 @@ async fn a_nudge_writes_one_annotation_of_the_four_kinds() {
 async fn an_owner_of_another_uid_is_another_owner() {
     let cause = json!({"reason": "FieldValueInvalid", "message": "field is immutable", "field": "metadata.uid"});
     let answer = caused(422, "Invalid", "Job.batch \"web\" is invalid: metadata.uid: field is immutable", &cause);
-    assert_eq!(nudged(Kind::Job, JOB, answer).await, WriteOutcome::Conflict);
+    assert_eq!(retried(Kind::Job, JOB, answer).await, WriteOutcome::Conflict);
 }
 
 #[tokio::test]
 async fn another_kind_of_owner_is_not_even_asked_about() {
     for kind in [Kind::ReplicationController, Kind::Other("example.com/v1 Web".to_owned())] {
-        let outcome = scripted(Vec::new(), async |client| repair::retry_owner(client, &nudge(kind), now()).await).await;
+        let outcome =
+            scripted(Vec::new(), async |client| repair::retry_owner(client, &owner_retry(kind), now()).await).await;
         assert!(is_failed(&outcome, &["shop/web", "nothing is written"]), "{outcome:?}");
     }
 }

@@ -95,9 +95,9 @@ async fn release(steps: Vec<Step>, pods: &[&str]) -> Said {
 #[tokio::test]
 async fn release_is_one_patch_that_leaves_other_gates_and_a_warning() {
     let steps = vec![get((StatusCode::OK, held())), patch(metadata()), event(made_event())];
-    let (told, refused) = release(steps, &["web"]).await;
+    let (printed, refused) = release(steps, &["web"]).await;
     assert_eq!(
-        told,
+        printed,
         "pod/web -n shop: released\nWarning: it starts outside the mesh, without a proxy; to bring it into the mesh, delete it \
          once the injector answers, and apply its manifest again\npod/web -n shop: other gates still hold it: example.com/quota\n"
     );
@@ -105,7 +105,7 @@ async fn release_is_one_patch_that_leaves_other_gates_and_a_warning() {
 }
 
 #[tokio::test]
-async fn an_owned_pod_without_annotations_is_released_and_its_owner_named() {
+async fn a_released_pod_without_annotations_names_its_owner() {
     let pod = with(held(), |pod| {
         pod["metadata"].as_object_mut().unwrap().remove("annotations");
         pod["metadata"]["ownerReferences"] =
@@ -123,21 +123,21 @@ async fn an_owned_pod_without_annotations_is_released_and_its_owner_named() {
     let patch = Step { method: Method::PATCH, path_and_query: PATCH, body, answer: metadata() };
     // That no Event can be written takes nothing back.
     let denied = status(403, "Forbidden", "events is forbidden: User \"jane\" cannot create resource \"events\"");
-    let (told, refused) = release(vec![get((StatusCode::OK, pod)), patch, event(denied)], &["web"]).await;
-    assert!(told.contains("its ReplicaSet web-1 creates it again"), "{told}");
-    assert!(told.contains("no Event tells of it") && refused.is_empty(), "{told}{refused}");
+    let (printed, refused) = release(vec![get((StatusCode::OK, pod)), patch, event(denied)], &["web"]).await;
+    assert!(printed.contains("its ReplicaSet web-1 creates it again"), "{printed}");
+    assert!(printed.contains("no Event tells of it") && refused.is_empty(), "{printed}{refused}");
 }
 
 #[tokio::test]
-async fn a_pod_that_changed_in_the_same_moment_is_read_again_and_a_released_one_is_left() {
+async fn a_pod_changed_meanwhile_is_read_again_and_left_if_released() {
     let raced = status(409, "Conflict", "the object has been modified");
     let released = with(held(), |pod| {
         pod["metadata"]["annotations"]["linkerd-gate/release"] = json!("true");
         pod["spec"]["schedulingGates"] = json!([]);
     });
     let steps = vec![get((StatusCode::OK, held())), patch(raced), get((StatusCode::OK, released))];
-    let (told, refused) = release(steps, &["web"]).await;
-    assert!(told.contains("was released before") && refused.is_empty(), "{told}{refused}");
+    let (printed, refused) = release(steps, &["web"]).await;
+    assert!(printed.contains("was released before") && refused.is_empty(), "{printed}{refused}");
 }
 
 #[tokio::test]
@@ -168,8 +168,8 @@ async fn what_cannot_be_released_says_why_and_what_to_type() {
         (vec![get((StatusCode::OK, held())), patch(status(422, "Invalid", policy))], "the API server refused it (422)"),
         (vec![get(status(401, "Unauthorized", "no"))], "does not know who you are"),
     ] {
-        let (told, refused) = release(steps, &["web"]).await;
-        assert!(told.is_empty() && refused.contains(says), "{says}: {told}{refused}");
+        let (printed, refused) = release(steps, &["web"]).await;
+        assert!(printed.is_empty() && refused.contains(says), "{says}: {printed}{refused}");
         assert!(refused.starts_with("pod/web -n shop: "), "{refused}");
     }
 }
@@ -188,10 +188,10 @@ async fn all_of_a_namespace_are_those_that_our_gate_holds() {
     };
     let steps =
         vec![list(json!([held(), other])), get((StatusCode::OK, held())), patch(metadata()), event(made_event())];
-    let (told, refused) = release(steps, &[]).await;
-    assert!(told.starts_with("pod/web -n shop: released\n") && refused.is_empty(), "{told}{refused}");
-    let (told, _) = release(vec![list(json!([]))], &[]).await;
-    assert!(told.contains("nothing to release"), "{told}");
+    let (printed, refused) = release(steps, &[]).await;
+    assert!(printed.starts_with("pod/web -n shop: released\n") && refused.is_empty(), "{printed}{refused}");
+    let (printed, _) = release(vec![list(json!([]))], &[]).await;
+    assert!(printed.contains("nothing to release"), "{printed}");
 }
 
 // `recreate`
@@ -243,7 +243,7 @@ fn files(directory: &Path) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_pod_is_made_again_only_after_a_dry_run_has_shown_that_it_can_be() {
+async fn a_pod_is_recreated_only_after_a_successful_dry_run() {
     let directory = tempfile::tempdir().unwrap();
     let steps = vec![
         get((StatusCode::OK, held())),
@@ -252,14 +252,14 @@ async fn a_pod_is_made_again_only_after_a_dry_run_has_shown_that_it_can_be() {
         gone(),
         create(meshed()),
     ];
-    let (told, refused) = recreate(steps, directory.path()).await;
-    assert!(told.ends_with("pod/web -n shop: created again, in the mesh\n"), "{told}");
-    assert!(told.contains("deleted; its manifest is in") && refused.is_empty(), "{told}{refused}");
+    let (printed, refused) = recreate(steps, directory.path()).await;
+    assert!(printed.ends_with("pod/web -n shop: created again, in the mesh\n"), "{printed}");
+    assert!(printed.contains("deleted; its manifest is in") && refused.is_empty(), "{printed}{refused}");
     assert!(files(directory.path()).is_empty(), "the manifest was left behind");
 }
 
 #[tokio::test]
-async fn nothing_is_deleted_where_the_dry_run_is_refused_or_comes_back_held() {
+async fn no_pod_is_deleted_if_its_dry_run_is_refused_or_held() {
     let directory = tempfile::tempdir().unwrap();
     let quota = "pods \"x\" is forbidden: exceeded quota: small, requested: pods=1, used: pods=4, limited: pods=4";
     for (answer, says) in [
@@ -268,14 +268,17 @@ async fn nothing_is_deleted_where_the_dry_run_is_refused_or_comes_back_held() {
         (status(403, "Forbidden", quota), "raise the quota by one pod for a moment"),
         (status(403, "Forbidden", "User \"jane\" cannot create resource \"pods\""), "linkerd-gate-recreate"),
     ] {
-        let (told, refused) = recreate(vec![get((StatusCode::OK, held())), dry_run(answer)], directory.path()).await;
-        assert!(told.is_empty() && refused.contains(says) && refused.contains("nothing was done"), "{told}{refused}");
+        let (printed, refused) = recreate(vec![get((StatusCode::OK, held())), dry_run(answer)], directory.path()).await;
+        assert!(
+            printed.is_empty() && refused.contains(says) && refused.contains("nothing was done"),
+            "{printed}{refused}"
+        );
     }
     assert!(files(directory.path()).is_empty());
 }
 
 #[tokio::test]
-async fn a_pod_with_an_owner_or_without_a_name_is_refused_before_anything_is_tried() {
+async fn recreate_refuses_an_owned_or_missing_pod_at_once() {
     let directory = tempfile::tempdir().unwrap();
     let owned = with(held(), |pod| {
         pod["metadata"]["ownerReferences"] =
@@ -295,7 +298,7 @@ async fn a_manifest_that_cannot_be_kept_keeps_the_pod() {
 }
 
 #[tokio::test]
-async fn a_pod_that_changed_before_the_deletion_is_left_and_no_file_stays() {
+async fn recreate_leaves_a_pod_that_changed_and_keeps_no_file() {
     let directory = tempfile::tempdir().unwrap();
     let raced = status(409, "Conflict", "Precondition failed: UID in precondition: u-1");
     let steps = vec![get((StatusCode::OK, held())), dry_run(meshed()), delete(raced)];
@@ -304,7 +307,7 @@ async fn a_pod_that_changed_before_the_deletion_is_left_and_no_file_stays() {
 }
 
 #[tokio::test]
-async fn a_create_that_fails_after_the_deletion_leaves_the_manifest_and_says_what_to_type() {
+async fn a_failed_create_after_the_deletion_leaves_the_manifest() {
     let directory = tempfile::tempdir().unwrap();
     let steps = vec![
         get((StatusCode::OK, held())),

@@ -69,50 +69,50 @@ async fn say(steps: Vec<Step>, say: OverrideCommand, subjects: &[OverrideTarget]
 #[tokio::test]
 async fn a_node_is_opened_and_closed_by_one_annotation_with_an_end() {
     let steps = vec![patch(NODE, &json!("open 2026-01-01T06:00:00Z"), taken())];
-    let told = say(steps, OverrideCommand::Open(HOUR), &[node("worker-1")]).await;
+    let printed = say(steps, OverrideCommand::Open(HOUR), &[node("worker-1")]).await;
     let line = "node/worker-1: open by hand until 2026-01-01T06:00:00Z (in 1h); its taint goes and its waits are let through, \
                 whether Linkerd injects or not\n";
-    assert_eq!(told, (line.to_owned(), String::new()));
+    assert_eq!(printed, (line.to_owned(), String::new()));
 
     let steps = vec![patch(NODE, &json!("closed 2026-01-01T06:00:00Z"), taken())];
-    let (told, _) = say(steps, OverrideCommand::Close(HOUR), &[node("worker-1")]).await;
+    let (printed, _) = say(steps, OverrideCommand::Close(HOUR), &[node("worker-1")]).await;
     assert!(
-        told.starts_with("node/worker-1: closed by hand until 2026-01-01T06:00:00Z (in 1h); it is tainted"),
-        "{told}"
+        printed.starts_with("node/worker-1: closed by hand until 2026-01-01T06:00:00Z (in 1h); it is tainted"),
+        "{printed}"
     );
 }
 
 #[tokio::test]
 async fn what_was_said_is_taken_back_by_taking_that_annotation_away() {
     let steps = vec![patch(NODE, &Value::Null, taken()), patch(LEASE, &Value::Null, taken())];
-    let (told, _) = say(steps, OverrideCommand::Clear, &[node("worker-1"), all()]).await;
+    let (printed, _) = say(steps, OverrideCommand::Clear, &[node("worker-1"), all()]).await;
     assert_eq!(
-        told,
+        printed,
         "node/worker-1: override cleared; automatic control resumed\nlease/linkerd-gate in namespace gate: override cleared; automatic \
          control resumed\n"
     );
     // Without a Lease there is nothing to take back, and none is created for it.
-    let (told, refused) = say(vec![patch(LEASE, &Value::Null, not_found())], OverrideCommand::Clear, &[all()]).await;
-    assert_eq!(told, "lease/linkerd-gate in namespace gate: nothing was said: there is no Lease\n");
+    let (printed, refused) = say(vec![patch(LEASE, &Value::Null, not_found())], OverrideCommand::Clear, &[all()]).await;
+    assert_eq!(printed, "lease/linkerd-gate in namespace gate: nothing was said: there is no Lease\n");
     assert!(refused.is_empty());
 }
 
 #[tokio::test]
-async fn all_nodes_are_opened_on_the_lease_that_is_created_without_a_holder_where_there_is_none() {
+async fn open_all_writes_the_lease_or_creates_it_without_a_holder() {
     let word = "open 2026-01-01T06:00:00Z";
     let steps = vec![patch(LEASE, &json!(word), taken())];
-    let (told, _) = say(steps, OverrideCommand::Open(HOUR), &[all()]).await;
-    assert!(told.contains("all nodes open by hand until 2026-01-01T06:00:00Z (in 1h); taints go"), "{told}");
+    let (printed, _) = say(steps, OverrideCommand::Open(HOUR), &[all()]).await;
+    assert!(printed.contains("all nodes open by hand until 2026-01-01T06:00:00Z (in 1h); taints go"), "{printed}");
 
     let steps = vec![patch(LEASE, &json!(word), not_found()), create(word, created())];
-    let (told, _) = say(steps, OverrideCommand::Open(HOUR), &[all()]).await;
-    assert!(told.contains("there was no Lease, so it was created"), "{told}");
+    let (printed, _) = say(steps, OverrideCommand::Open(HOUR), &[all()]).await;
+    assert!(printed.contains("there was no Lease, so it was created"), "{printed}");
 
     let exists = status(409, "AlreadyExists", "leases \"linkerd-gate\" already exists");
     let steps =
         vec![patch(LEASE, &json!(word), not_found()), create(word, exists), patch(LEASE, &json!(word), taken())];
-    let (told, refused) = say(steps, OverrideCommand::Open(HOUR), &[all()]).await;
-    assert!(!told.contains("created") && refused.is_empty(), "an agent was faster: {told}{refused}");
+    let (printed, refused) = say(steps, OverrideCommand::Open(HOUR), &[all()]).await;
+    assert!(!printed.contains("created") && refused.is_empty(), "an agent was faster: {printed}{refused}");
 
     let steps = vec![patch(LEASE, &json!(word), not_found()), create(word, not_found())];
     let (_, refused) = say(steps, OverrideCommand::Open(HOUR), &[all()]).await;
@@ -120,7 +120,7 @@ async fn all_nodes_are_opened_on_the_lease_that_is_created_without_a_holder_wher
 }
 
 #[tokio::test]
-async fn a_name_that_is_no_nodes_is_told_with_the_nearest_and_the_others_are_opened_all_the_same() {
+async fn an_unknown_node_is_reported_and_the_others_are_opened() {
     const WRONG: &str = "/api/v1/nodes/worker-l?fieldManager=linkerd-gate";
     let word = json!("open 2026-01-01T06:00:00Z");
     let list =
@@ -129,8 +129,8 @@ async fn a_name_that_is_no_nodes_is_told_with_the_nearest_and_the_others_are_ope
     let known =
         json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadataList", "metadata": {}, "items": names});
     let steps = vec![patch(WRONG, &word, not_found()), list((StatusCode::OK, known)), patch(NODE, &word, taken())];
-    let (told, refused) = say(steps, OverrideCommand::Open(HOUR), &[node("worker-l"), node("worker-1")]).await;
-    assert!(told.starts_with("node/worker-1: open by hand"), "{told}");
+    let (printed, refused) = say(steps, OverrideCommand::Open(HOUR), &[node("worker-l"), node("worker-1")]).await;
+    assert!(printed.starts_with("node/worker-1: open by hand"), "{printed}");
     assert_eq!(refused, "node/worker-l: there is no such node; did you mean worker-1? `kubectl get nodes` lists them");
     // Whoever may not list is told no less.
     let steps = vec![patch(WRONG, &word, not_found()), list(status(403, "Forbidden", "no"))];
@@ -152,12 +152,12 @@ async fn a_missing_right_is_named_with_the_command_that_grants_it() {
 }
 
 #[tokio::test]
-async fn every_other_answer_is_told_as_it_came_and_nothing_is_tried_twice() {
+async fn every_other_answer_is_reported_as_received_without_a_retry() {
     let word = json!("open 2026-01-01T06:00:00Z");
-    for (code, told) in [(401, "does not know who you are"), (422, "(422)"), (500, "(500)"), (503, "(503)")] {
+    for (code, printed) in [(401, "does not know who you are"), (422, "(422)"), (500, "(500)"), (503, "(503)")] {
         let steps = vec![patch(NODE, &word, status(code, "X", "for some reason"))];
         let (_, refused) = say(steps, OverrideCommand::Open(HOUR), &[node("worker-1")]).await;
-        assert!(refused.contains(told) && refused.contains("for some reason"), "{refused}");
+        assert!(refused.contains(printed) && refused.contains("for some reason"), "{refused}");
     }
 }
 

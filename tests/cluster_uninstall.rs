@@ -154,11 +154,11 @@ async fn uninstall(now: bool, steps: Vec<Step>) -> (String, String) {
 
 #[tokio::test]
 async fn where_nothing_is_left_it_says_so_and_writes_nothing() {
-    let (told, refused) =
+    let (printed, refused) =
         uninstall(true, absent(vec![get(PODS, list(&json!([])))], &json!([]), &json!([]), vec![])).await;
     assert!(refused.is_empty(), "{refused}");
-    assert!(told.starts_with("deployment/linkerd-gate-controller -n linkerd-gate: is missing\n"), "{told}");
-    assert!(told.contains("pods: none is held\n") && told.contains("\ndone: "), "{told}");
+    assert!(printed.starts_with("deployment/linkerd-gate-controller -n linkerd-gate: is missing\n"), "{printed}");
+    assert!(printed.contains("pods: none is held\n") && printed.contains("\ndone: "), "{printed}");
 }
 
 #[tokio::test]
@@ -184,9 +184,9 @@ async fn controller_bindings_agents_and_leases_go_in_this_order() {
         delete(AGENTS_LEASE, json!({}), success()),
         delete(CONTROLLERS_LEASE, json!({}), success()),
     ];
-    let (told, refused) = uninstall(true, steps).await;
+    let (printed, refused) = uninstall(true, steps).await;
     assert!(refused.is_empty(), "{refused}");
-    let lines: Vec<&str> = told.lines().filter(|line| line.ends_with(": deleted")).collect();
+    let lines: Vec<&str> = printed.lines().filter(|line| line.ends_with(": deleted")).collect();
     assert_eq!(
         lines,
         [
@@ -202,7 +202,7 @@ async fn controller_bindings_agents_and_leases_go_in_this_order() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_held_is_deleted_where_injection_is_proven_once_admission_holds_no_more() {
+async fn uninstall_deletes_held_pods_once_injection_is_proven() {
     let mut job = held("import", "batch/v1", "Job");
     job["metadata"]["finalizers"] = json!(["batch.kubernetes.io/job-tracking"]);
     let mut still = copy("web");
@@ -228,7 +228,7 @@ async fn what_is_held_is_deleted_where_injection_is_proven_once_admission_holds_
         released("/api/v1/namespaces/shop/pods/shell?fieldManager=linkerd-gate", "shell"),
         get(PODS, list(&json!([]))),
     ];
-    let (told, refused) = uninstall(true, absent(let_go, &json!([]), &json!([]), vec![])).await;
+    let (printed, refused) = uninstall(true, absent(let_go, &json!([]), &json!([]), vec![])).await;
     assert!(refused.is_empty(), "{refused}");
     for line in [
         "admission, by a dry-run copy of pod/web -n shop: holds nothing any more",
@@ -237,7 +237,7 @@ async fn what_is_held_is_deleted_where_injection_is_proven_once_admission_holds_
         "pod/import -n shop: deleted; its Job it creates it again",
         "pod/shell -n shop: released, it starts outside the mesh: no controller creates it again",
     ] {
-        assert!(told.lines().any(|said| said == line), "{line}: {told}");
+        assert!(printed.lines().any(|said| said == line), "{line}: {printed}");
     }
 }
 
@@ -250,11 +250,11 @@ async fn what_is_held_is_released_where_injection_is_not_proven() {
         released("/api/v1/namespaces/shop/pods/web?fieldManager=linkerd-gate", "web"),
         get(PODS, list(&json!([]))),
     ];
-    let (told, refused) = uninstall(true, absent(let_go, &json!([]), &json!([]), vec![])).await;
+    let (printed, refused) = uninstall(true, absent(let_go, &json!([]), &json!([]), vec![])).await;
     assert!(refused.is_empty(), "{refused}");
     assert!(
-        told.contains("injection: not proven (") && told.contains("released, it starts outside the mesh"),
-        "{told}"
+        printed.contains("injection: not proven (") && printed.contains("released, it starts outside the mesh"),
+        "{printed}"
     );
 }
 
@@ -280,11 +280,11 @@ async fn jobs_go_on_and_nodes_lose_our_marks_alone() {
         patch("/api/v1/nodes/a?fieldManager=linkerd-gate", freed),
     ];
     let pods = vec![get(PODS, list(&json!([])))];
-    let (told, refused) = uninstall(true, absent(pods, &json!([job]), &json!([node, other]), marks)).await;
+    let (printed, refused) = uninstall(true, absent(pods, &json!([job]), &json!([node, other]), marks)).await;
     assert!(refused.is_empty(), "{refused}");
-    assert!(told.contains("job/import -n shop: resumed"), "{told}");
+    assert!(printed.contains("job/import -n shop: resumed"), "{printed}");
     let line = "node/a: freed of taint linkerd-gate/closed, annotation linkerd-gate/opened-boot\n";
-    assert!(told.contains(line) && !told.contains("node/b"), "{told}");
+    assert!(printed.contains(line) && !printed.contains("node/b"), "{printed}");
 }
 
 #[tokio::test]
@@ -299,8 +299,8 @@ async fn a_step_that_fails_is_named_and_the_others_are_taken() {
         get(PODS, forbidden("list resource \"pods\"")),
     ];
     steps.extend(absent(vec![], &json!([]), &json!([]), vec![]).into_iter().skip(5));
-    let (told, refused) = uninstall(true, steps).await;
-    assert!(told.contains("linkerd-gate-guard: deleted\n") && !told.contains("done: "), "{told}");
+    let (printed, refused) = uninstall(true, steps).await;
+    assert!(printed.contains("linkerd-gate-guard: deleted\n") && !printed.contains("done: "), "{printed}");
     let lines: Vec<&str> = refused.lines().collect();
     assert_eq!(lines.len(), 4, "{refused}");
     assert!(
@@ -312,7 +312,7 @@ async fn a_step_that_fails_is_named_and_the_others_are_taken() {
 }
 
 #[tokio::test]
-async fn without_now_it_only_looks_and_says_what_it_would_do() {
+async fn uninstall_without_now_only_reports_what_it_would_do() {
     let steps = vec![
         get(DEPLOYMENT, object("d-1")),
         get(HOLD, object("h-1")),
@@ -329,7 +329,7 @@ async fn without_now_it_only_looks_and_says_what_it_would_do() {
         get(AGENTS_LEASE, object("l-1")),
         get(CONTROLLERS_LEASE, not_found()),
     ];
-    let (told, refused) = uninstall(false, steps).await;
+    let (printed, refused) = uninstall(false, steps).await;
     assert!(refused.is_empty(), "{refused}");
     for line in [
         "deployment/linkerd-gate-controller -n linkerd-gate: would be deleted, its pods first",
@@ -338,7 +338,7 @@ async fn without_now_it_only_looks_and_says_what_it_would_do() {
         "daemonset/linkerd-gate -n linkerd-gate: would be deleted, its pods first",
         "nothing was done: `linkerd-gate uninstall --now` does it",
     ] {
-        assert!(told.lines().any(|said| said == line), "{line}: {told}");
+        assert!(printed.lines().any(|said| said == line), "{line}: {printed}");
     }
 }
 
@@ -357,7 +357,7 @@ async fn policies_without_a_controller_are_warned_of() {
         get(AGENTS_LEASE, not_found()),
         get(CONTROLLERS_LEASE, not_found()),
     ];
-    let (told, refused) = uninstall(false, steps).await;
+    let (printed, refused) = uninstall(false, steps).await;
     assert!(refused.is_empty(), "{refused}");
-    assert!(told.contains("Warning: admission holds pods, and there is no controller"), "{told}");
+    assert!(printed.contains("Warning: admission holds pods, and there is no controller"), "{printed}");
 }

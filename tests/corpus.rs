@@ -99,7 +99,7 @@ fn all_64_pairs_of_annotations_are_there_once() {
 }
 
 #[test]
-fn every_answer_and_every_reason_appears_and_no_reason_is_unknown() {
+fn the_corpus_covers_every_answer_and_every_known_reason() {
     let corpus = corpus();
     let mut seen: BTreeMap<Expect, BTreeSet<&str>> = BTreeMap::new();
     for case in &corpus.cases {
@@ -118,7 +118,7 @@ fn every_answer_and_every_reason_appears_and_no_reason_is_unknown() {
 }
 
 #[test]
-fn every_operator_selects_and_does_not_select_namespaces_and_pods() {
+fn every_selector_operator_in_the_corpus_matches_and_excludes() {
     let corpus = corpus();
     for webhook in ["labels", "in", "not-in", "exists", "does-not-exist"] {
         for on in ["namespace", "pod"] {
@@ -138,7 +138,7 @@ fn every_webhook_is_used() {
 }
 
 #[test]
-fn every_way_in_which_an_api_server_differs_appears() {
+fn the_corpus_has_every_difference_between_api_servers() {
     let corpus = corpus();
     for (what, found) in [
         ("refuses", corpus.cases.iter().any(|case| case.api_server.refuses.is_some())),
@@ -150,6 +150,6 @@ fn every_way_in_which_an_api_server_differs_appears() {
 }
 
 #[test]
-fn the_charts_webhook_in_the_corpus_is_the_one_that_serves_offline() {
+fn the_corpus_and_offline_mode_have_the_same_chart_webhook() {
     assert_eq!(corpus().webhooks["chart"], [chart_default()]);
 }

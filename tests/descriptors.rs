@@ -47,7 +47,7 @@ async fn answer(mut stream: TcpStream) -> String {
 }
 
 #[tokio::test]
-async fn a_server_without_descriptors_neither_ends_nor_spins_and_serves_again_with_the_first_that_is_free() {
+async fn a_server_out_of_descriptors_resumes_when_one_is_free() {
     // Also the hard limit, or the server would ask for more.
     setrlimit(Resource::RLIMIT_NOFILE, 64, 64).unwrap();
     let listener = http::bind(0).unwrap();

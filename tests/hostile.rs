@@ -212,7 +212,7 @@ impl Agent {
     }
 
     /// Waits until the person's word has arrived.
-    async fn until_by_hand(&self, status: u16) -> String {
+    async fn until_override(&self, status: u16) -> String {
         let asking = async {
             loop {
                 if let Some((_, body)) =
@@ -319,7 +319,7 @@ async fn until(count: &AtomicUsize, at_least: usize, what: &str) {
 /// A crowd comes, and the waits of the same node are released as if it were not there.
 async fn endure(agent: &Agent, api: &Api, what: &str, peer: impl Fn(usize) -> Ipv4Addr) {
     api.word.send_replace("closed");
-    let before = agent.until_by_hand(503).await;
+    let before = agent.until_override(503).await;
     let (asked, came) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
     let mut waits = JoinSet::new();
     let more = |waits: &mut JoinSet<Instant>, from: usize| {
@@ -338,7 +338,7 @@ async fn endure(agent: &Agent, api: &Api, what: &str, peer: impl Fn(usize) -> Ip
     until(&came, HOSTILE / 2, "hostile connections").await;
     more(&mut waits, WAITS / 2);
     until(&asked, WAITS, "waits among hostile connections").await;
-    let during = agent.until_by_hand(503).await;
+    let during = agent.until_override(503).await;
     assert_eq!(during, before, "{what}: what pods send changes nothing of what an agent says");
     let written: Vec<_> = api.asked().into_iter().filter(|asked| !asked.starts_with("GET ")).collect();
     let own = |write: &String| OWN.iter().any(|own| write.ends_with(own));
@@ -355,12 +355,12 @@ async fn endure(agent: &Agent, api: &Api, what: &str, peer: impl Fn(usize) -> Ip
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn thousands_of_hostile_connections_cost_little_and_hold_no_wait() {
+async fn hostile_connections_cost_little_and_delay_no_wait() {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, most.min(16_384), most).unwrap();
     let api = Api::start().await;
     let agent = Agent::start(&api);
-    agent.until_by_hand(503).await;
+    agent.until_override(503).await;
     let rest = agent.memory("VmHWM");
 
     endure(&agent, &api, "one peer", |_| pod(66, 1)).await;

@@ -210,7 +210,7 @@ fn paths(code: &str) -> Vec<Vec<String>> {
 
 /// Between the modules of one directory, whatever is inside each of them. A module may use its parent, and the other way round.
 #[test]
-fn no_two_neighbours_use_each_other_by_any_way_round() {
+fn no_two_modules_depend_on_each_other() {
     let modules: BTreeMap<Vec<String>, String> = sources()
         .into_iter()
         .filter(|(name, _)| name != "main.rs")

@@ -120,7 +120,7 @@ fn the_page_of_metrics_is_the_table() {
 }
 
 #[test]
-fn every_variable_in_the_manifests_is_one_that_its_program_takes() {
+fn every_variable_in_the_manifests_is_one_of_its_role() {
     for role in [table::Role::Agent, table::Role::Controller] {
         let command = json!([role.as_str()]);
         let all = manifests();
@@ -174,7 +174,7 @@ fn the_dockerfile_and_make_image_make_the_same_layout() {
 }
 
 #[test]
-fn the_agents_daemon_set_is_of_this_version_runs_everywhere_and_has_no_privilege() {
+fn the_agents_daemon_set_runs_everywhere_without_privileges() {
     let all = manifests();
     // A Service of our name would put LINKERD_GATE_PORT and its like into pods.
     assert!(all.iter().all(|document| document["kind"] != "Service"));
@@ -204,7 +204,7 @@ fn the_agents_daemon_set_is_of_this_version_runs_everywhere_and_has_no_privilege
 }
 
 #[test]
-fn the_controllers_deployment_is_of_this_version_runs_on_closed_nodes_and_has_no_privilege() {
+fn the_controllers_deployment_runs_on_closed_nodes_unprivileged() {
     let all = manifests();
     let named = |kind: &str| {
         let ours =

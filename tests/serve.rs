@@ -153,7 +153,7 @@ impl Answered {
 }
 
 #[tokio::test]
-async fn the_gate_is_told_by_status_and_by_json() {
+async fn the_gate_endpoint_answers_by_http_status_and_json() {
     let served = Served::start(&closed(), Limits::default());
     let answered = served.get("/gate").await;
     assert_eq!(answered.status, 503);
@@ -169,7 +169,7 @@ async fn the_gate_is_told_by_status_and_by_json() {
 }
 
 #[tokio::test]
-async fn readiness_has_a_reason_and_the_node_is_alive_for_as_long_as_its_loop_is() {
+async fn ready_names_its_reason_and_live_lasts_as_long_as_the_loop() {
     let served = Served::start(&closed(), Limits::default());
     assert_eq!(served.get("/ready").await.status, 200);
     assert_eq!(served.get("/live").await.status, 200);
@@ -240,7 +240,7 @@ async fn head_is_answered_as_get_without_the_body() {
 }
 
 #[tokio::test]
-async fn a_bad_wait_is_told_in_a_sentence() {
+async fn a_bad_wait_parameter_is_refused_with_a_sentence() {
     let served = Served::start(&open(), Limits::default());
     let answered = served.get("/gate?wait=5M").await;
     assert_eq!(answered.status, 400);
@@ -256,7 +256,7 @@ async fn a_long_poll_of_an_open_gate_is_answered_at_once() {
 }
 
 #[tokio::test]
-async fn a_long_poll_is_released_by_the_opening_and_by_no_other_change() {
+async fn a_long_poll_is_answered_by_the_opening_only() {
     let served = Served::start(&closed(), Limits::default());
     let mut client = served.connect().await;
     client.ask("/gate?wait=60s").await;
@@ -321,7 +321,7 @@ async fn a_thousand_waiters_are_released_at_once() {
 }
 
 #[tokio::test]
-async fn a_waiter_that_leaves_is_forgotten() {
+async fn a_closed_long_poll_connection_is_no_longer_counted() {
     let served = Served::start(&closed(), Limits::default());
     let mut client = served.connect().await;
     client.ask("/gate?wait=60s").await;
@@ -331,7 +331,7 @@ async fn a_waiter_that_leaves_is_forgotten() {
 }
 
 #[tokio::test]
-async fn a_header_that_does_not_end_in_time_and_an_idle_connection_are_cut_off() {
+async fn a_slow_header_and_an_idle_connection_are_cut_off() {
     let served = Served::start(&open(), Limits { header_time: Duration::from_millis(50), ..Limits::default() });
     for said in ["", "GET /gate HT", "GET /gate HTTP/1.1\r\nhost: node\r\nx-slow: "] {
         let mut client = served.connect().await;
@@ -391,7 +391,7 @@ async fn requests_that_come_together_are_answered_in_order() {
 }
 
 #[tokio::test]
-async fn whoever_does_not_read_what_it_asked_for_is_cut_off() {
+async fn a_client_that_does_not_read_its_answers_is_cut_off() {
     let served = Served::start(&open(), Limits { write_time: Duration::from_millis(50), ..Limits::default() });
     let mut client = served.connect().await;
     let request = b"GET /metrics HTTP/1.1\r\nhost: node\r\n\r\n";
@@ -420,7 +420,7 @@ async fn both_families_of_addresses_are_served() {
 }
 
 #[tokio::test]
-async fn connections_are_bounded_and_a_place_that_is_free_again_is_given_away() {
+async fn connections_are_bounded_and_a_free_place_is_reused() {
     let served = Served::start(&open(), Limits { connections: 2, reserved: 0, grace: PATIENCE, ..Limits::default() });
     let (mut first, mut second) = (served.connect().await, served.connect().await);
     assert_eq!((first.get("/live").await.status, second.get("/live").await.status), (200, 200));
@@ -471,7 +471,7 @@ async fn one_peer_has_few_places_and_the_node_itself_all() {
 }
 
 #[tokio::test]
-async fn the_longest_poll_is_answered_early_where_another_needs_its_place() {
+async fn the_longest_poll_is_answered_early_to_free_its_place() {
     let served = Served::start(&closed(), Limits { connections: 2, reserved: 1, ..Limits::default() });
     let mut polls = Vec::new();
     for peer in ["127.0.0.2", "127.0.0.3"] {
@@ -501,7 +501,7 @@ async fn a_silent_connection_makes_room_for_one_that_asks() {
 }
 
 #[tokio::test]
-async fn who_comes_from_elsewhere_is_told_no_details() {
+async fn a_remote_client_receives_no_details() {
     let node = NodeStatus { reason: "secret".to_owned(), ..closed().node };
     let answer =
         GateStatus { reason: "closed: secret".to_owned(), prover: Some("secret".to_owned()), node, ..closed() };
@@ -512,9 +512,9 @@ async fn who_comes_from_elsewhere_is_told_no_details() {
         assert_eq!((own.status, elsewhere.status), (503, 503), "{path}");
         assert!(own.body.contains("secret") && !elsewhere.body.contains("secret"), "{path}: {}", elsewhere.body);
     }
-    let told = served.connect_from_elsewhere().await.get("/gate").await.body;
-    let told = serde_json::from_str::<GateStatus>(&told).unwrap();
-    assert_eq!((told.open, told.required, told.node.name), (false, answer.required, answer.node.name));
+    let received = served.connect_from_elsewhere().await.get("/gate").await.body;
+    let received = serde_json::from_str::<GateStatus>(&received).unwrap();
+    assert_eq!((received.open, received.required, received.node.name), (false, answer.required, answer.node.name));
 }
 
 #[tokio::test]
@@ -539,11 +539,11 @@ async fn the_end_answers_those_who_wait_and_cuts_off_those_who_dawdle() {
 }
 
 #[test]
-fn a_port_that_is_taken_is_told_with_what_to_do() {
+fn a_port_in_use_is_reported_with_the_command_to_inspect_it() {
     let listener = http::bind(0).unwrap();
     let port = listener.local_addr().unwrap().port();
-    let told = http::bind(port).unwrap_err().to_string();
-    assert!(told.contains(&format!("port {port} is taken")) && told.contains("ss -ltnp"), "{told}");
+    let received = http::bind(port).unwrap_err().to_string();
+    assert!(received.contains(&format!("port {port} is taken")) && received.contains("ss -ltnp"), "{received}");
 
     // Also where only one address of it is taken.
     let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -158,6 +158,53 @@ fn places<'a>(words: &'a [Word], phrase: &str) -> impl Iterator<Item = usize> + 
     })
 }
 
+/// The names of the functions below `#[test]` and `#[tokio::test…]`.
+fn tests_of(text: &str) -> Vec<&str> {
+    let mut names = Vec::new();
+    let mut is_test = false;
+    for line in text.lines().map(str::trim_start) {
+        if line.starts_with("#[test]") || line.starts_with("#[tokio::test") {
+            is_test = true;
+        } else if let Some(function) = line.strip_prefix("async fn ").or_else(|| line.strip_prefix("fn ")) {
+            names.extend(function.split('(').next().filter(|_| is_test));
+            is_test = false;
+        }
+    }
+    names
+}
+
+#[test]
+fn names_of_tests_are_short_and_plain() {
+    fn visit(path: &Path, found: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()) {
+            if entry.is_dir() {
+                visit(&entry, found);
+            } else if entry.extension().is_some_and(|extension| extension == "rs") {
+                found.push(entry);
+            }
+        }
+    }
+    let mut files = Vec::new();
+    for directory in ["src", "tests", "benches"] {
+        visit(&repository(directory), &mut files);
+    }
+    let (mut count, mut wrong) = (0, Vec::new());
+    for file in files {
+        let text = fs::read_to_string(&file).unwrap();
+        for name in tests_of(&text) {
+            count += 1;
+            let words = words(name);
+            let avoided =
+                AVOID.iter().chain(AVOID_IN_PROSE).find(|(phrase, _)| places(&words, phrase).next().is_some());
+            if name.len() > 60 || avoided.is_some() {
+                wrong.push(format!("{}: {name} ({} letters, {avoided:?})", file.display(), name.len()));
+            }
+        }
+    }
+    assert!(count > 900, "{count} tests");
+    assert!(wrong.is_empty(), "at most 60 letters, and no word to avoid:\n{}", wrong.join("\n"));
+}
+
 #[test]
 fn words_to_avoid_are_avoided() {
     let mut found = Vec::new();

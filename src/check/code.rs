@@ -59,7 +59,7 @@ codes! {
     REPLICAS = "LG503" "injector, identity and destination have two replicas or more";
     SPREAD = "LG504" "replicas of the control plane are spread over nodes";
     CLOSED = "LG601" "no node is closed";
-    YIELDS = "LG602" "no DaemonSet keeps nodes from being closed";
+    TAINT_SUPPRESSED = "LG602" "no DaemonSet keeps nodes from being closed";
     NODES_WITHOUT_AGENT = "LG603" "every node has an agent that is ready";
     OVERRIDES = "LG604" "no manual override is in force";
     MESHED = "LG701" "pods that ask for Linkerd are meshed";

@@ -66,14 +66,14 @@ fn ready(state: &State) -> Vec<Check> {
             let namespace = agents.metadata.namespace.as_deref().unwrap_or_default();
             let status = agents.status.as_ref();
             let (wanted, ready) = status.map_or((0, 0), |it| (it.desired_number_scheduled, it.number_ready));
-            let told = format!("{ready} of {wanted} agents are ready");
+            let summary = format!("{ready} of {wanted} agents are ready");
             let fix = format!("kubectl describe daemonset linkerd-gate -n {namespace}");
             checks.push(if ready >= wanted && wanted > 0 {
                 AGENTS.passes()
             } else if ready == 0 && wanted > 0 {
-                AGENTS.fails(told).with_fix(fix)
+                AGENTS.fails(summary).with_fix(fix)
             } else {
-                AGENTS.warns(told).with_fix(fix)
+                AGENTS.warns(summary).with_fix(fix)
             });
             checks.push(renewed(
                 state,
@@ -96,14 +96,14 @@ fn ready(state: &State) -> Vec<Check> {
             let name = controller.metadata.name.as_deref().unwrap_or_default();
             let wanted = controller.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
             let ready = controller.status.as_ref().and_then(|status| status.ready_replicas).unwrap_or(0);
-            let told = format!("{ready} of {wanted} replicas are ready");
+            let summary = format!("{ready} of {wanted} replicas are ready");
             let fix = format!("kubectl describe deployment {name} -n {namespace}");
             checks.push(if ready >= wanted && wanted > 0 {
                 CONTROLLER.passes()
             } else if ready == 0 {
-                CONTROLLER.fails(told).with_fix(fix)
+                CONTROLLER.fails(summary).with_fix(fix)
             } else {
-                CONTROLLER.warns(told).with_fix(fix)
+                CONTROLLER.warns(summary).with_fix(fix)
             });
             checks.push(renewed(state, lease_record::CONTROLLER_NAME, LEADER, "controller", "no pod is repaired"));
         }

@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::core::v1::Node;
 
-use super::code::{CLOSED, NODES_WITHOUT_AGENT, OVERRIDES, YIELDS};
+use super::code::{CLOSED, NODES_WITHOUT_AGENT, OVERRIDES, TAINT_SUPPRESSED};
 use super::{Check, State, fix};
 use crate::decide::election::published_verdict::{EVERY_NODE, WireVerdict};
 use crate::decide::node::taint::TAINT_EFFECT;
@@ -50,7 +50,7 @@ pub(super) fn checks(state: &State) -> Vec<Check> {
         check.objects = closed.iter().map(|node| object(node)).collect();
         check
     });
-    checks.push(yielding(state, &key));
+    checks.push(taint_suppressed(state, &key));
     if agents.is_some()
         && let Ok(survey) = &state.pods
     {
@@ -74,12 +74,13 @@ pub(super) fn checks(state: &State) -> Vec<Check> {
     let overrides = state.overrides();
     checks.push(match overrides.first() {
         None => OVERRIDES.passes(),
-        Some((_, by_hand)) => {
-            let word = if by_hand.open { "pods start there, whatever Linkerd does" } else { "no pod starts there" };
+        Some((_, manual_override)) => {
+            let word =
+                if manual_override.open { "pods start there, whatever Linkerd does" } else { "no pod starts there" };
             let mut check = OVERRIDES
                 .warns(format!("a person said so, and until then it goes before what is proven: {word}"))
                 .with_fix(clear(overrides.iter().map(|(what, _)| what.as_str())));
-            check.listing(overrides.iter().map(|(what, by_hand)| format!("{what}: {by_hand}")));
+            check.listing(overrides.iter().map(|(what, manual_override)| format!("{what}: {manual_override}")));
             check.objects = overrides.into_iter().map(|(what, _)| what).collect();
             check
         }
@@ -97,27 +98,27 @@ fn clear<'a>(targets: impl Iterator<Item = &'a str>) -> String {
 }
 
 /// DaemonSets for which nodes are not closed.
-fn yielding(state: &State, key: &str) -> Check {
-    let yields =
+fn taint_suppressed(state: &State, key: &str) -> Check {
+    let suppressions =
         state.fresh_verdict().and_then(Result::ok).map(|published| published.taint_suppressed_by).unwrap_or_default();
-    if yields.is_empty() {
-        YIELDS.passes()
+    if suppressions.is_empty() {
+        TAINT_SUPPRESSED.passes()
     } else {
         let object = |name: &String| match name.split_once('/') {
             Some((namespace, name)) => format!("daemonset/{name} -n {namespace}"),
             None => name.clone(),
         };
-        let mut check = YIELDS.warns(format!(
+        let mut check = TAINT_SUPPRESSED.warns(format!(
             "where a pod of these is missing the node is not closed: they do not tolerate the taint {key}"
         ));
-        check.listing(yields.iter().map(|(name, nodes)| {
+        check.listing(suppressions.iter().map(|(name, nodes)| {
             let everywhere = nodes.contains(EVERY_NODE);
             let nodes: Vec<_> = nodes.iter().take(3).map(String::as_str).collect();
             format!("{} (on {})", object(name), if everywhere { "every node".to_owned() } else { nodes.join(", ") })
         }));
-        check.objects = yields.keys().map(object).collect();
+        check.objects = suppressions.keys().map(object).collect();
         let sets = state.daemon_sets.as_deref().unwrap_or_default();
-        let named: Vec<_> = yields.keys().filter_map(|name| name.split_once('/')).collect();
+        let named: Vec<_> = suppressions.keys().filter_map(|name| name.split_once('/')).collect();
         let commands = fix::all(named.iter().filter_map(|(namespace, name)| fix::tolerate(sets, namespace, name, key)));
         match named.first() {
             // It is gone, or may not be read.

@@ -41,7 +41,7 @@ fn a_guard_alone_is_a_choice() {
 }
 
 #[test]
-fn a_parameter_is_linkerds_live_configuration_or_the_binding_lets_pods_pass() {
+fn a_parameter_that_is_not_linkerds_live_webhook_is_reported() {
     let mut state = state(&[]);
     let mut seen = |parameter: Option<Parameter>, others: &[(&str, &str)]| {
         let mut admission = both();
@@ -85,7 +85,7 @@ fn a_parameter_is_linkerds_live_configuration_or_the_binding_lets_pods_pass() {
 }
 
 #[test]
-fn a_namespace_that_no_policy_applies_to_is_named_with_the_label() {
+fn a_namespace_without_a_policy_is_reported_with_its_label() {
     let mut state = state(&[]);
     state.admission = Ok(both());
     assert_eq!(one(&state, code::COVERAGE).result, Level::Success);
@@ -117,16 +117,16 @@ fn a_namespace_that_no_policy_applies_to_is_named_with_the_label() {
 }
 
 #[test]
-fn rules_of_another_version_are_told() {
+fn rules_of_another_version_are_reported() {
     let mut state = state(&[]);
     state.admission = Ok(both());
     assert_eq!(one(&state, code::RULES).result, Level::Success);
-    let mut changed = |change: &dyn Fn(&mut Policy), told: &str| {
+    let mut changed = |change: &dyn Fn(&mut Policy), expected: &str| {
         let mut admission = both();
         change(&mut admission.policies[0]);
         state.admission = Ok(admission);
         let found = one(&state, code::RULES);
-        assert!(found.error.clone().unwrap().contains(told), "{found:?}");
+        assert!(found.error.clone().unwrap().contains(expected), "{found:?}");
     };
     changed(&|policy| policy.expressions[3].push_str(" && true"), "linkerd-gate-hold: 1 of its");
     changed(&|policy| drop(policy.expressions.pop()), "linkerd-gate-hold: 0 of its");
@@ -141,7 +141,7 @@ fn rules_of_another_version_are_told() {
 }
 
 #[test]
-fn a_served_certificate_is_told_by_its_fingerprint() {
+fn a_served_certificate_is_reported_by_its_fingerprint() {
     use crate::check::certificate::{Found, ServedBy};
     let print = |letter: &str| vec![letter.repeat(2); 32].join(":");
     let address = |last: u8| std::net::SocketAddr::from(([10, 0, 0, last], 8443));
@@ -163,9 +163,12 @@ fn a_served_certificate_is_told_by_its_fingerprint() {
     state.served = Served::Dialled(vec![good, ServedBy { address: address(2), found: bad }]);
     let found = one(&state, code::CA_BUNDLE);
     assert_eq!(found.result, Level::Error);
-    let told = found.error.unwrap();
-    assert!(told.contains(&format!("10.0.0.2:8443 serves SHA-256 {}: it does not chain", print("B"))), "{told}");
-    assert!(told.contains(&certificate::fingerprint(certificate.der())), "{told}");
+    let expected = found.error.unwrap();
+    assert!(
+        expected.contains(&format!("10.0.0.2:8443 serves SHA-256 {}: it does not chain", print("B"))),
+        "{expected}"
+    );
+    assert!(expected.contains(&certificate::fingerprint(certificate.der())), "{expected}");
     assert!(found.fix.unwrap().contains("kubectl get secret linkerd-proxy-injector-k8s-tls -n linkerd"));
 
     let silent = ServedBy { address: address(3), found: Found::Nothing("refused".to_owned()) };

@@ -190,10 +190,10 @@ impl State {
 
     /// The key of the taint of closed nodes, as the agents have it.
     pub fn taint_key(&self) -> String {
-        let told = self.agents().ok().flatten().and_then(|agents| {
+        let configured = self.agents().ok().flatten().and_then(|agents| {
             variable(agents.spec.as_ref()?.template.spec.as_ref()?, "agent", "LINKERD_GATE_TAINT_KEY")
         });
-        told.unwrap_or_else(|| crate::decide::node::taint::TAINT_KEY.to_owned())
+        configured.unwrap_or_else(|| crate::decide::node::taint::TAINT_KEY.to_owned())
     }
 
     /// Manual overrides that are in force, by what they are for.
@@ -207,8 +207,8 @@ impl State {
             Some(("all nodes".to_owned(), lease.metadata.annotations.as_ref()?.get(manual_override::ANNOTATION)?))
         });
         let in_force = |(what, text): (String, &String)| {
-            let by_hand = manual_override::ManualOverride::in_force(Some(text), self.now).ok().flatten()?;
-            Some((what, by_hand))
+            let manual_override = manual_override::ManualOverride::in_force(Some(text), self.now).ok().flatten()?;
+            Some((what, manual_override))
         };
         nodes.chain(all).filter_map(in_force).collect()
     }

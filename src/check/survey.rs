@@ -171,8 +171,8 @@ impl Survey {
             }
             return;
         }
-        let Some((namespace, outline)) = self.namespaces.get(namespace) else { return };
-        let injection = injection_of(&PodInput::of(pod), outline, &self.webhooks, self.projection);
+        let Some((namespace, input)) = self.namespaces.get(namespace) else { return };
+        let injection = injection_of(&PodInput::of(pod), input, &self.webhooks, self.projection);
         if !injection.is_inject() {
             return;
         }

@@ -179,12 +179,12 @@ fn held_is_what_something_holds() {
 
 #[test]
 fn a_power_cut_meets_what_is_bare_today_as_well() {
-    let told = |pods: &[Value]| one(&state(pods), code::AFTER_A_CUT);
-    assert!(told(&[bare("a", "Running")]).error.unwrap().starts_with("nothing holds 1 pods of 1 owners"));
-    assert!(told(&[]).description.starts_with("there is no meshed pod"));
+    let check_of = |pods: &[Value]| one(&state(pods), code::AFTER_A_CUT);
+    assert!(check_of(&[bare("a", "Running")]).error.unwrap().starts_with("nothing holds 1 pods of 1 owners"));
+    assert!(check_of(&[]).description.starts_with("there is no meshed pod"));
     let mut waits = bare("b", "Pending");
     waits["spec"]["initContainers"] = json!([{"name": crate::linkerd::mesh_state::WAIT, "image": "gate"}]);
-    assert_eq!(told(&[waits]).result, Level::Success);
+    assert_eq!(check_of(&[waits]).result, Level::Success);
 }
 
 #[test]
@@ -238,7 +238,7 @@ fn an_old_verdict_proves_nothing() {
 }
 
 #[test]
-fn a_missing_right_is_told_as_no_fact() {
+fn a_check_without_the_right_is_reported_as_not_run() {
     let forbidden = || Unread::Forbidden("get policies".to_owned());
     let mut state = state(&[bare("a", "Running")]);
     state.admission = Err(forbidden());

@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_idle_connection_takes_nothing_from_the_time_for_the_next_answer() {
+    async fn an_idle_connection_takes_no_time_from_the_next_answer() {
         let _already_there = rustls::crypto::ring::default_provider().install_default();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let server = format!("http://{}", listener.local_addr().unwrap());

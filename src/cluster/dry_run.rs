@@ -63,9 +63,13 @@ async fn try_create(client: Client, namespace: &str, sent: &Pod, webhooks: Optio
             DryRun::Answered(dry_run::result(DryRunResponse::Refused(status.code, &status.message)))
         }
         Err(error) => {
-            let told = describe("create a dry-run pod", &error);
+            let description = describe("create a dry-run pod", &error);
             // One that takes the request and gives no answer may be waiting for the injector: it has a say.
-            if is_connecting(&error) { DryRun::Unreachable(told) } else { DryRun::Answered(ProbeResult::unknown(told)) }
+            if is_connecting(&error) {
+                DryRun::Unreachable(description)
+            } else {
+                DryRun::Answered(ProbeResult::unknown(description))
+            }
         }
     }
 }

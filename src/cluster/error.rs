@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_act_and_the_servers_own_words_are_told() {
+    fn an_api_error_names_the_operation_and_the_servers_message() {
         let status = |code, reason: &str| {
             Error::Api(Box::new(Status {
                 code,

@@ -71,7 +71,7 @@ mod tests {
     use kube::Config;
     use kube::config::{KubeConfigOptions, Kubeconfig};
 
-    async fn told(yaml: &str) -> String {
+    async fn message(yaml: &str) -> String {
         match Kubeconfig::from_yaml(yaml) {
             Ok(kubeconfig) => {
                 let read = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
@@ -109,9 +109,9 @@ mod tests {
                 "the kubeconfig's certificate-authority-data is not base64",
             ),
         ] {
-            let told = told(&yaml).await;
-            assert!(told.starts_with(begins), "{yaml}: {told}");
-            assert!(!told.contains("os error") && !told.contains('{') && !told.contains('\n'), "{told}");
+            let message = message(&yaml).await;
+            assert!(message.starts_with(begins), "{yaml}: {message}");
+            assert!(!message.contains("os error") && !message.contains('{') && !message.contains('\n'), "{message}");
         }
         let missing = Kubeconfig::read_from("/no/such").unwrap_err();
         assert_eq!(words(&missing), "/no/such cannot be read: No such file or directory");

@@ -57,12 +57,12 @@ pub async fn patch(client: Client, key: &str, node: &NodeView, change: &NodeChan
         Ok(patched) => Ok(NodeView::of(&patched)),
         Err(error) if is_conflict(&error) => Err(PatchError::Conflict),
         Err(error) => {
-            let told = describe(&format!("patch node {}", node.name), &error);
+            let description = describe(&format!("patch node {}", node.name), &error);
             // A policy's denial does not get better by being repeated.
             Err(if matches!(&error, Error::Api(status) if status.code == 422) {
-                PatchError::Denied(told)
+                PatchError::Denied(description)
             } else {
-                PatchError::Failed(told)
+                PatchError::Failed(description)
             })
         }
     }
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn opening_is_one_patch_that_lifts_the_taint_and_writes_the_boot() {
+    fn a_node_is_opened_by_one_patch_of_taint_and_boot() {
         let node = NodeView { resource_version: "8".to_owned(), ..NodeView::default() };
         let tainted = NodeView { taints: Some(node.with_taint(TAINT_KEY, Some("b-1"))), ..node };
         assert_eq!(

@@ -110,8 +110,8 @@ fn twin(own: &Pod) -> Pod {
             ..ObjectMeta::default()
         },
         spec: own.spec.as_ref().map(|own| PodSpec {
-            containers: own.containers.iter().map(outline).collect(),
-            init_containers: own.init_containers.as_ref().map(|all| all.iter().map(outline).collect()),
+            containers: own.containers.iter().map(reduced).collect(),
+            init_containers: own.init_containers.as_ref().map(|all| all.iter().map(reduced).collect()),
             host_network: own.host_network,
             automount_service_account_token: own.automount_service_account_token,
             os: own.os.clone(),
@@ -124,7 +124,7 @@ fn twin(own: &Pod) -> Pod {
 
 /// What of a container the injector and the API server judge by: its name, its image, what it takes of the quota. What it
 /// runs and knows stays here.
-fn outline(own: &Container) -> Container {
+fn reduced(own: &Container) -> Container {
     Container {
         name: own.name.clone(),
         image: own.image.clone(),

@@ -356,7 +356,7 @@ mod tests {
     use serde_json::{Value, json};
 
     /// What those who decide see, and how many pods there are besides.
-    struct Scene {
+    struct Model {
         sieve: Sieve,
         seen: watch::Sender<Seen<PodView>>,
         listing: crate::cluster::watch::Listing<PodView>,
@@ -389,7 +389,7 @@ mod tests {
         serde_json::from_value(pod).unwrap()
     }
 
-    impl Scene {
+    impl Model {
         fn new() -> Self {
             let (seen, _) = watch::channel(Seen::default());
             let (awaited, receiver) = watch::channel(BTreeSet::new());
@@ -416,45 +416,45 @@ mod tests {
 
     #[test]
     fn pods_are_shown_once_one_of_their_owners_is_outside_the_mesh() {
-        let mut scene = Scene::new();
-        assert_eq!(scene.list([pod("a", 1, true), pod("b", 1, true), pod("c", 2, true)]), (vec![], 3));
-        assert_eq!(scene.after([Event::Apply(pod("d", 1, false))]), (names(&["a", "b", "d"]), 1));
+        let mut model = Model::new();
+        assert_eq!(model.list([pod("a", 1, true), pod("b", 1, true), pod("c", 2, true)]), (vec![], 3));
+        assert_eq!(model.after([Event::Apply(pod("d", 1, false))]), (names(&["a", "b", "d"]), 1));
         // Each as it would have been without all this.
         for name in ["a", "b"] {
-            let shown = scene.seen.borrow().objects.as_ref().unwrap()[&format!("shop/{name}")].clone();
+            let shown = model.seen.borrow().objects.as_ref().unwrap()[&format!("shop/{name}")].clone();
             assert_eq!(shown, pod(name, 1, true).view);
         }
         // It stays so when that one is gone: what became of it is not over yet.
-        assert_eq!(scene.after([Event::Delete(pod("d", 1, false))]), (names(&["a", "b"]), 1));
-        assert_eq!(scene.after([Event::Apply(pod("e", 1, true))]), (names(&["a", "b", "e"]), 1));
+        assert_eq!(model.after([Event::Delete(pod("d", 1, false))]), (names(&["a", "b"]), 1));
+        assert_eq!(model.after([Event::Apply(pod("e", 1, true))]), (names(&["a", "b", "e"]), 1));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_owner_is_hidden_again_once_none_of_its_pods_is_missed_and_none_awaited() {
-        let mut scene = Scene::new();
-        scene.list([pod("a", 1, true), pod("b", 1, false), pod("c", 2, false), pod("d", 2, true), pod("e", 3, true)]);
-        scene.awaited.send_replace(BTreeSet::from([uid(1)]));
+    async fn an_owner_is_hidden_again_once_its_pods_are_meshed() {
+        let mut model = Model::new();
+        model.list([pod("a", 1, true), pod("b", 1, false), pod("c", 2, false), pod("d", 2, true), pod("e", 3, true)]);
+        model.awaited.send_replace(BTreeSet::from([uid(1)]));
         tokio::time::advance(LOOK_EVERY).await;
-        assert_eq!(scene.after([Event::Delete(pod("b", 1, false))]), (names(&["a", "c", "d"]), 1), "one is awaited");
+        assert_eq!(model.after([Event::Delete(pod("b", 1, false))]), (names(&["a", "c", "d"]), 1), "one is awaited");
         tokio::time::advance(LOOK_EVERY).await;
-        assert_eq!(scene.after([Event::Apply(pod("f", 1, true))]), (names(&["a", "c", "d", "f"]), 1));
-        scene.awaited.send_replace(BTreeSet::new());
+        assert_eq!(model.after([Event::Apply(pod("f", 1, true))]), (names(&["a", "c", "d", "f"]), 1));
+        model.awaited.send_replace(BTreeSet::new());
         let look = || [Event::Apply(pod("e", 3, true))];
-        assert_eq!(scene.after(look()), (names(&["a", "c", "d", "f"]), 1), "it is looked now and then");
+        assert_eq!(model.after(look()), (names(&["a", "c", "d", "f"]), 1), "it is looked now and then");
         tokio::time::advance(LOOK_EVERY).await;
-        let mut reader = scene.seen.subscribe();
+        let mut reader = model.seen.subscribe();
         reader.mark_unchanged();
-        assert_eq!(scene.after(look()), (names(&["c", "d"]), 3), "the second owner has one that is missed");
+        assert_eq!(model.after(look()), (names(&["c", "d"]), 3), "the second owner has one that is missed");
         assert!(!reader.has_changed().unwrap(), "what decides about nothing is no news");
-        assert_eq!(scene.after([Event::Apply(pod("a", 1, true))]), (names(&["c", "d"]), 3), "each once");
+        assert_eq!(model.after([Event::Apply(pod("a", 1, true))]), (names(&["c", "d"]), 3), "each once");
         // It comes back whole when it has to.
-        assert_eq!(scene.after([Event::Apply(pod("g", 1, false))]), (names(&["a", "c", "d", "f", "g"]), 1));
-        assert_eq!(scene.seen.borrow().objects.as_ref().unwrap()["shop/f"], pod("f", 1, true).view);
+        assert_eq!(model.after([Event::Apply(pod("g", 1, false))]), (names(&["a", "c", "d", "f", "g"]), 1));
+        assert_eq!(model.seen.borrow().objects.as_ref().unwrap()["shop/f"], pod("f", 1, true).view);
         // And a list that lacks it while it is hidden takes it away.
-        scene.after([Event::Delete(pod("g", 1, false))]);
+        model.after([Event::Delete(pod("g", 1, false))]);
         tokio::time::advance(LOOK_EVERY).await;
-        assert_eq!(scene.after(look()), (names(&["c", "d"]), 3));
-        assert_eq!(scene.list([pod("f", 1, true)]), (vec![], 1));
+        assert_eq!(model.after(look()), (names(&["c", "d"]), 3));
+        assert_eq!(model.list([pod("f", 1, true)]), (vec![], 1));
     }
 
     #[test]
@@ -467,89 +467,89 @@ mod tests {
             pod
         };
         for (changed, hidden) in [(ownerless as fn() -> _, 1), (|| pod("a", 2, true), 2)] {
-            let mut scene = Scene::new();
-            scene.list([pod("a", 1, true), pod("b", 1, true), elsewhere()]);
-            scene.after([Event::Apply(changed())]);
-            assert_eq!(scene.seen.borrow().hidden, hidden + 1, "it is counted once");
-            let (shown, _) = scene.after([Event::Apply(pod("c", 1, false))]);
+            let mut model = Model::new();
+            model.list([pod("a", 1, true), pod("b", 1, true), elsewhere()]);
+            model.after([Event::Apply(changed())]);
+            assert_eq!(model.seen.borrow().hidden, hidden + 1, "it is counted once");
+            let (shown, _) = model.after([Event::Apply(pod("c", 1, false))]);
             let of_the_first: Vec<_> = shown.iter().filter(|name| *name != "a").cloned().collect();
             assert_eq!(of_the_first, names(&["b", "c"]));
-            let shown = scene.seen.borrow().objects.as_ref().unwrap().get("shop/a").map(|pod| pod.owner.is_some());
+            let shown = model.seen.borrow().objects.as_ref().unwrap().get("shop/a").map(|pod| pod.owner.is_some());
             assert_ne!(shown, Some(true), "it is not the first owner's any more");
         }
         // Only its deletion has its former fields.
-        let mut scene = Scene::new();
-        scene.list([pod("a", 1, true), pod("b", 1, true)]);
-        assert_eq!(scene.after([Event::Delete(ownerless())]), (vec![], 1));
+        let mut model = Model::new();
+        model.list([pod("a", 1, true), pod("b", 1, true)]);
+        assert_eq!(model.after([Event::Delete(ownerless())]), (vec![], 1));
     }
 
     #[test]
-    fn the_order_of_a_list_does_not_matter_and_what_it_lacks_is_gone() {
+    fn list_order_does_not_matter_and_pods_missing_in_it_are_gone() {
         let all = || vec![pod("a", 1, true), pod("b", 1, false), pod("c", 1, true), pod("d", 2, true)];
         for turn in 0..4 {
-            let mut scene = Scene::new();
+            let mut model = Model::new();
             let mut pods = all();
             pods.rotate_left(turn);
-            assert_eq!(scene.list(pods), (names(&["a", "b", "c"]), 1), "{turn}");
-            assert_eq!(scene.list([pod("a", 1, true), pod("x", 3, true)]), (names(&["a"]), 1));
-            assert_eq!(scene.list([pod("x", 3, true)]), (vec![], 1));
-            assert_eq!(scene.list([]), (vec![], 0));
+            assert_eq!(model.list(pods), (names(&["a", "b", "c"]), 1), "{turn}");
+            assert_eq!(model.list([pod("a", 1, true), pod("x", 3, true)]), (names(&["a"]), 1));
+            assert_eq!(model.list([pod("x", 3, true)]), (vec![], 1));
+            assert_eq!(model.list([]), (vec![], 0));
         }
     }
 
     #[test]
     fn one_that_takes_anothers_name_takes_its_place() {
-        let mut scene = Scene::new();
-        assert_eq!(scene.list([pod("a", 1, true)]), (vec![], 1));
+        let mut model = Model::new();
+        assert_eq!(model.list([pod("a", 1, true)]), (vec![], 1));
         // Its deletion was missed: another owner's pod has its name now.
-        assert_eq!(scene.list([pod("a", 2, true)]), (vec![], 1));
+        assert_eq!(model.list([pod("a", 2, true)]), (vec![], 1));
         assert_eq!(
-            scene.after([Event::Apply(pod("b", 1, false))]),
+            model.after([Event::Apply(pod("b", 1, false))]),
             (names(&["b"]), 1),
             "what was the first owner's is gone"
         );
-        assert_eq!(scene.after([Event::Delete(pod("a", 2, true))]), (names(&["b"]), 0));
-        assert_eq!(scene.after([Event::Delete(pod("a", 2, true))]), (names(&["b"]), 0));
+        assert_eq!(model.after([Event::Delete(pod("a", 2, true))]), (names(&["b"]), 0));
+        assert_eq!(model.after([Event::Delete(pod("a", 2, true))]), (names(&["b"]), 0));
     }
 
     #[test]
     fn a_pod_that_loses_its_proxy_or_has_no_owner_is_shown() {
-        let mut scene = Scene::new();
+        let mut model = Model::new();
         let ownerless = read(json!({"metadata": {"name": "z", "namespace": "shop", "uid": uid(1)}}));
-        assert_eq!(scene.list([pod("a", 1, true), ownerless]), (names(&["z"]), 1));
-        assert_eq!(scene.after([Event::Apply(pod("a", 1, false))]), (names(&["a", "z"]), 0));
-        assert_eq!(scene.seen.borrow().objects.as_ref().unwrap()["shop/a"], pod("a", 1, false).view);
+        assert_eq!(model.list([pod("a", 1, true), ownerless]), (names(&["z"]), 1));
+        assert_eq!(model.after([Event::Apply(pod("a", 1, false))]), (names(&["a", "z"]), 0));
+        assert_eq!(model.seen.borrow().objects.as_ref().unwrap()["shop/a"], pod("a", 1, false).view);
     }
 
     #[test]
     fn owners_come_and_go_without_a_trace() {
-        let mut scene = Scene::new();
-        scene.list([]);
+        let mut model = Model::new();
+        model.list([]);
         for owner in 0..5000 {
-            scene.after([Event::Apply(pod("a", owner, false)), Event::Delete(pod("a", owner, false))]);
+            model.after([Event::Apply(pod("a", owner, false)), Event::Delete(pod("a", owner, false))]);
             let meshed = 10_000 + owner;
-            scene.after([Event::Apply(pod("b", meshed, true)), Event::Delete(pod("b", meshed, true))]);
+            model.after([Event::Apply(pod("b", meshed, true)), Event::Delete(pod("b", meshed, true))]);
         }
-        assert!(scene.sieve.owners.len() <= 1001, "{}", scene.sieve.owners.len());
-        assert_eq!((scene.sieve.rests.len(), scene.sieve.hidden), (1, 0));
+        assert!(model.sieve.owners.len() <= 1001, "{}", model.sieve.owners.len());
+        assert_eq!((model.sieve.rests.len(), model.sieve.hidden), (1, 0));
     }
 
     #[test]
-    fn annotations_that_mean_nothing_take_no_place_among_what_pods_have_in_common() {
-        let mut scene = Scene::new();
+    fn pods_with_an_invalid_annotation_are_not_deduplicated() {
+        let mut model = Model::new();
         let odd = |owner: u128| {
             let mut pod = pod("a", owner, true);
             pod.view.repair = Some(Err(format!("nonsense-{owner}")));
             pod
         };
-        scene.list((0..1000).map(odd));
-        assert_eq!((scene.sieve.rests.len(), scene.sieve.hidden), (0, 0));
-        scene.after([Event::Apply(pod("b", 5000, true))]);
-        assert_eq!((scene.sieve.rests.len(), scene.sieve.hidden), (1, 1), "others are hidden as before");
+        model.list((0..1000).map(odd));
+        assert_eq!((model.sieve.rests.len(), model.sieve.hidden), (0, 0));
+        model.after([Event::Apply(pod("b", 5000, true))]);
+        assert_eq!((model.sieve.rests.len(), model.sieve.hidden), (1, 1), "others are hidden as before");
     }
 
     #[test]
-    fn a_uid_goes_there_and_back_or_is_none() {
+    fn a_uid_converts_to_text_and_back_or_is_refused() {
         let text = "0b6f9e52-9b1f-4e0a-8d5a-0d2f3b3f9c11";
         assert_eq!(read_uid(text).map(write_uid).as_deref(), Some(text));
         for other in ["", "uid of web", "0B6F9E52-9B1F-4E0A-8D5A-0D2F3B3F9C11", "0b6f9e529-b1f-4e0a-8d5a-0d2f3b3f9c11"]

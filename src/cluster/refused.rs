@@ -69,16 +69,16 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_right_is_told_apart_from_a_policy_that_denies() {
+    fn a_missing_right_differs_from_a_denying_policy() {
         let rbac = "pods \"web\" is forbidden: User \"jane\" cannot patch resource \"pods\" in API group \"\"";
-        let told = refused(403, rbac).to_string();
-        assert!(told.contains("User \"jane\"") && told.ends_with("the right it takes: patch on pods"), "{told}");
+        let text = refused(403, rbac).to_string();
+        assert!(text.contains("User \"jane\"") && text.ends_with("the right it takes: patch on pods"), "{text}");
         let policy = "pods \"web\" is forbidden: ValidatingAdmissionPolicy 'x' with binding 'x' denied request: no";
         assert_eq!(refused(403, policy), Refused::Denied { code: 403, message: policy.to_owned() });
     }
 
     #[test]
-    fn a_test_that_does_not_hold_is_a_lost_race_and_any_other_422_is_not() {
+    fn a_failed_json_patch_test_is_a_conflict_and_other_422_are_not() {
         assert!(matches!(refused(422, super::super::node::TEST_FAILED), Refused::Conflict(_)));
         assert!(matches!(refused(422, "Pod \"web\" is invalid: …"), Refused::Denied { code: 422, .. }));
     }

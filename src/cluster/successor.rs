@@ -179,7 +179,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stateful_sets_claims_are_volumes_of_the_pod_that_is_tried_out() {
+    fn a_stateful_sets_claims_become_volumes_of_the_dry_run_pod() {
         let template = serde_json::from_value(json!({
             "metadata": {"labels": {"app": "db"}, "annotations": {"linkerd.io/inject": "enabled"}},
             "spec": {

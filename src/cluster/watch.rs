@@ -396,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn a_later_list_is_read_into_what_is_known() {
+    fn a_later_list_is_merged_into_the_known_objects() {
         let (sink, mut reader) = watch::channel(Seen::default());
         let mut listing = Listing::default();
         let mut take =

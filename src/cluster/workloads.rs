@@ -105,7 +105,7 @@ mod tests {
     const OURS: &str = "Error creating: pods \"web-x\" is forbidden: ValidatingAdmissionPolicy 'linkerd-gate-guard' with binding \
                         'linkerd-gate-guard' denied request: not injected";
 
-    fn told(api_version: &str, kind: &str, message: &str) -> Option<RefusedCreate> {
+    fn refused_create(api_version: &str, kind: &str, message: &str) -> Option<RefusedCreate> {
         let event = json!({
             "metadata": {"name": "web.1", "namespace": "shop", "resourceVersion": "9"},
             "reason": "FailedCreate", "message": message,
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_for_want_of_injection_is_told_of_the_four_kinds_that_a_nudge_wakes() {
+    fn an_injection_refusal_is_reported_for_the_four_retried_kinds() {
         for (api_version, kind, expected) in [
             ("apps/v1", "ReplicaSet", Kind::ReplicaSet),
             ("apps/v1", "StatefulSet", Kind::StatefulSet),
@@ -124,19 +124,19 @@ mod tests {
         ] {
             let owner = OwnerReference { kind: expected, name: "web".to_owned(), uid: "o-1".to_owned() };
             let expected = RefusedCreate { namespace: "shop".to_owned(), owner, stamp: "9".to_owned() };
-            assert_eq!(told(api_version, kind, OURS), Some(expected));
+            assert_eq!(refused_create(api_version, kind, OURS), Some(expected));
         }
         for (api_version, kind) in
             [("v1", "ReplicationController"), ("example.com/v1", "Job"), ("apps/v1", "Deployment")]
         {
-            assert_eq!(told(api_version, kind, OURS), None, "{api_version} {kind}");
+            assert_eq!(refused_create(api_version, kind, OURS), None, "{api_version} {kind}");
         }
     }
 
     #[test]
-    fn what_somebody_else_refuses_is_no_refusal_of_ours() {
+    fn a_refusal_by_another_policy_is_not_ours() {
         for message in ["", "Error creating: pods \"web-x\" is forbidden: exceeded quota: small"] {
-            assert_eq!(told("apps/v1", "ReplicaSet", message), None, "{message}");
+            assert_eq!(refused_create("apps/v1", "ReplicaSet", message), None, "{message}");
         }
     }
 }

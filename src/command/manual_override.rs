@@ -65,7 +65,7 @@ pub async fn run_with(
         match annotate(client, subject, word.as_ref(), dry_run).await {
             Ok(annotated) => {
                 let mark = if dry_run { " (server dry run: nothing was written)" } else { "" };
-                writeln!(out, "{subject}: {}{mark}", told(say, subject, word.as_ref(), annotated))?;
+                writeln!(out, "{subject}: {}{mark}", message(say, subject, word.as_ref(), annotated))?;
             }
             Err(error) => refused.push(error.to_string()),
         }
@@ -126,7 +126,12 @@ impl OverrideCommand {
 }
 
 /// What was written, until when, and what follows.
-fn told(say: OverrideCommand, subject: &OverrideTarget, word: Option<&ManualOverride>, annotated: Annotated) -> String {
+fn message(
+    say: OverrideCommand,
+    subject: &OverrideTarget,
+    word: Option<&ManualOverride>,
+    annotated: Annotated,
+) -> String {
     let until = |lasts| {
         let until = word.map(|word| word.until.to_string()).unwrap_or_default();
         format!("until {until} (in {})", humantime::format_duration(lasts))
@@ -159,13 +164,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_word_lasts_for_a_minute_at_least_and_a_week_at_most() {
+    fn an_override_lasts_from_a_minute_to_a_week() {
         for (text, seconds) in [("1m", 60), ("90s", 90), ("1h30m", 5400), ("168h", 604_800), ("7d", 604_800)] {
             assert_eq!(lasts(text), Ok(Duration::from_secs(seconds)), "{text}");
         }
         for wrong in ["59s", "0", "169h", "-1h", "1", "soon", ""] {
-            let told = lasts(wrong).unwrap_err();
-            assert!(told.contains("from 1m to 168h"), "{wrong}: {told}");
+            let message = lasts(wrong).unwrap_err();
+            assert!(message.contains("from 1m to 168h"), "{wrong}: {message}");
         }
     }
 
@@ -178,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn the_word_ends_at_a_whole_second_that_an_agent_obeys() {
+    fn an_override_ends_at_a_whole_second_that_an_agent_accepts() {
         let now: Timestamp = "2026-01-01T05:00:00.7Z".parse().unwrap();
         for (say, open) in [(OverrideCommand::Open(SHORTEST), true), (OverrideCommand::Close(SHORTEST), false)] {
             let word = say.word(now).unwrap();

@@ -35,9 +35,9 @@ pub struct Recreate {
 /// # Errors
 /// Why not, and where its manifest is if it was deleted already.
 pub async fn run(access: &Person, recreate: &Recreate, out: &mut impl Write) -> Result<(), NotDone> {
-    let told = |error: crate::cluster::ClientError| NotDone::one(error.to_string());
-    let access = access_of_person(access).await.map_err(told)?;
-    let (client, watching) = (access.client().map_err(told)?, access.watching().map_err(told)?);
+    let not_done = |error: crate::cluster::ClientError| NotDone::one(error.to_string());
+    let access = access_of_person(access).await.map_err(not_done)?;
+    let (client, watching) = (access.client().map_err(not_done)?, access.watching().map_err(not_done)?);
     run_with(&client, &watching, recreate, out).await
 }
 

@@ -124,8 +124,8 @@ impl Status {
                         Basis::NotInstalled => "Linkerd is not installed",
                         Basis::Reachable => "all parts answer",
                     };
-                    let doubt = degraded.iter().map(|doubt| format!("not looked at lately: {doubt}"));
-                    (Some("open"), [basis.to_owned()].into_iter().chain(doubt).collect())
+                    let reasons = degraded.iter().map(|reasons| format!("not looked at lately: {reasons}"));
+                    (Some("open"), [basis.to_owned()].into_iter().chain(reasons).collect())
                 }
                 WireVerdict::Settling => (Some("settling"), vec!["all probes are ready".to_owned()]),
                 WireVerdict::Closed { failed_probes } => {
@@ -157,7 +157,10 @@ impl Status {
                 missed: survey.missed(),
                 held: survey.held(),
             }),
-            overrides: overrides.into_iter().map(|(what, by_hand)| format!("{what}: {by_hand}")).collect(),
+            overrides: overrides
+                .into_iter()
+                .map(|(what, manual_override)| format!("{what}: {manual_override}"))
+                .collect(),
             problems,
         }
     }
@@ -170,8 +173,8 @@ impl Status {
         for reason in because {
             line("", reason.clone())?;
         }
-        line("prover", prover.as_ref().map_or(none.clone(), Holder::told))?;
-        line("leader", leader.as_ref().map_or(none.clone(), Holder::told))?;
+        line("prover", prover.as_ref().map_or(none.clone(), Holder::summary))?;
+        line("leader", leader.as_ref().map_or(none.clone(), Holder::summary))?;
         line("mode", mode.clone().unwrap_or_else(|| "no agents".to_owned()))?;
         line("kubernetes", versions.kubernetes.clone().unwrap_or_default())?;
         line("agents", versions.agents.clone().unwrap_or(none.clone()))?;
@@ -210,7 +213,7 @@ fn holder(state: &State, name: &str) -> Option<Holder> {
 // === impl Holder ===
 
 impl Holder {
-    fn told(&self) -> String {
+    fn summary(&self) -> String {
         let since = self.since.as_ref().map(|since| format!(", since {since}")).unwrap_or_default();
         let renewed = self.renewed.as_ref().map(|renewed| format!(", renewed {renewed}")).unwrap_or_default();
         format!("{}{since}{renewed}", self.identity)

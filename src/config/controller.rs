@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_downward_api_gives_is_enough_and_nothing_that_runs_is_touched() {
+    fn the_controller_needs_only_pod_fields_and_evicts_nothing() {
         let controller = with(&[]).unwrap();
         assert_eq!((controller.repair.repair, controller.repair.evicts), (Repair::Held, false));
         assert_eq!((controller.repair.hold_max, controller.repair.enforces), (None, true));

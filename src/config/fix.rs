@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn a_word_is_the_nearest_of_its_list() {
+    fn a_suggested_value_is_the_nearest_accepted_one() {
         let list = "hold, exit, replace, open";
         for (text, meant) in [("Hold", Some("hold")), ("replaced", Some("replace")), ("nonsense", None)] {
             assert_eq!(word(text, list).as_deref(), meant, "{text}");

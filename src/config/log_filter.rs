@@ -68,7 +68,7 @@ mod tests {
     use tracing::Level;
 
     #[test]
-    fn a_level_is_about_our_own_lines_and_a_target_about_its_library() {
+    fn a_level_applies_to_our_lines_and_a_target_to_its_library() {
         let filter: LogFilter = "debug,kube=trace,hyper_util=off".parse().unwrap();
         let targets = filter.targets();
         assert!(targets.would_enable("linkerd_gate::role::agent", &Level::DEBUG));

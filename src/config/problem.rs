@@ -126,11 +126,12 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_roles_share_is_told_with_this_roles_example() {
-        let told = |role| Problems::new(role, vec![Problem::absent("LINKERD_GATE_POD_NAME", "…")]).unwrap().to_string();
+    fn an_absent_variable_is_reported_with_the_example_of_its_role() {
+        let message =
+            |role| Problems::new(role, vec![Problem::absent("LINKERD_GATE_POD_NAME", "…")]).unwrap().to_string();
         for role in Role::ALL {
             let example = role.find("LINKERD_GATE_POD_NAME").unwrap().example;
-            assert!(told(*role).contains(&format!("LINKERD_GATE_POD_NAME={example}")), "{}", told(*role));
+            assert!(message(*role).contains(&format!("LINKERD_GATE_POD_NAME={example}")), "{}", message(*role));
         }
     }
 

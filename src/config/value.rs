@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn words_go_there_and_back() {
+    fn values_convert_to_text_and_back() {
         goes_there_and_back::<OnMissed>();
         goes_there_and_back::<WhenMeshed>();
         goes_there_and_back::<OnTimeout>();
@@ -243,14 +243,14 @@ mod tests {
     }
 
     #[test]
-    fn words_are_exact() {
+    fn values_are_case_sensitive_and_exact() {
         for word in ["Hold", "HOLD", " hold", "hold ", ""] {
             assert!(word.parse::<OnMissed>().is_err(), "{word:?}");
         }
     }
 
     #[test]
-    fn addresses_go_there_and_back() {
+    fn addresses_convert_to_text_and_back() {
         for text in ["linkerd-identity-headless.linkerd.svc:8080", "127.0.0.1:443", "[::1]:65535", "localhost:1"] {
             assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
         }

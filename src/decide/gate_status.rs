@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn who_comes_from_elsewhere_learns_which_parts_are_awaited_and_no_more() {
+    fn a_remote_client_learns_which_parts_are_awaited_and_no_more() {
         let policy = Policy::proven();
         let secret = "10.0.0.7:8443 says: x509: certificate of internal.corp";
         let evidence = policy.required().iter().fold(Evidence::at(Duration::ZERO), |evidence, probe| {
@@ -198,38 +198,38 @@ mod tests {
         let node = NodeStatus { reason: secret.to_owned(), ..node() };
         let gate = Gate::closed().step(&policy, &evidence);
         let answer = GateStatus::of(&gate, &policy, Some("node-1".to_owned()), node).seeing(false);
-        let told = answer.for_elsewhere();
-        assert_eq!(told.reason, "closed: injector not ready; injection unknown");
-        let json = serde_json::to_string(&told).unwrap();
+        let remote = answer.for_elsewhere();
+        assert_eq!(remote.reason, "closed: injector not ready; injection unknown");
+        let json = serde_json::to_string(&remote).unwrap();
         assert!(!json.contains("10.0.0.7") && !json.contains("corp") && !json.contains("node-1"), "{json}");
         // What `wait` decides by is all there.
         let decides = |answer: &GateStatus| {
             let probes: Vec<_> = answer.failed_probes.iter().map(|failed_probe| failed_probe.probe).collect();
-            let (required, by_hand) = (answer.required.clone(), answer.manual_override.clone());
+            let (required, manual_override) = (answer.required.clone(), answer.manual_override.clone());
             (
                 answer.version,
                 answer.open,
                 answer.basis,
                 probes,
                 required,
-                by_hand,
+                manual_override,
                 answer.verdict_stale,
                 answer.node.name.clone(),
             )
         };
-        assert_eq!(decides(&told), decides(&answer));
-        let by_hand = answer.overridden(false, "closed 2026-01-01T00:00:00Z".to_owned()).for_elsewhere();
-        assert_eq!(by_hand.reason, "closed: manual override (closed 2026-01-01T00:00:00Z)");
+        assert_eq!(decides(&remote), decides(&answer));
+        let manual_override = answer.overridden(false, "closed 2026-01-01T00:00:00Z".to_owned()).for_elsewhere();
+        assert_eq!(manual_override.reason, "closed: manual override (closed 2026-01-01T00:00:00Z)");
         assert_eq!(
-            GateStatus { open: true, basis: Some(Basis::Proven), ..told }.for_elsewhere().reason,
+            GateStatus { open: true, basis: Some(Basis::Proven), ..remote }.for_elsewhere().reason,
             format!("open: {}", Basis::Proven)
         );
-        let unseen = GateStatus::of(&Gate::closed(), &policy, None, by_hand.node).for_elsewhere();
+        let unseen = GateStatus::of(&Gate::closed(), &policy, None, manual_override.node).for_elsewhere();
         assert_eq!(unseen.reason.split_once(':').map_or(unseen.reason.as_str(), |(word, _)| word), "closed");
     }
 
     #[test]
-    fn a_persons_word_counts_and_the_evidence_is_told_beside_it() {
+    fn an_override_counts_and_the_evidence_is_shown_beside_it() {
         let answer = GateStatus::of(&Gate::closed(), &Policy::proven(), None, node());
         let answer = answer.overridden(true, "open 2026-01-01T00:00:00Z".to_owned());
         assert!(answer.open);

@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn a_word_holds_until_its_end_and_not_a_moment_longer() {
+    fn an_override_is_in_force_exactly_until_its_end() {
         let word = Some("open 2026-01-01T06:00:00Z");
         let until = at("2026-01-01T06:00:00Z");
         assert_eq!(
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_forgotten_ends_and_what_never_ends_is_not_obeyed() {
+    fn an_override_that_ended_or_ends_too_late_is_not_in_force() {
         let now = at("2026-01-01T00:00:00Z");
         assert!(
             ManualOverride::in_force(Some("closed 2026-01-08T00:00:00Z"), now).unwrap().is_some_and(|word| !word.open)
@@ -103,15 +103,15 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_told_with_the_form() {
+    fn an_override_that_cannot_be_read_is_reported_with_the_format() {
         for wrong in ["", "open", "ajar 2026-01-01T06:00:00Z", "open tomorrow", "open  ", "2026-01-01T06:00:00Z"] {
-            let told = ManualOverride::in_force(Some(wrong), Timestamp::UNIX_EPOCH).unwrap_err().to_string();
-            assert!(told.contains("open 2026-01-01T06:00:00Z"), "{told}");
+            let message = ManualOverride::in_force(Some(wrong), Timestamp::UNIX_EPOCH).unwrap_err().to_string();
+            assert!(message.contains("open 2026-01-01T06:00:00Z"), "{message}");
         }
     }
 
     #[test]
-    fn it_goes_there_and_back() {
+    fn an_override_converts_to_text_and_back() {
         for text in ["open 2026-01-01T06:00:00Z", "closed 2026-12-31T23:59:59Z"] {
             assert_eq!(text.parse::<ManualOverride>().unwrap().to_string(), text);
         }

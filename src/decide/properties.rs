@@ -203,10 +203,10 @@ proptest! {
     #[test]
     fn the_order_of_probes_does_not_matter(
         required in Just(Probe::ALL.to_vec()).prop_shuffle(),
-        told in Just(Probe::ALL.to_vec()).prop_shuffle(),
+        order in Just(Probe::ALL.to_vec()).prop_shuffle(),
         evidence in evidence(),
     ) {
-        let shuffled = told.into_iter().fold(
+        let shuffled = order.into_iter().fold(
             Evidence::at(evidence.taken).with_linkerd_installation(evidence.installation),
             |shuffled, probe| shuffled.with(probe, evidence.result(probe).clone()),
         );
@@ -219,7 +219,7 @@ proptest! {
     }
 
     #[test]
-    fn step_is_deterministic_and_the_same_evidence_twice_changes_nothing_more(policy in policy(), story in story()) {
+    fn a_step_is_deterministic_and_idempotent(policy in policy(), story in story()) {
         let mut gate = Gate::closed();
         for evidence in &story {
             let once = gate.clone().step(&policy, evidence);
@@ -241,7 +241,7 @@ proptest! {
     }
 
     #[test]
-    fn a_verdict_that_is_not_open_names_every_probe_in_the_way_on_one_line(
+    fn a_closed_verdict_names_every_failed_probe_on_one_line(
         policy in policy(),
         mut evidence in evidence(),
         bad in unready(),
@@ -261,7 +261,7 @@ proptest! {
     }
 
     #[test]
-    fn a_change_is_told_exactly_when_the_kind_of_state_or_its_reason_changed(policy in policy(), story in story()) {
+    fn a_transition_is_reported_only_if_state_or_reason_changed(policy in policy(), story in story()) {
         // What a person can see of a gate: everything but instants and counters.
         let seen = |gate: &Gate| gate.to_string();
         let mut gate = Gate::closed();

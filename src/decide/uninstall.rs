@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn pods_of_known_owners_are_deleted_where_injection_is_proven_and_released_where_not() {
+    fn gated_pods_of_known_owners_are_deleted_if_proven_or_released() {
         for (version, kind, uncounted) in [
             ("apps/v1", "ReplicaSet", false),
             ("apps/v1", "StatefulSet", false),
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_with_a_proxy_only_loses_the_gate_and_one_that_goes_is_left() {
+    fn a_meshed_pod_loses_only_its_gate_and_a_deleted_one_is_left() {
         let mut meshed = gated(Some(("apps/v1", "ReplicaSet")));
         meshed["spec"]["initContainers"] = json!([{"name": "linkerd-proxy"}]);
         assert_eq!(treated(meshed, true), Some(Treatment::Ungate));

@@ -93,7 +93,7 @@ impl ConnectionSlots {
             if table.leaving >= (connections / 16).max(1) {
                 return None;
             }
-            let least = table.whoever_needs_it_least(of_this_peer, now)?;
+            let least = table.slot_to_free(of_this_peer, now)?;
             table.leave(least);
         }
         let (number, signal) = (table.next, Arc::<Signal>::default());
@@ -114,7 +114,7 @@ impl ConnectionSlots {
 
 impl Table {
     /// The place that a newcomer gets whose peer has so many already.
-    fn whoever_needs_it_least(&self, of_this_peer: usize, now: Instant) -> Option<u64> {
+    fn slot_to_free(&self, of_this_peer: usize, now: Instant) -> Option<u64> {
         let &(most, peer) = self.by_count.last()?;
         let of_it = || self.by_peer.get(&peer).into_iter().flatten().copied();
         if most > of_this_peer + 1 {
@@ -208,17 +208,17 @@ mod tests {
 
     const GRACE: Duration = Duration::from_millis(250);
 
-    struct Scene {
+    struct Model {
         places: ConnectionSlots,
         now: Instant,
     }
 
-    fn scene(connections: usize) -> Scene {
+    fn model(connections: usize) -> Model {
         let limits = Limits { connections, reserved: 1, of_one_peer: 3, grace: GRACE, ..Limits::default() };
-        Scene { places: ConnectionSlots::new(limits), now: Instant::now() }
+        Model { places: ConnectionSlots::new(limits), now: Instant::now() }
     }
 
-    impl Scene {
+    impl Model {
         fn admit(&self, peer: u8) -> Option<Arc<ConnectionSlot>> {
             self.places.admit([10, 0, 0, peer].into(), false, self.now)
         }
@@ -232,67 +232,67 @@ mod tests {
 
     #[test]
     fn one_peer_has_few_places_however_many_are_free() {
-        let scene = scene(10);
-        let held: Vec<_> = (0..3).map(|_| scene.admit(1).unwrap()).collect();
-        assert!(scene.admit(1).is_none());
-        assert!(scene.admit(2).is_some());
+        let model = model(10);
+        let held: Vec<_> = (0..3).map(|_| model.admit(1).unwrap()).collect();
+        assert!(model.admit(1).is_none());
+        assert!(model.admit(2).is_some());
         drop(held);
-        assert!(scene.admit(1).is_some(), "they are free again");
+        assert!(model.admit(1).is_some(), "they are free again");
     }
 
     #[test]
-    fn the_peer_with_the_most_makes_room_its_silent_connections_first() {
-        let scene = scene(4);
-        let alone = scene.poll(1);
-        let (poll, silent, other) = (scene.poll(2), scene.admit(2).unwrap(), scene.poll(2));
-        let _newcomer = scene.poll(3);
+    fn the_peer_with_most_connections_loses_its_silent_ones_first() {
+        let model = model(4);
+        let alone = model.poll(1);
+        let (poll, silent, other) = (model.poll(2), model.admit(2).unwrap(), model.poll(2));
+        let _newcomer = model.poll(3);
         assert!(silent.leaves() && !alone.leaves() && !poll.leaves() && !other.leaves());
         drop(silent);
-        let _newcomer = scene.poll(4);
+        let _newcomer = model.poll(4);
         assert!(poll.leaves() && !alone.leaves() && !other.leaves(), "then its oldest poll, which may ask again");
     }
 
     #[test]
-    fn who_has_been_silent_makes_room_and_then_the_longest_poll() {
-        let mut scene = scene(2);
-        let (poll, silent) = (scene.poll(1), scene.admit(2).unwrap());
-        scene.now += GRACE;
-        let newcomer = scene.admit(3).unwrap();
+    fn a_silent_connection_is_closed_before_the_longest_poll() {
+        let mut model = model(2);
+        let (poll, silent) = (model.poll(1), model.admit(2).unwrap());
+        model.now += GRACE;
+        let newcomer = model.admit(3).unwrap();
         assert!(silent.leaves() && !poll.leaves());
         drop(silent);
         // One that has just come is given the time to ask.
-        let another = scene.admit(4).unwrap();
+        let another = model.admit(4).unwrap();
         assert!(poll.leaves() && !newcomer.leaves() && !another.leaves());
-        assert!(scene.admit(5).is_none(), "whoever makes room needs a moment for it");
+        assert!(model.admit(5).is_none(), "whoever makes room needs a moment for it");
         drop(poll);
-        assert!(scene.admit(5).is_none(), "both have just come");
-        assert_eq!((scene.places.taken(), scene.places.table().leaving), (2, 0));
+        assert!(model.admit(5).is_none(), "both have just come");
+        assert_eq!((model.places.taken(), model.places.table().leaving), (2, 0));
     }
 
     #[test]
-    fn nobody_makes_room_for_a_peer_that_has_as_many() {
-        let scene = scene(4);
-        let polls: Vec<_> = (1..=4).map(|peer| scene.poll(peer)).collect();
-        assert!(scene.admit(1).is_none());
+    fn a_peer_loses_no_connection_to_one_with_as_many() {
+        let model = model(4);
+        let polls: Vec<_> = (1..=4).map(|peer| model.poll(peer)).collect();
+        assert!(model.admit(1).is_none());
         assert!(polls.iter().all(|poll| !poll.leaves()));
-        assert!(scene.admit(5).is_some() && polls[0].leaves());
+        assert!(model.admit(5).is_some() && polls[0].leaves());
     }
 
     #[test]
     fn the_node_itself_has_places_on_top() {
-        let scene = scene(1);
-        let _poll = scene.admit(1).unwrap();
-        let own = |scene: &Scene| scene.places.admit([127, 0, 0, 1].into(), true, scene.now);
-        let held = own(&scene);
-        assert!(held.is_some() && own(&scene).is_none(), "what is reserved is bounded as well");
+        let model = model(1);
+        let _poll = model.admit(1).unwrap();
+        let own = |model: &Model| model.places.admit([127, 0, 0, 1].into(), true, model.now);
+        let held = own(&model);
+        assert!(held.is_some() && own(&model).is_none(), "what is reserved is bounded as well");
     }
 
     #[tokio::test]
     async fn a_notice_to_leave_is_seen_whenever_it_came() {
-        let scene = scene(1);
-        let place = scene.poll(1);
+        let model = model(1);
+        let place = model.poll(1);
         let left = place.left();
-        let _newcomer = scene.admit(2).unwrap();
+        let _newcomer = model.admit(2).unwrap();
         left.await;
         place.left().await;
     }

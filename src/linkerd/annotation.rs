@@ -148,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_almost_right_is_told_by_what_is_meant() {
+    fn a_misspelled_annotation_suggests_the_right_one() {
         for (written, meant) in [
             ("linkerd.io/Inject", INJECT),
             ("linkerd.io/injet", INJECT),

@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn an_endpoint_that_says_nothing_is_ready_and_one_that_says_no_is_not() {
+    fn an_endpoint_without_conditions_is_ready_unless_it_says_no() {
         let slice = slice(
             "linkerd-identity",
             &json!([
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_that_no_pod_has_are_told_apart_however_they_are_written() {
+    fn addresses_that_no_pod_can_have_are_detected_in_any_notation() {
         for no in [
             "127.0.0.1",
             "127.8.0.1",

@@ -194,7 +194,7 @@ proptest! {
     }
 
     #[test]
-    fn the_injector_would_inject_exactly_what_the_guard_would_refuse_bare(
+    fn the_injector_injects_exactly_what_the_guard_refuses_bare(
         pod in pod(),
         metadata in metadata(),
         configuration in configuration(),
@@ -210,7 +210,7 @@ proptest! {
     }
 
     #[test]
-    fn reasons_come_in_linkerds_order_each_once_and_never_without_cause(
+    fn skip_reasons_are_unique_justified_and_in_linkerds_order(
         pod in pod(),
         metadata in metadata(),
         configuration in configuration(),
@@ -234,7 +234,7 @@ proptest! {
     }
 
     #[test]
-    fn without_token_projection_a_pod_needs_a_token_on_top_of_everything_else(pod in pod(), metadata in metadata()) {
+    fn without_token_projection_a_pod_also_needs_a_token(pod in pod(), metadata in metadata()) {
         let namespace = Namespace { metadata, ..Namespace::default() };
         let view = WebhookView::chart_default();
         let spec = pod.spec.as_ref().unwrap();
@@ -257,7 +257,7 @@ proptest! {
     /// A condition may stop a call, never cause one: with conditions on every webhook the answer is as without, except that
     /// "inject" becomes "if they hold".
     #[test]
-    fn match_conditions_make_an_inject_conditional_and_change_nothing_else(
+    fn match_conditions_only_turn_inject_into_conditional(
         pod in pod(),
         metadata in metadata(),
         configuration in configuration(),

@@ -44,7 +44,7 @@ fn names_must_not_be_those_that_are_added() {
 }
 
 #[test]
-fn windows_is_told_by_the_system_the_selector_or_the_affinity() {
+fn windows_is_detected_by_os_node_selector_or_affinity() {
     let affinity = |terms: Value| json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}});
     let term =
         |values: Value| json!({"matchExpressions": [{"key": "kubernetes.io/os", "operator": "In", "values": values}]});
@@ -62,7 +62,7 @@ fn windows_is_told_by_the_system_the_selector_or_the_affinity() {
 }
 
 #[test]
-fn a_request_must_not_be_above_its_limit_wherever_either_is_said() {
+fn a_proxy_request_must_not_exceed_its_limit_wherever_it_is_set() {
     let says = |request: &str, limit: &str| json!({"config.linkerd.io/proxy-cpu-request": request, "config.linkerd.io/proxy-cpu-limit": limit});
     assert_eq!(keys(pod(says("2", "1"), json!({})), json!({}), &[]), ["request_above_limit"]);
     assert_eq!(keys(pod(says("1000m", "1"), json!({})), json!({}), &[]), [""; 0]);
@@ -76,7 +76,7 @@ fn a_request_must_not_be_above_its_limit_wherever_either_is_said() {
 }
 
 #[test]
-fn the_namespaces_level_quota_and_limits_are_those_of_the_proxy_too() {
+fn namespace_pod_security_quota_and_limits_apply_to_the_proxy() {
     let enforce = |level: &str| json!({"labels": {"pod-security.kubernetes.io/enforce": level}});
     for (level, wanted) in
         [("restricted", vec!["pod_security"]), ("baseline", vec!["pod_security"]), ("privileged", vec![])]

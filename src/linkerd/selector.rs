@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn every_operator_on_a_wanted_value_another_value_and_an_absent_key() {
+    fn every_selector_operator_handles_same_other_and_absent_values() {
         for (operator, values, wanted, another, absent) in [
             ("In", ["red", "blue"].as_slice(), true, false, false),
             ("NotIn", &["red", "blue"], false, true, true),

@@ -497,7 +497,7 @@ bBoWOrvs
     }
 
     #[test]
-    fn the_charts_webhook_can_be_read_and_is_what_linkerds_sources_say() {
+    fn the_charts_webhook_is_read_as_linkerds_sources_define_it() {
         let webhook = only(&chart_default());
         assert_eq!(WebhookView::chart_default().webhooks, std::slice::from_ref(&webhook));
         assert_eq!(webhook.failure_policy, FailurePolicy::Ignore);
@@ -508,7 +508,7 @@ bBoWOrvs
     }
 
     #[test]
-    fn every_reason_for_not_calling_is_told_in_the_api_servers_words() {
+    fn every_exclusion_is_reported_in_the_api_servers_terms() {
         let webhook = only(&changed(|webhook| webhook.rules = None));
         let Call::Excluded(exclusions) = webhook.call(
             &labels([(names::label::ADMISSION_WEBHOOKS, "disabled"), (names::label::METADATA_NAME, "kube-system")]),
@@ -528,7 +528,7 @@ bBoWOrvs
     }
 
     #[test]
-    fn match_conditions_are_an_answer_of_their_own_but_do_not_hide_an_exclusion() {
+    fn match_conditions_are_conditional_but_hide_no_exclusion() {
         let webhook = only(&changed(|webhook| {
             webhook.match_conditions =
                 Some(vec![MatchCondition { name: "not-mine".to_owned(), expression: "false".to_owned() }]);
@@ -539,7 +539,7 @@ bBoWOrvs
     }
 
     #[test]
-    fn rules_match_the_creation_of_pods_as_the_api_servers_matcher_does() {
+    fn rules_match_pod_creation_as_the_api_servers_matcher_does() {
         let strings = |item: &str| Some(vec!["other".to_owned(), item.to_owned()]);
         let rule = || RuleWithOperations {
             api_groups: strings(""),
@@ -572,7 +572,7 @@ bBoWOrvs
     }
 
     #[test]
-    fn the_injectors_webhooks_are_known_by_name_or_by_their_configurations_label() {
+    fn the_injectors_webhooks_are_found_by_name_or_by_label() {
         let mut split = changed(|webhook| webhook.name = "pods.example.com".to_owned());
         let renamed = MutatingWebhookConfiguration {
             metadata: ObjectMeta { name: Some("mine".to_owned()), ..ObjectMeta::default() },
@@ -612,7 +612,7 @@ bBoWOrvs
     }
 
     #[test]
-    fn what_the_api_server_would_refuse_is_refused_with_the_webhook_and_the_field() {
+    fn an_invalid_webhook_is_refused_with_its_name_and_field() {
         type Change = fn(&mut MutatingWebhook);
         let cases: [(Change, &str); 6] = [
             (|webhook| webhook.failure_policy = Some("ignore".to_owned()), "failurePolicy: \"ignore\""),
@@ -633,10 +633,10 @@ bBoWOrvs
                 "objectSelector: \"Gt\"",
             ),
         ];
-        for (change, told) in cases {
+        for (change, expected) in cases {
             let error = WebhookView::new([&changed(change)]).unwrap_err().to_string();
             assert!(error.starts_with("webhook \"linkerd-proxy-injector.linkerd.io\" in "), "{error}");
-            assert!(error.contains(told), "{error} does not say {told}");
+            assert!(error.contains(expected), "{error} does not say {expected}");
         }
     }
 
@@ -662,8 +662,8 @@ bBoWOrvs
             assert_eq!(certificates, usable, "{what}: {ca:?}");
             match (ca.problem(), problem) {
                 (None, None) => {}
-                (Some(told), Some(part)) => assert!(told.contains(part), "{what}: {told}"),
-                (told, part) => panic!("{what}: {told:?} instead of {part:?}"),
+                (Some(expected), Some(part)) => assert!(expected.contains(part), "{what}: {expected}"),
+                (expected, part) => panic!("{what}: {expected:?} instead of {part:?}"),
             }
         }
     }

@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn what_contradicts_itself_or_cannot_be_known_is_no_answer() {
+    fn a_contradictory_or_unknown_answer_is_refused() {
         for (body, open, why) in [
             (OPEN.to_owned(), false, "contradict"),
             (OPEN.replace("\"version\":1", "\"version\":2"), true, "format 2"),
@@ -154,8 +154,8 @@ mod tests {
             ("{}".to_owned(), true, "cannot be read"),
             (String::new(), false, "cannot be read"),
         ] {
-            let told = read(body.as_bytes(), open).unwrap_err();
-            assert!(told.contains(why), "{told}");
+            let message = read(body.as_bytes(), open).unwrap_err();
+            assert!(message.contains(why), "{message}");
         }
     }
 }

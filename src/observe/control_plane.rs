@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_own_address_is_known_as_such() {
+    fn a_local_address_is_recognized() {
         assert!(is_own(Ipv4Addr::LOCALHOST.into()) && is_own(Ipv4Addr::new(127, 9, 9, 9).into()));
         // TEST-NET-1 (RFC 5737): nobody has it.
         assert!(!is_own(Ipv4Addr::new(192, 0, 2, 1).into()));

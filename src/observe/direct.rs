@@ -136,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_cheapest_part_that_is_not_ready_is_asked_alone_and_one_that_could_not_be_looked_at_is_not() {
+    fn the_cheapest_part_that_is_not_ready_is_probed_alone() {
         let evidence = Evidence::at(Duration::ZERO)
             .with(Probe::Injector, ProbeResult::not_ready("refused"))
             .with(Probe::Identity, ProbeResult::unknown("no DNS"));

@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_bundle_name_dates_and_purpose_count_and_the_issuer_does_not() {
+    fn without_a_bundle_name_dates_and_purpose_count_not_the_issuer() {
         assert_eq!(verdict(&self_signed(&leaf(NAME)), None), Ok(()));
         assert_eq!(verdict(&signed(&leaf(NAME), &issuer(authority())), None), Ok(()));
         let mut as_authority = leaf(NAME);
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn a_served_certificate_that_stands_in_the_bundle_is_taken_as_go_takes_it() {
+    fn a_served_certificate_in_the_bundle_is_accepted_until_expiry() {
         let mut as_authority = leaf(NAME);
         as_authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         for parameters in [leaf(NAME), as_authority] {
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn an_authority_whose_time_is_over_vouches_for_nobody() {
+    fn an_expired_authority_verifies_no_certificate() {
         let (old, new) = (issuer(expired(authority())), issuer(authority()));
         let served = signed(&leaf(NAME), &old);
         assert!(is_about_time(&verdict(&served, Some(vec![old.der().clone()])).unwrap_err()));

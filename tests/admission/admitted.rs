@@ -11,26 +11,26 @@ use linkerd_gate_kit::object::{Namespace, control_plane, deployment, job, namesp
 use serde_json::{Value, json};
 
 use crate::answer::{Answer, dry_run};
-use crate::stage::{Admission, PATIENCE, Parameters, Stage, manifests};
+use crate::harness::{Admission, Harness, PATIENCE, Parameters, manifests};
 
 /// The node that a DaemonSet's pods are for. Nobody plays its kubelet.
 const NODE: &str = "node-a";
 
 #[tokio::test]
 async fn with_the_injector_down_everything_but_what_asks_is_admitted() -> Result<()> {
-    let stage = with_namespaces().await?;
+    let harness = with_namespaces().await?;
     let asking: Pod = serde_json::from_value(pod("web").in_namespace("shop").running("app:test").json())?;
     for admission in [Admission::Refuse, Admission::Hold] {
         if admission == Admission::Hold {
-            stage.await_admission(admission, true, Parameters::Labelled).await?;
+            harness.await_admission(admission, true, Parameters::Labelled).await?;
         }
-        let caught = async || match (dry_run(&stage.admin, &asking).await?, admission) {
+        let caught = async || match (dry_run(&harness.admin, &asking).await?, admission) {
             (Answer::Missed(_), Admission::Refuse) | (Answer::Held(..), Admission::Hold) => Ok(()),
             (other, _) => bail!("a pod that asks: {other:?}"),
         };
         caught().await?;
         for (what, pod) in others()? {
-            let answer = dry_run(&stage.admin, &serde_json::from_value(pod)?).await?;
+            let answer = dry_run(&harness.admin, &serde_json::from_value(pod)?).await?;
             ensure!(answer.is_admitted(), "{admission:?}: {what}: {answer:?}");
         }
         caught().await?;
@@ -39,39 +39,39 @@ async fn with_the_injector_down_everything_but_what_asks_is_admitted() -> Result
 }
 
 #[tokio::test]
-async fn owners_of_every_kind_are_told_why_and_owners_of_other_pods_get_theirs() -> Result<()> {
-    let stage = with_namespaces().await?;
+async fn owners_of_every_kind_see_the_refusal_and_others_get_pods() -> Result<()> {
+    let harness = with_namespaces().await?;
     // Its controllers make a DaemonSet's pods for nodes; the API server taints it as not ready, which they tolerate.
     let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE}, "spec": {}});
-    stage.create_object("v1", "Node", "nodes", None, node).await?;
+    harness.create_object("v1", "Node", "nodes", None, node).await?;
 
     for (namespace, asks) in [("shop", true), ("quiet", false)] {
         for owner in owners() {
             let kind = owner["kind"].as_str().context("a kind")?.to_owned();
             let version = owner["apiVersion"].as_str().context("a version")?.to_owned();
             let plural = format!("{}s", kind.to_lowercase());
-            stage.create_object(&version, &kind, &plural, Some(namespace), owner).await?;
+            harness.create_object(&version, &kind, &plural, Some(namespace), owner).await?;
         }
         // A Deployment's pods are its ReplicaSet's.
         for kind in ["ReplicaSet", "StatefulSet", "DaemonSet", "Job", "ReplicationController"] {
             if asks {
-                let said = told(&stage, namespace, kind).await?;
+                let said = failed_create_message(&harness, namespace, kind).await?;
                 ensure!(said.contains("requests injection and has no linkerd-proxy"), "{kind}: {said}");
                 ensure!(said.contains("retries after a pause"), "{kind}: {said}");
             } else {
-                owned(&stage, namespace, kind).await?;
+                owned(&harness, namespace, kind).await?;
             }
         }
     }
-    let pods: Api<Pod> = Api::namespaced(stage.admin.clone(), "shop");
+    let pods: Api<Pod> = Api::namespaced(harness.admin.clone(), "shop");
     let slipped = pods.list(&ListParams::default()).await?.items;
     ensure!(slipped.is_empty(), "{} pods that ask were admitted", slipped.len());
     Ok(())
 }
 
 /// A cluster with the guard on, behind a Linkerd of Helm's, whose namespace has no labels.
-async fn with_namespaces() -> Result<Stage> {
-    let stage = Stage::set().await?;
+async fn with_namespaces() -> Result<Harness> {
+    let harness = Harness::set().await?;
     let text = std::fs::read_to_string(manifests().join("10-namespaces.yaml"))?;
     let ours: Vec<Value> = serde_saphyr::from_multiple(&text)?;
     let others = [
@@ -84,10 +84,10 @@ async fn with_namespaces() -> Result<Stage> {
         namespace("linkerd").asking(),
     ];
     for namespace in others.into_iter().map(Namespace::json).chain(ours) {
-        stage.cluster.create_namespace(&serde_json::from_value(namespace)?).await?;
+        harness.cluster.create_namespace(&serde_json::from_value(namespace)?).await?;
     }
-    stage.await_admission(Admission::Refuse, true, Parameters::Labelled).await?;
-    Ok(stage)
+    harness.await_admission(Admission::Refuse, true, Parameters::Labelled).await?;
+    Ok(harness)
 }
 
 /// Pods that must start whatever becomes of Linkerd, or that Linkerd has nothing to do with, each with what it is.
@@ -153,8 +153,8 @@ fn owners() -> Vec<Value> {
 }
 
 /// What the first event says by which such an owner learns that a pod was refused.
-async fn told(stage: &Stage, namespace: &str, kind: &str) -> Result<String> {
-    let events: Api<Event> = Api::namespaced(stage.admin.clone(), namespace);
+async fn failed_create_message(harness: &Harness, namespace: &str, kind: &str) -> Result<String> {
+    let events: Api<Event> = Api::namespaced(harness.admin.clone(), namespace);
     let what = format!("a {kind} is told");
     let refused = ListParams::default().fields(&format!("reason=FailedCreate,involvedObject.kind={kind}"));
     until_any(&events, &refused, &what, PATIENCE, |events| events.values().find_map(|event| event.message.clone()))
@@ -162,8 +162,8 @@ async fn told(stage: &Stage, namespace: &str, kind: &str) -> Result<String> {
 }
 
 /// Waits for a pod that such an owner has.
-async fn owned(stage: &Stage, namespace: &str, kind: &str) -> Result<String> {
-    let pods: Api<Pod> = Api::namespaced(stage.admin.clone(), namespace);
+async fn owned(harness: &Harness, namespace: &str, kind: &str) -> Result<String> {
+    let pods: Api<Pod> = Api::namespaced(harness.admin.clone(), namespace);
     let what = format!("a {kind} has a pod");
     until_any(&pods, &ListParams::default(), &what, PATIENCE, |pods| {
         let by_it = |pod: &&Pod| pod.metadata.owner_references.iter().flatten().any(|owner| owner.kind == kind);
@@ -190,7 +190,7 @@ fn agent() -> Result<Value> {
 
 // === impl Stage ===
 
-impl Stage {
+impl Harness {
     async fn create_object(
         &self,
         version: &str,

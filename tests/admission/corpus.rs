@@ -10,8 +10,8 @@ use linkerd_gate_kit::object::{namespace, pod};
 use serde_json::json;
 
 use crate::answer::{Answer, dry_run};
+use crate::harness::{Admission, Expected, Harness, Parameters, view};
 use crate::load::{Case, Corpus, Expect, load};
-use crate::stage::{Admission, Expected, Parameters, Stage, view};
 
 /// A case, and the pod and the namespace that an API server makes of it.
 struct Genuine<'a> {
@@ -25,9 +25,9 @@ struct Genuine<'a> {
 
 #[tokio::test]
 async fn what_is_missed_by_rust_and_by_the_corpus_is_held_or_refused() -> Result<()> {
-    let stage = Stage::set().await?;
+    let harness = Harness::set().await?;
     let corpus = load()?;
-    let cases = genuine(&stage, &corpus).await?;
+    let cases = genuine(&harness, &corpus).await?;
 
     let mut wrong = Vec::new();
     let mut counted: BTreeMap<String, (usize, usize)> = BTreeMap::new();
@@ -39,7 +39,7 @@ async fn what_is_missed_by_rust_and_by_the_corpus_is_held_or_refused() -> Result
         (Admission::Hold, true, Parameters::All),
         (Admission::Hold, true, Parameters::Labelled),
     ] {
-        stage.await_admission(admission, token_projection, parameters).await?;
+        harness.await_admission(admission, token_projection, parameters).await?;
         for (webhook, configurations) in &corpus.webhooks {
             let here = |genuine: &&Genuine<'_>| {
                 genuine.case.webhook == *webhook && genuine.case.token_projection == token_projection
@@ -48,13 +48,13 @@ async fn what_is_missed_by_rust_and_by_the_corpus_is_held_or_refused() -> Result
             if cases.is_empty() {
                 continue;
             }
-            stage.install(configurations).await?;
+            harness.install(configurations).await?;
             let view = view(configurations, parameters)?;
             // Whatever the files say, what the corpus is about is looked at, but for what has lost its label.
             let whole = view == WebhookView::new(configurations)?;
             ensure!(whole || (webhook == "renamed" && parameters == Parameters::Labelled), "{webhook}: not looked at");
             for genuine in cases {
-                let answer = dry_run(&stage.admin, &genuine.pod).await?;
+                let answer = dry_run(&harness.admin, &genuine.pod).await?;
                 let (asked, caught) = counted.entry(format!("{admission:?}")).or_default();
                 *asked += 1;
                 *caught += usize::from(answer.is_held() || answer.is_missed());
@@ -75,12 +75,12 @@ async fn what_is_missed_by_rust_and_by_the_corpus_is_held_or_refused() -> Result
 
 /// An API server mounts a token into all containers or into none: the corpus alone cannot tell the first one from the others.
 #[tokio::test]
-async fn where_linkerd_projects_no_token_the_first_container_has_to_have_one() -> Result<()> {
-    let stage = Stage::set().await?;
-    stage.cluster.create_namespace(&serde_json::from_value(namespace("tokenless").asking().json())?).await?;
-    stage.mount_no_tokens("tokenless").await?;
-    let asked = Api::<Namespace>::all(stage.admin.clone()).get("tokenless").await?;
-    stage.await_admission(Admission::Hold, false, Parameters::Labelled).await?;
+async fn without_token_projection_the_first_container_needs_a_token() -> Result<()> {
+    let harness = Harness::set().await?;
+    harness.cluster.create_namespace(&serde_json::from_value(namespace("tokenless").asking().json())?).await?;
+    harness.mount_no_tokens("tokenless").await?;
+    let asked = Api::<Namespace>::all(harness.admin.clone()).get("tokenless").await?;
+    harness.await_admission(Admission::Hold, false, Parameters::Labelled).await?;
     let token = json!([{"name": "token", "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount"}]);
     for (first, second) in [(false, false), (false, true), (true, false), (true, true)] {
         let mounts = |mounted: bool| if mounted { token.clone() } else { json!([]) };
@@ -93,7 +93,7 @@ async fn where_linkerd_projects_no_token_the_first_container_has_to_have_one() -
             json!([{"name": "token", "projected": {"sources": [{"serviceAccountToken": {"path": "token"}}]}}]);
         let pod: Pod = serde_json::from_value(pod)?;
         let by_rust = missed(&pod, &asked, &WebhookView::chart_default(), TokenProjection::Disabled);
-        let answer = dry_run(&stage.admin, &pod).await?;
+        let answer = dry_run(&harness.admin, &pod).await?;
         let agrees = match answer {
             Answer::Held(..) => by_rust && first,
             Answer::Admitted(..) => !by_rust && !first,
@@ -105,19 +105,19 @@ async fn where_linkerd_projects_no_token_the_first_container_has_to_have_one() -
 }
 
 /// Makes the namespaces of all cases, and asks for each pod while there is no policy.
-async fn genuine<'a>(stage: &Stage, corpus: &'a Corpus) -> Result<Vec<Genuine<'a>>> {
+async fn genuine<'a>(harness: &Harness, corpus: &'a Corpus) -> Result<Vec<Genuine<'a>>> {
     let mut made: BTreeMap<String, Namespace> = BTreeMap::new();
     let mut cases = Vec::new();
     for case in &corpus.cases {
         let key = serde_json::to_string(&case.namespace)?;
         let namespace = match made.get(&key) {
             Some(namespace) => namespace.clone(),
-            None => make(stage, &case.namespace, made.len()).await.with_context(|| case.name.clone())?,
+            None => make(harness, &case.namespace, made.len()).await.with_context(|| case.name.clone())?,
         };
         made.insert(key, namespace.clone());
         let mut pod = case.pod.clone();
         pod.metadata.namespace.clone_from(&namespace.metadata.name);
-        let admitted = match (dry_run(&stage.admin, &pod).await?, &case.api_server.refuses) {
+        let admitted = match (dry_run(&harness.admin, &pod).await?, &case.api_server.refuses) {
             (Answer::Admitted(pod, _), None) => Some(*pod),
             (Answer::Otherwise(_), Some(_)) => None,
             (answer, _) => bail!("{}: without a policy: {answer:?}", case.name),
@@ -128,8 +128,8 @@ async fn genuine<'a>(stage: &Stage, corpus: &'a Corpus) -> Result<Vec<Genuine<'a
 }
 
 /// A namespace with these labels and annotations, under its own name where that matters.
-async fn make(stage: &Stage, namespace: &Namespace, number: usize) -> Result<Namespace> {
-    let api: Api<Namespace> = Api::all(stage.admin.clone());
+async fn make(harness: &Harness, namespace: &Namespace, number: usize) -> Result<Namespace> {
+    let api: Api<Namespace> = Api::all(harness.admin.clone());
     let mut namespace = namespace.clone();
     let name = match namespace.metadata.name.as_deref() {
         Some("corpus") | None => format!("corpus-{number}"),
@@ -141,7 +141,7 @@ async fn make(stage: &Stage, namespace: &Namespace, number: usize) -> Result<Nam
         return Ok(found);
     }
     namespace.metadata.name = Some(name.clone());
-    stage.cluster.create_namespace(&namespace).await?;
+    harness.cluster.create_namespace(&namespace).await?;
     Ok(api.get(&name).await?)
 }
 

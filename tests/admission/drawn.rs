@@ -12,7 +12,7 @@ use proptest::test_runner::TestRunner;
 use serde_json::{Value, json};
 
 use crate::answer::{Answer, dry_run};
-use crate::stage::{Admission, Expected, Parameters, Stage, view};
+use crate::harness::{Admission, Expected, Harness, Parameters, view};
 
 const NAMESPACES: usize = 12;
 const SETS: usize = 32;
@@ -20,18 +20,18 @@ const PODS: usize = 16;
 
 #[tokio::test]
 async fn hold_guard_and_rust_agree_on_what_is_drawn() -> Result<()> {
-    let stage = Stage::set().await?;
+    let harness = Harness::set().await?;
     // The same in every run: what fails once fails again.
     let mut runner = TestRunner::deterministic();
     let mut namespaces = Vec::new();
     for number in 0..NAMESPACES {
         let mut drawn = draw(&mut runner, &metadata())?;
         drawn["name"] = format!("drawn-{number}").into();
-        let name = stage.cluster.create_namespace(&serde_json::from_value(json!({"metadata": drawn}))?).await?;
+        let name = harness.cluster.create_namespace(&serde_json::from_value(json!({"metadata": drawn}))?).await?;
         if number % 2 == 0 {
-            stage.mount_no_tokens(&name).await?;
+            harness.mount_no_tokens(&name).await?;
         }
-        namespaces.push(Api::<Namespace>::all(stage.admin.clone()).get(&name).await?);
+        namespaces.push(Api::<Namespace>::all(harness.admin.clone()).get(&name).await?);
     }
 
     let mut caught = 0;
@@ -43,7 +43,7 @@ async fn hold_guard_and_rust_agree_on_what_is_drawn() -> Result<()> {
             _ => (Admission::Refuse, false, Parameters::All),
         };
         if set % (SETS / 4) == 0 {
-            stage.await_admission(admission, token_projection, parameters).await?;
+            harness.await_admission(admission, token_projection, parameters).await?;
         }
         let configurations = draw(&mut runner, &vec(configuration(), 1..3))?;
         let configurations: Vec<MutatingWebhookConfiguration> = configurations
@@ -54,15 +54,15 @@ async fn hold_guard_and_rust_agree_on_what_is_drawn() -> Result<()> {
                 serde_json::from_value(configuration)
             })
             .collect::<Result<_, _>>()?;
-        stage.install(&configurations).await?;
+        harness.install(&configurations).await?;
         let view = view(&configurations, parameters)?;
         for _ in 0..PODS {
             let namespace = &namespaces[draw(&mut runner, &(0..NAMESPACES))?];
             let mut pod: Pod = serde_json::from_value(draw(&mut runner, &pod())?)?;
             pod.metadata.namespace.clone_from(&namespace.metadata.name);
-            let admitted = as_admitted(&stage, &pod).await?;
+            let admitted = as_admitted(&harness, &pod).await?;
             let expected = admission.expects(&admitted, namespace, &view, token_projection);
-            let answer = dry_run(&stage.admin, &pod).await?;
+            let answer = dry_run(&harness.admin, &pod).await?;
             ensure!(
                 expected.is(&answer),
                 "Rust says {expected:?}, {admission:?} {answer:?} to {} in {} behind {}",
@@ -80,10 +80,10 @@ async fn hold_guard_and_rust_agree_on_what_is_drawn() -> Result<()> {
 }
 
 /// The pod as admission shows it to policies: seen by means of the label that exempts it, which is then taken off again.
-async fn as_admitted(stage: &Stage, pod: &Pod) -> Result<Pod> {
+async fn as_admitted(harness: &Harness, pod: &Pod) -> Result<Pod> {
     let mut exempt = pod.clone();
     exempt.metadata.labels.get_or_insert_default().insert("linkerd-gate/admission".to_owned(), "exempt".to_owned());
-    match dry_run(&stage.admin, &exempt).await? {
+    match dry_run(&harness.admin, &exempt).await? {
         Answer::Admitted(mut admitted, _) => {
             admitted.metadata.labels.get_or_insert_default().remove("linkerd-gate/admission");
             Ok(*admitted)

@@ -14,13 +14,13 @@ use linkerd_gate_kit::standin::{Certificates, Fault, Injector, Namespaces, Sidec
 use serde_json::{Value, json};
 
 use crate::answer::{Answer, GATE, create, dry_run, gates};
+use crate::harness::{Admission, Harness, Parameters};
 use crate::load::load;
-use crate::stage::{Admission, Parameters, Stage};
 
 /// A cluster with an injector, which is called by every webhook of Linkerd's that is installed through it.
 pub struct Linkerd {
     /// The cluster.
-    pub stage: Stage,
+    pub harness: Harness,
     /// The injector.
     pub injector: Standin,
     /// What the injector knows of namespaces.
@@ -44,7 +44,7 @@ async fn what_is_injected_is_what_it_is_without_the_policies() -> Result<()> {
     let (mut injected, mut held, mut wrong) = (0, 0, Vec::new());
     for with_policies in [false, true] {
         if with_policies {
-            linkerd.stage.await_admission(Admission::Hold, true, Parameters::Labelled).await?;
+            linkerd.harness.await_admission(Admission::Hold, true, Parameters::Labelled).await?;
         }
         for (webhook, configurations) in &corpus.webhooks {
             let here = cases.iter().filter(|(case, _)| case.webhook == *webhook).collect::<Vec<_>>();
@@ -53,7 +53,7 @@ async fn what_is_injected_is_what_it_is_without_the_policies() -> Result<()> {
             }
             linkerd.install(configurations).await?;
             for (case, pod) in here {
-                let answer = dry_run(&linkerd.stage.admin, pod).await?;
+                let answer = dry_run(&linkerd.harness.admin, pod).await?;
                 let shown = comparable(&answer)?;
                 if !with_policies {
                     without.insert(&case.name, (answer, shown));
@@ -81,10 +81,10 @@ async fn what_is_injected_is_what_it_is_without_the_policies() -> Result<()> {
 
 /// Native and classic, with gates of other programs around, created and not only tried; and as an owner's pods.
 #[tokio::test]
-async fn a_meshed_pod_keeps_the_gates_of_others_and_has_no_trace_of_ours() -> Result<()> {
+async fn a_meshed_pod_keeps_foreign_gates_and_has_none_of_ours() -> Result<()> {
     let linkerd = Linkerd::set().await?;
-    let stage = &linkerd.stage;
-    stage.await_admission(Admission::Hold, true, Parameters::Labelled).await?;
+    let harness = &linkerd.harness;
+    harness.await_admission(Admission::Hold, true, Parameters::Labelled).await?;
     linkerd.namespace("shop").await?;
     linkerd.install(&[chart_default()]).await?;
     for (name, others) in [
@@ -99,14 +99,16 @@ async fn a_meshed_pod_keeps_the_gates_of_others_and_has_no_trace_of_ours() -> Re
             let asking = asking.spec_field("schedulingGates", others.clone());
             let sent: Pod = serde_json::from_value(asking.json())?;
             let expected: Vec<&str> = gates(&sent).into_iter().filter(|gate| *gate != GATE).collect();
-            let Answer::Admitted(stored, warnings) = create(&stage.admin, &sent).await? else { bail!("{name}: held") };
+            let Answer::Admitted(stored, warnings) = create(&harness.admin, &sent).await? else {
+                bail!("{name}: held")
+            };
             ensure!(meshed(&stored) && warnings.is_empty(), "{name}: {:?}", stored.spec);
             ensure!(gates(&stored) == expected, "{name}: {:?}", gates(&stored));
             // The injector is away: ours comes last, and the others stay.
             linkerd.injector.suffer(Fault::Absent).await?;
             let mut bare = sent.clone();
             bare.metadata.name = Some(format!("{name}-{classic}-bare"));
-            let Answer::Held(stored, _) = create(&stage.admin, &bare).await? else { bail!("{name}: not held") };
+            let Answer::Held(stored, _) = create(&harness.admin, &bare).await? else { bail!("{name}: not held") };
             let mut expected = gates(&bare);
             if !expected.contains(&GATE) {
                 expected.push(GATE);
@@ -122,10 +124,10 @@ async fn a_meshed_pod_keeps_the_gates_of_others_and_has_no_trace_of_ours() -> Re
 #[tokio::test]
 async fn the_policies_follow_the_live_webhook_and_their_own_binding() -> Result<()> {
     let linkerd = Linkerd::set().await?;
-    let stage = &linkerd.stage;
+    let harness = &linkerd.harness;
     linkerd.namespace("shop").await?;
     linkerd.namespace("mesh-only").await?;
-    stage.await_admission(Admission::Hold, true, Parameters::Labelled).await?;
+    harness.await_admission(Admission::Hold, true, Parameters::Labelled).await?;
     linkerd.injector.suffer(Fault::Absent).await?;
     linkerd.install(&[chart_default()]).await?;
     let asking = |namespace: &str| -> Result<Pod> {
@@ -133,22 +135,24 @@ async fn the_policies_follow_the_live_webhook_and_their_own_binding() -> Result<
     };
     let (shop, mesh_only) = (asking("shop")?, asking("mesh-only")?);
     for _ in 0..2 {
-        ensure!(dry_run(&stage.admin, &shop).await?.is_held() && dry_run(&stage.admin, &mesh_only).await?.is_held());
+        ensure!(
+            dry_run(&harness.admin, &shop).await?.is_held() && dry_run(&harness.admin, &mesh_only).await?.is_held()
+        );
         // Without hold's binding the guard refuses, and what has become of the selectors meanwhile counts when it is back.
-        stage.delete("mutatingadmissionpolicybindings/linkerd-gate-hold").await?;
-        stage.until("refused without hold's binding", &shop, Answer::is_missed).await?;
+        harness.delete("mutatingadmissionpolicybindings/linkerd-gate-hold").await?;
+        harness.until("refused without hold's binding", &shop, Answer::is_missed).await?;
         let mut narrowed = chart_default();
         for webhook in narrowed.webhooks.iter_mut().flatten() {
             webhook.namespace_selector =
                 serde_json::from_value(json!({"matchLabels": {"kubernetes.io/metadata.name": "mesh-only"}}))?;
         }
         linkerd.install(&[narrowed]).await?;
-        ensure!(dry_run(&stage.admin, &shop).await?.is_admitted(), "the guard looks at what is no longer selected");
-        stage.kubectl_apply("60-admission-hold.yaml").await?;
-        stage.until("held again", &mesh_only, Answer::is_held).await?;
-        ensure!(dry_run(&stage.admin, &shop).await?.is_admitted(), "held, and not selected");
+        ensure!(dry_run(&harness.admin, &shop).await?.is_admitted(), "the guard looks at what is no longer selected");
+        harness.kubectl_apply("60-admission-hold.yaml").await?;
+        harness.until("held again", &mesh_only, Answer::is_held).await?;
+        ensure!(dry_run(&harness.admin, &shop).await?.is_admitted(), "held, and not selected");
         linkerd.install(&[chart_default()]).await?;
-        ensure!(dry_run(&stage.admin, &shop).await?.is_held(), "selected again, and not held");
+        ensure!(dry_run(&harness.admin, &shop).await?.is_held(), "selected again, and not held");
     }
     Ok(())
 }
@@ -158,7 +162,7 @@ async fn the_policies_follow_the_live_webhook_and_their_own_binding() -> Result<
 impl Linkerd {
     /// An injector in its namespace `linkerd`. No webhook configuration is installed yet.
     pub async fn set() -> Result<Self> {
-        let stage = Stage::set().await?;
+        let harness = Harness::set().await?;
         let address = LoopbackAddress::claim()?;
         let certificates = Certificates::for_injector("linkerd")?;
         let known = Namespaces::any();
@@ -166,15 +170,15 @@ impl Linkerd {
             .serving_on((address.ip(), 443).into())
             .start()
             .await?;
-        stage.namespace(namespace("linkerd")).await?;
-        stage.cluster.expose("linkerd", "linkerd-proxy-injector", address.ip(), &[(443, 443)]).await?;
-        Ok(Self { stage, injector, known, certificates, _address: address })
+        harness.namespace(namespace("linkerd")).await?;
+        harness.cluster.expose("linkerd", "linkerd-proxy-injector", address.ip(), &[(443, 443)]).await?;
+        Ok(Self { harness, injector, known, certificates, _address: address })
     }
 
     /// A namespace that asks.
     pub async fn namespace(&self, name: &str) -> Result<()> {
         self.known.annotate(name, "linkerd.io/inject", "enabled");
-        self.stage.namespace(namespace(name).asking()).await
+        self.harness.namespace(namespace(name).asking()).await
     }
 
     /// A namespace as a case of the corpus has it, under a name of its own unless the name matters.
@@ -188,9 +192,9 @@ impl Linkerd {
             self.known.annotate(&name, key, value);
         }
         namespace.metadata.name = Some(name.clone());
-        let api: Api<k8s_openapi::api::core::v1::Namespace> = Api::all(self.stage.admin.clone());
+        let api: Api<k8s_openapi::api::core::v1::Namespace> = Api::all(self.harness.admin.clone());
         if api.get_opt(&name).await?.is_none() {
-            self.stage.cluster.create_namespace(&namespace).await?;
+            self.harness.cluster.create_namespace(&namespace).await?;
         }
         Ok(name)
     }
@@ -208,7 +212,7 @@ impl Linkerd {
                 webhook.client_config.ca_bundle = Some(k8s_openapi::ByteString(bundle));
             }
         }
-        self.stage.install(&configurations).await
+        self.harness.install(&configurations).await
     }
 }
 

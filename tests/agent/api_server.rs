@@ -12,36 +12,36 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::stage::{BARE, Stage, agent_of, holder, is_closed, opened, told};
+use super::harness::{BARE, Harness, agent_of, holder, is_closed, opened, told};
 
-const DOUBT: &str = "gate: still open, but not confirmed: injection unknown: ";
+const DEGRADED: &str = "gate: still open, but not confirmed: injection unknown: ";
 const REASSURED: &str = "gate: still open, confirmed again";
 
 /// The prover's way to the API server is bad in every way, and then that of an agent that only follows.
 #[tokio::test]
-async fn a_bad_way_to_the_api_server_changes_nothing_and_is_told() -> Result<()> {
-    let stage = Stage::set().await?;
-    stage.injector.recover().await?;
+async fn an_unreliable_api_server_is_reported_and_changes_nothing() -> Result<()> {
+    let harness = Harness::set().await?;
+    harness.injector.recover().await?;
     for node in ["node-0", "node-1"] {
-        stage.node_of_an_earlier_boot(node).await?;
+        harness.node_of_an_earlier_boot(node).await?;
     }
-    let way = stage.cluster.relay().start().await?;
-    let kubeconfig = stage.account("far").await?;
-    let kubeconfig = stage.cluster.kubeconfig_at(&kubeconfig, way.address())?;
+    let way = harness.cluster.relay().start().await?;
+    let kubeconfig = harness.account("far").await?;
+    let kubeconfig = harness.cluster.kubeconfig_at(&kubeconfig, way.address())?;
     let settings = agent_of("node-0", "boot-1").with("API_SERVERS", &way.address().to_string());
-    let far = stage.start_as(settings, &kubeconfig)?;
+    let far = harness.start_as(settings, &kubeconfig)?;
     far.until_says("gate: open: proven").await.with_context(|| far.said())?;
-    let mut near = stage.start_apart(agent_of("node-1", "boot-1"), "near").await?;
+    let mut near = harness.start_apart(agent_of("node-1", "boot-1"), "near").await?;
     let story = async {
         near.until_says("gate: open: proven").await?;
 
         // Every answer 5 s late: it still proves for all, and says what it cannot do.
         way.suffer(Fault::Slow(Duration::from_secs(5))).await?;
-        stage.move_injector(true).await?;
-        let line = far.until_says(DOUBT).await?;
+        harness.move_injector(true).await?;
+        let line = far.until_says(DEGRADED).await?;
         ensure!(line.contains("dry-run pod"), "{line}");
         far.answers(200).await?;
-        near.until_says(DOUBT).await?;
+        near.until_says(DEGRADED).await?;
         near.answers(200).await?;
         way.recover().await?;
         far.until_says(REASSURED).await?;
@@ -51,10 +51,10 @@ async fn a_bad_way_to_the_api_server_changes_nothing_and_is_told() -> Result<()>
         // Gone: another proves, and it is told at once that the node stays as it is.
         way.suffer(Fault::Refuse).await?;
         far.until_says("node watch not in sync").await?;
-        let line = far.until_says(DOUBT).await?;
+        let line = far.until_says(DEGRADED).await?;
         ensure!(line.contains("the verdict cannot be read: the API server cannot be asked to"), "{line}");
         far.answers(200).await?;
-        stage.until_lease("the other's", |lease| holder(lease).as_deref() == Some("node-1")).await?;
+        harness.until_lease("the other's", |lease| holder(lease).as_deref() == Some("node-1")).await?;
         ensure!(far.times_said("no longer the prover") == 1, "two act as provers");
         near.answers(200).await?;
         way.recover().await?;
@@ -62,7 +62,7 @@ async fn a_bad_way_to_the_api_server_changes_nothing_and_is_told() -> Result<()>
 
         // Silent.
         way.suffer(Fault::Hang).await?;
-        let line = far.until_says(DOUBT).await?;
+        let line = far.until_says(DEGRADED).await?;
         ensure!(line.contains("the prover on node node-1 stopped renewing the Lease"), "{line}");
         far.answers(200).await?;
         way.recover().await?;
@@ -81,7 +81,7 @@ async fn a_bad_way_to_the_api_server_changes_nothing_and_is_told() -> Result<()>
         way.recover().await?;
         far.until_says("this agent is the prover").await?;
         far.until_says(REASSURED).await?;
-        let node = stage.nodes().await?.get("node-0").await?;
+        let node = harness.nodes().await?.get("node-0").await?;
         ensure!(!is_closed(&node) && opened(&node).as_deref() == Some("boot-1"), "{node:?}");
         ensure!(far.times_said("gate: closed") == 0);
         anyhow::Ok(())
@@ -91,35 +91,35 @@ async fn a_bad_way_to_the_api_server_changes_nothing_and_is_told() -> Result<()>
 
 /// The API server begins anew while the agent cannot reach it, and etcd has forgotten what the agent's watches stand at.
 #[tokio::test]
-async fn a_watch_that_has_expired_is_begun_anew() -> Result<()> {
-    let stage = Stage::set().await?;
-    stage.node_of_an_earlier_boot("node-0").await?;
-    let way = stage.cluster.relay().start().await?;
-    let kubeconfig = stage.account("agent").await?;
-    let kubeconfig = stage.cluster.kubeconfig_at(&kubeconfig, way.address())?;
+async fn an_expired_watch_is_started_again() -> Result<()> {
+    let harness = Harness::set().await?;
+    harness.node_of_an_earlier_boot("node-0").await?;
+    let way = harness.cluster.relay().start().await?;
+    let kubeconfig = harness.account("agent").await?;
+    let kubeconfig = harness.cluster.kubeconfig_at(&kubeconfig, way.address())?;
     let settings = agent_of("node-0", "boot-1").with("API_SERVERS", &way.address().to_string());
-    let agent = stage.start_as(settings, &kubeconfig)?;
+    let agent = harness.start_as(settings, &kubeconfig)?;
     let story = async {
         agent.until_says("gate: waiting: injection not ready").await?;
         let stood_at =
-            stage.until_node("node-0", "closed", is_closed).await?.metadata.resource_version.unwrap_or_default();
+            harness.until_node("node-0", "closed", is_closed).await?.metadata.resource_version.unwrap_or_default();
         way.suffer(Fault::Refuse).await?;
         agent.until_says("node watch not in sync").await?;
         for round in 0..10 {
-            stage.annotate_node("node-0", "example.com/round", Some(&round.to_string())).await?;
+            harness.annotate_node("node-0", "example.com/round", Some(&round.to_string())).await?;
         }
-        let version = stage.nodes().await?.get("node-0").await?.metadata.resource_version.unwrap_or_default();
-        compact(&stage, &version).await?;
-        stage.cluster.stop_api_server().await?;
-        stage.cluster.start_api_server().await?;
-        expired(&stage, &stood_at).await?;
+        let version = harness.nodes().await?.get("node-0").await?.metadata.resource_version.unwrap_or_default();
+        compact(&harness, &version).await?;
+        harness.cluster.stop_api_server().await?;
+        harness.cluster.start_api_server().await?;
+        expired(&harness, &stood_at).await?;
 
         let back = Timestamp::now();
-        stage.injector.recover().await?;
+        harness.injector.recover().await?;
         way.recover().await?;
         agent.until_says("gate: open: proven").await?;
-        stage.until_node("node-0", "open", |node| opened(node).as_deref() == Some("boot-1")).await?;
-        let requests = stage.requests_of("agent")?;
+        harness.until_node("node-0", "open", |node| opened(node).as_deref() == Some("boot-1")).await?;
+        let requests = harness.requests_of("agent")?;
         let listed = requests.iter().filter(|request| request.received > back && request.verb == "list");
         let listed: Vec<String> = listed.map(|request| request.resource.clone()).collect();
         ensure!(listed.iter().any(|resource| resource == "nodes"), "not begun anew: {listed:?}");
@@ -129,9 +129,9 @@ async fn a_watch_that_has_expired_is_begun_anew() -> Result<()> {
 }
 
 /// Lets etcd forget everything before this revision.
-async fn compact(stage: &Stage, revision: &str) -> Result<()> {
+async fn compact(harness: &Harness, revision: &str) -> Result<()> {
     let body = json!({"revision": revision, "physical": true}).to_string();
-    let host = format!("{}:2379", stage.cluster.address());
+    let host = format!("{}:2379", harness.cluster.address());
     let mut stream = TcpStream::connect(&host).await?;
     let length = body.len();
     let head = format!(
@@ -145,8 +145,8 @@ async fn compact(stage: &Stage, revision: &str) -> Result<()> {
 }
 
 /// A watch from there is answered 410.
-async fn expired(stage: &Stage, version: &str) -> Result<()> {
-    let nodes: Api<Node> = stage.nodes().await?;
+async fn expired(harness: &Harness, version: &str) -> Result<()> {
+    let nodes: Api<Node> = harness.nodes().await?;
     let mut events = std::pin::pin!(nodes.watch(&WatchParams::default(), version).await?);
     match events.try_next().await? {
         Some(WatchEvent::Error(status)) if status.code == 410 => Ok(()),
@@ -155,22 +155,22 @@ async fn expired(stage: &Stage, version: &str) -> Result<()> {
 }
 
 #[tokio::test]
-async fn an_api_server_that_begins_anew_is_found_again() -> Result<()> {
-    let stage = Stage::set().await?;
-    stage.injector.recover().await?;
-    stage.node_of_an_earlier_boot("node-0").await?;
-    let agent = stage.start(agent_of("node-0", "boot-1"))?;
+async fn an_agent_reconnects_to_a_restarted_api_server() -> Result<()> {
+    let harness = Harness::set().await?;
+    harness.injector.recover().await?;
+    harness.node_of_an_earlier_boot("node-0").await?;
+    let agent = harness.start(agent_of("node-0", "boot-1"))?;
     let story = async {
         agent.until_says("gate: open: proven").await?;
-        stage.cluster.stop_api_server().await?;
+        harness.cluster.stop_api_server().await?;
         agent.until_says("node watch not in sync").await?;
         agent.answers(200).await?;
-        stage.cluster.start_api_server().await?;
+        harness.cluster.start_api_server().await?;
         // What happens from then on is seen.
-        stage.injector.suffer(Fault::Absent).await?;
-        stage.move_injector(true).await?;
+        harness.injector.suffer(Fault::Absent).await?;
+        harness.move_injector(true).await?;
         agent.until_says(&format!("gate: closed: {BARE}")).await?;
-        stage.injector.recover().await?;
+        harness.injector.recover().await?;
         agent.until_says("gate: open: proven").await?;
         agent.answers(200).await?;
         anyhow::Ok(())
@@ -179,15 +179,15 @@ async fn an_api_server_that_begins_anew_is_found_again() -> Result<()> {
 }
 
 #[tokio::test]
-async fn injection_is_proven_only_when_every_api_server_reaches_the_injector() -> Result<()> {
-    let stage = Stage::set().await?;
-    stage.injector.recover().await?;
-    stage.node_of_an_earlier_boot("node-0").await?;
+async fn injection_needs_a_proof_through_every_api_server() -> Result<()> {
+    let harness = Harness::set().await?;
+    harness.injector.recover().await?;
+    harness.node_of_an_earlier_boot("node-0").await?;
     let way = Relay::to_anywhere().start().await?;
     way.suffer(Fault::Refuse).await?;
-    let second = stage.cluster.second_server(Some(way.address())).await?;
-    let servers = format!("{}:6443,{}:6443", stage.cluster.address(), second.address());
-    let agent = stage.start(agent_of("node-0", "boot-1").with("API_SERVERS", &servers))?;
+    let second = harness.cluster.second_server(Some(way.address())).await?;
+    let servers = format!("{}:6443,{}:6443", harness.cluster.address(), second.address());
+    let agent = harness.start(agent_of("node-0", "boot-1").with("API_SERVERS", &servers))?;
     let story = async {
         let line = agent.until_says("gate: waiting: injection not ready: through API server ").await?;
         ensure!(

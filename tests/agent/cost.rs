@@ -10,30 +10,30 @@ use kube::api::Api;
 use linkerd_gate_kit::cluster::{self, AuditedRequest};
 use serde_json::json;
 
+use super::harness::{Agent, GATE, Harness, PATIENCE, agent_of, holder, is_closed, told};
 use super::rights::{apply_what_runs, rights, until_rights_count, used};
-use super::stage::{Agent, GATE, PATIENCE, Stage, agent_of, holder, is_closed, told};
 
 /// The agents' service account in the manifests.
 const ACCOUNT: &str = "linkerd-gate-agent";
 
 #[tokio::test]
-async fn agents_ask_for_little_and_have_the_rights_to_that_and_no_more() -> Result<()> {
-    let stage = Stage::before_installation().await?;
+async fn agents_send_few_requests_and_have_only_the_rights_for_them() -> Result<()> {
+    let harness = Harness::before_installation().await?;
     // It will have to be found out that this one was there before.
-    stage.node("node-2", json!({})).await?;
-    apply_what_runs(&stage).await?;
+    harness.node("node-2", json!({})).await?;
+    apply_what_runs(&harness).await?;
     let rights = rights(&["30-agent-rbac.yaml"])?;
-    until_rights_count(&stage, ACCOUNT, &rights).await?;
+    until_rights_count(&harness, ACCOUNT, &rights).await?;
     for node in ["node-0", "node-1"] {
-        stage.node_of_an_earlier_boot(node).await?;
+        harness.node_of_an_earlier_boot(node).await?;
     }
-    let mut agents = vec![start(&stage, "node-0").await?];
+    let mut agents = vec![start(&harness, "node-0").await?];
     agents[0].until_says("gate: waiting: injection not ready").await.with_context(|| told(&agents))?;
-    agents.push(start(&stage, "node-1").await?);
-    agents.push(start(&stage, "node-2").await?);
-    Box::pin(until_open(&stage, &agents)).await.with_context(|| told(&agents))?;
+    agents.push(start(&harness, "node-1").await?);
+    agents.push(start(&harness, "node-2").await?);
+    Box::pin(until_open(&harness, &agents)).await.with_context(|| told(&agents))?;
 
-    let opened = stage.requests_of(ACCOUNT)?;
+    let opened = harness.requests_of(ACCOUNT)?;
     for (node, most) in [("node-0", None), ("node-1", Some(12)), ("node-2", Some(12))] {
         let requests: Vec<String> = of(&opened, node).map(AuditedRequest::short).collect();
         println!("{node} from start to open, {} requests:\n  {}", requests.len(), requests.join("\n  "));
@@ -43,13 +43,13 @@ async fn agents_ask_for_little_and_have_the_rights_to_that_and_no_more() -> Resu
     let since = Timestamp::now();
     let renewals = 4;
     for _ in 0..renewals {
-        let before = stage.leases().await?.get(GATE).await?.spec.context("no spec")?.renew_time;
-        stage
+        let before = harness.leases().await?.get(GATE).await?.spec.context("no spec")?.renew_time;
+        harness
             .until_lease("renewed", |lease| lease.spec.as_ref().is_some_and(|spec| spec.renew_time != before))
             .await
             .with_context(|| told(&agents))?;
     }
-    let all = stage.requests_of(ACCOUNT)?;
+    let all = harness.requests_of(ACCOUNT)?;
     let at_rest: Vec<&AuditedRequest> = all.iter().filter(|request| request.received > since).collect();
     let shown: Vec<String> = at_rest.iter().map(|request| format!("{:?} {}", request.node, request.short())).collect();
     println!("at rest for {renewals} renewals:\n  {}", shown.join("\n  "));
@@ -73,14 +73,14 @@ async fn agents_ask_for_little_and_have_the_rights_to_that_and_no_more() -> Resu
         proofs += agent.metric("linkerd_gate_proofs_total", "result=").await?;
     }
     // Counted after the proofs, so that one under way counts here.
-    let dry_runs = stage.requests_of(ACCOUNT)?.iter().filter(|request| request.dry_run).count();
+    let dry_runs = harness.requests_of(ACCOUNT)?.iter().filter(|request| request.dry_run).count();
     println!("{dry_runs} dry-runs, {proofs} proofs");
     ensure!(proofs >= 3 && dry_runs as u64 <= 2 * proofs, "{dry_runs} dry-runs for {proofs} proofs");
 
     for agent in &mut agents {
         ensure!(agent.terminate().await? == 0, "{}", agent.said());
     }
-    let all = stage.requests_of(ACCOUNT)?;
+    let all = harness.requests_of(ACCOUNT)?;
     used(&rights, &all).with_context(|| told(&agents))
 }
 
@@ -89,7 +89,7 @@ fn of<'a>(requests: &'a [AuditedRequest], node: &'a str) -> impl Iterator<Item =
 }
 
 /// The agent of a node, with the token that kubelet would give its pod.
-async fn start(stage: &Stage, node: &str) -> Result<Agent> {
+async fn start(harness: &Harness, node: &str) -> Result<Agent> {
     let pod = format!("{GATE}-{node}");
     let own = json!({
         "metadata": {"name": pod},
@@ -98,35 +98,35 @@ async fn start(stage: &Stage, node: &str) -> Result<Agent> {
             "containers": [{"name": "agent", "image": "gate:1"}],
         },
     });
-    stage.create::<Pod>(GATE, own).await?;
-    stage.start_as(agent_of(node, "boot-1"), &stage.cluster.kubeconfig_as_pod(GATE, &pod).await?)
+    harness.create::<Pod>(GATE, own).await?;
+    harness.start_as(agent_of(node, "boot-1"), &harness.cluster.kubeconfig_as_pod(GATE, &pod).await?)
 }
 
 /// Closed nodes, an essential pod that may go there all the same, and then Linkerd.
-async fn until_open(stage: &Stage, agents: &[Agent]) -> Result<()> {
+async fn until_open(harness: &Harness, agents: &[Agent]) -> Result<()> {
     for agent in &agents[1..] {
         agent.until_says("gate: waiting: injection not ready").await?;
     }
     for node in ["node-0", "node-1"] {
-        stage.until_node(node, "closed", is_closed).await?;
-        stage.until_event(node, "GateClosed").await?;
+        harness.until_node(node, "closed", is_closed).await?;
+        harness.until_event(node, "GateClosed").await?;
     }
-    stage.until_event("node-2", "GateAdopted").await?;
+    harness.until_event("node-2", "GateAdopted").await?;
     let dns = json!({"metadata": {"name": "dns-0"}, "spec": {"containers": [{"name": "dns", "image": "dns:1"}]}});
-    stage.create::<Pod>("kube-system", dns).await?;
-    let pods: Api<Pod> = Api::namespaced(stage.cluster.client().await?, "kube-system");
+    harness.create::<Pod>("kube-system", dns).await?;
+    let pods: Api<Pod> = Api::namespaced(harness.cluster.client().await?, "kube-system");
     let tolerates = |pod: &Pod| {
         let tolerations = pod.spec.iter().flat_map(|spec| spec.tolerations.iter().flatten());
         tolerations.into_iter().any(|toleration| toleration.key.as_deref() == Some("linkerd-gate/closed"))
     };
     cluster::until(&pods, "dns-0", "tolerating our taint", PATIENCE, tolerates).await?;
-    stage.injector.recover().await?;
+    harness.injector.recover().await?;
     for node in ["node-0", "node-1"] {
-        stage.until_node(node, "open", |node| !is_closed(node)).await?;
-        stage.until_event(node, "GateOpened").await?;
+        harness.until_node(node, "open", |node| !is_closed(node)).await?;
+        harness.until_event(node, "GateOpened").await?;
     }
     agents[2].until_says("gate: open: proven").await?;
-    let lease = stage.leases().await?.get(GATE).await?;
+    let lease = harness.leases().await?.get(GATE).await?;
     ensure!(holder(&lease).as_deref() == Some("node-0"), "{lease:?}");
     Ok(())
 }

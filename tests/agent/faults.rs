@@ -9,29 +9,29 @@ use linkerd_gate_kit::cluster;
 use linkerd_gate_kit::standin::{Fault, Flaw};
 use serde_json::{Value, json};
 
-use super::stage::{Agent, BARE, PATIENCE, PROBE, Stage, agent_of, is_closed, object, opened};
+use super::harness::{Agent, BARE, Harness, PATIENCE, PROBE, agent_of, is_closed, object, opened};
 
 /// The agent, and the cluster that it lives in.
 struct Story {
-    stage: Stage,
+    harness: Harness,
     agent: Agent,
 }
 
 #[tokio::test]
 async fn one_agent_goes_through_every_fault_and_recovers_by_itself() -> Result<()> {
-    let stage = Stage::set().await?;
-    stage.node_of_an_earlier_boot("node-0").await?;
-    let agent = stage.start(agent_of("node-0", "boot-1"))?;
-    let mut story = Story { stage, agent };
+    let harness = Harness::set().await?;
+    harness.node_of_an_earlier_boot("node-0").await?;
+    let agent = harness.start(agent_of("node-0", "boot-1"))?;
+    let mut story = Story { harness, agent };
     story.told().await.with_context(|| story.agent.said())?;
     println!("{}", story.agent.said());
 
     // The node was opened once in this boot, and stayed so whatever became of the gate.
     ensure!(story.agent.times_said("}: node ") == 2, "closed once and opened once: {}", story.agent.said());
-    let node = story.stage.nodes().await?.get("node-0").await?;
+    let node = story.harness.nodes().await?.get("node-0").await?;
     ensure!(!is_closed(&node) && opened(&node).as_deref() == Some("boot-1"), "{node:?}");
     ensure!(story.agent.terminate().await? == 0);
-    let node = story.stage.nodes().await?.get("node-0").await?;
+    let node = story.harness.nodes().await?.get("node-0").await?;
     ensure!(opened(&node).as_deref() == Some("boot-1"), "an end that is no removal leaves the node as it is");
     Ok(())
 }
@@ -48,7 +48,7 @@ impl Story {
         Box::pin(self.pod_security()).await.context("PodSecurity")?;
         Box::pin(self.quota()).await.context("a quota")?;
         Box::pin(self.probe_namespace()).await.context("the probe namespace")?;
-        Box::pin(self.strangers_webhook()).await.context("somebody else's webhook")
+        Box::pin(self.foreign_webhook()).await.context("somebody else's webhook")
     }
 
     /// Closed, for this reason and no other.
@@ -66,7 +66,7 @@ impl Story {
     }
 
     /// Open as before, because nobody could look.
-    async fn doubted(&self, reason: &str) -> Result<()> {
+    async fn degraded(&self, reason: &str) -> Result<()> {
         let line = self.agent.until_says("gate: still open, but not confirmed: injection unknown: ").await?;
         ensure!(line.contains(reason), "{line}");
         let answer = self.agent.answers(200).await?;
@@ -96,33 +96,33 @@ impl Story {
 
     /// A fault of the injector's, seen at once because its endpoint changes with it.
     async fn injector_suffers(&self, fault: Fault) -> Result<()> {
-        self.stage.injector.suffer(fault).await?;
-        self.stage.move_injector(true).await
+        self.harness.injector.suffer(fault).await?;
+        self.harness.move_injector(true).await
     }
 
     async fn recovers(&self) -> Result<()> {
-        self.stage.injector.recover().await?;
+        self.harness.injector.recover().await?;
         self.opens().await
     }
 
     /// The injector is absent at first, then its handler denies, then it hangs, then it is there.
     async fn boot(&self) -> Result<()> {
-        let (stage, agent) = (&self.stage, &self.agent);
-        stage.until_node("node-0", "closed", is_closed).await?;
+        let (harness, agent) = (&self.harness, &self.agent);
+        harness.until_node("node-0", "closed", is_closed).await?;
         self.closed("waiting", "injection", "not-ready", BARE).await?;
         ensure!(agent.answers(503).await?["node"]["state"] == "closed");
 
-        stage.injector.suffer(Fault::NotReady).await?;
+        harness.injector.suffer(Fault::NotReady).await?;
         let denied = "injection not ready: the injector did not inject a dry-run pod";
         let line = self.closed("waiting", "injection", "not-ready", denied).await?;
         ensure!(line.contains("namespaces \"linkerd-gate-probe\" not found") && !line.contains("forbid"), "{line}");
 
         // The API server waits for 10 s and lets the pod pass.
-        stage.injector.suffer(Fault::Hang).await?;
+        harness.injector.suffer(Fault::Hang).await?;
         self.closed("waiting", "injection", "not-ready", BARE).await?;
 
         self.recovers().await?;
-        let node = stage.until_node("node-0", "open", |node| !is_closed(node)).await?;
+        let node = harness.until_node("node-0", "open", |node| !is_closed(node)).await?;
         ensure!(opened(&node).as_deref() == Some("boot-1"), "{node:?}");
         Ok(())
     }
@@ -139,7 +139,7 @@ impl Story {
     }
 
     async fn certificates(&self) -> Result<()> {
-        let webhooks = self.stage.webhooks().await?;
+        let webhooks = self.harness.webhooks().await?;
         let name = "linkerd-proxy-injector-webhook-config";
         let good = webhooks.get(name).await?.webhooks.unwrap_or_default()[0].client_config.ca_bundle.clone();
         let bundle = |value: Value| {
@@ -157,29 +157,29 @@ impl Story {
         self.opens().await?;
 
         // An API server keeps its connection to a webhook: a new certificate shows only after that connection is cut.
-        self.stage.injector.suffer(Fault::Absent).await?;
+        self.harness.injector.suffer(Fault::Absent).await?;
         self.injector_suffers(Fault::Certificate(Flaw::Authority)).await?;
         self.not_injected().await?;
         self.recovers().await
     }
 
     async fn endpoints(&self) -> Result<()> {
-        self.stage.move_injector(false).await?;
+        self.harness.move_injector(false).await?;
         let reason = "injector not ready: Service linkerd/linkerd-proxy-injector has no endpoint that is ready";
         self.closed("closed", "injector", "not-ready", reason).await?;
-        self.stage.move_injector(true).await?;
+        self.harness.move_injector(true).await?;
         self.opens().await
     }
 
     async fn uninstalled(&self) -> Result<()> {
-        let webhooks = self.stage.webhooks().await?;
+        let webhooks = self.harness.webhooks().await?;
         webhooks.delete("linkerd-proxy-injector-webhook-config", &DeleteParams::default()).await?;
         self.agent.until_says("gate: still open, by other evidence: Linkerd is not installed").await?;
         ensure!(self.agent.answers(200).await?["basis"] == "not-installed");
 
         // Installed again, it has to be proven.
-        self.stage.injector.suffer(Fault::Absent).await?;
-        self.stage.create_webhook().await?;
+        self.harness.injector.suffer(Fault::Absent).await?;
+        self.harness.create_webhook().await?;
         self.agent.until_says("gate: closed: ").await?;
         self.agent.answers(503).await?;
         self.recovers().await
@@ -187,24 +187,24 @@ impl Story {
 
     /// A refusal that names `linkerd-init` is as good as an injected pod: only an injected pod has one.
     async fn pod_security(&self) -> Result<()> {
-        let namespaces: Api<Namespace> = Api::all(self.stage.cluster.client().await?);
+        let namespaces: Api<Namespace> = Api::all(self.harness.cluster.client().await?);
         let level =
             |level: &str| Patch::Merge(json!({"metadata": {"labels": {"pod-security.kubernetes.io/enforce": level}}}));
         namespaces.patch(PROBE, &PatchParams::default(), &level("restricted")).await?;
         let refused = |answer: &kube::Result<_>| {
             answer.as_ref().err().is_some_and(|error| error.to_string().contains("linkerd-init"))
         };
-        self.stage.until_dry_run("refused by PodSecurity", refused).await?;
+        self.harness.until_dry_run("refused by PodSecurity", refused).await?;
         self.injector_suffers(Fault::Absent).await?;
         self.not_injected().await?;
         self.recovers().await?;
         namespaces.patch(PROBE, &PatchParams::default(), &level("privileged")).await?;
-        self.stage.until_dry_run("taken again", kube::Result::is_ok).await
+        self.harness.until_dry_run("taken again", kube::Result::is_ok).await
     }
 
     /// What refuses a pod after the injector has seen it says nothing of injection: it opens nothing and closes nothing.
     async fn quota(&self) -> Result<()> {
-        let quotas: Api<ResourceQuota> = Api::namespaced(self.stage.cluster.client().await?, PROBE);
+        let quotas: Api<ResourceQuota> = Api::namespaced(self.harness.cluster.client().await?, PROBE);
         let quota: ResourceQuota =
             object(json!({"metadata": {"name": "nothing-runs-here"}, "spec": {"hard": {"pods": "0"}}}))?;
         let refused = |answer: &kube::Result<_>| {
@@ -213,9 +213,9 @@ impl Story {
         let reason = "exceeded quota: nothing-runs-here";
 
         quotas.create(&PostParams::default(), &quota).await?;
-        self.stage.until_dry_run("refused by the quota", refused).await?;
-        self.stage.move_injector(true).await?;
-        self.doubted(reason).await?;
+        self.harness.until_dry_run("refused by the quota", refused).await?;
+        self.harness.move_injector(true).await?;
+        self.degraded(reason).await?;
         quotas.delete("nothing-runs-here", &DeleteParams::default()).await?;
         self.reassured().await?;
 
@@ -225,26 +225,26 @@ impl Story {
         let line =
             self.closed("waiting", "injection", "unknown", "injection unknown: a dry-run pod was refused").await?;
         ensure!(line.contains(reason), "{line}");
-        self.stage.injector.recover().await?;
+        self.harness.injector.recover().await?;
         quotas.delete("nothing-runs-here", &DeleteParams::default()).await?;
         self.opens().await
     }
 
     async fn probe_namespace(&self) -> Result<()> {
-        let namespaces: Api<Namespace> = Api::all(self.stage.cluster.client().await?);
+        let namespaces: Api<Namespace> = Api::all(self.harness.cluster.client().await?);
         let uid = namespaces.get(PROBE).await?.metadata.uid.unwrap_or_default();
         namespaces.delete(PROBE, &DeleteParams::default()).await?;
         cluster::until_gone(&namespaces, PROBE, &uid, PATIENCE).await?;
-        self.stage.move_injector(true).await?;
+        self.harness.move_injector(true).await?;
         let reason = "there is no namespace linkerd-gate-probe to send a dry-run pod to: apply deploy/manifests again";
-        self.doubted(reason).await?;
-        self.stage.create_probe_namespace().await?;
+        self.degraded(reason).await?;
+        self.harness.create_probe_namespace().await?;
         self.reassured().await
     }
 
     /// Somebody else's webhook that fails closed, and is dead.
-    async fn strangers_webhook(&self) -> Result<()> {
-        let webhooks: Api<ValidatingWebhookConfiguration> = Api::all(self.stage.cluster.client().await?);
+    async fn foreign_webhook(&self) -> Result<()> {
+        let webhooks: Api<ValidatingWebhookConfiguration> = Api::all(self.harness.cluster.client().await?);
         let configuration = object(json!({
             "metadata": {"name": "somebody-elses"},
             "webhooks": [{
@@ -256,9 +256,9 @@ impl Story {
             }],
         }))?;
         webhooks.create(&PostParams::default(), &configuration).await?;
-        self.stage.until_dry_run("refused by the stranger", kube::Result::is_err).await?;
-        self.stage.move_injector(true).await?;
-        self.doubted("failed calling webhook \"policy.example.com\"").await?;
+        self.harness.until_dry_run("refused by the stranger", kube::Result::is_err).await?;
+        self.harness.move_injector(true).await?;
+        self.degraded("failed calling webhook \"policy.example.com\"").await?;
         webhooks.delete("somebody-elses", &DeleteParams::default()).await?;
         self.reassured().await
     }

@@ -4,12 +4,12 @@ mod api_server;
 mod born_closed;
 mod cost;
 mod faults;
+#[allow(dead_code, reason = "the controller's tests use it too")]
+mod harness;
 mod node;
 mod opening;
 mod prover;
 mod repair_wait;
 mod rights;
 mod selectors;
-#[allow(dead_code, reason = "the controller's tests use it too")]
-mod stage;
-mod yields;
+mod taint_suppression;

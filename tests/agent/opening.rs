@@ -14,8 +14,8 @@ use linkerd_gate::decide::node::taint::{NodeView, TAINT_KEY};
 use linkerd_gate::decide::repair::WriteOutcome;
 use serde_json::json;
 
+use super::harness::{GATE, Harness, agent_of, holder, object};
 use super::rights::apply;
-use super::stage::{GATE, Stage, agent_of, holder, object};
 
 const NODES: usize = 1000;
 
@@ -23,15 +23,15 @@ const ACCOUNT: &str = "linkerd-gate-agent";
 
 #[tokio::test]
 async fn a_thousand_openings_at_once_delay_no_lease() -> Result<()> {
-    let stage = Stage::set().await?;
-    apply(&stage, "35-flow-control.yaml").await?;
-    stage.node_of_an_earlier_boot("node-0").await?;
-    stage.injector.recover().await?;
-    let prover = stage.start_apart(agent_of("node-0", "boot-1"), ACCOUNT).await?;
-    let lease = stage.until_lease("held", |lease| holder(lease).as_deref() == Some("node-0")).await;
+    let harness = Harness::set().await?;
+    apply(&harness, "35-flow-control.yaml").await?;
+    harness.node_of_an_earlier_boot("node-0").await?;
+    harness.injector.recover().await?;
+    let prover = harness.start_apart(agent_of("node-0", "boot-1"), ACCOUNT).await?;
+    let lease = harness.until_lease("held", |lease| holder(lease).as_deref() == Some("node-0")).await;
     let lease = lease.with_context(|| prover.said())?;
 
-    let nodes = stage.nodes().await?;
+    let nodes = harness.nodes().await?;
     let closed = try_join_all((0..NODES).map(|number| {
         let nodes = nodes.clone();
         async move {
@@ -44,7 +44,7 @@ async fn a_thousand_openings_at_once_delay_no_lease() -> Result<()> {
     .await?;
 
     // In the second over which agents spread it, through many connections.
-    let clients = try_join_all((0..50).map(|_| stage.cluster.client_as(GATE, ACCOUNT))).await?;
+    let clients = try_join_all((0..50).map(|_| harness.cluster.client_as(GATE, ACCOUNT))).await?;
     let since = Timestamp::now();
     let opened = join_all(closed.iter().enumerate().map(|(number, node)| {
         let client = clients[number % clients.len()].clone();
@@ -79,7 +79,7 @@ async fn a_thousand_openings_at_once_delay_no_lease() -> Result<()> {
     let mut before = lease.clone();
     for _ in 0..2 {
         let renewed = |lease: &Lease| renewed_at(lease) != renewed_at(&before);
-        before = stage.until_lease("renewed", renewed).await.with_context(|| prover.said())?;
+        before = harness.until_lease("renewed", renewed).await.with_context(|| prover.said())?;
     }
     ensure!(holder(&before).as_deref() == Some("node-0") && transitions(&before) == transitions(&lease));
     ensure!(prover.metric("linkerd_gate_lease_writes_total", "result=\"failed\"").await? == 0, "{}", prover.said());

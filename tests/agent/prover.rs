@@ -13,46 +13,46 @@ use linkerd_gate_kit::standin::Fault;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use super::stage::{Agent, GATE, Stage, agent_of, free_port, holder, is_closed, object, opened, told};
+use super::harness::{Agent, GATE, Harness, agent_of, free_port, holder, is_closed, object, opened, told};
 
 /// Agents by their nodes' names.
 type Agents = BTreeMap<String, Agent>;
 
 #[tokio::test]
-async fn a_prover_that_dies_hangs_or_leaves_is_replaced_and_overwrites_nothing() -> Result<()> {
-    let stage = Stage::set().await?;
-    stage.injector.recover().await?;
+async fn a_lost_prover_is_replaced_and_overwrites_nothing() -> Result<()> {
+    let harness = Harness::set().await?;
+    harness.injector.recover().await?;
     let mut agents = Agents::new();
     for node in ["node-a", "node-b", "node-c"] {
-        stage.node_of_an_earlier_boot(node).await?;
-        agents.insert(node.to_owned(), stage.start_apart(agent_of(node, "boot-1"), node).await?);
+        harness.node_of_an_earlier_boot(node).await?;
+        agents.insert(node.to_owned(), harness.start_apart(agent_of(node, "boot-1"), node).await?);
     }
     let story = async {
         for (node, agent) in &agents {
             agent.until_says("gate: open: proven").await?;
-            stage.until_node(node, "open", |node| opened(node).as_deref() == Some("boot-1")).await?;
+            harness.until_node(node, "open", |node| opened(node).as_deref() == Some("boot-1")).await?;
         }
-        let first = holder(&stage.until_lease("held", |lease| holder(lease).is_some()).await?).context("nobody")?;
+        let first = holder(&harness.until_lease("held", |lease| holder(lease).is_some()).await?).context("nobody")?;
         ensure!(agents.values().map(|agent| agent.times_said("this agent is the prover")).sum::<usize>() == 1);
         anyhow::Ok(first)
     };
     let first = story.await.with_context(|| told(agents.values()))?;
     let outcome = async {
-        Box::pin(dies(&stage, &mut agents, &first)).await.context("the prover dies")?;
-        Box::pin(hangs(&stage, &mut agents)).await.context("the prover hangs")?;
-        Box::pin(leaves(&stage, &mut agents)).await.context("the prover leaves")?;
-        Box::pin(loses_its_lease(&stage, &agents)).await.context("the Lease is deleted")
+        Box::pin(dies(&harness, &mut agents, &first)).await.context("the prover dies")?;
+        Box::pin(hangs(&harness, &mut agents)).await.context("the prover hangs")?;
+        Box::pin(leaves(&harness, &mut agents)).await.context("the prover leaves")?;
+        Box::pin(loses_its_lease(&harness, &agents)).await.context("the Lease is deleted")
     };
     let outcome = outcome.await;
     outcome.with_context(|| told(agents.values()))
 }
 
 /// Killed, it says nothing: the others wait for its Lease to expire, and stay open meanwhile.
-async fn dies(stage: &Stage, agents: &mut Agents, first: &str) -> Result<()> {
+async fn dies(harness: &Harness, agents: &mut Agents, first: &str) -> Result<()> {
     let mut dead = agents.remove(first).context("an agent that nobody started")?;
     dead.kill().await?;
-    let last = renewed(&stage.leases().await?.get(GATE).await?)?;
-    let lease = stage.until_lease("somebody else's", |lease| holder(lease).is_some_and(|node| node != first)).await?;
+    let last = renewed(&harness.leases().await?.get(GATE).await?)?;
+    let lease = harness.until_lease("somebody else's", |lease| holder(lease).is_some_and(|node| node != first)).await?;
     let second = holder(&lease).context("nobody")?;
     let waited = acquired(&lease)?.duration_since(last);
     println!("a killed prover was replaced {waited:#} after its last renewal");
@@ -67,18 +67,19 @@ async fn dies(stage: &Stage, agents: &mut Agents, first: &str) -> Result<()> {
         agent.answers(200).await?;
     }
     // Back, in the same boot: three again.
-    dead = stage.start_as(agent_of(first, "boot-1"), &stage.cluster.kubeconfig_as(GATE, first).await?)?;
+    dead = harness.start_as(agent_of(first, "boot-1"), &harness.cluster.kubeconfig_as(GATE, first).await?)?;
     dead.until_says("gate: open: proven").await?;
     agents.insert(first.to_owned(), dead);
     Ok(())
 }
 
 /// Stopped, it knows nothing of the time that has passed when it goes on.
-async fn hangs(stage: &Stage, agents: &mut Agents) -> Result<()> {
-    let second = holder(&stage.leases().await?.get(GATE).await?).context("nobody")?;
+async fn hangs(harness: &Harness, agents: &mut Agents) -> Result<()> {
+    let second = holder(&harness.leases().await?.get(GATE).await?).context("nobody")?;
     let hanging = &agents[&second];
     hanging.signal(Signal::SIGSTOP)?;
-    let lease = stage.until_lease("somebody else's", |lease| holder(lease).is_some_and(|node| node != second)).await?;
+    let lease =
+        harness.until_lease("somebody else's", |lease| holder(lease).is_some_and(|node| node != second)).await?;
     let (third, taken) = (holder(&lease).context("nobody")?, acquired(&lease)?);
     hanging.signal(Signal::SIGCONT)?;
     let line = hanging.until_says("no longer the prover: ").await?;
@@ -87,11 +88,11 @@ async fn hangs(stage: &Stage, agents: &mut Agents) -> Result<()> {
 
     // Two renewals later it is the third's still.
     for _ in 0..2 {
-        let before = renewed(&stage.leases().await?.get(GATE).await?)?;
-        let lease = stage.until_lease("renewed", |lease| renewed(lease).is_ok_and(|at| at > before)).await?;
+        let before = renewed(&harness.leases().await?.get(GATE).await?)?;
+        let lease = harness.until_lease("renewed", |lease| renewed(lease).is_ok_and(|at| at > before)).await?;
         ensure!(holder(&lease).as_ref() == Some(&third), "{lease:?}");
     }
-    let writes: Vec<AuditedRequest> = stage
+    let writes: Vec<AuditedRequest> = harness
         .requests_of(&second)?
         .into_iter()
         .filter(|request| request.resource == "leases" && request.verb == "patch" && request.received > taken)
@@ -102,12 +103,12 @@ async fn hangs(stage: &Stage, agents: &mut Agents) -> Result<()> {
 }
 
 /// Told to end, it gives the Lease up: nobody has to wait for it to expire.
-async fn leaves(stage: &Stage, agents: &mut Agents) -> Result<()> {
-    let third = holder(&stage.leases().await?.get(GATE).await?).context("nobody")?;
+async fn leaves(harness: &Harness, agents: &mut Agents) -> Result<()> {
+    let third = holder(&harness.leases().await?.get(GATE).await?).context("nobody")?;
     let mut leaving = agents.remove(&third).context("an agent that nobody started")?;
     ensure!(leaving.terminate().await? == 0, "{}", leaving.said());
     ensure!(leaving.times_said("gave up the Lease") == 1, "{}", leaving.said());
-    let lease = stage.until_lease("somebody else's", |lease| holder(lease).is_some_and(|node| node != third)).await?;
+    let lease = harness.until_lease("somebody else's", |lease| holder(lease).is_some_and(|node| node != third)).await?;
     let fourth = holder(&lease).context("nobody")?;
     agents[&fourth].until_says("this agent is the prover: the Lease was free").await?;
     for agent in agents.values() {
@@ -116,10 +117,11 @@ async fn leaves(stage: &Stage, agents: &mut Agents) -> Result<()> {
     Ok(())
 }
 
-async fn loses_its_lease(stage: &Stage, agents: &Agents) -> Result<()> {
-    let before = stage.leases().await?.get(GATE).await?.metadata.uid;
-    stage.leases().await?.delete(GATE, &DeleteParams::default()).await?;
-    let made = stage.until_lease("made again", |lease| lease.metadata.uid != before && holder(lease).is_some()).await?;
+async fn loses_its_lease(harness: &Harness, agents: &Agents) -> Result<()> {
+    let before = harness.leases().await?.get(GATE).await?.metadata.uid;
+    harness.leases().await?.delete(GATE, &DeleteParams::default()).await?;
+    let made =
+        harness.until_lease("made again", |lease| lease.metadata.uid != before && holder(lease).is_some()).await?;
     ensure!(made.metadata.annotations.is_some_and(|all| all[VERDICT].contains(r#""gate":"open","basis":"proven""#)));
     for agent in agents.values() {
         ensure!(agent.times_said("gate: closed") == 0);
@@ -138,11 +140,11 @@ fn acquired(lease: &Lease) -> Result<Timestamp> {
 
 /// A prover of another release, played by hand.
 #[tokio::test]
-async fn a_word_in_another_format_is_told_and_changes_nothing() -> Result<()> {
-    let stage = Stage::set().await?;
-    stage.node_of_an_earlier_boot("node-0").await?;
-    publish(&stage, json!({"version": 1, "gate": "settling"})).await?;
-    let agent = stage.start_apart(agent_of("node-0", "boot-1"), "agent").await?;
+async fn a_verdict_in_another_format_is_reported_and_changes_nothing() -> Result<()> {
+    let harness = Harness::set().await?;
+    harness.node_of_an_earlier_boot("node-0").await?;
+    publish(&harness, json!({"version": 1, "gate": "settling"})).await?;
+    let agent = harness.start_apart(agent_of("node-0", "boot-1"), "agent").await?;
     let story = async {
         // What was there before counts for nothing until its holder shows a sign of life.
         agent
@@ -150,30 +152,30 @@ async fn a_word_in_another_format_is_told_and_changes_nothing() -> Result<()> {
             .await?;
         // Fields that this release does not know do no harm.
         let more = json!({"version": 1, "gate": "open", "basis": "proven", "since": "noon", "taintSuppressedBy": {}, "more": {"a": [1]}});
-        publish(&stage, more).await?;
+        publish(&harness, more).await?;
         agent.until_says("gate: open: proven").await?;
-        stage.until_node("node-0", "open", |node| opened(node).as_deref() == Some("boot-1")).await?;
+        harness.until_node("node-0", "open", |node| opened(node).as_deref() == Some("boot-1")).await?;
 
         let unreadable =
             "injection unknown: the published verdict cannot be used: it is in format 99, and this version reads 1";
-        publish(&stage, json!({"version": 99, "verdict": "no"})).await?;
+        publish(&harness, json!({"version": 99, "verdict": "no"})).await?;
         agent.until_says(&format!("gate: still open, but not confirmed: {unreadable}")).await?;
         ensure!(agent.answers(200).await?["prover"] == "elsewhere");
         let refused = json!({"version": 1, "gate": "closed", "failedProbes": [
             {"probe": "injection", "result": "not-ready", "reason": "by hand"},
         ]});
-        publish(&stage, refused).await?;
+        publish(&harness, refused).await?;
         agent.until_says("gate: closed: injection not ready: by hand").await?;
         agent.answers(503).await?;
-        publish(&stage, json!({"version": 99, "verdict": "yes"})).await?;
+        publish(&harness, json!({"version": 99, "verdict": "yes"})).await?;
         agent.until_says(&format!("gate: waiting: {unreadable}")).await?;
         agent.answers(503).await?;
-        publish(&stage, json!("no verdict at all")).await?;
+        publish(&harness, json!("no verdict at all")).await?;
         agent
             .until_says("gate: waiting: injection unknown: the published verdict cannot be used: it cannot be read")
             .await?;
         ensure!(
-            stage.requests_of("agent")?.iter().all(|request| request.resource != "leases" || request.verb != "patch")
+            harness.requests_of("agent")?.iter().all(|request| request.resource != "leases" || request.verb != "patch")
         );
         anyhow::Ok(())
     };
@@ -181,7 +183,7 @@ async fn a_word_in_another_format_is_told_and_changes_nothing() -> Result<()> {
 }
 
 /// Renews the Lease for an agent elsewhere, with this verdict.
-async fn publish(stage: &Stage, verdict: Value) -> Result<()> {
+async fn publish(harness: &Harness, verdict: Value) -> Result<()> {
     let lease = json!({
         "metadata": {"name": GATE, "annotations": {VERDICT: verdict.to_string()}},
         "spec": {
@@ -190,7 +192,7 @@ async fn publish(stage: &Stage, verdict: Value) -> Result<()> {
             "renewTime": MicroTime(Timestamp::now()),
         },
     });
-    let leases = stage.leases().await?;
+    let leases = harness.leases().await?;
     if leases.get_opt(GATE).await?.is_none() {
         leases.create(&PostParams::default(), &object(lease)?).await?;
     } else {
@@ -202,26 +204,26 @@ async fn publish(stage: &Stage, verdict: Value) -> Result<()> {
 /// As during an update that starts the new one first.
 #[tokio::test]
 async fn two_agents_on_one_node_do_not_fight_over_it() -> Result<()> {
-    let stage = Stage::set().await?;
-    stage.node_of_an_earlier_boot("node-0").await?;
+    let harness = Harness::set().await?;
+    harness.node_of_an_earlier_boot("node-0").await?;
     let port = free_port()?;
     let of = |pod: &str| agent_of("node-0", "boot-1").with("POD_NAME", pod);
-    let mut old = stage.start_apart(of("old").listening_on(port), "old").await?;
+    let mut old = harness.start_apart(of("old").listening_on(port), "old").await?;
     old.until_says("gate: waiting: injection not ready").await?;
-    let new = stage.start_apart(of("new").listening_on(port), "new").await?;
-    let beside = stage.start_apart(of("beside"), "beside").await?;
+    let new = harness.start_apart(of("new").listening_on(port), "new").await?;
+    let beside = harness.start_apart(of("beside"), "beside").await?;
     let story = async {
         new.until_says("HTTP server not started yet").await?;
         for agent in [&new, &beside] {
             agent.until_says("gate: waiting: injection not ready").await?;
         }
-        stage.injector.recover().await?;
+        harness.injector.recover().await?;
         for agent in [&old, &new, &beside] {
             agent.until_says("gate: open: proven").await?;
         }
-        stage.until_node("node-0", "open", |node| !is_closed(node)).await?;
-        stage.injector.suffer(Fault::Absent).await?;
-        stage.move_injector(true).await?;
+        harness.until_node("node-0", "open", |node| !is_closed(node)).await?;
+        harness.injector.suffer(Fault::Absent).await?;
+        harness.move_injector(true).await?;
         for agent in [&old, &new, &beside] {
             agent.until_says("gate: closed: injection not ready").await?;
         }
@@ -235,7 +237,7 @@ async fn two_agents_on_one_node_do_not_fight_over_it() -> Result<()> {
     let mut written = Vec::new();
     let mut lost = 0;
     for account in ["old", "new", "beside"] {
-        for request in stage.requests_of(account)? {
+        for request in harness.requests_of(account)? {
             if request.verb == "patch" && request.resource == "nodes" {
                 match request.code {
                     Some(200) => written.push(request),

@@ -14,7 +14,7 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::stage::{GATE, Stage, agent_of, is_closed, opened, told};
+use super::harness::{GATE, Harness, agent_of, is_closed, opened, told};
 
 /// A controller that leads, as far as its Lease tells.
 struct Controller {
@@ -23,13 +23,13 @@ struct Controller {
 }
 
 impl Controller {
-    async fn begin(stage: &Stage, pods: usize) -> Result<Self> {
+    async fn begin(harness: &Harness, pods: usize) -> Result<Self> {
         let lease = json!({
             "metadata": {"name": CONTROLLER_NAME},
             "spec": {"holderIdentity": "node-9/controller/uid", "leaseDurationSeconds": 15},
         });
-        let _created: Lease = stage.create(GATE, lease).await?;
-        let leases: Api<Lease> = stage.leases().await?;
+        let _created: Lease = harness.create(GATE, lease).await?;
+        let leases: Api<Lease> = harness.leases().await?;
         let (pods, mut published) = watch::channel(pods);
         publish(&leases, *published.borrow_and_update()).await?;
         let renewing = tokio::spawn(async move {
@@ -64,20 +64,20 @@ async fn publish(leases: &Api<Lease>, pods: usize) -> Result<()> {
 
 #[tokio::test]
 async fn a_node_that_could_open_waits_until_pods_are_replaced() -> Result<()> {
-    let stage = Stage::set().await?;
+    let harness = Harness::set().await?;
     for node in ["node-0", "node-1", "node-2"] {
-        stage.node_of_an_earlier_boot(node).await?;
+        harness.node_of_an_earlier_boot(node).await?;
     }
-    let controller = Controller::begin(&stage, 3).await?;
-    let waiting = stage.start_apart(agent_of("node-0", "boot-1"), "waiting").await?;
-    let hasty = stage.start_apart(agent_of("node-1", "boot-1").with("REPAIR_GRACE", "3s"), "hasty").await?;
+    let controller = Controller::begin(&harness, 3).await?;
+    let waiting = harness.start_apart(agent_of("node-0", "boot-1"), "waiting").await?;
+    let hasty = harness.start_apart(agent_of("node-1", "boot-1").with("REPAIR_GRACE", "3s"), "hasty").await?;
     let story = async {
         for (agent, node) in [(&waiting, "node-0"), (&hasty, "node-1")] {
-            stage.until_node(node, "closed", is_closed).await?;
+            harness.until_node(node, "closed", is_closed).await?;
             agent.until_said("gate: waiting: injection not ready").await?;
         }
-        stage.injector.recover().await?;
-        let event = stage.until_event("node-0", "GateAwaitsRepair").await?;
+        harness.injector.recover().await?;
+        let event = harness.until_event("node-0", "GateAwaitsRepair").await?;
         ensure!(event.type_.as_deref() == Some("Normal"), "{event:?}");
         ensure!(event.message.as_deref() == Some("stays closed: the controller still replaces 3 pods"), "{event:?}");
         waiting.until_said("node stays closed: the controller still replaces 3 pods").await?;
@@ -85,14 +85,14 @@ async fn a_node_that_could_open_waits_until_pods_are_replaced() -> Result<()> {
         ensure!(answer["node"]["state"] == "closed", "{answer}");
 
         // One may wait for 3 s only, and says so; the other waits on, and says nothing of each pod.
-        stage.until_node("node-1", "open", |node| opened(node).as_deref() == Some("boot-1")).await?;
-        let event = stage.until_event("node-1", "GateOpenedBeforeRepair").await?;
+        harness.until_node("node-1", "open", |node| opened(node).as_deref() == Some("boot-1")).await?;
+        let event = harness.until_event("node-1", "GateOpenedBeforeRepair").await?;
         ensure!(event.type_.as_deref() == Some("Warning"), "{event:?}");
         ensure!(event.message.is_some_and(|told| told.contains("still replaces 3 pods")), "which pods?");
-        ensure!(is_closed(&stage.nodes().await?.get("node-0").await?), "it did not wait");
+        ensure!(is_closed(&harness.nodes().await?.get("node-0").await?), "it did not wait");
         controller.pods.send(2)?;
         controller.pods.send(0)?;
-        let node = stage.until_node("node-0", "open", |node| opened(node).as_deref() == Some("boot-1")).await?;
+        let node = harness.until_node("node-0", "open", |node| opened(node).as_deref() == Some("boot-1")).await?;
         ensure!(!is_closed(&node) && waiting.times_said("stays closed: the controller") == 1, "{node:?}");
         waiting.until_said("node open: the gate is open").await?;
         anyhow::Ok(())
@@ -101,10 +101,10 @@ async fn a_node_that_could_open_waits_until_pods_are_replaced() -> Result<()> {
 
     // What a controller said that lives no longer holds a node for as long as its Lease would.
     controller.end().await;
-    publish(&stage.leases().await?, 5).await?;
-    let late = stage.start_apart(agent_of("node-2", "boot-1"), "late").await?;
+    publish(&harness.leases().await?, 5).await?;
+    let late = harness.start_apart(agent_of("node-2", "boot-1"), "late").await?;
     let story = async {
-        stage.until_node("node-2", "open", |node| opened(node).as_deref() == Some("boot-1")).await?;
+        harness.until_node("node-2", "open", |node| opened(node).as_deref() == Some("boot-1")).await?;
         late.until_said("node open: the gate is open").await?;
         ensure!(late.times_said("LINKERD_GATE_REPAIR_GRACE has passed") == 0);
         anyhow::Ok(())
@@ -113,7 +113,7 @@ async fn a_node_that_could_open_waits_until_pods_are_replaced() -> Result<()> {
 
     // An open node follows no controller.
     let of_lease = |account: &str| {
-        let requests = stage.requests_of(account)?;
+        let requests = harness.requests_of(account)?;
         let of_lease = requests.into_iter().filter(|request| request.name == CONTROLLER_NAME);
         anyhow::Ok(of_lease.filter(|request| request.verb == "list").count())
     };

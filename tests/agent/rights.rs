@@ -10,7 +10,7 @@ use linkerd_gate_kit::cluster::AuditedRequest;
 use serde_json::{Value, json};
 use tokio::process::Command;
 
-use super::stage::{GATE, PATIENCE, Stage, object};
+use super::harness::{GATE, Harness, PATIENCE, object};
 
 /// One verb on one kind of thing, in one namespace or everywhere.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -50,8 +50,8 @@ fn manifests() -> std::path::PathBuf {
 }
 
 /// Applies a file below the manifests'.
-pub async fn apply(stage: &Stage, path: &str) -> Result<()> {
-    let mut apply = Command::new(stage.cluster.kubectl());
+pub async fn apply(harness: &Harness, path: &str) -> Result<()> {
+    let mut apply = Command::new(harness.cluster.kubectl());
     let output = apply.args(["apply", "--filename"]).arg(manifests().join(path)).output().await?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     Ok(())
@@ -59,7 +59,7 @@ pub async fn apply(stage: &Stage, path: &str) -> Result<()> {
 
 /// Applies the files of agent and controller, in their order. What stands beyond them is for admission: these stories begin with
 /// bare pods.
-pub async fn apply_what_runs(stage: &Stage) -> Result<()> {
+pub async fn apply_what_runs(harness: &Harness) -> Result<()> {
     let mut files: Vec<String> = std::fs::read_dir(manifests())?
         .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
         .collect::<Result<_>>()?;
@@ -67,7 +67,7 @@ pub async fn apply_what_runs(stage: &Stage) -> Result<()> {
     files.sort();
     ensure!(files.len() == 8, "{files:?}");
     for file in files {
-        apply(stage, &file).await?;
+        apply(harness, &file).await?;
     }
     Ok(())
 }
@@ -108,8 +108,8 @@ pub fn rights(files: &[&str]) -> Result<BTreeSet<Right>> {
 }
 
 /// RBAC follows a change a moment later.
-pub async fn until_rights_count(stage: &Stage, account: &str, rights: &BTreeSet<Right>) -> Result<()> {
-    let reviews: Api<SubjectAccessReview> = Api::all(stage.cluster.client().await?);
+pub async fn until_rights_count(harness: &Harness, account: &str, rights: &BTreeSet<Right>) -> Result<()> {
+    let reviews: Api<SubjectAccessReview> = Api::all(harness.cluster.client().await?);
     for right in rights {
         let (resource, part) = right.resource.split_once('/').unwrap_or((&right.resource, ""));
         // Of an object that a Role names, in our own namespace, and of any elsewhere.

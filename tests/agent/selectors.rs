@@ -8,15 +8,15 @@ use kube::ResourceExt as _;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
-use super::stage::{BARE, PROBE, Stage, agent_of, is_closed, object, opened, told};
+use super::harness::{BARE, Harness, PROBE, agent_of, is_closed, object, opened, told};
 
 /// Linkerd's only webhook configuration.
-async fn linkerds(stage: &Stage) -> Result<MutatingWebhookConfiguration> {
+async fn linkerds(stage: &Harness) -> Result<MutatingWebhookConfiguration> {
     stage.webhooks().await?.list(&ListParams::default()).await?.items.pop().context("no webhook configuration")
 }
 
 /// Makes the webhook select by this too.
-async fn select(stage: &Stage, selector: &str, wanted: Value) -> Result<()> {
+async fn select(stage: &Harness, selector: &str, wanted: Value) -> Result<()> {
     let mut configuration = serde_json::to_value(linkerds(stage).await?)?;
     configuration["webhooks"][0][selector]["matchLabels"] = wanted;
     let configuration: MutatingWebhookConfiguration = object(configuration)?;
@@ -26,7 +26,7 @@ async fn select(stage: &Stage, selector: &str, wanted: Value) -> Result<()> {
 
 #[tokio::test]
 async fn a_webhook_that_wants_labels_injects_the_probe_that_has_them() -> Result<()> {
-    let stage = Stage::set().await?;
+    let stage = Harness::set().await?;
     stage.injector.recover().await?;
     select(&stage, "namespaceSelector", json!({"mesh": "on"})).await?;
     stage.node_of_an_earlier_boot("node-0").await?;
@@ -64,7 +64,7 @@ async fn a_webhook_that_wants_labels_injects_the_probe_that_has_them() -> Result
 #[tokio::test]
 async fn what_an_earlier_installation_left_is_passed_over_and_named() -> Result<()> {
     const LEFT: &str = "linkerd-proxy-injector-webhook-config-of-an-earlier-revision";
-    let stage = Stage::set().await?;
+    let stage = Harness::set().await?;
     stage.injector.recover().await?;
     let mut left = linkerds(&stage).await?;
     left.metadata.name = Some(LEFT.to_owned());

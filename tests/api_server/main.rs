@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 /// A cluster whose API server calls an injector stand-in.
-struct Stage {
+struct Harness {
     cluster: Cluster,
     injector: Standin,
     _address: LoopbackAddress,
@@ -27,7 +27,7 @@ struct Stage {
 
 #[tokio::test]
 async fn replacing_ones_own_pod_on_a_genuine_api_server() -> Result<()> {
-    let stage = Stage::set().await?;
+    let stage = Harness::set().await?;
     let exercise = async {
         examples_are_valid(&stage).await?;
         a_proof_tells_injection_from_its_absence(&stage).await?;
@@ -40,7 +40,7 @@ async fn replacing_ones_own_pod_on_a_genuine_api_server() -> Result<()> {
 
 // === impl Stage ===
 
-impl Stage {
+impl Harness {
     async fn set() -> Result<Self> {
         let cluster = Cluster::start().await?;
         let address = LoopbackAddress::claim()?;
@@ -105,7 +105,7 @@ fn replace_example() -> Result<BTreeMap<String, Value>> {
 }
 
 /// Each example is taken by a genuine API server, as strictly as it can: unknown fields are errors.
-async fn examples_are_valid(stage: &Stage) -> Result<()> {
+async fn examples_are_valid(stage: &Harness) -> Result<()> {
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
     for example in ["deployment.yaml", "statefulset.yaml", "job.yaml", "replace.yaml"] {
         let output = tokio::process::Command::new(stage.cluster.kubectl())
@@ -121,7 +121,7 @@ async fn examples_are_valid(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-async fn a_proof_tells_injection_from_its_absence(stage: &Stage) -> Result<()> {
+async fn a_proof_tells_injection_from_its_absence(stage: &Harness) -> Result<()> {
     let admin = stage.cluster.client().await?;
     stage.injector.suffer(Fault::Absent).await?;
     let own = stage.create_pod("missed").await?;
@@ -153,7 +153,7 @@ async fn a_proof_tells_injection_from_its_absence(stage: &Stage) -> Result<()> {
 }
 
 /// The proof is ready exactly where the pod's real successor would be admitted with a proxy.
-async fn a_proof_says_what_becomes_of_the_next_pod(stage: &Stage) -> Result<()> {
+async fn a_proof_says_what_becomes_of_the_next_pod(stage: &Harness) -> Result<()> {
     let admin = stage.cluster.client().await?;
     let pods: Api<Pod> = Api::namespaced(admin.clone(), "shop");
     let base = |name: &str| pod(name).with_gate("gate:1").as_service_account("web-replace");
@@ -188,7 +188,7 @@ async fn a_proof_says_what_becomes_of_the_next_pod(stage: &Stage) -> Result<()> 
     Ok(())
 }
 
-async fn same_for_proof_and_successor(stage: &Stage, name: &str, json: Value, expected: bool) -> Result<()> {
+async fn same_for_proof_and_successor(stage: &Harness, name: &str, json: Value, expected: bool) -> Result<()> {
     let admin = stage.cluster.client().await?;
     let pods: Api<Pod> = Api::namespaced(admin.clone(), "shop");
     stage.injector.suffer(Fault::Absent).await?;
@@ -204,7 +204,7 @@ async fn same_for_proof_and_successor(stage: &Stage, name: &str, json: Value, ex
     Ok(())
 }
 
-async fn a_refusal_names_the_right_that_is_missing(stage: &Stage) -> Result<()> {
+async fn a_refusal_names_the_right_that_is_missing(stage: &Harness) -> Result<()> {
     let admin = stage.cluster.client().await?;
     let mut example = replace_example()?;
     let mut take = |kind: &str| example.remove(kind).with_context(|| format!("no {kind} in the example"));
@@ -275,7 +275,7 @@ async fn until_rights_are_known<F: Future<Output = Result<kube::Client>>>(
     tokio::time::timeout(std::time::Duration::from_mins(1), calls).await?
 }
 
-async fn only_the_pod_of_that_uid_is_deleted(stage: &Stage) -> Result<()> {
+async fn only_the_pod_of_that_uid_is_deleted(stage: &Harness) -> Result<()> {
     let admin = stage.cluster.client().await?;
     let own = stage.create_pod("young").await?;
     let uid = own.metadata.uid.context("uid")?;

@@ -83,7 +83,7 @@ impl Agent {
     }
 
     /// Until a pod waits here for the gate to open: one question after the other, without a pause.
-    async fn until_somebody_waits(&self) {
+    async fn until_a_pod_waits(&self) {
         let waiting = async { while !self.metrics().await.contains("\nlinkerd_gate_gate_waiting_requests 1\n") {} };
         tokio::time::timeout(PATIENCE, waiting).await.expect("nobody waits");
     }
@@ -106,12 +106,12 @@ async fn gone() -> Linkerd {
     linkerd
 }
 
-fn nobody_was_asked(linkerd: &Linkerd) {
+fn linkerd_was_not_probed(linkerd: &Linkerd) {
     assert_eq!((linkerd.injector.connections(), linkerd.identity.connections()), (0, 0), "Linkerd itself was asked");
 }
 
 #[tokio::test]
-async fn the_agents_word_is_enough_and_each_pod_does_with_it_what_it_is_told_to() {
+async fn the_agents_answer_is_enough_and_each_pod_applies_its_setting() {
     let (agent, linkerd) = (Agent::start(&open()), Linkerd::start().await);
     assert_eq!(following(&agent, &linkerd).with("ON_MISSED", "exit").end().await.code, 75);
 
@@ -126,35 +126,35 @@ async fn the_agents_word_is_enough_and_each_pod_does_with_it_what_it_is_told_to(
     let mut run = following(&agent, &linkerd).start();
     run.until("Linkerd is ready (proven by an injected dry-run pod), and").await;
     assert!(run.is_running());
-    nobody_was_asked(&linkerd);
+    linkerd_was_not_probed(&linkerd);
 }
 
 #[tokio::test]
-async fn a_pod_is_told_the_agents_reason_at_once_and_released_when_the_agent_opens() {
+async fn a_pod_logs_the_agents_reason_and_is_released_when_it_opens() {
     let (agent, linkerd) = (Agent::start(&closed()), Linkerd::start().await);
     let mut run = following(&agent, &linkerd).with("ON_MISSED", "exit").start();
     run.until("waiting: injector not ready: none of its endpoints is ready (says the agent on node node-0)").await;
-    run.while_it_holds(agent.until_somebody_waits()).await;
+    run.while_it_holds(agent.until_a_pod_waits()).await;
     agent.say(&open());
     assert_eq!(run.end().await.code, 75);
-    nobody_was_asked(&linkerd);
+    linkerd_was_not_probed(&linkerd);
 }
 
 #[tokio::test]
-async fn without_an_agent_linkerd_is_looked_at_and_one_line_says_so() {
+async fn without_an_agent_wait_probes_linkerd_and_logs_one_line() {
     let linkerd = Linkerd::start().await;
     let port = http::bind(0).unwrap().local_addr().unwrap().port();
     for variable in [("AGENT_ADDRESS", format!("127.0.0.1:{port}")), ("AGENT_ADDRESS", "none".to_owned())] {
         let expected = usize::from(variable.1 != "none");
         let ended = missed().asking(&linkerd).with("ON_MISSED", "exit").with(variable.0, variable.1).end().await;
         assert_eq!(ended.code, 75);
-        let told = ended.said.lines().filter(|line| line.contains("probing Linkerd itself")).count();
-        assert_eq!(told, expected, "{}", ended.said);
+        let found = ended.said.lines().filter(|line| line.contains("probing Linkerd itself")).count();
+        assert_eq!(found, expected, "{}", ended.said);
     }
 }
 
 #[tokio::test]
-async fn a_pod_follows_an_agent_that_comes_and_does_without_one_that_goes_with_a_line_for_each() {
+async fn a_pod_follows_a_new_agent_and_probes_when_it_is_gone() {
     let linkerd = gone().await;
     let port = http::bind(0).unwrap().local_addr().unwrap().port();
     let address = format!("127.0.0.1:{port}");
@@ -164,7 +164,7 @@ async fn a_pod_follows_an_agent_that_comes_and_does_without_one_that_goes_with_a
 
     let agent = Agent::start_at(port, &closed());
     run.until("following the agent: it answers on node node-0").await;
-    run.while_it_holds(agent.until_somebody_waits()).await;
+    run.while_it_holds(agent.until_a_pod_waits()).await;
     agent.end().await;
     let line = run.until("probing Linkerd itself").await;
     assert!(line.contains("WARN"), "{line}");
@@ -193,9 +193,9 @@ async fn stranger(answer: &'static str) -> (SocketAddr, JoinHandle<()>) {
 }
 
 #[tokio::test]
-async fn what_is_no_agents_answer_is_told_and_opens_nothing() {
+async fn an_invalid_agent_answer_is_reported_and_opens_nothing() {
     let too_long: &str = format!("HTTP/1.1 503 x\r\ncontent-length: 20000\r\n\r\n{}", " ".repeat(20_000)).leak();
-    for (bytes, told) in [
+    for (bytes, found) in [
         ("", "accepted the question and did not answer it in 700ms"),
         ("HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n", "it answered HTTP 404"),
         ("HTTP/1.1 302 Found\r\nlocation: /\r\ncontent-length: 0\r\n\r\n", "it answered HTTP 302"),
@@ -210,7 +210,7 @@ async fn what_is_no_agents_answer_is_told_and_opens_nothing() {
         let mut run =
             missed().asking(&linkerd).with("ON_MISSED", "exit").with("AGENT_ADDRESS", address.to_string()).start();
         let line = run.until("probing Linkerd itself").await;
-        assert!(line.contains(told), "{bytes:?}: {line}");
+        assert!(line.contains(found), "{bytes:?}: {line}");
         run.until("injector not ready").await;
         assert!(run.is_running());
         linkerd.injector.recover().await.unwrap();
@@ -221,7 +221,7 @@ async fn what_is_no_agents_answer_is_told_and_opens_nothing() {
 }
 
 #[tokio::test]
-async fn an_agent_that_looks_at_less_than_the_pod_requires_is_not_followed_and_the_rest_is_named() {
+async fn an_agent_with_fewer_probes_than_required_is_not_followed() {
     let (agent, linkerd) = (Agent::start(&open()), Linkerd::start().await);
     let mut run = following(&agent, &linkerd)
         .with("ON_MISSED", "exit")
@@ -240,7 +240,7 @@ async fn an_agent_that_looks_at_less_than_the_pod_requires_is_not_followed_and_t
 }
 
 #[tokio::test]
-async fn opened_by_hand_lets_a_missed_pod_start_outside_the_mesh_and_says_so_loudly() {
+async fn an_open_override_starts_a_missed_pod_with_a_warning() {
     let linkerd = gone().await;
     let agent = Agent::start(&closed().overridden(true, "open 2026-01-01T06:00:00Z".to_owned()));
     for on_missed in ["hold", "exit", "open"] {
@@ -258,19 +258,19 @@ async fn opened_by_hand_lets_a_missed_pod_start_outside_the_mesh_and_says_so_lou
 }
 
 #[tokio::test]
-async fn closed_by_hand_holds_whatever_the_evidence() {
+async fn a_closed_override_holds_a_pod_despite_the_evidence() {
     let linkerd = Linkerd::start().await;
     let agent = Agent::start(&open().overridden(false, "closed 2026-01-01T06:00:00Z".to_owned()));
     let mut run = following(&agent, &linkerd).with("ON_MISSED", "open").start();
     run.until("waiting: manual override (closed 2026-01-01T06:00:00Z)").await;
-    run.while_it_holds(agent.until_somebody_waits()).await;
-    nobody_was_asked(&linkerd);
+    run.while_it_holds(agent.until_a_pod_waits()).await;
+    linkerd_was_not_probed(&linkerd);
     agent.say(&open());
     assert_eq!(run.end().await.code, 0);
 }
 
 #[tokio::test]
-async fn where_linkerd_is_not_installed_a_missed_pod_is_held_and_others_start() {
+async fn without_linkerd_a_missed_pod_is_held_and_others_start() {
     let linkerd = gone().await;
     let agent = Agent::start(&GateStatus { basis: Some(Basis::NotInstalled), ..open() });
     let mut run = following(&agent, &linkerd).with("ON_MISSED", "exit").start();
@@ -296,7 +296,7 @@ async fn a_meshed_pod_asks_identity_itself_whatever_the_agent_says() {
 async fn a_signal_and_the_timeout_end_a_long_poll() {
     let (agent, linkerd) = (Agent::start(&closed()), Linkerd::start().await);
     let mut run = following(&agent, &linkerd).with("ON_MISSED", "open").start();
-    run.while_it_holds(agent.until_somebody_waits()).await;
+    run.while_it_holds(agent.until_a_pod_waits()).await;
     run.terminate();
     let ended = run.end().await;
     assert_eq!(ended.code, 143);
@@ -305,5 +305,5 @@ async fn a_signal_and_the_timeout_end_a_long_poll() {
     let ended = following(&agent, &linkerd).with("TIMEOUT", "1s").end().await;
     assert_eq!(ended.code, 69);
     assert!(ended.termination_log.contains("none of its endpoints is ready"), "{}", ended.termination_log);
-    nobody_was_asked(&linkerd);
+    linkerd_was_not_probed(&linkerd);
 }

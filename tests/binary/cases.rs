@@ -5,7 +5,7 @@ use linkerd_gate_kit::standin::Fault;
 use crate::support::{Linkerd, missed};
 
 #[tokio::test]
-async fn a_meshed_pod_passes_at_once_and_asks_nobody() {
+async fn a_meshed_pod_passes_at_once_without_a_connection() {
     let linkerd = Linkerd::start().await;
     linkerd.injector.suffer(Fault::Absent).await.unwrap();
     linkerd.identity.suffer(Fault::Absent).await.unwrap();
@@ -15,7 +15,7 @@ async fn a_meshed_pod_passes_at_once_and_asks_nobody() {
 }
 
 #[tokio::test]
-async fn a_meshed_pod_told_to_waits_for_identity_and_for_nothing_else() {
+async fn a_meshed_pod_waits_only_for_identity_where_configured() {
     let linkerd = Linkerd::start().await;
     linkerd.injector.suffer(Fault::Absent).await.unwrap();
     linkerd.identity.suffer(Fault::NotReady).await.unwrap();
@@ -48,7 +48,7 @@ async fn a_pod_on_the_host_network_starts_once_linkerd_is_ready() {
 }
 
 #[tokio::test]
-async fn a_missed_pod_is_held_when_linkerd_is_ready_and_names_the_command() {
+async fn a_missed_pod_stays_held_and_names_the_command() {
     let linkerd = Linkerd::start().await;
     let mut run = missed().asking(&linkerd).with("POD_NAME", "web-0").with("POD_NAMESPACE", "shop").start();
     run.until("kubectl delete pod web-0 --namespace shop").await;
@@ -60,7 +60,7 @@ async fn a_missed_pod_is_held_when_linkerd_is_ready_and_names_the_command() {
 }
 
 #[tokio::test]
-async fn a_missed_pod_told_to_exit_does_so_with_75_only_once_linkerd_is_ready() {
+async fn with_exit_a_missed_pod_exits_75_once_linkerd_is_ready() {
     let linkerd = Linkerd::start().await;
     linkerd.injector.suffer(Fault::Absent).await.unwrap();
     let mut run = missed().asking(&linkerd).with("ON_MISSED", "exit").start();
@@ -71,7 +71,7 @@ async fn a_missed_pod_told_to_exit_does_so_with_75_only_once_linkerd_is_ready() 
 }
 
 #[tokio::test]
-async fn a_missed_pod_told_to_open_starts_only_once_linkerd_is_ready() {
+async fn with_open_a_missed_pod_starts_once_linkerd_is_ready() {
     let linkerd = Linkerd::start().await;
     linkerd.identity.suffer(Fault::Absent).await.unwrap();
     let mut run = missed().asking(&linkerd).with("ON_MISSED", "open").start();
@@ -84,7 +84,7 @@ async fn a_missed_pod_told_to_open_starts_only_once_linkerd_is_ready() {
 }
 
 #[tokio::test]
-async fn replace_without_a_service_account_says_so_and_goes_on_holding() {
+async fn replace_without_a_service_account_reports_it_and_holds() {
     let linkerd = Linkerd::start().await;
     let run = missed()
         .asking(&linkerd)
@@ -92,7 +92,7 @@ async fn replace_without_a_service_account_says_so_and_goes_on_holding() {
         .with("POD_NAME", "web-0")
         .with("POD_NAMESPACE", "shop")
         .with("POD_UID", "0b5e6d9c");
-    for (host, told) in [
+    for (host, expected) in [
         (None, "KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT are not set"),
         (Some("127.0.0.1"), "automountServiceAccountToken"),
     ] {
@@ -104,13 +104,13 @@ async fn replace_without_a_service_account_says_so_and_goes_on_holding() {
         };
         let mut run = run.start();
         let line = run.until("cannot replace itself").await;
-        assert!(line.contains(told), "{line}");
+        assert!(line.contains(expected), "{line}");
         assert!(run.is_running());
     }
 }
 
 #[tokio::test]
-async fn the_timeout_fails_a_held_pod_with_69_and_says_what_was_missing() {
+async fn a_timeout_fails_a_held_pod_with_69_and_names_the_cause() {
     let linkerd = Linkerd::start().await;
     linkerd.injector.suffer(Fault::Absent).await.unwrap();
     let ended = missed().asking(&linkerd).with("TIMEOUT", "1s").end().await;
@@ -119,7 +119,7 @@ async fn the_timeout_fails_a_held_pod_with_69_and_says_what_was_missing() {
 }
 
 #[tokio::test]
-async fn the_timeout_opens_where_it_is_told_to_and_says_so_loudly() {
+async fn a_timeout_with_open_starts_the_pod_and_logs_a_warning() {
     let linkerd = Linkerd::start().await;
     linkerd.injector.suffer(Fault::Hang).await.unwrap();
     let ended = missed().asking(&linkerd).with("TIMEOUT", "1s").with("ON_TIMEOUT", "open").end().await;
@@ -136,7 +136,7 @@ async fn only_what_is_required_is_asked() {
 }
 
 #[tokio::test]
-async fn destination_and_policy_are_asked_for_their_readiness_when_required() {
+async fn destination_and_policy_are_probed_when_required() {
     let linkerd = Linkerd::start().await;
     // Any part's admin port answers /ready as destination's and policy's do.
     let mut run = missed()

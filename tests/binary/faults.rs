@@ -8,7 +8,7 @@ use linkerd_gate_kit::standin::{Certificates, Fault, Flaw};
 use crate::support::{Linkerd, missed};
 
 /// With `ON_MISSED=open` every mistake would be an exit with 0.
-async fn told(linkerd: &Linkerd, verified: bool, text: &str) -> String {
+async fn logged_line(linkerd: &Linkerd, verified: bool, text: &str) -> String {
     let wait = missed().asking(linkerd).with("ON_MISSED", "open");
     let mut run = if verified { wait.trusting(linkerd) } else { wait }.start();
     let line = run.until(text).await;
@@ -17,7 +17,7 @@ async fn told(linkerd: &Linkerd, verified: bool, text: &str) -> String {
 }
 
 #[tokio::test]
-async fn injectors_faults_are_told_apart_and_none_opens() {
+async fn each_injector_fault_has_a_separate_reason_and_opens_nothing() {
     let linkerd = Linkerd::start().await;
     let mut reasons = BTreeSet::new();
     for (fault, verified, text) in [
@@ -33,7 +33,7 @@ async fn injectors_faults_are_told_apart_and_none_opens() {
         (Fault::Certificate(Flaw::Authority), true, "it does not chain to the bundle"),
     ] {
         linkerd.injector.suffer(fault).await.unwrap();
-        let line = told(&linkerd, verified, text).await;
+        let line = logged_line(&linkerd, verified, text).await;
         assert!(line.contains("injector not ready"), "{line}");
         assert!(reasons.insert(text), "{fault:?} looks like another");
         linkerd.injector.recover().await.unwrap();
@@ -41,7 +41,7 @@ async fn injectors_faults_are_told_apart_and_none_opens() {
 }
 
 #[tokio::test]
-async fn identitys_faults_are_told_apart_and_none_opens() {
+async fn each_identity_fault_has_a_separate_reason_and_opens_nothing() {
     let linkerd = Linkerd::start().await;
     for (fault, text) in [
         (Fault::Absent, "refuses connections"),
@@ -53,7 +53,7 @@ async fn identitys_faults_are_told_apart_and_none_opens() {
         (Fault::PlainHttp, "did not give a whole answer"),
     ] {
         linkerd.identity.suffer(fault).await.unwrap();
-        let line = told(&linkerd, false, text).await;
+        let line = logged_line(&linkerd, false, text).await;
         assert!(line.contains("identity not ready"), "{fault:?}: {line}");
         linkerd.identity.recover().await.unwrap();
     }
@@ -77,7 +77,7 @@ async fn an_injector_that_is_ready_and_then_gone_does_not_open() {
 }
 
 #[tokio::test]
-async fn an_injector_that_flaps_faster_than_the_gate_settles_does_not_open() {
+async fn an_injector_that_flaps_faster_than_settling_opens_nothing() {
     let linkerd = Linkerd::start().await;
     linkerd.injector.suffer(Fault::Absent).await.unwrap();
     let mut run = missed().asking(&linkerd).with("ON_MISSED", "open").start();
@@ -96,7 +96,7 @@ async fn an_injector_that_flaps_faster_than_the_gate_settles_does_not_open() {
 }
 
 #[tokio::test]
-async fn a_bundle_verifies_the_charts_self_signed_certificate_and_an_authoritys() {
+async fn a_bundle_verifies_self_signed_and_ca_signed_certificates() {
     for certificates in [Certificates::for_injector("linkerd"), Certificates::in_the_charts_form("linkerd")] {
         let linkerd = Linkerd::start_with(certificates.unwrap()).await;
         let ended = missed().asking(&linkerd).trusting(&linkerd).with("ON_MISSED", "open").end().await;
@@ -133,7 +133,7 @@ async fn a_slow_linkerd_is_ready_all_the_same() {
 }
 
 #[tokio::test]
-async fn while_one_part_is_in_the_way_it_is_asked_alone_and_news_of_the_other_are_told_all_the_same() {
+async fn a_failed_probe_runs_alone_and_other_changes_are_reported() {
     let linkerd = Linkerd::start().await;
     linkerd.identity.suffer(Fault::Status(500)).await.unwrap();
     let mut run = missed().asking(&linkerd).with("ON_MISSED", "open").start();

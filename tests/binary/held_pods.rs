@@ -29,9 +29,9 @@ fn bad_usage_is_refused_before_anything_is_asked() {
         (&["uninstall", "everything"], "everything"),
         (&["uninstall", "--now", "--namespace", "A"], "no namespace can have this name"),
     ] {
-        let (code, told) = refused(arguments);
-        assert_eq!(code, Some(2), "{arguments:?}: {told}");
-        assert!(told.contains(said), "{arguments:?} does not say {said:?}:\n{told}");
+        let (code, message) = refused(arguments);
+        assert_eq!(code, Some(2), "{arguments:?}: {message}");
+        assert!(message.contains(said), "{arguments:?} does not say {said:?}:\n{message}");
     }
 }
 

@@ -40,7 +40,7 @@ fn every_command_is_in_help_and_has_an_example_or_variables() {
 }
 
 #[test]
-fn the_version_is_told_without_a_cluster_and_what_is_missing_is_named() {
+fn version_works_without_a_cluster_and_names_the_problem() {
     assert_eq!(stdout(&["version", "--client"]), concat!("client        ", env!("CARGO_PKG_VERSION"), "\n"));
     let json: serde_json::Value = serde_json::from_str(&stdout(&["version", "--client", "-o", "json"])).unwrap();
     assert_eq!(json, serde_json::json!({"client": env!("CARGO_PKG_VERSION")}));

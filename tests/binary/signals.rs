@@ -22,7 +22,7 @@ async fn ended_by(run: Running, signal: Signal) -> Ended {
 }
 
 #[tokio::test]
-async fn a_signal_ends_a_wait_with_143_while_looks_fail_at_once() {
+async fn a_signal_ends_wait_with_143_while_probes_fail() {
     let linkerd = Linkerd::start().await;
     linkerd.injector.suffer(Fault::Absent).await.unwrap();
     linkerd.identity.suffer(Fault::Absent).await.unwrap();

@@ -10,9 +10,9 @@ use linkerd_gate_kit::linkerd::LinkerdDirectory;
 use linkerd_gate_kit::object::{deployment, pod};
 use serde_json::json;
 
+use super::harness::{Harness, LINKERD, SHOP, app_runs, images, is_scheduled};
 use super::power_cut::{Created, PowerCut, SETTLED};
 use super::release::Admission;
-use super::stage::{LINKERD, SHOP, Stage, app_runs, images, is_scheduled};
 use super::timeline::{Column, beside};
 use super::variants;
 use super::workloads::{OWNERS, Pods, of, on, owners_settled, runs_meshed, uids};
@@ -22,57 +22,58 @@ const INJECTOR: &str = "linkerd-proxy-injector";
 
 pub async fn no_app_starts_outside_the_mesh_whatever_boots_first() -> Result<()> {
     let later = vec![NodeOptions::default()];
-    let stage = Stage::set(ClusterOptions { nodes: 1, later, ..ClusterOptions::default() }, |linkerd| linkerd).await?;
+    let harness =
+        Harness::set(ClusterOptions { nodes: 1, later, ..ClusterOptions::default() }, |linkerd| linkerd).await?;
     let stories = async {
-        stage.upgrade(Admission::Auto).await?;
-        let one_node = kept(&stage, "auto, one node", Admission::Auto).await?;
-        stage.cluster.power_on(&stage.cluster.nodes()[1]).await?;
-        stage.until_all_nodes_are_open().await?;
-        let auto = kept(&stage, "auto", Admission::Auto).await?;
-        let fails_closed = variants::where_the_webhook_fails_closed(&stage).await?;
+        harness.upgrade(Admission::Auto).await?;
+        let one_node = kept(&harness, "auto, one node", Admission::Auto).await?;
+        harness.cluster.power_on(&harness.cluster.nodes()[1]).await?;
+        harness.until_all_nodes_are_open().await?;
+        let auto = kept(&harness, "auto", Admission::Auto).await?;
+        let fails_closed = variants::where_the_webhook_fails_closed(&harness).await?;
         let flaps = match LinkerdDirectory::from_environment()? {
-            None => Some(variants::where_the_injector_flaps(&stage).await?),
+            None => Some(variants::where_the_injector_flaps(&harness).await?),
             Some(linkerd) => {
                 linkerd.leave_out("where_the_injector_flaps", "no genuine injector comes and goes on demand");
                 None
             }
         };
-        stage.upgrade(Admission::Refuse).await?;
-        let refuse = kept(&stage, "refuse", Admission::Refuse).await?;
-        stage.upgrade(Admission::Off).await?;
-        let off = lost(&stage).await?;
-        an_init_container_is_not_interrupted(&stage).await?;
+        harness.upgrade(Admission::Refuse).await?;
+        let refuse = kept(&harness, "refuse", Admission::Refuse).await?;
+        harness.upgrade(Admission::Off).await?;
+        let off = lost(&harness).await?;
+        an_init_container_is_not_interrupted(&harness).await?;
         println!("{}", beside(&[auto, refuse, off]));
-        stage.upgrade(Admission::Auto).await?;
-        let no_controller = variants::where_no_controller_runs(&stage).await?;
+        harness.upgrade(Admission::Auto).await?;
+        let no_controller = variants::where_no_controller_runs(&harness).await?;
         let variants: Vec<Column> =
             [Some(one_node), Some(fails_closed), flaps, Some(no_controller)].into_iter().flatten().collect();
         println!("{}", beside(&variants));
         Ok(())
     };
-    stage.reported(Box::pin(stories)).await
+    harness.reported(Box::pin(stories)).await
 }
 
 /// Admission keeps every pod from starting bare, and all end up in the mesh.
-async fn kept(stage: &Stage, title: &str, admission: Admission) -> Result<Column> {
-    let mut cut = PowerCut::happens(stage, title, admission.into(), async || Ok(())).await?;
+async fn kept(harness: &Harness, title: &str, admission: Admission) -> Result<Column> {
+    let mut cut = PowerCut::happens(harness, title, admission.into(), async || Ok(())).await?;
     let refusal = cut.refusal.clone().unwrap_or_default();
     ensure!(
         refusal.contains("linkerd-gate-guard"),
         "the pod with a nodeName was not refused by the guard: {refusal:?}"
     );
     ensure!(!cut.early.values().any(is_scheduled), "a pod has a node before the injector runs: {:#?}", cut.early);
-    cut.boots_and_settles(SETTLED, |pods| owners_settled(stage, pods)).await?;
+    cut.boots_and_settles(SETTLED, |pods| owners_settled(harness, pods)).await?;
     cut.ensure_all_meshed().await?;
-    ensure!(stage.unmeshed_and_running().await? == 0, "an app runs outside the mesh");
+    ensure!(harness.unmeshed_and_running().await? == 0, "an app runs outside the mesh");
     Ok(cut.column)
 }
 
 /// What agents and a controller alone leave behind: pods that were bound before the first kubelet ran start bare, and stay so.
-async fn lost(stage: &Stage) -> Result<Column> {
-    let mut cut = PowerCut::happens(stage, "off", Created::Bare, async || Ok(())).await?;
+async fn lost(harness: &Harness) -> Result<Column> {
+    let mut cut = PowerCut::happens(harness, "off", Created::Bare, async || Ok(())).await?;
     // The entry holds its own pods, and the controller has those made again: it acts, and leaves what runs alone.
-    let nodes = on(stage).count();
+    let nodes = on(harness).count();
     let settled = |pods: &Pods| {
         OWNERS.iter().all(|owner| {
             let own = of(pods, owner.name);
@@ -94,12 +95,12 @@ async fn lost(stage: &Stage) -> Result<Column> {
 }
 
 /// A pod in the middle of an init container of its own, a schema migration say, is not replaced, though its app never ran.
-async fn an_init_container_is_not_interrupted(stage: &Stage) -> Result<()> {
-    stage.scale(LINKERD, INJECTOR, 0).await?;
+async fn an_init_container_is_not_interrupted(harness: &Harness) -> Result<()> {
+    harness.scale(LINKERD, INJECTOR, 0).await?;
     let init = json!({"name": "migrate", "image": images::PAUSE, "imagePullPolicy": "IfNotPresent"});
     let app = pod("migration").running(images::APP).with_init_container(init);
-    stage.recreate_pods(&[SHOP], "app=entry").await?;
-    stage.apply(&[deployment("migration").in_namespace(SHOP).of(app).json()]).await?;
+    harness.recreate_pods(&[SHOP], "app=entry").await?;
+    harness.apply(&[deployment("migration").in_namespace(SHOP).of(app).json()]).await?;
     let runs = |pod: &Pod, name: &str| {
         let statuses = pod.status.iter().flat_map(|status| status.init_container_statuses.iter().flatten());
         statuses.into_iter().any(|status| {
@@ -108,14 +109,14 @@ async fn an_init_container_is_not_interrupted(stage: &Stage) -> Result<()> {
                 && status.state.as_ref().is_some_and(|state| state.running.is_some())
         })
     };
-    let before = stage.until_pods("app=migration", 1, "migrates", |pod| runs(pod, "migrate")).await?;
+    let before = harness.until_pods("app=migration", 1, "migrates", |pod| runs(pod, "migrate")).await?;
     ensure!(!before.iter().any(meshed), "it was injected, though no injector runs");
-    stage.until_pods("app=entry", 2, "held by its entry", |pod| runs(pod, "linkerd-gate")).await?;
-    stage.scale(LINKERD, INJECTOR, 1).await?;
+    harness.until_pods("app=entry", 2, "held by its entry", |pod| runs(pod, "linkerd-gate")).await?;
+    harness.scale(LINKERD, INJECTOR, 1).await?;
     // By then the controller has replaced what is held.
-    stage.until_pods("app=entry", 2, "in the mesh", runs_meshed).await?;
-    let after = stage.until_pods("app=migration", 1, "migrates", |pod| runs(pod, "migrate")).await?;
+    harness.until_pods("app=entry", 2, "in the mesh", runs_meshed).await?;
+    let after = harness.until_pods("app=migration", 1, "migrates", |pod| runs(pod, "migrate")).await?;
     ensure!(uids(&before) == uids(&after), "the pod was replaced in the middle of its init container");
-    stage.kubectl(&["delete", "deployment", "migration", "--namespace", SHOP]).await?;
+    harness.kubectl(&["delete", "deployment", "migration", "--namespace", SHOP]).await?;
     Ok(())
 }

@@ -15,7 +15,7 @@ use linkerd_gate_kit::cluster::ContainerEvent;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::stage::{PATIENCE, SHOP, Stage, images};
+use super::harness::{Harness, PATIENCE, SHOP, images};
 
 /// One pod, as far as it was seen.
 #[derive(Clone, Debug)]
@@ -46,16 +46,16 @@ pub struct Made {
 
 impl History {
     /// Begins, before the power is cut: what is made from here on counts.
-    pub fn begin(stage: &Stage) -> Result<Self> {
-        let on = stage.cluster.nodes().iter().filter(|node| node.is_on());
+    pub fn begin(harness: &Harness) -> Result<Self> {
+        let on = harness.cluster.nodes().iter().filter(|node| node.is_on());
         let before = on.map(|node| Ok((node.name().to_owned(), node.container_events()?.len())));
         let sender = watch::Sender::default();
         Ok(Self { before: before.collect::<Result<_>>()?, sender, following: JoinSet::new() })
     }
 
     /// Follows the pods from here on, which needs an API server.
-    pub async fn follow(&mut self, stage: &Stage) -> Result<()> {
-        let api: Api<Pod> = stage.api(SHOP).await?;
+    pub async fn follow(&mut self, harness: &Harness) -> Result<()> {
+        let api: Api<Pod> = harness.api(SHOP).await?;
         let sender = self.sender.clone();
         self.following.spawn(async move {
             let mut events = pin!(watcher(api, Config::default()).default_backoff());
@@ -70,8 +70,8 @@ impl History {
     }
 
     /// What was made of the workloads' image since the beginning, by containerd's word, and for which pods.
-    pub async fn made(&self, stage: &Stage) -> Result<Made> {
-        let identifiers = self.identifiers(stage)?;
+    pub async fn made(&self, harness: &Harness) -> Result<Made> {
+        let identifiers = self.identifiers(harness)?;
         let is_known =
             |pods: &BTreeMap<String, Seen>, id: &String| pods.values().any(|pod| pod.containers.contains(id));
         let mut pods = self.sender.subscribe();
@@ -95,13 +95,13 @@ impl History {
     }
 
     /// How many containers were made of the workloads' image, whether or not kubelet has reported them yet.
-    pub fn count(&self, stage: &Stage) -> Result<usize> {
-        Ok(self.identifiers(stage)?.len())
+    pub fn count(&self, harness: &Harness) -> Result<usize> {
+        Ok(self.identifiers(harness)?.len())
     }
 
-    fn identifiers(&self, stage: &Stage) -> Result<Vec<String>> {
+    fn identifiers(&self, harness: &Harness) -> Result<Vec<String>> {
         let mut identifiers = Vec::new();
-        for node in stage.cluster.nodes().iter().filter(|node| node.is_on()) {
+        for node in harness.cluster.nodes().iter().filter(|node| node.is_on()) {
             let before = self.before.get(node.name()).copied().unwrap_or_default();
             identifiers.extend(node.container_events()?.into_iter().skip(before).filter_map(|event| match event {
                 ContainerEvent::Created { id, image } if image == images::APP => Some(id),

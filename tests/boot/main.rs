@@ -2,11 +2,11 @@
 //! in the chart's form; everything else is genuine, and the manifests are the agent's of `deploy/manifests`.
 
 mod admission;
+mod harness;
 mod history;
 mod one_node;
 mod power_cut;
 mod release;
-mod stage;
 mod timeline;
 mod two_nodes;
 mod variants;
@@ -18,7 +18,7 @@ use libtest_mimic::{Arguments, Trial};
 use linkerd_gate_kit::cluster::sandbox::{self, Entered};
 
 fn main() -> ExitCode {
-    match sandbox::enter(stage::images::make) {
+    match sandbox::enter(harness::images::make) {
         Entered::Outside(code) => code,
         Entered::Inside => {
             let mut arguments = Arguments::from_args();

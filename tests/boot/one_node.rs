@@ -11,99 +11,99 @@ use linkerd_gate_kit::linkerd::LinkerdDirectory;
 use linkerd_gate_kit::object::pod;
 use serde_json::{Value, json};
 
-use super::stage::{LINKERD, PATIENCE, Stage, images, is_closed, is_scheduled};
+use super::harness::{Harness, LINKERD, PATIENCE, images, is_closed, is_scheduled};
 
 pub async fn nothing_that_the_gate_waits_for_waits_for_the_gate() -> Result<()> {
     let later = vec![NodeOptions { taints: Vec::new(), network_awaited: true }];
     let options = ClusterOptions { nodes: 1, later, ..ClusterOptions::default() };
-    let stage = Stage::set(options, |linkerd| linkerd).await?;
+    let harness = Harness::set(options, |linkerd| linkerd).await?;
     let scenario = async {
-        webhook_fails_closed(&stage).await?;
-        a_pod_that_can_never_be_scheduled(&stage).await?;
+        webhook_fails_closed(&harness).await?;
+        a_pod_that_can_never_be_scheduled(&harness).await?;
         // Adopted, though nothing was proven: it was there before.
-        stage.install_the_gate(&[("LINKERD_GATE_NODE_MAX_CLOSED", "40s")]).await?;
-        stage.until_all_nodes_are_open().await?;
-        stage.open_the_shop(true).await?;
-        everything_is_scheduled_anew(&stage).await?;
+        harness.install_the_gate(&[("LINKERD_GATE_NODE_MAX_CLOSED", "40s")]).await?;
+        harness.until_all_nodes_are_open().await?;
+        harness.create_workloads(true).await?;
+        everything_is_scheduled_again(&harness).await?;
         match LinkerdDirectory::from_environment()? {
-            None => identity_is_ready_by_its_endpoints_and_does_not_answer(&stage).await?,
+            None => identity_is_ready_by_its_endpoints_and_does_not_answer(&harness).await?,
             Some(linkerd) => linkerd.leave_out(
                 "identity_is_ready_by_its_endpoints_and_does_not_answer",
                 "no genuine identity is ready and refuses connections on demand",
             ),
         }
-        a_node_joins_whose_network_does_not_tolerate_the_taint(&stage).await?;
-        somebody_elses_dead_webhook(&stage).await
+        a_node_joins_whose_network_does_not_tolerate_the_taint(&harness).await?;
+        foreign_dead_webhook(&harness).await
     };
-    stage.reported(Box::pin(scenario)).await
+    harness.reported(Box::pin(scenario)).await
 }
 
 /// `failurePolicy: Fail`, as Linkerd's high availability has it.
-async fn webhook_fails_closed(stage: &Stage) -> Result<()> {
-    let webhooks: Api<MutatingWebhookConfiguration> = Api::all(stage.cluster.client().await?);
+async fn webhook_fails_closed(harness: &Harness) -> Result<()> {
+    let webhooks: Api<MutatingWebhookConfiguration> = Api::all(harness.cluster.client().await?);
     let patch = json!([{"op": "replace", "path": "/webhooks/0/failurePolicy", "value": "Fail"}]);
     let patch = Patch::<()>::Json(serde_json::from_value(patch)?);
     webhooks.patch("linkerd-proxy-injector-webhook-config", &PatchParams::default(), &patch).await?;
     Ok(())
 }
 
-async fn a_pod_that_can_never_be_scheduled(stage: &Stage) -> Result<()> {
-    let pods: Api<Pod> = stage.api("kube-system").await?;
+async fn a_pod_that_can_never_be_scheduled(harness: &Harness) -> Result<()> {
+    let pods: Api<Pod> = harness.api("kube-system").await?;
     let nowhere = pod("nowhere").running(images::PAUSE).spec_field("nodeSelector", json!({"nowhere": "true"}));
-    stage.create(&pods, nowhere.json()).await?;
+    harness.create(&pods, nowhere.json()).await?;
     Ok(())
 }
 
 /// The node boots, and Linkerd, DNS and cert-manager have to be scheduled anew, on the node that is closed until they run.
-async fn everything_is_scheduled_anew(stage: &Stage) -> Result<()> {
-    let node = stage.cluster.node();
-    let before = stage.closures(node.name()).await?;
-    stage.cluster.cut_power().await?;
-    stage.cluster.power_on_control_plane().await?;
-    stage.cluster.switch_on(node).await?;
-    stage.until_node(node.name(), "closed", is_closed).await?;
-    stage.cluster.until_ready(node).await?;
-    stage.recreate_pods(&[LINKERD, "cert-manager"], "").await?;
-    stage.recreate_pods(&["kube-system"], "k8s-app=kube-dns").await?;
-    stage.until_scheduled(LINKERD, 3).await?;
-    stage.until_scheduled("cert-manager", 1).await?;
-    stage.until_linkerd_is_ready().await?;
-    stage.until_all_nodes_are_open().await?;
-    stage.until_available("kube-system", "coredns").await?;
-    ensure!(stage.closures(node.name()).await? == before + 1, "it was closed once");
+async fn everything_is_scheduled_again(harness: &Harness) -> Result<()> {
+    let node = harness.cluster.node();
+    let before = harness.closures(node.name()).await?;
+    harness.cluster.cut_power().await?;
+    harness.cluster.power_on_control_plane().await?;
+    harness.cluster.switch_on(node).await?;
+    harness.until_node(node.name(), "closed", is_closed).await?;
+    harness.cluster.until_ready(node).await?;
+    harness.recreate_pods(&[LINKERD, "cert-manager"], "").await?;
+    harness.recreate_pods(&["kube-system"], "k8s-app=kube-dns").await?;
+    harness.until_scheduled(LINKERD, 3).await?;
+    harness.until_scheduled("cert-manager", 1).await?;
+    harness.until_linkerd_is_ready().await?;
+    harness.until_all_nodes_are_open().await?;
+    harness.until_available("kube-system", "coredns").await?;
+    ensure!(harness.closures(node.name()).await? == before + 1, "it was closed once");
     for name in ["plain", "held"] {
-        stage.until_available(super::stage::SHOP, name).await?;
+        harness.until_available(super::harness::SHOP, name).await?;
     }
-    ensure!(stage.unmeshed_and_running().await? == 0, "a bare pod runs, with failurePolicy Fail");
-    let nowhere = stage.api::<Pod>("kube-system").await?.get("nowhere").await?;
+    ensure!(harness.unmeshed_and_running().await? == 0, "a bare pod runs, with failurePolicy Fail");
+    let nowhere = harness.api::<Pod>("kube-system").await?.get("nowhere").await?;
     ensure!(!is_scheduled(&nowhere), "it went somewhere");
     Ok(())
 }
 
 /// kubelet finds it ready, and so its EndpointSlice says; but nothing listens where proxies ask for certificates.
-async fn identity_is_ready_by_its_endpoints_and_does_not_answer(stage: &Stage) -> Result<()> {
+async fn identity_is_ready_by_its_endpoints_and_does_not_answer(harness: &Harness) -> Result<()> {
     let suffer = |fault: &'static str| {
         let words = ["set", "env", "deployment/linkerd-identity", "--namespace", LINKERD, fault];
-        async move { stage.kubectl(&words).await }
+        async move { harness.kubectl(&words).await }
     };
     suffer("LINKERD_STANDIN_FAULT=refuse").await?;
-    stage.until_verdict("closed", |verdict| verdict.contains(r#""probe":"identity","result":"not-ready""#)).await?;
-    stage.until_available(LINKERD, "linkerd-identity").await?;
+    harness.until_verdict("closed", |verdict| verdict.contains(r#""probe":"identity","result":"not-ready""#)).await?;
+    harness.until_available(LINKERD, "linkerd-identity").await?;
     suffer("LINKERD_STANDIN_FAULT-").await?;
-    stage.until_verdict("open", |verdict| verdict.contains(r#""gate":"open""#)).await?;
-    stage.until_all_nodes_are_open().await
+    harness.until_verdict("open", |verdict| verdict.contains(r#""gate":"open""#)).await?;
+    harness.until_all_nodes_are_open().await
 }
 
 /// Its network is set up by a DaemonSet that does not tolerate the taint: the node is not tainted before it has that pod.
-async fn a_node_joins_whose_network_does_not_tolerate_the_taint(stage: &Stage) -> Result<()> {
-    stage.scale(LINKERD, "linkerd-proxy-injector", 0).await?;
-    let agent_of = |node: &'static str| stage.agent_on(node);
+async fn a_node_joins_whose_network_does_not_tolerate_the_taint(harness: &Harness) -> Result<()> {
+    harness.scale(LINKERD, "linkerd-proxy-injector", 0).await?;
+    let agent_of = |node: &'static str| harness.agent_on(node);
     // Whichever probe fails first closes the gate: the dry-run may be faster than the watch of endpoints.
-    stage.until_verdict("closed", |verdict| verdict.contains(r#""probe":"injector","result":"not-ready""#)).await?;
-    stage.apply(&[cni(&json!([{"key": "node.kubernetes.io/not-ready", "operator": "Exists"}]))]).await?;
-    let [.., joining] = stage.cluster.nodes() else { unreachable!("a cluster has nodes") };
-    stage.cluster.switch_on(joining).await?;
-    stage.cluster.until_ready(joining).await?;
+    harness.until_verdict("closed", |verdict| verdict.contains(r#""probe":"injector","result":"not-ready""#)).await?;
+    harness.apply(&[cni(&json!([{"key": "node.kubernetes.io/not-ready", "operator": "Exists"}]))]).await?;
+    let [.., joining] = harness.cluster.nodes() else { unreachable!("a cluster has nodes") };
+    harness.cluster.switch_on(joining).await?;
+    harness.cluster.until_ready(joining).await?;
     agent_of("node-1").await?;
     // Whichever comes first, the agent or the DaemonSet's pod: the pod gets there, and then the node is closed.
     let network = ListParams::default().labels("app=cni");
@@ -113,17 +113,17 @@ async fn a_node_joins_whose_network_does_not_tolerate_the_taint(stage: &Stage) -
         let runs = |pod: &Pod| node(pod).as_deref() == Some(joining.name()) && phase(pod).as_deref() == Some("Running");
         pods.values().any(runs).then_some(())
     };
-    let pods = stage.api::<Pod>("kube-system").await?;
+    let pods = harness.api::<Pod>("kube-system").await?;
     cluster::until_any(&pods, &network, "the network's pod runs there", PATIENCE, runs_there).await?;
-    stage.until_node(joining.name(), "closed", is_closed).await?;
-    stage.apply(&[cni(&json!([{"operator": "Exists"}]))]).await?;
-    stage.scale(LINKERD, "linkerd-proxy-injector", 1).await?;
-    stage.until_all_nodes_are_open().await
+    harness.until_node(joining.name(), "closed", is_closed).await?;
+    harness.apply(&[cni(&json!([{"operator": "Exists"}]))]).await?;
+    harness.scale(LINKERD, "linkerd-proxy-injector", 1).await?;
+    harness.until_all_nodes_are_open().await
 }
 
 /// It refuses every pod, and nobody answers it: the node opens after its bound, with a Warning, and `/gate` stays closed.
-async fn somebody_elses_dead_webhook(stage: &Stage) -> Result<()> {
-    let webhooks: Api<MutatingWebhookConfiguration> = Api::all(stage.cluster.client().await?);
+async fn foreign_dead_webhook(harness: &Harness) -> Result<()> {
+    let webhooks: Api<MutatingWebhookConfiguration> = Api::all(harness.cluster.client().await?);
     let dead = json!({
         "metadata": {"name": "somebody-elses"},
         "webhooks": [{
@@ -136,18 +136,18 @@ async fn somebody_elses_dead_webhook(stage: &Stage) -> Result<()> {
             "timeoutSeconds": 2,
         }],
     });
-    stage.create(&webhooks, dead).await?;
-    let node = stage.cluster.node();
-    stage.cluster.cut_power().await?;
-    stage.cluster.power_on_control_plane().await?;
-    stage.cluster.switch_on(node).await?;
-    stage.until_node(node.name(), "closed", is_closed).await?;
-    stage.until_agent_said(node.name(), "dead.example.com").await?;
-    stage.until_all_nodes_are_open().await?;
-    let warning = stage.kubectl(&["describe", "node", node.name()]).await?;
+    harness.create(&webhooks, dead).await?;
+    let node = harness.cluster.node();
+    harness.cluster.cut_power().await?;
+    harness.cluster.power_on_control_plane().await?;
+    harness.cluster.switch_on(node).await?;
+    harness.until_node(node.name(), "closed", is_closed).await?;
+    harness.until_agent_said(node.name(), "dead.example.com").await?;
+    harness.until_all_nodes_are_open().await?;
+    let warning = harness.kubectl(&["describe", "node", node.name()]).await?;
     ensure!(warning.contains("GateOpenedUnproven"), "{warning}");
     webhooks.delete("somebody-elses", &DeleteParams::default()).await?;
-    stage.until_agent_said(node.name(), "gate: open: proven").await?;
+    harness.until_agent_said(node.name(), "gate: open: proven").await?;
     Ok(())
 }
 

@@ -10,9 +10,9 @@ use kube::ResourceExt as _;
 use kube::api::{Api, ListParams};
 use linkerd_gate_kit::cluster::{self, Node};
 
+use super::harness::{Harness, LINKERD, PATIENCE, SHOP, is_closed, is_scheduled, opened};
 use super::history::{History, Made};
 use super::release::Admission;
-use super::stage::{LINKERD, PATIENCE, SHOP, Stage, is_closed, is_scheduled, opened};
 use super::timeline::Column;
 use super::workloads::{self, JOBS, OWNERS, PINNED, Pods, is_gated, of, on, runs_meshed};
 
@@ -39,7 +39,7 @@ pub enum Created {
 
 /// A power cut, and the boot that follows.
 pub struct PowerCut<'a> {
-    pub stage: &'a Stage,
+    pub harness: &'a Harness,
     pub history: History,
     pub column: Column,
     /// The pods as they were when kubelets were started.
@@ -66,34 +66,34 @@ impl<'a> PowerCut<'a> {
     /// Cuts the power, lets the control plane make all pods again, and starts the kubelets after ten seconds. `meanwhile` is what
     /// else happens in those.
     pub async fn happens(
-        stage: &'a Stage,
+        harness: &'a Harness,
         title: &str,
         created: Created,
         meanwhile: impl AsyncFnOnce() -> Result<()>,
     ) -> Result<Self> {
-        workloads::open(stage).await?;
-        let mut history = History::begin(stage)?;
-        let nodes: Vec<&Node> = on(stage).collect();
-        stage.cluster.cut_power().await?;
-        stage.cluster.power_on_control_plane().await?;
+        workloads::open(harness).await?;
+        let mut history = History::begin(harness)?;
+        let nodes: Vec<&Node> = on(harness).collect();
+        harness.cluster.cut_power().await?;
+        harness.cluster.power_on_control_plane().await?;
         let mut column = Column::begin(title);
-        history.follow(stage).await?;
-        let since = workloads::now(stage).await?;
-        stage.recreate_pods(&[LINKERD, SHOP], "").await?;
-        workloads::create_jobs(stage).await?;
-        let refusal = workloads::try_ownerless(stage, PINNED, Some(nodes[0].name())).await?;
+        history.follow(harness).await?;
+        let since = workloads::now(harness).await?;
+        harness.recreate_pods(&[LINKERD, SHOP], "").await?;
+        workloads::create_jobs(harness).await?;
+        let refusal = workloads::try_ownerless(harness, PINNED, Some(nodes[0].name())).await?;
         meanwhile().await?;
         column.mark("all pods of Linkerd and of the workloads are deleted; Jobs are created");
-        until_made_again(stage, created, nodes.len(), &since).await?;
+        until_made_again(harness, created, nodes.len(), &since).await?;
         column.mark("each owner has tried to make its pods again");
         tokio::time::sleep_until((column.began() + ALONE).into()).await;
-        let early: Pods = stage.pods(SHOP).await?.into_iter().map(|pod| (pod.name_any(), pod)).collect();
+        let early: Pods = harness.pods(SHOP).await?.into_iter().map(|pod| (pod.name_any(), pod)).collect();
         let count = |condition: fn(&Pod) -> bool| early.values().filter(|pod| condition(pod)).count();
         column.say("pods that have a node by then", count(is_scheduled));
         column.say("pods that are held by a scheduling gate", count(is_gated));
-        try_join_all(nodes.iter().map(|node| stage.cluster.switch_on(node))).await?;
+        try_join_all(nodes.iter().map(|node| harness.cluster.switch_on(node))).await?;
         column.mark("kubelets are started");
-        Ok(Self { stage, history, column, early, refusal })
+        Ok(Self { harness, history, column, early, refusal })
     }
 
     /// Follows the boot until the nodes are open, and notes when what happened on the way.
@@ -105,15 +105,15 @@ impl<'a> PowerCut<'a> {
 
     /// Follows the boot until all Jobs are complete and the pods are like that, the one with a `nodeName` among them.
     pub async fn boots_and_settles(&mut self, what: &str, condition: impl Fn(&Pods) -> bool) -> Result<Pods> {
-        let (stage, began) = (self.stage, self.column.began());
-        let pods: Api<Pod> = stage.api(SHOP).await?;
+        let (harness, began) = (self.harness, self.column.began());
+        let pods: Api<Pod> = harness.api(SHOP).await?;
         let found = |pods: &Pods| condition(pods).then(|| pods.clone());
         let all = ListParams::default();
         let settles = cluster::until_any(&pods, &all, what, PATIENCE, found);
         let (mut marks, (settled, pods), (complete, ()), (pinned, ())) = tokio::try_join!(
             Box::pin(self.until_booted()),
             Box::pin(timed(began, settles)),
-            Box::pin(timed(began, workloads::until_jobs_complete(stage))),
+            Box::pin(timed(began, workloads::until_jobs_complete(harness))),
             Box::pin(timed(began, self.until_pinned_runs())),
         )?;
         marks.push((what.to_owned(), settled));
@@ -135,28 +135,28 @@ impl<'a> PowerCut<'a> {
 
     /// What was made, noted in the column.
     pub async fn conclude(&mut self) -> Result<Made> {
-        let made = self.history.made(self.stage).await?;
+        let made = self.history.made(self.harness).await?;
         self.column.say("app containers made in the mesh, by containerd", made.meshed);
         self.column.say("app containers made **outside the mesh**", made.bare.len());
-        self.column.say("apps that run outside the mesh at the end", self.stage.unmeshed_and_running().await?);
-        self.column.say("Jobs that failed", workloads::failed_jobs(self.stage).await?);
+        self.column.say("apps that run outside the mesh at the end", self.harness.unmeshed_and_running().await?);
+        self.column.say("Jobs that failed", workloads::failed_jobs(self.harness).await?);
         Ok(made)
     }
 
     async fn until_booted(&self) -> Result<Vec<(String, f64)>> {
-        let (stage, began) = (self.stage, self.column.began());
-        let nodes: Vec<&Node> = on(stage).collect();
-        let closed = nodes.iter().map(|node| stage.until_node(node.name(), "closed", is_closed));
-        let ready = nodes.iter().map(|node| stage.cluster.until_ready(node));
+        let (harness, began) = (self.harness, self.column.began());
+        let nodes: Vec<&Node> = on(harness).collect();
+        let closed = nodes.iter().map(|node| harness.until_node(node.name(), "closed", is_closed));
+        let ready = nodes.iter().map(|node| harness.cluster.until_ready(node));
         let open = nodes.iter().map(async |node| {
             let boot = node.boot_id()?;
             let is_open = |node: &_| !is_closed(node) && opened(node).as_deref() == Some(boot.as_str());
-            stage.until_node(node.name(), "open", is_open).await
+            harness.until_node(node.name(), "open", is_open).await
         });
         let ((closed, _), (ready, _), (linkerd, ()), (open, _)) = tokio::try_join!(
             timed(began, try_join_all(closed)),
             timed(began, try_join_all(ready)),
-            timed(began, stage.until_linkerd_is_ready()),
+            timed(began, harness.until_linkerd_is_ready()),
             timed(began, try_join_all(open)),
         )?;
         Ok([
@@ -174,15 +174,15 @@ impl<'a> PowerCut<'a> {
         if self.refusal.is_none() {
             return Ok(());
         }
-        let node = self.stage.cluster.node().name();
+        let node = self.harness.cluster.node().name();
         let admitted = async {
-            while workloads::try_ownerless(self.stage, PINNED, Some(node)).await?.is_some() {
+            while workloads::try_ownerless(self.harness, PINNED, Some(node)).await?.is_some() {
                 tokio::time::sleep(RETRY_EVERY).await;
             }
             anyhow::Ok(())
         };
         tokio::time::timeout(PATIENCE, admitted).await??;
-        let pods: Api<Pod> = self.stage.api(SHOP).await?;
+        let pods: Api<Pod> = self.harness.api(SHOP).await?;
         cluster::until(&pods, PINNED, "runs in the mesh", PATIENCE, runs_meshed).await?;
         Ok(())
     }
@@ -196,7 +196,7 @@ impl<'a> PowerCut<'a> {
 }
 
 /// Waits until every owner's controller has acted on the loss of its pods.
-async fn until_made_again(stage: &Stage, created: Created, nodes: usize, since: &str) -> Result<()> {
+async fn until_made_again(harness: &Harness, created: Created, nodes: usize, since: &str) -> Result<()> {
     // A StatefulSet makes its second pod once the first one is ready.
     let first = |name: &str, wanted: usize| if name == "store" { 1 } else { wanted };
     let all = |pods: &Pods, condition: fn(&Pod) -> bool| {
@@ -206,7 +206,7 @@ async fn until_made_again(stage: &Stage, created: Created, nodes: usize, since: 
             own.len() == wanted && own.into_iter().all(condition)
         })
     };
-    let pods: Api<Pod> = stage.api(SHOP).await?;
+    let pods: Api<Pod> = harness.api(SHOP).await?;
     let until = async |what: &str, condition: fn(&Pod) -> bool| {
         let found = |pods: &Pods| all(pods, condition).then_some(());
         cluster::until_any(&pods, &ListParams::default(), what, PATIENCE, found).await
@@ -220,11 +220,11 @@ async fn until_made_again(stage: &Stage, created: Created, nodes: usize, since: 
                 kind => (kind, owner.name),
             });
             for (kind, name) in owners.chain(JOBS.map(|job| ("Job", job))) {
-                workloads::until_create_refused(stage, kind, name, since).await?;
+                workloads::until_create_refused(harness, kind, name, since).await?;
             }
         }
     }
-    stage.until_scheduled(LINKERD, 3).await?;
+    harness.until_scheduled(LINKERD, 3).await?;
     Ok(())
 }
 

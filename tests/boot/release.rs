@@ -9,7 +9,7 @@ use linkerd_gate_kit::cluster::BOOT_ID_FILE;
 use linkerd_gate_kit::parts::find_helm;
 use tokio::process::Command;
 
-use super::stage::{GATE, Stage, images};
+use super::harness::{GATE, Harness, images};
 
 /// Where Helm is, or why it is not to be had.
 static HELM: LazyLock<Result<std::path::PathBuf, String>> =
@@ -41,7 +41,7 @@ impl Admission {
 
 // === impl Stage ===
 
-impl Stage {
+impl Harness {
     /// Installs the chart with this admission, or changes the release to it, and waits until everything of it is ready. All other
     /// values are the defaults, but for the image and the boot id, which containers of these nodes do not see.
     pub async fn upgrade(&self, admission: Admission) -> Result<()> {

@@ -12,8 +12,8 @@ use linkerd_gate_kit::cluster;
 use serde_json::json;
 use tokio::process::Command;
 
+use super::harness::{GATE, Harness, LINKERD, PATIENCE, SHOP, app_runs};
 use super::power_cut::{Created, PowerCut, SETTLED};
-use super::stage::{GATE, LINKERD, PATIENCE, SHOP, Stage, app_runs};
 use super::timeline::Column;
 use super::workloads::{self, JOBS, OWNERS, Pods, is_gated, of, on, owners_settled, runs_meshed, uids};
 
@@ -24,68 +24,68 @@ const CONTROLLER: &str = "linkerd-gate-controller";
 const ALONE: &str = "alone";
 
 /// The API server refuses each pod while it cannot call the injector: owners are asked to try again.
-pub async fn where_the_webhook_fails_closed(stage: &Stage) -> Result<Column> {
-    failure_policy(stage, "Fail").await?;
+pub async fn where_the_webhook_fails_closed(harness: &Harness) -> Result<Column> {
+    failure_policy(harness, "Fail").await?;
     let title = "auto, `failurePolicy: Fail`";
-    let mut cut = PowerCut::happens(stage, title, Created::Refused, async || Ok(())).await?;
+    let mut cut = PowerCut::happens(harness, title, Created::Refused, async || Ok(())).await?;
     let refusal = cut.refusal.clone().unwrap_or_default();
     ensure!(refusal.contains("failed calling webhook"), "the webhook refused nothing: {refusal:?}");
-    cut.boots_and_settles(SETTLED, |pods| owners_settled(stage, pods)).await?;
+    cut.boots_and_settles(SETTLED, |pods| owners_settled(harness, pods)).await?;
     cut.ensure_all_meshed().await?;
-    failure_policy(stage, "Ignore").await?;
+    failure_policy(harness, "Ignore").await?;
     Ok(cut.column)
 }
 
 /// The injector answers for ten seconds, and is gone for ten.
-pub async fn where_the_injector_flaps(stage: &Stage) -> Result<Column> {
+pub async fn where_the_injector_flaps(harness: &Harness) -> Result<Column> {
     let injector = |variable: &'static str| {
         let words = ["set", "env", "deployment/linkerd-proxy-injector", "--namespace", LINKERD, variable];
         let rollout =
             ["rollout", "status", "deployment/linkerd-proxy-injector", "--namespace", LINKERD, "--timeout=2m"];
         async move {
-            stage.kubectl(&words).await?;
-            stage.kubectl(&rollout).await
+            harness.kubectl(&words).await?;
+            harness.kubectl(&rollout).await
         }
     };
     injector("LINKERD_STANDIN_FAULT=flap=10s/10s").await?;
     let title = "auto, the injector flaps";
-    let mut cut = PowerCut::happens(stage, title, Created::Held, async || Ok(())).await?;
-    cut.boots_and_settles(SETTLED, |pods| owners_settled(stage, pods)).await?;
+    let mut cut = PowerCut::happens(harness, title, Created::Held, async || Ok(())).await?;
+    cut.boots_and_settles(SETTLED, |pods| owners_settled(harness, pods)).await?;
     cut.ensure_all_meshed().await?;
     injector("LINKERD_STANDIN_FAULT-").await?;
-    stage.until_linkerd_is_ready().await?;
+    harness.until_linkerd_is_ready().await?;
     Ok(cut.column)
 }
 
 /// Without a controller nothing has held pods made again. Nothing releases them either: a person does, one by one or all at once.
-pub async fn where_no_controller_runs(stage: &Stage) -> Result<Column> {
-    stage.scale(GATE, CONTROLLER, 0).await?;
-    let pods: Api<Pod> = stage.api(GATE).await?;
+pub async fn where_no_controller_runs(harness: &Harness) -> Result<Column> {
+    harness.scale(GATE, CONTROLLER, 0).await?;
+    let pods: Api<Pod> = harness.api(GATE).await?;
     let controllers = ListParams::default().labels("app.kubernetes.io/component=controller");
     cluster::until_any(&pods, &controllers, "no controller is left", PATIENCE, |pods: &Pods| {
         pods.is_empty().then_some(())
     })
     .await?;
     let alone = async || {
-        let refusal = workloads::try_ownerless(stage, ALONE, None).await?;
+        let refusal = workloads::try_ownerless(harness, ALONE, None).await?;
         ensure!(refusal.is_none(), "a pod without an owner was not held but refused: {refusal:?}");
         Ok(())
     };
-    let mut cut = PowerCut::happens(stage, "auto, no controller", Created::Held, alone).await?;
+    let mut cut = PowerCut::happens(harness, "auto, no controller", Created::Held, alone).await?;
     cut.boots().await?;
-    let now: Pods = stage.pods(SHOP).await?.into_iter().map(|pod| (pod.name_any(), pod)).collect();
+    let now: Pods = harness.pods(SHOP).await?.into_iter().map(|pod| (pod.name_any(), pod)).collect();
     ensure!(now.values().all(is_gated), "a held pod was released, though no controller runs: {now:#?}");
     ensure!(uids(now.values()) == uids(cut.early.values()), "a held pod was replaced, though no controller runs");
-    ensure!(cut.history.count(stage)? == 0, "an app was started, though no controller runs");
+    ensure!(cut.history.count(harness)? == 0, "an app was started, though no controller runs");
     cut.column.say("held pods then, none replaced or released", now.len());
 
-    recreate_one_without_an_owner(stage).await?;
-    let released = release_one(stage, &now).await?;
-    delete_those_of_an_owner(stage, &now).await?;
-    suspend_and_resume_a_job(stage).await?;
+    recreate_one_without_an_owner(harness).await?;
+    let released = release_one(harness, &now).await?;
+    delete_those_of_an_owner(harness, &now).await?;
+    suspend_and_resume_a_job(harness).await?;
     cut.column.mark("a person has recreated, released, deleted and resumed one of each");
-    controllers_return(stage).await?;
-    let nodes = on(stage).count();
+    controllers_return(harness).await?;
+    let nodes = on(harness).count();
     let settled = |pods: &Pods| {
         let is_settled = |pod: &&Pod| runs_meshed(pod) || pod.name_any() == released && app_runs(pod);
         let of_owner = |owner: &workloads::Owner| {
@@ -93,9 +93,9 @@ pub async fn where_no_controller_runs(stage: &Stage) -> Result<Column> {
         };
         OWNERS.iter().all(of_owner).then_some(())
     };
-    let pods: Api<Pod> = stage.api(SHOP).await?;
+    let pods: Api<Pod> = harness.api(SHOP).await?;
     cluster::until_any(&pods, &ListParams::default(), "no pod is held any more", PATIENCE, settled).await?;
-    workloads::until_jobs_complete(stage).await?;
+    workloads::until_jobs_complete(harness).await?;
     cut.column.mark("controllers run again: no pod is held");
     let made = cut.conclude().await?;
     ensure!(
@@ -107,27 +107,27 @@ pub async fn where_no_controller_runs(stage: &Stage) -> Result<Column> {
 }
 
 /// The Event on such a pod names this command.
-async fn recreate_one_without_an_owner(stage: &Stage) -> Result<()> {
-    linkerd_gate(stage, &["recreate", &format!("pod/{ALONE}"), "--namespace", SHOP]).await?;
-    let pods: Api<Pod> = stage.api(SHOP).await?;
+async fn recreate_one_without_an_owner(harness: &Harness) -> Result<()> {
+    linkerd_gate(harness, &["recreate", &format!("pod/{ALONE}"), "--namespace", SHOP]).await?;
+    let pods: Api<Pod> = harness.api(SHOP).await?;
     cluster::until(&pods, ALONE, "runs in the mesh", PATIENCE, runs_meshed).await?;
     Ok(())
 }
 
 /// A person decides that this one may run outside the mesh.
-async fn release_one(stage: &Stage, held: &Pods) -> Result<String> {
+async fn release_one(harness: &Harness, held: &Pods) -> Result<String> {
     let name = of(held, "web").first().context("no pod of web is held")?.name_any();
-    linkerd_gate(stage, &["release", &format!("pod/{name}"), "--namespace", SHOP]).await?;
-    let pods: Api<Pod> = stage.api(SHOP).await?;
+    linkerd_gate(harness, &["release", &format!("pod/{name}"), "--namespace", SHOP]).await?;
+    let pods: Api<Pod> = harness.api(SHOP).await?;
     cluster::until(&pods, &name, "runs outside the mesh", PATIENCE, app_runs).await?;
     Ok(name)
 }
 
 /// What has an owner needs no command of ours.
-async fn delete_those_of_an_owner(stage: &Stage, held: &Pods) -> Result<()> {
+async fn delete_those_of_an_owner(harness: &Harness, held: &Pods) -> Result<()> {
     let before = uids(of(held, "legacy"));
-    stage.kubectl(&["delete", "pod", "--selector", "app=legacy", "--namespace", SHOP]).await?;
-    let pods: Api<Pod> = stage.api(SHOP).await?;
+    harness.kubectl(&["delete", "pod", "--selector", "app=legacy", "--namespace", SHOP]).await?;
+    let pods: Api<Pod> = harness.api(SHOP).await?;
     let found = |pods: &Pods| {
         let own = of(pods, "legacy");
         let all = own.len() == before.len() && own.iter().all(|pod| runs_meshed(pod));
@@ -137,30 +137,30 @@ async fn delete_those_of_an_owner(stage: &Stage, held: &Pods) -> Result<()> {
 }
 
 /// Deleting the held pod of a Job with `backoffLimit: 0` would fail the Job; suspending and resuming it loses nothing.
-async fn suspend_and_resume_a_job(stage: &Stage) -> Result<()> {
+async fn suspend_and_resume_a_job(harness: &Harness) -> Result<()> {
     let patch = |patch: &'static str| async move {
-        stage.kubectl(&["patch", "job", JOBS[0], "--namespace", SHOP, "--patch", patch]).await
+        harness.kubectl(&["patch", "job", JOBS[0], "--namespace", SHOP, "--patch", patch]).await
     };
     patch(r#"{"spec":{"suspend":true}}"#).await?;
     let words = ["wait", "--for=condition=Suspended", "--timeout=60s", "--namespace", SHOP, "job", JOBS[0]];
-    stage.kubectl(&words).await?;
+    harness.kubectl(&words).await?;
     patch(r#"{"spec":{"suspend":false}}"#).await?;
-    workloads::until_job_completes(stage, JOBS[0]).await
+    workloads::until_job_completes(harness, JOBS[0]).await
 }
 
-async fn controllers_return(stage: &Stage) -> Result<()> {
-    let deployments: Api<Deployment> = stage.api(GATE).await?;
+async fn controllers_return(harness: &Harness) -> Result<()> {
+    let deployments: Api<Deployment> = harness.api(GATE).await?;
     let patch = Patch::Merge(json!({"spec": {"replicas": 2}}));
     deployments.patch(CONTROLLER, &PatchParams::default(), &patch).await?;
-    stage.until_available(GATE, CONTROLLER).await
+    harness.until_available(GATE, CONTROLLER).await
 }
 
 /// The command, as a person has it.
-async fn linkerd_gate(stage: &Stage, words: &[&str]) -> Result<String> {
+async fn linkerd_gate(harness: &Harness, words: &[&str]) -> Result<String> {
     let output = Command::new(env!("CARGO_BIN_EXE_linkerd-gate"))
         .args(words)
         .env_clear()
-        .env("KUBECONFIG", stage.cluster.kubeconfig())
+        .env("KUBECONFIG", harness.cluster.kubeconfig())
         .stdin(Stdio::null())
         .output()
         .await?;
@@ -170,8 +170,8 @@ async fn linkerd_gate(stage: &Stage, words: &[&str]) -> Result<String> {
     Ok(said.into_owned())
 }
 
-async fn failure_policy(stage: &Stage, policy: &str) -> Result<()> {
-    let webhooks: Api<MutatingWebhookConfiguration> = Api::all(stage.cluster.client().await?);
+async fn failure_policy(harness: &Harness, policy: &str) -> Result<()> {
+    let webhooks: Api<MutatingWebhookConfiguration> = Api::all(harness.cluster.client().await?);
     let patch = json!([{"op": "replace", "path": "/webhooks/0/failurePolicy", "value": policy}]);
     let patch = Patch::<()>::Json(serde_json::from_value(patch)?);
     webhooks.patch("linkerd-proxy-injector-webhook-config", &PatchParams::default(), &patch).await?;

@@ -12,7 +12,7 @@ use linkerd_gate_kit::cluster::{self, Node};
 use linkerd_gate_kit::object::{self, deployment, gate, job, pod, stateful_set};
 use serde_json::{Value, json};
 
-use super::stage::{PATIENCE, SHOP, Stage, app_runs, images};
+use super::harness::{Harness, PATIENCE, SHOP, app_runs, images};
 
 /// A pod that names its node itself: no scheduler sees it, so no scheduling gate can hold it.
 pub const PINNED: &str = "pinned";
@@ -78,23 +78,23 @@ fn app(name: &str, entry: bool) -> object::Pod {
 }
 
 /// Every owner's pods run in the mesh, and nothing else is there: where a story begins.
-pub async fn open(stage: &Stage) -> Result<()> {
-    clear(stage).await?;
-    stage.apply(&OWNERS.iter().map(Owner::json).collect::<Vec<_>>()).await?;
-    let pods: Vec<Pod> = stage.pods(SHOP).await?;
-    let api: Api<Pod> = stage.api(SHOP).await?;
+pub async fn open(harness: &Harness) -> Result<()> {
+    clear(harness).await?;
+    harness.apply(&OWNERS.iter().map(Owner::json).collect::<Vec<_>>()).await?;
+    let pods: Vec<Pod> = harness.pods(SHOP).await?;
+    let api: Api<Pod> = harness.api(SHOP).await?;
     for pod in pods.iter().filter(|pod| !meshed(pod)) {
         api.delete(&pod.name_any(), &DeleteParams::default().grace_period(0)).await?;
     }
-    let found = |pods: &Pods| owners_settled(stage, pods).then_some(());
+    let found = |pods: &Pods| owners_settled(harness, pods).then_some(());
     cluster::until_any(&api, &ListParams::default(), "the workloads run in the mesh", PATIENCE, found).await
 }
 
 /// Removes the Jobs, and the pods without an owner.
-async fn clear(stage: &Stage) -> Result<()> {
-    let jobs: Api<Job> = stage.api(SHOP).await?;
+async fn clear(harness: &Harness) -> Result<()> {
+    let jobs: Api<Job> = harness.api(SHOP).await?;
     jobs.delete_collection(&DeleteParams::background(), &ListParams::default()).await?;
-    let pods: Api<Pod> = stage.api(SHOP).await?;
+    let pods: Api<Pod> = harness.api(SHOP).await?;
     for pod in pods.list(&ListParams::default()).await?.items {
         if pod.owner_references().is_empty() {
             pods.delete(&pod.name_any(), &DeleteParams::default().grace_period(0)).await?;
@@ -109,22 +109,22 @@ async fn clear(stage: &Stage) -> Result<()> {
 }
 
 /// What a person or a CronJob would create in the middle of the outage.
-pub async fn create_jobs(stage: &Stage) -> Result<()> {
+pub async fn create_jobs(harness: &Harness) -> Result<()> {
     let objects = JOBS.map(|name| {
         let app = app(name, name.ends_with("entry")).with_args(&["app", "once"]);
         let app = app.container_field("readinessProbe", Value::Null).container_field("ports", Value::Null);
         job(name).in_namespace(SHOP).backoff_limit(0).of(app).json()
     });
-    stage.apply(&objects).await
+    harness.apply(&objects).await
 }
 
 /// Creates a pod without an owner; why it was refused, where it was.
-pub async fn try_ownerless(stage: &Stage, name: &str, node: Option<&str>) -> Result<Option<String>> {
+pub async fn try_ownerless(harness: &Harness, name: &str, node: Option<&str>) -> Result<Option<String>> {
     let mut ownerless = app(name, false);
     if let Some(node) = node {
         ownerless = ownerless.on_node(node);
     }
-    let pods: Api<Pod> = stage.api(SHOP).await?;
+    let pods: Api<Pod> = harness.api(SHOP).await?;
     match pods.create(&PostParams::default(), &serde_json::from_value(ownerless.json())?).await {
         Ok(_) => Ok(None),
         Err(kube::Error::Api(status)) => Ok(Some(status.message)),
@@ -133,8 +133,8 @@ pub async fn try_ownerless(stage: &Stage, name: &str, node: Option<&str>) -> Res
 }
 
 /// The nodes that are on.
-pub fn on(stage: &Stage) -> impl Iterator<Item = &Node> {
-    stage.cluster.nodes().iter().filter(|node| node.is_on())
+pub fn on(harness: &Harness) -> impl Iterator<Item = &Node> {
+    harness.cluster.nodes().iter().filter(|node| node.is_on())
 }
 
 /// The label `app`.
@@ -165,8 +165,8 @@ pub fn runs_meshed(pod: &Pod) -> bool {
 }
 
 /// Whether every owner has as many pods as it wants, and all of them run in the mesh.
-pub fn owners_settled(stage: &Stage, pods: &Pods) -> bool {
-    let nodes = on(stage).count();
+pub fn owners_settled(harness: &Harness, pods: &Pods) -> bool {
+    let nodes = on(harness).count();
     OWNERS.iter().all(|owner| {
         let own = of(pods, owner.name);
         own.len() == owner.wanted(nodes) && own.into_iter().all(runs_meshed)
@@ -174,16 +174,16 @@ pub fn owners_settled(stage: &Stage, pods: &Pods) -> bool {
 }
 
 /// Waits until each Job has ended, well.
-pub async fn until_jobs_complete(stage: &Stage) -> Result<()> {
+pub async fn until_jobs_complete(harness: &Harness) -> Result<()> {
     for name in JOBS {
-        until_job_completes(stage, name).await?;
+        until_job_completes(harness, name).await?;
     }
     Ok(())
 }
 
 /// Waits until the Job has ended, well: no failure of a pod is forgiven.
-pub async fn until_job_completes(stage: &Stage, name: &str) -> Result<()> {
-    let jobs: Api<Job> = stage.api(SHOP).await?;
+pub async fn until_job_completes(harness: &Harness, name: &str) -> Result<()> {
+    let jobs: Api<Job> = harness.api(SHOP).await?;
     let ended = |job: &Job| has_condition(job, "Complete") || has_condition(job, "Failed");
     let job = cluster::until(&jobs, name, "ended", PATIENCE, ended).await?;
     ensure!(has_condition(&job, "Complete"), "Job {name} failed: {:?}", job.status);
@@ -193,14 +193,14 @@ pub async fn until_job_completes(stage: &Stage, name: &str) -> Result<()> {
 }
 
 /// How many Jobs failed.
-pub async fn failed_jobs(stage: &Stage) -> Result<usize> {
-    let jobs: Api<Job> = stage.api(SHOP).await?;
+pub async fn failed_jobs(harness: &Harness) -> Result<usize> {
+    let jobs: Api<Job> = harness.api(SHOP).await?;
     Ok(jobs.list(&ListParams::default()).await?.iter().filter(|job| has_condition(job, "Failed")).count())
 }
 
 /// Waits until this many creates of the kind and name were refused, by the Events of its controller; the last words of one.
-pub async fn until_create_refused(stage: &Stage, kind: &str, name: &str, since: &str) -> Result<String> {
-    let events: Api<Event> = stage.api(SHOP).await?;
+pub async fn until_create_refused(harness: &Harness, kind: &str, name: &str, since: &str) -> Result<String> {
+    let events: Api<Event> = harness.api(SHOP).await?;
     let only = ListParams::default().fields(&format!("involvedObject.kind={kind},reason=FailedCreate"));
     let found = |events: &BTreeMap<String, Event>| {
         events.values().find_map(|event| {
@@ -221,8 +221,8 @@ fn newer(version: &str, than: &str) -> bool {
 }
 
 /// The resource version of this moment.
-pub async fn now(stage: &Stage) -> Result<String> {
-    let events: Api<Event> = stage.api(SHOP).await?;
+pub async fn now(harness: &Harness) -> Result<String> {
+    let events: Api<Event> = harness.api(SHOP).await?;
     Ok(events.list(&ListParams::default()).await?.metadata.resource_version.unwrap_or_default())
 }
 

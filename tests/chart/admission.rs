@@ -52,7 +52,7 @@ impl Admission {
 }
 
 #[test]
-fn each_word_of_admission_does_what_it_says() {
+fn each_value_of_admission_renders_its_policies() {
     for (word, kubernetes, expected) in [
         ("auto", Kubernetes::Newer, Admission::new(true, Some("Deny"))),
         ("auto", Kubernetes::Older, Admission::new(false, Some("Deny"))),
@@ -211,7 +211,7 @@ fn nodes_are_born_closed_where_an_agent_opens_them() {
 
 /// A label selector cannot say it, and a policy that selected other nodes would close some that no agent opens.
 #[test]
-fn born_closed_is_refused_where_a_policy_cannot_select_the_agents_nodes() {
+fn born_closed_is_refused_if_no_policy_can_select_the_nodes() {
     const TERMS: &str = "agent.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms";
     let expression =
         |operator: &str, values: Value| json!({"key": "example.com/cores", "operator": operator, "values": values});

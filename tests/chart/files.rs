@@ -321,7 +321,7 @@ fn what_the_chart_installs_by_itself_is_what_is_not_optional() {
 }
 
 #[test]
-fn the_chart_is_of_this_version_and_helm_finds_nothing_wrong_with_it() {
+fn the_chart_has_this_version_and_passes_helm_lint() {
     let text = std::fs::read_to_string(chart().join("Chart.yaml")).unwrap();
     let about: Value = serde_saphyr::from_str(&text).unwrap();
     for field in ["version", "appVersion"] {

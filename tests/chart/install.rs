@@ -11,28 +11,28 @@ use linkerd_gate_kit::cluster::{Api as Cluster, ApiOptions, until_any};
 use linkerd_gate_kit::object::pod;
 use serde_json::{Value, json};
 
+use crate::harness::{Harness, PATIENCE, until_refused};
 use crate::helm::{
     Document, NAMESPACE, Setting, all_on, another, chart, default_of, leaves, render, root, set, template,
 };
-use crate::stage::{PATIENCE, Stage, until_refused};
 
 /// Another namespace than the usual one.
 const ELSEWHERE: &str = "mesh-gate";
 
 #[tokio::test]
-async fn the_chart_is_installed_and_removed_and_installed_under_other_names() -> Result<()> {
+async fn the_chart_is_installed_removed_and_installed_renamed() -> Result<()> {
     // Nobody reports the node's status, which this controller would write onto it again and again.
     let controllers = "--controllers=*,-node-lifecycle-controller".to_owned();
     let options = ApiOptions { controller_manager: vec![controllers], ..ApiOptions::default() };
-    let stage = Stage { cluster: Cluster::start_with(options).await? };
+    let harness = Harness { cluster: Cluster::start_with(options).await? };
     let exercise = async {
-        stage.is_refused_where_it_could_not_work().await?;
-        stage.is_installed_into_a_namespace_that_helm_creates().await?;
-        stage.is_installed_and_leaves_nothing_but_its_namespaces().await?;
-        stage.passes_strict_validation_with_every_other_value().await?;
-        stage.confines_the_agent_under_other_names().await
+        harness.is_refused_where_it_could_not_work().await?;
+        harness.is_installed_into_a_namespace_that_helm_creates().await?;
+        harness.is_installed_and_leaves_nothing_but_its_namespaces().await?;
+        harness.passes_strict_validation_with_every_other_value().await?;
+        harness.confines_the_agent_under_other_names().await
     };
-    stage.cluster.reported(&[], exercise).await
+    harness.cluster.reported(&[], exercise).await
 }
 
 /// What each value may be beside its default, and everything switched on. Helm has the namespaces made before.
@@ -52,7 +52,7 @@ fn every_other_value() -> Vec<Setting> {
 
 // === impl Stage ===
 
-impl Stage {
+impl Harness {
     async fn is_installed_and_leaves_nothing_but_its_namespaces(&self) -> Result<()> {
         let namespaces = root().join("deploy/manifests/10-namespaces.yaml");
         let namespaces = namespaces.to_str().context("a path")?;
@@ -150,7 +150,7 @@ impl Stage {
         self.is_there_as_rendered(&settings).await?;
         let warned =
             |stored: &Value, said: &str| !is_held(stored) && said.starts_with("Warning: ") && said.contains(words);
-        self.until_told("the guard warns", &asking(), warned).await?;
+        self.until_answer("the guard warns", &asking(), warned).await?;
 
         settings.retain(|(path, _)| path != "mode");
         settings.push(set("admission", "refuse"));
@@ -158,12 +158,12 @@ impl Stage {
         ensure!(notes.contains("This Kubernetes could hold such pods instead"), "{notes}");
         let refused =
             |stored: &Value, said: &str| stored.is_null() && said.contains("denied request") && said.contains(words);
-        self.until_told("the guard refuses", &asking(), refused).await?;
+        self.until_answer("the guard refuses", &asking(), refused).await?;
 
         settings.retain(|(path, _)| path != "admission");
         self.helm(upgrade, &settings).await.map_err(anyhow::Error::msg)?;
         self.is_there_as_rendered(&settings).await?;
-        self.until_told("hold holds", &asking(), |stored, said| is_held(stored) && said.is_empty()).await
+        self.until_answer("hold holds", &asking(), |stored, said| is_held(stored) && said.is_empty()).await
     }
 
     async fn passes_strict_validation_with_every_other_value(&self) -> Result<()> {

@@ -81,8 +81,8 @@ fn order_of_env(mut object: Value) -> Value {
 }
 
 #[test]
-fn what_is_missing_is_told_with_what_to_give() {
-    for (arguments, told) in [
+fn a_missing_argument_is_reported_with_an_example() {
+    for (arguments, expected) in [
         (&[][..], "--image <IMAGE>"),
         (&["--image", "a b"], "--image registry.example.com/linkerd-gate:0.1.0"),
         (&["--image", "x:1", "--kubernetes-version", "new"], "--kubernetes-version 1.36"),
@@ -90,6 +90,6 @@ fn what_is_missing_is_told_with_what_to_give() {
     ] {
         let (code, found, said) = printed(arguments);
         assert!(matches!(code, Some(2 | 69)) && found.is_empty(), "{arguments:?}: {code:?}");
-        assert!(said.contains(told), "{arguments:?}: {said}");
+        assert!(said.contains(expected), "{arguments:?}: {said}");
     }
 }

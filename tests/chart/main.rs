@@ -3,6 +3,7 @@
 
 mod admission;
 mod files;
+mod harness;
 mod helm;
 mod install;
 mod install_command;
@@ -10,7 +11,6 @@ mod monitoring;
 mod namespaces;
 mod placed;
 mod quickstart;
-mod stage;
 mod uninstall;
 mod values;
 mod variables;

@@ -6,15 +6,15 @@ use kube::api::{Api, DeleteParams, PostParams};
 use linkerd_gate::linkerd::webhook::chart_default;
 use serde_json::Value;
 
+use crate::harness::Harness;
 use crate::helm::{Document, NAMESPACE, chart, render, set};
-use crate::stage::Stage;
 
 /// By this flag Helm creates the release's namespace, without labels.
 const CREATE_NAMESPACE: &str = "--create-namespace";
 
 // === impl Stage ===
 
-impl Stage {
+impl Harness {
     pub async fn is_refused_where_it_could_not_work(&self) -> Result<()> {
         let refused = |outcome: Result<String, String>, why: &str| match outcome {
             Ok(said) => bail!("it was installed: {said}"),

@@ -12,8 +12,8 @@ use linkerd_gate_kit::standin::{Certificates, Fault, Injector, Namespaces, Sidec
 use serde_json::{Value, json};
 use tokio::process::{Child, Command};
 
+use crate::harness::{Harness, PATIENCE};
 use crate::helm::{NAMESPACE, REPOSITORY, helm, root};
-use crate::stage::{PATIENCE, Stage};
 
 /// The mark above the blocks that are run here.
 const MARK: &str = "<!-- run: tests/chart/quickstart.rs -->\n```console\n";
@@ -27,24 +27,24 @@ struct Shown {
 /// The README's quickstart, on a cluster in which a boot has left pods outside the mesh.
 #[tokio::test]
 async fn the_quickstart_prints_what_the_readme_shows() -> Result<()> {
-    let stage = Stage { cluster: Cluster::start_with(ApiOptions::default()).await? };
+    let harness = Harness { cluster: Cluster::start_with(ApiOptions::default()).await? };
     let exercise = async {
-        let injector = stage.boots_without_its_injector().await?;
+        let injector = harness.boots_without_its_injector().await?;
         let [look, install, audit, mend, enforce, remove]: [Vec<Shown>; 6] =
             blocks()?.try_into().ok().context("the README has another number of blocks")?;
-        stage.prints(look).await?;
-        stage.prints(install).await?;
-        let controller = stage.controller("audit").await?;
-        stage.until_noted().await?;
-        stage.prints(audit).await?;
-        stage.prints(mend).await?;
+        harness.prints(look).await?;
+        harness.prints(install).await?;
+        let controller = harness.controller("audit").await?;
+        harness.until_noted().await?;
+        harness.prints(audit).await?;
+        harness.prints(mend).await?;
         drop(controller);
         injector.standin.suffer(Fault::Absent).await?;
-        stage.prints(enforce).await?;
-        let (removed, hook) = tokio::join!(stage.prints(remove), stage.runs_the_hook());
+        harness.prints(enforce).await?;
+        let (removed, hook) = tokio::join!(harness.prints(remove), harness.runs_the_hook());
         hook.and(removed)
     };
-    stage.cluster.reported(&["shop"], exercise).await
+    harness.cluster.reported(&["shop"], exercise).await
 }
 
 /// The marked blocks of the README.
@@ -124,7 +124,7 @@ struct Linkerd {
 
 // === impl Stage ===
 
-impl Stage {
+impl Harness {
     /// The shop's pods run without a proxy, and the injector answers again.
     async fn boots_without_its_injector(&self) -> Result<Linkerd> {
         self.cluster.start_kwok().await?;
@@ -201,7 +201,7 @@ impl Stage {
     /// Policies count a moment after they were written: a pod that is tried now would be held.
     async fn until_it_holds(&self) -> Result<()> {
         let asking = pod("tried").in_namespace("shop").running("app:test").json();
-        self.until_told("pods are held", &asking, |stored, _| stored["spec"]["schedulingGates"].is_array()).await
+        self.until_answer("pods are held", &asking, |stored, _| stored["spec"]["schedulingGates"].is_array()).await
     }
 
     /// What kubelet would do for the Job that Helm creates before it deletes anything: run the program, and say how it ended.

@@ -9,8 +9,8 @@ use linkerd_gate_kit::object::{job, pod};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
+use crate::harness::{Harness, PATIENCE, until_refused};
 use crate::helm::{NAMESPACE, template};
-use crate::stage::{PATIENCE, Stage, until_refused};
 
 /// The hook's account.
 const ACCOUNT: &str = "linkerd-gate-uninstall";
@@ -24,7 +24,7 @@ fn helm_template_does_not_print_what_would_uninstall_at_once() {
 
 // === impl Stage ===
 
-impl Stage {
+impl Harness {
     /// After that nothing of what Helm installed holds anything, and the release can go.
     pub async fn hooks_let_go_what_is_held(&self) -> Result<()> {
         let words = ["get", "hooks", "linkerd-gate", "--namespace", NAMESPACE];

@@ -158,7 +158,7 @@ fn a_text_that_is_not_accepted_is_refused_by_its_name() {
 }
 
 #[test]
-fn a_value_that_nobody_knows_is_refused_by_its_name() {
+fn an_unknown_value_is_refused_by_its_name() {
     let sections = values().as_object().unwrap().clone().into_iter().filter(|(_, value)| value.is_object());
     // A map of labels has any names.
     let sections = sections.filter(|(section, _)| schema(section).get("properties").is_some());
@@ -171,7 +171,7 @@ fn a_value_that_nobody_knows_is_refused_by_its_name() {
 }
 
 #[test]
-fn a_value_cannot_be_taken_away_where_something_else_would_then_be_named() {
+fn a_required_value_cannot_be_null() {
     for path in [
         "probeNamespace",
         "mode",
@@ -234,7 +234,7 @@ fn another_namespace_and_another_taint_are_named_everywhere() {
 }
 
 #[test]
-fn the_image_is_named_by_digest_else_by_tag_else_by_the_charts_version() {
+fn the_image_is_chosen_by_digest_then_tag_then_chart_version() {
     let image = |settings: &[Setting]| {
         let pods: Vec<Value> =
             render(NAMESPACE, settings).iter().map(|document| document.value()["spec"]["template"].clone()).collect();

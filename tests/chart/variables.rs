@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::helm::{NAMESPACE, Setting, another, leaves, refusal, render, set};
 
 /// Reached by `extraEnv`: what runs in a pod has a service account, and the pod itself says where its termination log is.
-const BY_HAND: [&str; 2] = ["LINKERD_GATE_KUBECONFIG", "LINKERD_GATE_TERMINATION_LOG"];
+const WITHOUT_VALUE: [&str; 2] = ["LINKERD_GATE_KUBECONFIG", "LINKERD_GATE_TERMINATION_LOG"];
 
 /// What runs, and what it goes by.
 struct Program {
@@ -158,23 +158,23 @@ fn reaches_every_variable(program: &Program) {
         .variables()
         .iter()
         .map(|variable| variable.name)
-        .filter(|name| !reached.contains(*name) && !BY_HAND.contains(name) && !given(name))
+        .filter(|name| !reached.contains(*name) && !WITHOUT_VALUE.contains(name) && !given(name))
         .collect();
     assert!(missing.is_empty(), "no value for {missing:?}");
 }
 
 #[test]
-fn every_variable_of_the_agent_is_reached_by_a_value_and_means_what_the_value_says() {
+fn every_agent_variable_follows_from_a_chart_value() {
     reaches_every_variable(&AGENT);
 }
 
 #[test]
-fn every_variable_of_the_controller_is_reached_by_a_value_and_means_what_the_value_says() {
+fn every_controller_variable_follows_from_a_chart_value() {
     reaches_every_variable(&CONTROLLER);
 }
 
 #[test]
-fn what_the_chart_says_by_default_is_what_the_program_does_by_itself() {
+fn the_charts_defaults_equal_the_programs_defaults() {
     for (program, needed) in [(AGENT, 3), (CONTROLLER, 4)] {
         let mut by_default = program.variables(&[]);
         by_default.remove(NODE_MAX_CLOSED);
@@ -186,10 +186,10 @@ fn what_the_chart_says_by_default_is_what_the_program_does_by_itself() {
 }
 
 #[test]
-fn further_variables_reach_a_program_unless_there_is_a_value_for_them() {
+fn extra_variables_reach_a_program_unless_a_value_sets_them() {
     for program in [AGENT, CONTROLLER] {
         let path = format!("{}.extraEnv", program.section);
-        for name in BY_HAND {
+        for name in WITHOUT_VALUE {
             let entry = json!([{"name": name, "value": "/somewhere/else"}]);
             let with = program.makes_of(&program.variables(&[set(&path, entry)]));
             assert!(with.contains("/somewhere/else"), "{name}: {with}");
@@ -201,7 +201,7 @@ fn further_variables_reach_a_program_unless_there_is_a_value_for_them() {
 }
 
 #[test]
-fn the_right_to_evict_is_there_where_the_controller_evicts_and_nowhere_else() {
+fn the_eviction_right_exists_only_if_the_controller_evicts() {
     let has_right = |settings: &[Setting]| {
         render(NAMESPACE, settings).iter().any(|document| document.text.contains("resources: [pods/eviction]"))
     };
@@ -227,7 +227,7 @@ fn the_file_of_the_boot_id_is_mounted_where_the_agent_reads_it() {
 }
 
 #[test]
-fn the_port_that_a_program_listens_on_is_the_one_that_kubelet_asks() {
+fn kubelet_probes_the_port_that_the_program_listens_on() {
     for program in [AGENT, CONTROLLER] {
         let pod = program.pod(&[set(&format!("{}.listenPort", program.section), 4321)]);
         let container = &pod["containers"][0];

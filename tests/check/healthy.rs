@@ -7,14 +7,14 @@ use linkerd_gate_kit::parts::find_helm;
 use linkerd_gate_kit::standin::Fault;
 use serde_json::{Value, json};
 
-use crate::stage::{IMAGE, OURS, Ran, Stage, running};
+use crate::harness::{Harness, IMAGE, OURS, Ran, running};
 
 /// The verdict of a gate that is open.
 const OPEN: &str = r#"{"version":1,"gate":"open","basis":"proven","proof":1}"#;
 
 // === impl Stage ===
 
-impl Stage {
+impl Harness {
     /// What `install` prints, and what its parts would write once they run.
     pub async fn install_ours(&self) -> Result<()> {
         let Ran { code, out, err } = self.run(&["install", "--image", IMAGE]).await?;
@@ -40,9 +40,9 @@ impl Stage {
         self.status_is_one_screen().await?;
         self.parts_fail().await?;
         self.admission_fails().await?;
-        self.verdicts_are_told().await?;
-        self.nodes_are_told().await?;
-        self.held_pods_are_told().await
+        self.verdicts_are_reported().await?;
+        self.nodes_are_reported().await?;
+        self.held_pods_are_reported().await
     }
 
     /// The chart's CronJob: with its rights alone everything is looked at, and nothing can be changed; an error is an Event.
@@ -78,15 +78,15 @@ impl Stage {
         let Ran { code, out, err } = self.run(&in_a_pod).await?;
         ensure!(code == Some(0) && out == "Status check results are √\n" && err.is_empty(), "{out}{err}");
         let events = ["get", "events", "-n", OURS, "--field-selector=reason=CheckFailed", "-o", "json"];
-        let told = |text: String| -> Result<Vec<Value>> {
+        let events_in = |text: String| -> Result<Vec<Value>> {
             Ok(serde_json::from_str::<Value>(&text)?["items"].as_array().cloned().unwrap_or_default())
         };
-        ensure!(told(self.kubectl(&events, "").await?)?.is_empty(), "an Event, and nothing is wrong");
+        ensure!(events_in(self.kubectl(&events, "").await?)?.is_empty(), "an Event, and nothing is wrong");
 
         self.parts_are_ready(0, 2).await?;
         let Ran { code, err, .. } = self.run(&as_it).await?;
         ensure!(code == Some(1) && err.is_empty(), "{code:?} {err}");
-        let found = told(self.kubectl(&events, "").await?)?;
+        let found = events_in(self.kubectl(&events, "").await?)?;
         let [event] = found.as_slice() else { bail!("{found:#?}") };
         ensure!(event["involvedObject"]["kind"] == "CronJob" && event["type"] == "Warning", "{event:#}");
         ensure!(event["message"].as_str().is_some_and(|it| it.starts_with("LG103: 0 of 2 agents")), "{event:#}");
@@ -234,7 +234,7 @@ impl Stage {
         Ok(())
     }
 
-    async fn verdicts_are_told(&self) -> Result<()> {
+    async fn verdicts_are_reported(&self) -> Result<()> {
         for (name, verdict, found) in [
             (
                 "closed",
@@ -256,7 +256,7 @@ impl Stage {
         self.verdict(OPEN).await
     }
 
-    async fn nodes_are_told(&self) -> Result<()> {
+    async fn nodes_are_reported(&self) -> Result<()> {
         self.kubectl(&["taint", "node", "n2", "linkerd-gate/closed=b:NoSchedule"], "").await?;
         let report = self.finds("a closed node", &[], &["LG601 warning"]).await?;
         ensure!(report.to_string().contains("node/n2 (booted about 2026-11-29T10:00:00Z)"), "{report:#}");
@@ -297,7 +297,7 @@ impl Stage {
     }
 
     /// Nine pods of three owners, all held, while the injector is away and after it came back.
-    async fn held_pods_are_told(&self) -> Result<()> {
+    async fn held_pods_are_reported(&self) -> Result<()> {
         self.injector.suffer(Fault::Absent).await?;
         for number in 0..9 {
             let (version, kind, owner) = [

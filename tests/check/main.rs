@@ -3,10 +3,10 @@
 
 #[path = "../front/mod.rs"]
 mod front;
+mod harness;
 mod healthy;
 mod midway;
 mod older;
 mod policies;
-mod stage;
 mod states;
 mod unhealthy;

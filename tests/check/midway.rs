@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use crate::front::{Answer, Front};
-use crate::stage::{Ran, Stage, is_as_linkerd_reads_it, is_mended_by_commands};
+use crate::harness::{Harness, Ran, is_as_linkerd_reads_it, is_mended_by_commands};
 
 /// How long the API server may take to answer everything but a dry-run pod.
 const PATIENCE: std::time::Duration = std::time::Duration::from_mins(1);
@@ -72,7 +72,7 @@ async fn hand_on(genuine: &Client, request: Request<Bytes>) -> Result<Response<B
 
 // === impl Stage ===
 
-impl Stage {
+impl Harness {
     /// After each number of requests: nothing is wrong with this cluster, and nothing is told as wrong that was not looked at.
     pub async fn the_api_server_goes_after_each_request(&self) -> Result<()> {
         let home = tempfile::tempdir()?;

@@ -4,11 +4,11 @@ use anyhow::{Context as _, Result, ensure};
 use linkerd_gate_kit::parts::find_helm;
 use serde_json::{Value, json};
 
-use crate::stage::{OURS, Stage};
+use crate::harness::{Harness, OURS};
 
 // === impl Stage ===
 
-impl Stage {
+impl Harness {
     /// What the policies take as their parameter, apply to and decide by, against Linkerd's live webhook and this version.
     pub async fn policies_differ_from_the_webhook(&self, documents: &[Value]) -> Result<()> {
         let of = |kind: &str, name: &str| {

@@ -4,30 +4,30 @@ use anyhow::{Result, ensure};
 use linkerd_gate_kit::object::namespace;
 use serde_json::{Value, json};
 
-use crate::stage::{Ran, Stage};
+use crate::harness::{Harness, Ran};
 
 #[tokio::test]
 async fn what_is_wrong_is_named_and_nothing_else_is() -> Result<()> {
-    let stage = Stage::set().await?;
+    let harness = Harness::set().await?;
     let exercise = async {
-        stage.nothing_is_there().await?;
-        stage.install_linkerd().await?;
-        stage.cluster.create_namespace(&serde_json::from_value(namespace("shop").asking().json())?).await?;
-        stage.linkerd_is_there().await?;
-        stage.pods_are_there().await?;
-        stage.an_incident_is_understood().await?;
-        stage.an_unprepared_cluster_is_understood().await?;
-        stage.linkerd_gate_is_there().await?;
-        stage.versions_are_told().await?;
+        harness.nothing_is_there().await?;
+        harness.install_linkerd().await?;
+        harness.cluster.create_namespace(&serde_json::from_value(namespace("shop").asking().json())?).await?;
+        harness.linkerd_is_there().await?;
+        harness.pods_are_there().await?;
+        harness.an_incident_is_understood().await?;
+        harness.an_unprepared_cluster_is_understood().await?;
+        harness.linkerd_gate_is_there().await?;
+        harness.versions_are_reported().await?;
         // The last state of this cluster.
-        stage.the_api_server_is_killed().await
+        harness.the_api_server_is_killed().await
     };
-    stage.cluster.reported(&[], exercise).await
+    harness.cluster.reported(&[], exercise).await
 }
 
 // === impl Stage ===
 
-impl Stage {
+impl Harness {
     async fn nothing_is_there(&self) -> Result<()> {
         self.finds("nothing is there", &[], &["LG102 warning", "LG401 error"]).await?;
         self.page("nothing-is-there", &[]).await?;
@@ -54,14 +54,14 @@ impl Stage {
     }
 
     /// What each command says of versions, of a live server.
-    async fn versions_are_told(&self) -> Result<()> {
+    async fn versions_are_reported(&self) -> Result<()> {
         let Ran { code, out, err } = self.run(&["version", "-o", "json"]).await?;
         let versions: Value = serde_json::from_str(&out)?;
         ensure!(code == Some(0), "{err}");
         ensure!(versions["client"] == env!("CARGO_PKG_VERSION"), "{out}");
         ensure!(versions["servers"]["kubernetes"].as_str().is_some_and(|text| text.starts_with("v1.")), "{out}");
         ensure!(versions["servers"]["linkerd"] == json!(["edge-26.8.3"]), "{out}");
-        ensure!(versions["servers"]["linkerd_gate"] == json!([crate::stage::IMAGE]), "{out}");
+        ensure!(versions["servers"]["linkerd_gate"] == json!([crate::harness::IMAGE]), "{out}");
         ensure!(versions["servers"]["problems"] == json!([]), "{out}");
         let Ran { code, out, .. } = self.run(&["version"]).await?;
         ensure!(code == Some(0) && out.contains("linkerd       edge-26.8.3\n"), "{out}");

@@ -5,7 +5,7 @@ use linkerd_gate_kit::object::{namespace, pod};
 use linkerd_gate_kit::standin::Fault;
 use serde_json::{Value, json};
 
-use crate::stage::{Ran, Stage, control_plane, running};
+use crate::harness::{Harness, Ran, control_plane, running};
 
 /// What is said as long as linkerd-gate is not installed.
 const BASE: [&str; 2] = ["LG102 warning", "LG403 warning"];
@@ -29,7 +29,7 @@ fn other(kind: &str, name: &str, service_namespace: &str, policy: &str, selector
 
 // === impl Stage ===
 
-impl Stage {
+impl Harness {
     pub async fn linkerd_is_there(&self) -> Result<()> {
         self.finds("Linkerd is there", &[], &BASE).await?;
         self.finds("Linkerd is there, before installing", &["--pre"], &["LG403 warning"]).await?;
@@ -187,8 +187,8 @@ impl Stage {
         let wrong = and(&["LG701 error", "LG702 warning", "LG703 error", "LG704 error", "LG801 warning"]);
         let report = self.finds("pods outside the mesh", &[], &wrong).await?;
         self.paste(&report, "LG703").await?;
-        for told in ["asked pods: 0 of 5 meshed", "pod/runs -n shop", "pod/forged -n shop", "breaks Linkerd's patch"] {
-            ensure!(report.to_string().contains(told), "{told}: {report:#}");
+        for part in ["asked pods: 0 of 5 meshed", "pod/runs -n shop", "pod/forged -n shop", "breaks Linkerd's patch"] {
+            ensure!(report.to_string().contains(part), "{part}: {report:#}");
         }
         self.finds("of another namespace", &["-n", "default"], &BASE).await?;
         self.kubectl(&["delete", "pods", "--all", "-n", "shop", "--force"], "").await?;

@@ -10,53 +10,53 @@ use kube::ResourceExt as _;
 use linkerd_gate_kit::object::deployment;
 use serde_json::{Value, json};
 
-use crate::stage::{Stage, has_proxy, images, runs};
+use crate::harness::{Harness, has_proxy, images, runs};
 
-pub async fn a_deployment_created_during_an_outage_is_held_until_it_is_created_again(stage: &Stage) -> Result<()> {
-    let linkerd = stage.linkerd("linkerd").await?;
+pub async fn a_deployment_created_in_an_outage_is_held_until_recreated(harness: &Harness) -> Result<()> {
+    let linkerd = harness.linkerd("linkerd").await?;
     let namespaces = [linkerd.shop.as_str(), "kube-system"];
     let story = async {
         let web = deployment("web").of(linkerd.app("web", linkerd.gate()));
-        stage.create::<Deployment>(&linkerd.shop, web.json()).await?;
+        harness.create::<Deployment>(&linkerd.shop, web.json()).await?;
 
         // Admitted bare, silently.
-        let missed = stage.until_pod(&linkerd.shop, "web", "a pod", |_| true).await?;
+        let missed = harness.until_pod(&linkerd.shop, "web", "a pod", |_| true).await?;
         ensure!(!has_proxy(&missed), "it was injected although the injector is away");
-        let line = stage.until_log(&missed, "linkerd-gate", "waiting: ").await?;
+        let line = harness.until_log(&missed, "linkerd-gate", "waiting: ").await?;
         ensure!(line.contains("injector not ready") && line.contains("identity not ready"), "{line}");
-        stage.ensure_never_started(&missed, "app").await?;
+        harness.ensure_never_started(&missed, "app").await?;
 
         linkerd.start().await?;
-        let line = stage.until_log(&missed, "linkerd-gate", "this pod must be created again").await?;
-        stage.ensure_never_started(&missed, "app").await?;
+        let line = harness.until_log(&missed, "linkerd-gate", "this pod must be created again").await?;
+        harness.ensure_never_started(&missed, "app").await?;
 
         // What a person would do: run what the log says.
         let command =
             line.split("after: ").nth(1).and_then(|rest| rest.split(" (").next()).context("no command in the log")?;
         let arguments: Vec<&str> = command.split_whitespace().collect();
         ensure!(arguments.first() == Some(&"kubectl"), "{command}");
-        let output = tokio::process::Command::new(stage.cluster.kubectl())
+        let output = tokio::process::Command::new(harness.cluster.kubectl())
             .args(&arguments[1..])
             .arg("--kubeconfig")
-            .arg(stage.cluster.kubeconfig())
+            .arg(harness.cluster.kubeconfig())
             .stdin(Stdio::null())
             .output()
             .await?;
         ensure!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
 
-        let next = stage.until_pod(&linkerd.shop, "web", "running", runs).await?;
+        let next = harness.until_pod(&linkerd.shop, "web", "running", runs).await?;
         ensure!(next.uid() != missed.uid() && has_proxy(&next), "the pod that runs is not a meshed one");
-        let said = stage.cluster.logs_of(&linkerd.shop, &next.name_any(), "linkerd-gate").await?;
+        let said = harness.cluster.logs_of(&linkerd.shop, &next.name_any(), "linkerd-gate").await?;
         ensure!(said.contains("is meshed: injected by linkerd"), "{said}");
-        stage.until_log(&next, "app", "started beside a ready proxy").await?;
+        harness.until_log(&next, "app", "started beside a ready proxy").await?;
         Ok(())
     };
-    stage.cluster.reported(&namespaces, story).await
+    harness.cluster.reported(&namespaces, story).await
 }
 
 /// The files of `examples/`, with the stand-in's image in place of the app's, and ours: what else they say is what is run.
-pub async fn the_examples_run_meshed(stage: &Stage) -> Result<()> {
-    let linkerd = stage.linkerd("examples").await?;
+pub async fn the_examples_run_meshed(harness: &Harness) -> Result<()> {
+    let linkerd = harness.linkerd("examples").await?;
     linkerd.start().await?;
     let namespaces = [linkerd.shop.as_str()];
     let story = async {
@@ -73,19 +73,19 @@ pub async fn the_examples_run_meshed(stage: &Stage) -> Result<()> {
                     variables.push(json!({"name": "LINKERD_GATE_LINKERD_NAMESPACE", "value": linkerd.namespace}));
                 }
                 match document["kind"].as_str() {
-                    Some("Deployment") => drop(stage.create::<Deployment>(&linkerd.shop, document).await?),
-                    Some("StatefulSet") => drop(stage.create::<StatefulSet>(&linkerd.shop, document).await?),
-                    Some("Job") => drop(stage.create::<Job>(&linkerd.shop, document).await?),
-                    Some("Service") => drop(stage.create::<Service>(&linkerd.shop, document).await?),
+                    Some("Deployment") => drop(harness.create::<Deployment>(&linkerd.shop, document).await?),
+                    Some("StatefulSet") => drop(harness.create::<StatefulSet>(&linkerd.shop, document).await?),
+                    Some("Job") => drop(harness.create::<Job>(&linkerd.shop, document).await?),
+                    Some("Service") => drop(harness.create::<Service>(&linkerd.shop, document).await?),
                     other => anyhow::bail!("{file} has a {other:?}"),
                 }
             }
-            let started = stage.until_pod(&linkerd.shop, app, "started", |pod| {
-                runs(pod) || crate::stage::exit_code(pod, "app") == Some(0)
+            let started = harness.until_pod(&linkerd.shop, app, "started", |pod| {
+                runs(pod) || crate::harness::exit_code(pod, "app") == Some(0)
             });
             ensure!(has_proxy(&started.await?), "{file}: the pod is not meshed");
         }
         Ok(())
     };
-    stage.cluster.reported(&namespaces, story).await
+    harness.cluster.reported(&namespaces, story).await
 }

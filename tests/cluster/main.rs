@@ -1,12 +1,12 @@
 //! `wait` on a genuine node: kubelet's and containerd's word counts, not ours. Only Linkerd's own containers are stood in for.
 
 mod faults;
+mod harness;
 mod held;
 mod jobs;
+mod pod_classes;
 mod reboot;
 mod replace;
-mod stage;
-mod standing;
 
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use linkerd_gate_kit::cluster::sandbox::{self, Entered};
 use linkerd_gate_kit::linkerd::LinkerdDirectory;
 use tokio::runtime::Runtime;
 
-use self::stage::{Stage, images};
+use self::harness::{Harness, images};
 
 fn main() -> ExitCode {
     match sandbox::enter(prepare) {
@@ -51,7 +51,7 @@ fn run(arguments: &Arguments) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let stage = match runtime.block_on(Stage::set()) {
+    let stage = match runtime.block_on(Harness::set()) {
         Ok(stage) => Arc::new(stage),
         Err(error) => {
             eprintln!("the cluster does not start: {error:#}");
@@ -81,11 +81,11 @@ fn run(arguments: &Arguments) -> ExitCode {
 
 /// What a stand-in can do and a genuine Linkerd cannot.
 const LEFT_OUT: &[(&str, &str)] = &[(
-    "faults::cluster_dns_answers_are_told_apart",
+    "faults::cluster_dns_failures_have_separate_reasons",
     "it takes the EndpointSlices of identity's Service away, which Kubernetes makes again for a genuine one",
 )];
 
-type Shared = Option<(Arc<Runtime>, Arc<Stage>)>;
+type Shared = Option<(Arc<Runtime>, Arc<Harness>)>;
 
 /// A trial by the name of its function.
 macro_rules! trial {
@@ -100,7 +100,7 @@ macro_rules! trial {
 
 fn trials(shared: &Shared) -> Vec<Trial> {
     vec![
-        trial!(shared, held::a_deployment_created_during_an_outage_is_held_until_it_is_created_again),
+        trial!(shared, held::a_deployment_created_in_an_outage_is_held_until_recreated),
         trial!(shared, held::the_examples_run_meshed),
         trial!(shared, jobs::a_job_that_ignores_75_gets_itself_into_the_mesh),
         trial!(shared, jobs::a_job_without_that_policy_counts_the_exit_as_a_failure),
@@ -108,17 +108,17 @@ fn trials(shared: &Shared) -> Vec<Trial> {
         trial!(shared, jobs::a_held_job_is_not_failed),
         trial!(shared, replace::a_pod_replaces_itself_with_the_role_of_the_example),
         trial!(shared, replace::a_pod_without_the_role_is_held_and_says_which_one),
-        trial!(shared, replace::a_pod_nobody_would_create_again_is_not_deleted),
-        trial!(shared, standing::a_native_sidecar_is_certified_before_the_gate_passes),
-        trial!(shared, standing::a_classic_sidecar_passes_and_can_wait_for_identity),
-        trial!(shared, standing::a_pod_that_says_disabled_starts_once_linkerd_is_ready),
-        trial!(shared, standing::a_pod_on_the_host_network_starts_once_linkerd_is_ready),
-        trial!(shared, standing::open_starts_outside_the_mesh_once_linkerd_is_ready),
-        trial!(shared, standing::an_entry_without_the_label_is_exit_2_and_a_forged_label_passes),
-        trial!(shared, faults::cluster_dns_answers_are_told_apart),
+        trial!(shared, replace::an_ownerless_pod_does_not_replace_itself),
+        trial!(shared, pod_classes::a_native_sidecar_is_certified_before_the_gate_passes),
+        trial!(shared, pod_classes::a_classic_sidecar_passes_and_can_wait_for_identity),
+        trial!(shared, pod_classes::a_pod_that_says_disabled_starts_once_linkerd_is_ready),
+        trial!(shared, pod_classes::a_pod_on_the_host_network_starts_once_linkerd_is_ready),
+        trial!(shared, pod_classes::open_starts_outside_the_mesh_once_linkerd_is_ready),
+        trial!(shared, pod_classes::an_entry_without_the_label_exits_2_and_a_forged_one_passes),
+        trial!(shared, faults::cluster_dns_failures_have_separate_reasons),
     ]
 }
 
 fn alone(shared: &Shared) -> Vec<Trial> {
-    vec![trial!(shared, reboot::after_a_reboot_meshed_pods_come_back_and_missed_ones_never_start)]
+    vec![trial!(shared, reboot::after_a_reboot_meshed_pods_start_and_missed_pods_never_do)]
 }

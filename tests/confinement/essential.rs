@@ -9,8 +9,8 @@ use linkerd_gate::linkerd::WebhookView;
 use linkerd_gate_kit::object::{namespace, webhook_configuration};
 use serde_json::{Value, json};
 
+use crate::harness::{Harness, PATIENCE};
 use crate::pods::toleration;
-use crate::stage::{PATIENCE, Stage};
 use crate::write::{Refusal, Write, get, send};
 
 const POLICY: &str = "linkerd-gate-agent-essential";
@@ -42,8 +42,8 @@ fn selectors() -> Vec<Value> {
 }
 
 /// On a stage with the rights that the manifests give; it changes the webhook configuration, so nobody else may use it.
-pub async fn exercise(stage: &Stage) -> Result<()> {
-    let (admin, agent) = (stage.admin().await?, stage.agent("node-a").await?);
+pub async fn exercise(harness: &Harness) -> Result<()> {
+    let (admin, agent) = (harness.admin().await?, harness.agent("node-a").await?);
     let subjects = [
         ("plain", &[][..]),
         ("red", &[("team", "red")]),
@@ -56,8 +56,8 @@ pub async fn exercise(stage: &Stage) -> Result<()> {
     let mut paths = Vec::new();
     for (name, labels) in subjects {
         let object = labels.iter().fold(namespace(name), |object, (key, value)| object.labelled(key, value));
-        stage.cluster.create_namespace(&serde_json::from_value(object.json())?).await?;
-        paths.push((name, stage.waiting_pod(name, "waits").await?));
+        harness.cluster.create_namespace(&serde_json::from_value(object.json())?).await?;
+        paths.push((name, harness.waiting_pod(name, "waits").await?));
     }
     let tolerate = json!([{"op": "add", "path": "/spec/tolerations/-", "value": toleration()}]);
     let may = async |path: &str| -> Result<Result<Value, Refusal>> {
@@ -87,8 +87,8 @@ pub async fn exercise(stage: &Stage) -> Result<()> {
         send(&admin, &Write::replace(CONFIGURATION, &configuration)).await?;
         Ok(())
     };
-    stage.cluster.create_namespace(&serde_json::from_value(namespace("control-plane").json())?).await?;
-    let sign = stage.waiting_pod("control-plane", "waits").await?;
+    harness.cluster.create_namespace(&serde_json::from_value(namespace("control-plane").json())?).await?;
+    let sign = harness.waiting_pod("control-plane", "waits").await?;
     let mut answers = BTreeSet::new();
     for selector in selectors() {
         configure("linkerd", &json!({})).await?;
@@ -118,7 +118,7 @@ pub async fn exercise(stage: &Stage) -> Result<()> {
 
     // Linkerd uninstalled: the policy has nothing to go by. Other programs change and delete pods as ever.
     configure("linkerd", &json!({})).await?;
-    let waiting = stage.waiting_pod("shop", "without-linkerd").await?;
+    let waiting = harness.waiting_pod("shop", "without-linkerd").await?;
     until_essential(&waiting, false).await?;
     send(&admin, &Write::delete(CONFIGURATION)).await?;
     until_essential(&waiting, true).await?;

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use crate::stage::with_every_right;
+use crate::harness::with_every_right;
 use crate::write::{Attack, Write, send};
 
 const POLICY: &str = "linkerd-gate-agent-events";
@@ -21,9 +21,9 @@ fn about(kind: &str, name: &str) -> Value {
 }
 
 #[tokio::test]
-async fn an_agent_tells_of_its_own_node_and_of_nothing_else() -> Result<()> {
-    let stage = with_every_right().await?;
-    let (admin, agent) = (stage.admin().await?, stage.agent("node-a").await?);
+async fn the_agent_writes_events_about_its_own_node_only() -> Result<()> {
+    let harness = with_every_right().await?;
+    let (admin, agent) = (harness.admin().await?, harness.agent("node-a").await?);
     let attack = Attack { anybody: &admin, attacker: &agent, policy: POLICY };
     let own = about("Node", "node-a");
     send(&agent, &Write::create(EVENTS, &own)).await?;
@@ -38,9 +38,9 @@ async fn an_agent_tells_of_its_own_node_and_of_nothing_else() -> Result<()> {
     {
         attack.write_is_refused(what, &Write::create(EVENTS, &event), node).await?;
     }
-    let nowhere = stage.agent_without_a_node().await?;
-    let by_nobody = Attack { attacker: &nowhere, ..attack };
-    by_nobody.write_is_refused("a token without a node", &Write::create(EVENTS, &own), node).await?;
+    let nowhere = harness.agent_without_a_node().await?;
+    let without_node = Attack { attacker: &nowhere, ..attack };
+    without_node.write_is_refused("a token without a node", &Write::create(EVENTS, &own), node).await?;
 
     // The same objects by their other name.
     let new = json!({

@@ -5,7 +5,7 @@ use linkerd_gate::decide::election::lease_record::{LeaseHolder, NAME, VERDICT};
 use linkerd_gate::decide::manual_override::ANNOTATION as OVERRIDE;
 use serde_json::{Value, json};
 
-use crate::stage::with_every_right;
+use crate::harness::with_every_right;
 use crate::write::{Attack, Change, Form, Write, change, get, send};
 
 const POLICY: &str = "linkerd-gate-agent-lease";
@@ -34,9 +34,10 @@ fn give_up(lease: &mut Value) {
 /// One test, since there is one Lease.
 #[tokio::test]
 async fn an_agent_writes_the_verdict_in_its_own_name_and_nothing_else() -> Result<()> {
-    let stage = with_every_right().await?;
-    let (admin, agent, other) = (stage.admin().await?, stage.agent("node-a").await?, stage.agent("node-b").await?);
-    let nowhere = stage.agent_without_a_node().await?;
+    let harness = with_every_right().await?;
+    let (admin, agent, other) =
+        (harness.admin().await?, harness.agent("node-a").await?, harness.agent("node-b").await?);
+    let nowhere = harness.agent_without_a_node().await?;
     let attack = Attack { anybody: &admin, attacker: &agent, policy: POLICY };
     let (one, name, annotation) =
         ("no Lease but linkerd-gate", "in the name of the node", "no annotation on the Lease but");
@@ -61,8 +62,8 @@ async fn an_agent_writes_the_verdict_in_its_own_name_and_nothing_else() -> Resul
         attack.write_is_refused(what, &Write::create(path, &body), words).await?;
     }
     let own = lease(&holder("node-a"));
-    let by_nobody = Attack { attacker: &nowhere, ..attack };
-    by_nobody.write_is_refused("a token without a node", &Write::create(LEASES, &own), "by the token").await?;
+    let without_node = Attack { attacker: &nowhere, ..attack };
+    without_node.write_is_refused("a token without a node", &Write::create(LEASES, &own), "by the token").await?;
     attack.write_is_refused("by apply", &Write::apply(LEASE, &lease(&holder("node-b"))), name).await?;
     send(&agent, &Write::create(LEASES, &own)).await?;
 
@@ -91,7 +92,7 @@ async fn an_agent_writes_the_verdict_in_its_own_name_and_nothing_else() -> Resul
         attack.is_refused(what, LEASE, wanted, words).await?;
     }
     let verdict = |lease: &mut Value| lease["metadata"]["annotations"][VERDICT] = "{\"version\": 2}".into();
-    by_nobody.is_refused("a token without a node", LEASE, verdict, "by the token").await?;
+    without_node.is_refused("a token without a node", LEASE, verdict, "by the token").await?;
     // Whoever does not hold it neither writes a verdict in the holder's name nor takes the Lease from it for nobody.
     let by_another = Attack { attacker: &other, ..attack };
     by_another.is_refused("a verdict in another's name", LEASE, verdict, name).await?;

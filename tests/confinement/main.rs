@@ -10,6 +10,7 @@
 mod controller;
 mod essential;
 mod events;
+mod harness;
 mod lease;
 #[path = "../corpus/load.rs"]
 #[expect(dead_code, reason = "what a case expects of others is not asked here")]
@@ -18,6 +19,5 @@ mod nodes;
 mod pods;
 mod probe;
 mod rights;
-mod stage;
 mod typing;
 mod write;

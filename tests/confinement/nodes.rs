@@ -5,7 +5,7 @@ use linkerd_gate::decide::manual_override;
 use linkerd_gate::decide::node::taint::{LEFT_OPEN_BOOT, OPENED_BOOT, TAINT_EFFECT, TAINT_KEY};
 use serde_json::{Value, json};
 
-use crate::stage::{PATIENCE, with_every_right};
+use crate::harness::{PATIENCE, with_every_right};
 use crate::write::{Attack, Change, Form, Write, change, get, send};
 
 const POLICY: &str = "linkerd-gate-agent-nodes";
@@ -20,9 +20,9 @@ fn taint(node: &mut Value, taint: Value) {
 }
 
 #[tokio::test]
-async fn an_agent_writes_nothing_on_its_own_node_but_its_taint_and_its_annotation() -> Result<()> {
-    let stage = with_every_right().await?;
-    let (admin, agent) = (stage.admin().await?, stage.agent("node-a").await?);
+async fn the_agent_writes_only_its_taint_and_annotation_on_its_node() -> Result<()> {
+    let harness = with_every_right().await?;
+    let (admin, agent) = (harness.admin().await?, harness.agent("node-a").await?);
     let before = get(&admin, OWN).await?;
     let attack = Attack { anybody: &admin, attacker: &agent, policy: POLICY };
     let (metadata, spec) = ("other metadata as they are", "nothing of a node's spec but one taint");
@@ -81,9 +81,9 @@ fn list(value: &mut Value) -> &mut Vec<Value> {
 }
 
 #[tokio::test]
-async fn an_agent_writes_on_no_other_node_and_without_its_pods_token_on_none() -> Result<()> {
-    let stage = with_every_right().await?;
-    let (admin, agent) = (stage.admin().await?, stage.agent("node-a").await?);
+async fn the_agent_writes_no_other_node_and_none_without_its_token() -> Result<()> {
+    let harness = with_every_right().await?;
+    let (admin, agent) = (harness.admin().await?, harness.agent("node-a").await?);
     let attack = Attack { anybody: &admin, attacker: &agent, policy: POLICY };
     let words = "the node that it runs on";
     let set = |node: &mut Value| taint(node, closed());
@@ -91,15 +91,15 @@ async fn an_agent_writes_on_no_other_node_and_without_its_pods_token_on_none() -
     attack.is_refused("another's taint", "/api/v1/nodes/node-b", set, words).await?;
     attack.is_refused("another's annotation", "/api/v1/nodes/node-b", annotate, words).await?;
 
-    let nowhere = stage.agent_without_a_node().await?;
+    let nowhere = harness.agent_without_a_node().await?;
     let attack = Attack { attacker: &nowhere, ..attack };
     attack.is_refused("a token without a node", OWN, set, words).await
 }
 
 #[tokio::test]
 async fn an_agent_writes_no_status_and_makes_and_ends_no_node() -> Result<()> {
-    let stage = with_every_right().await?;
-    let (admin, agent) = (stage.admin().await?, stage.agent("node-a").await?);
+    let harness = with_every_right().await?;
+    let (admin, agent) = (harness.admin().await?, harness.agent("node-a").await?);
     let attack = Attack { anybody: &admin, attacker: &agent, policy: POLICY };
     let words = "neither creates nor deletes them, nor writes their status";
     let status = format!("{OWN}/status");
@@ -120,10 +120,10 @@ async fn an_agent_writes_no_status_and_makes_and_ends_no_node() -> Result<()> {
 }
 
 #[tokio::test]
-async fn an_agent_sets_and_lifts_its_taint_and_its_annotation_on_its_own_node() -> Result<()> {
+async fn the_agent_sets_and_removes_its_taint_and_its_annotation() -> Result<()> {
     const NODE: &str = "/api/v1/nodes/node-c";
-    let stage = with_every_right().await?;
-    let agent = stage.agent("node-c").await?;
+    let harness = with_every_right().await?;
+    let agent = harness.agent("node-c").await?;
     let before = get(&agent, NODE).await?;
     for form in Form::ALL {
         let close = |node: &mut Value| {

@@ -6,7 +6,7 @@ use linkerd_gate::decide::node::taint::TAINT_KEY;
 use linkerd_gate_kit::object::pod;
 use serde_json::{Value, json};
 
-use crate::stage::with_every_right;
+use crate::harness::with_every_right;
 use crate::write::{Attack, Change, Form, Write, change, get};
 
 const POLICY: &str = "linkerd-gate-agent-pods";
@@ -21,12 +21,12 @@ fn tolerate(pod: &mut Value, toleration: Value) {
 }
 
 #[tokio::test]
-async fn a_pod_that_waits_for_a_node_in_an_essential_namespace_gets_the_toleration() -> Result<()> {
-    let stage = with_every_right().await?;
-    let agent = stage.agent("node-a").await?;
+async fn an_unbound_essential_pod_gets_the_toleration() -> Result<()> {
+    let harness = with_every_right().await?;
+    let agent = harness.agent("node-a").await?;
     for namespace in ["kube-system", "cert-manager", "linkerd", "storage", "linkerd-gate"] {
         for form in Form::ALL {
-            let path = stage.waiting_pod(namespace, &format!("waits-{form:?}").to_lowercase()).await?;
+            let path = harness.waiting_pod(namespace, &format!("waits-{form:?}").to_lowercase()).await?;
             let add = |pod: &mut Value| tolerate(pod, toleration());
             let written = change(&agent, form, &path, false, add).await?.context("every form can add")?;
             written.with_context(|| format!("{namespace}, {form:?}"))?;
@@ -37,12 +37,12 @@ async fn a_pod_that_waits_for_a_node_in_an_essential_namespace_gets_the_tolerati
 
 #[tokio::test]
 async fn nothing_else_of_such_a_pod_is_changed() -> Result<()> {
-    let stage = with_every_right().await?;
-    let (admin, agent) = (stage.admin().await?, stage.agent("node-a").await?);
+    let harness = with_every_right().await?;
+    let (admin, agent) = (harness.admin().await?, harness.agent("node-a").await?);
     let attack = Attack { anybody: &admin, attacker: &agent, policy: POLICY };
     let mut gated = pod("gated").annotated("example.com/a", "b").running("app:test").json();
     gated["spec"]["schedulingGates"] = json!([{"name": "example.com/quota"}]);
-    let gated = stage.create_pod("kube-system", &gated).await?;
+    let gated = harness.create_pod("kube-system", &gated).await?;
     let (metadata, spec, tolerations) =
         ("other metadata as they are", "nothing of a pod's spec but its tolerations", "once, at the end, and no other");
     let attacks: [(&str, &str, Change); 18] = [
@@ -99,25 +99,25 @@ async fn nothing_else_of_such_a_pod_is_changed() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_pod_that_has_a_node_is_left_alone_and_so_is_one_that_tolerates_already() -> Result<()> {
-    let stage = with_every_right().await?;
-    let (admin, agent) = (stage.admin().await?, stage.agent("node-a").await?);
+async fn the_agent_must_not_change_a_bound_or_tolerant_pod() -> Result<()> {
+    let harness = with_every_right().await?;
+    let (admin, agent) = (harness.admin().await?, harness.agent("node-a").await?);
     let attack = Attack { anybody: &admin, attacker: &agent, policy: POLICY };
     let add = |pod: &mut Value| tolerate(pod, toleration());
 
     let mut bound = pod("bound").running("app:test").json();
     bound["spec"]["nodeName"] = "node-b".into();
-    let bound = stage.create_pod("kube-system", &bound).await?;
+    let bound = harness.create_pod("kube-system", &bound).await?;
     attack.is_refused("a pod with a node", &bound, add, "only pods that have no node yet").await?;
 
-    let waiting = stage.waiting_pod("kube-system", "no-agents").await?;
-    let nowhere = stage.agent_without_a_node().await?;
-    let by_nobody = Attack { attacker: &nowhere, ..attack };
-    by_nobody.is_refused("a token without a node", &waiting, add, "by the token of its pod").await?;
+    let waiting = harness.waiting_pod("kube-system", "no-agents").await?;
+    let nowhere = harness.agent_without_a_node().await?;
+    let without_node = Attack { attacker: &nowhere, ..attack };
+    without_node.is_refused("a token without a node", &waiting, add, "by the token of its pod").await?;
 
     let mut tolerant = pod("tolerant").running("app:test").json();
     tolerant["spec"]["tolerations"] = json!([toleration()]);
-    let tolerant = stage.create_pod("kube-system", &tolerant).await?;
+    let tolerant = harness.create_pod("kube-system", &tolerant).await?;
     let before = get(&admin, &tolerant).await?;
     // A write that changes nothing is none that it has any business with.
     let nothing = Write::merge(&tolerant, &json!({"spec": {"tolerations": before["spec"]["tolerations"]}}));
@@ -126,23 +126,23 @@ async fn a_pod_that_has_a_node_is_left_alone_and_so_is_one_that_tolerates_alread
 
 #[tokio::test]
 async fn a_pod_of_a_user_gets_nothing() -> Result<()> {
-    let stage = with_every_right().await?;
-    let (admin, agent) = (stage.admin().await?, stage.agent("node-a").await?);
+    let harness = with_every_right().await?;
+    let (admin, agent) = (harness.admin().await?, harness.agent("node-a").await?);
     let attack = Attack { anybody: &admin, attacker: &agent, policy: "linkerd-gate-agent-essential" };
     let words = "shop is not essential: it is not Linkerd's, Linkerd's injector selects it";
-    let path = stage.waiting_pod("shop", "of-a-user").await?;
+    let path = harness.waiting_pod("shop", "of-a-user").await?;
     attack.is_refused("a user's pod", &path, |pod| tolerate(pod, toleration()), words).await
 }
 
 #[tokio::test]
-async fn pods_are_not_deleted_bound_evicted_resized_entered_nor_told_their_status() -> Result<()> {
-    let stage = with_every_right().await?;
-    let (admin, agent) = (stage.admin().await?, stage.agent("node-a").await?);
+async fn the_agent_must_not_delete_bind_evict_resize_or_exec_pods() -> Result<()> {
+    let harness = with_every_right().await?;
+    let (admin, agent) = (harness.admin().await?, harness.agent("node-a").await?);
     let attack = Attack { anybody: &admin, attacker: &agent, policy: POLICY };
     let words = "neither deletes pods nor binds, evicts, resizes or execs into them, nor writes their status";
     let mut target = pod("target").running("app:test").json();
     target["spec"]["containers"][0]["resources"] = json!({"requests": {"cpu": "1"}});
-    let path = stage.create_pod("kube-system", &target).await?;
+    let path = harness.create_pod("kube-system", &target).await?;
     let of = |part: &str| format!("{path}/{part}");
 
     attack.write_is_refused("its end", &Write::delete(&path), words).await?;

@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, ensure};
 use linkerd_gate_kit::object::pod;
 use serde_json::{Value, json};
 
-use crate::stage::{PROBE, with_every_right};
+use crate::harness::{PROBE, with_every_right};
 use crate::write::{Attack, Change, Refusal, Write, get, send};
 
 const PODS: &str = "/api/v1/namespaces/linkerd-gate-probe/pods";
@@ -15,23 +15,23 @@ fn probe() -> Value {
 
 #[tokio::test]
 async fn the_agent_proves_injection_by_dry_runs() -> Result<()> {
-    let stage = with_every_right().await?;
-    let agent = stage.agent("node-a").await?;
+    let harness = with_every_right().await?;
+    let agent = harness.agent("node-a").await?;
     send(&agent, &Write::create(PODS, &probe()).dry_run()).await?;
     // As some installations have the injector make it.
     let mut injected = probe();
     injected["spec"]["initContainers"] =
         json!([{"name": "linkerd-init", "image": "init:1", "securityContext": {"privileged": true}}]);
     send(&agent, &Write::create(PODS, &injected).dry_run()).await?;
-    let stored = get(&stage.admin().await?, PODS).await?;
+    let stored = get(&harness.admin().await?, PODS).await?;
     ensure!(stored["items"] == json!([]), "a dry-run was stored: {stored:#}");
     Ok(())
 }
 
 #[tokio::test]
-async fn the_agent_creates_no_pod_that_stays_and_none_elsewhere_and_none_with_a_share_of_the_host() -> Result<()> {
-    let stage = with_every_right().await?;
-    let (admin, agent) = (stage.admin().await?, stage.agent("node-a").await?);
+async fn the_agent_creates_only_dry_run_pods_in_the_probe_namespace() -> Result<()> {
+    let harness = with_every_right().await?;
+    let (admin, agent) = (harness.admin().await?, harness.agent("node-a").await?);
     let attack = Attack { anybody: &admin, attacker: &agent, policy: "linkerd-gate-agent-pods" };
     let dry = "by dry-run only, in the namespace linkerd-gate-probe only";
     // Two policies refuse this, and either may be the one that is told of.
@@ -47,10 +47,10 @@ async fn the_agent_creates_no_pod_that_stays_and_none_elsewhere_and_none_with_a_
     let path = "/api/v1/namespaces/shop/pods/linkerd-gate-proof";
     attack.write_is_refused("by apply", &Write::apply(path, &probe()), dry).await?;
 
-    let nowhere = stage.agent_without_a_node().await?;
-    let by_nobody = Attack { attacker: &nowhere, ..attack };
+    let nowhere = harness.agent_without_a_node().await?;
+    let without_node = Attack { attacker: &nowhere, ..attack };
     let write = Write::create(PODS, &probe()).dry_run();
-    by_nobody.write_is_refused("a token without a node", &write, "by the token of its pod").await?;
+    without_node.write_is_refused("a token without a node", &write, "by the token of its pod").await?;
 
     let shares: [(&str, Change); 6] = [
         ("hostNetwork", |pod| pod["spec"]["hostNetwork"] = true.into()),
@@ -73,9 +73,9 @@ async fn the_agent_creates_no_pod_that_stays_and_none_elsewhere_and_none_with_a_
 }
 
 #[tokio::test]
-async fn nobody_runs_anything_in_the_probe_namespace() -> Result<()> {
-    let stage = with_every_right().await?;
-    let admin = stage.admin().await?;
+async fn no_pod_or_workload_can_be_created_in_the_probe_namespace() -> Result<()> {
+    let harness = with_every_right().await?;
+    let admin = harness.admin().await?;
     let attack = Attack { anybody: &admin, attacker: &admin, policy: "linkerd-gate-probe" };
     let words = "no pod runs in linkerd-gate-probe";
     attack.write_is_refused("a pod", &Write::create(PODS, &probe()), words).await?;

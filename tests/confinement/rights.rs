@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::controller;
-use crate::stage::{AGENT, CONTROLLER, NAMESPACE, PROBE, Stage, documents, optional};
+use crate::harness::{AGENT, CONTROLLER, Harness, NAMESPACE, PROBE, documents, optional};
 use crate::write::{Write, get, send};
 
 /// A right: the role's namespace, the resource, the name it is limited to, the verb.
@@ -193,14 +193,14 @@ fn what_rights_are_documented_are_those_that_are_given() -> Result<()> {
 /// On one stage, one after the other.
 #[tokio::test]
 async fn both_may_do_what_they_need_and_nothing_dangerous() -> Result<()> {
-    let stage = Stage::as_installed().await?;
-    stage.cluster.reported(&[NAMESPACE], Box::pin(exercise(&stage))).await
+    let harness = Harness::as_installed().await?;
+    harness.cluster.reported(&[NAMESPACE], Box::pin(exercise(&harness))).await
 }
 
-async fn exercise(stage: &Stage) -> Result<()> {
-    let pods = [stage.agents_pod("node-a").await?, stage.controllers_pod().await?];
+async fn exercise(harness: &Harness) -> Result<()> {
+    let pods = [harness.agents_pod("node-a").await?, harness.controllers_pod().await?];
     for (account, pod) in ACCOUNTS.iter().zip(&pods) {
-        let client = stage.cluster.client_as_pod(NAMESPACE, pod).await?;
+        let client = harness.cluster.client_as_pod(NAMESPACE, pod).await?;
         asked(&client, account).await.with_context(|| account.name)?;
     }
     // By kubectl as a person would ask, with the same tokens.
@@ -212,22 +212,22 @@ async fn exercise(stage: &Stage) -> Result<()> {
         (&pods[1], ["create", "pods"], "no"),
         (&pods[1], ["create", "pods/eviction"], "no"),
     ] {
-        let asked = tokio::process::Command::new(stage.cluster.kubectl())
+        let asked = tokio::process::Command::new(harness.cluster.kubectl())
             .args(["auth", "can-i"])
             .args(question)
-            .env("KUBECONFIG", stage.cluster.kubeconfig_as_pod(NAMESPACE, pod).await?)
+            .env("KUBECONFIG", harness.cluster.kubeconfig_as_pod(NAMESPACE, pod).await?)
             .output()
             .await?;
         let said = String::from_utf8_lossy(&asked.stdout);
         ensure!(said.trim() == answer, "can-i {question:?}: {asked:?}");
     }
-    agents_day(stage).await?;
-    controller::rights::day(stage).await?;
-    by_hand(stage).await?;
-    controller::rights::by_hand(stage).await?;
-    Box::pin(controller::asked::exercise(stage)).await?;
-    controller::pods::meshed_ones_stay(stage).await?;
-    crate::essential::exercise(stage).await
+    agents_day(harness).await?;
+    controller::rights::day(harness).await?;
+    readme_commands(harness).await?;
+    controller::rights::readme_commands(harness).await?;
+    Box::pin(controller::asked::exercise(harness)).await?;
+    controller::pods::meshed_ones_stay(harness).await?;
+    crate::essential::exercise(harness).await
 }
 
 /// What the API server says of an account's rights, asked by itself.
@@ -285,8 +285,8 @@ async fn asked(client: &kube::Client, account: &Account) -> Result<()> {
 }
 
 /// Every kind of request that an agent makes, with the rights that the manifests give and no others.
-async fn agents_day(stage: &Stage) -> Result<()> {
-    let agent = stage.agent("node-a").await?;
+async fn agents_day(harness: &Harness) -> Result<()> {
+    let agent = harness.agent("node-a").await?;
     for path in [
         "/api/v1/nodes?fieldSelector=metadata.name%3Dnode-a",
         "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations",
@@ -307,7 +307,7 @@ async fn agents_day(stage: &Stage) -> Result<()> {
     send(&agent, &Write::json_patch("/api/v1/nodes/node-a", &close)).await?;
     let opened = json!({"metadata": {"annotations": {"linkerd-gate/opened-boot": "3f2a9c1e"}}});
     send(&agent, &Write::merge("/api/v1/nodes/node-a", &opened)).await?;
-    let waiting = stage.waiting_pod("kube-system", "day").await?;
+    let waiting = harness.waiting_pod("kube-system", "day").await?;
     let tolerate = json!([{"op": "add", "path": "/spec/tolerations/-", "value": crate::pods::toleration()}]);
     send(&agent, &Write::json_patch(&waiting, &tolerate)).await?;
     let lease = json!({"metadata": {"name": "linkerd-gate"}, "spec": {"holderIdentity": "node-a/pod/boot"}});
@@ -327,15 +327,15 @@ async fn agents_day(stage: &Stage) -> Result<()> {
 
 /// The commands of `deploy/manifests/README.md` for a node whose agent could not free it. One node has something to free;
 /// that the others have not stops nothing.
-async fn by_hand(stage: &Stage) -> Result<()> {
-    let page = std::fs::read_to_string(crate::stage::manifests().join("README.md"))?;
+async fn readme_commands(harness: &Harness) -> Result<()> {
+    let page = std::fs::read_to_string(crate::harness::manifests().join("README.md"))?;
     let commands: Vec<&str> = page.lines().filter(|line| line.contains(" nodes --all ")).collect();
     ensure!(commands.len() == 2, "{commands:?}");
     for command in commands {
         let arguments = command.strip_prefix("kubectl ").context("a command of kubectl's")?.split(' ');
-        tokio::process::Command::new(stage.cluster.kubectl()).args(arguments).output().await?;
+        tokio::process::Command::new(harness.cluster.kubectl()).args(arguments).output().await?;
     }
-    let node = get(&stage.admin().await?, "/api/v1/nodes/node-a").await?;
+    let node = get(&harness.admin().await?, "/api/v1/nodes/node-a").await?;
     let taints = node["spec"]["taints"].as_array().context("taints")?;
     ensure!(!taints.iter().any(|taint| taint["key"] == "linkerd-gate/closed"), "{node:#}");
     ensure!(node["metadata"]["annotations"].get("linkerd-gate/opened-boot").is_none(), "{node:#}");

@@ -5,7 +5,7 @@ use k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicy;
 use kube::api::{Api, PostParams};
 use linkerd_gate_kit::cluster::until;
 
-use crate::stage::{PATIENCE, documents, with_every_right};
+use crate::harness::{PATIENCE, documents, with_every_right};
 
 /// The warnings about a policy, once somebody has looked at it.
 async fn warnings(api: &Api<ValidatingAdmissionPolicy>, name: &str) -> Result<Vec<String>> {
@@ -22,8 +22,8 @@ async fn warnings(api: &Api<ValidatingAdmissionPolicy>, name: &str) -> Result<Ve
 
 #[tokio::test]
 async fn no_expression_asks_for_what_does_not_exist() -> Result<()> {
-    let stage = with_every_right().await?;
-    let api: Api<ValidatingAdmissionPolicy> = Api::all(stage.admin().await?);
+    let harness = with_every_right().await?;
+    let api: Api<ValidatingAdmissionPolicy> = Api::all(harness.admin().await?);
     let policies: Vec<_> =
         documents()?.into_iter().filter(|document| document["kind"] == "ValidatingAdmissionPolicy").collect();
     ensure!(policies.len() == 13, "{}", policies.len());

@@ -8,12 +8,12 @@ use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use linkerd_gate_kit::object::{namespace, pod as pod_named};
 use serde_json::json;
 
-use super::nudge::owners::until_tried;
+use super::harness::{Agent, GATE, Harness, PATIENCE, controller, is_closed, object};
+use super::retry::owners::until_tried;
 use super::rights::{apply, apply_what_runs, rights, until_rights_count, used};
-use super::shop::{
+use super::workloads::{
     SHOP, all_meshed, ignoring, job, merge, recover, set, stateful, unscheduled, until_event, until_pods, waiting,
 };
-use super::stage::{Agent, GATE, PATIENCE, Stage, controller, is_closed, object};
 
 /// So many refusals, and a controller pauses for 20 s: longer than the story takes from the injector's return to the nudges.
 const TRIES: i32 = 12;
@@ -23,20 +23,20 @@ const ACCOUNT: &str = "linkerd-gate-controller";
 
 #[tokio::test]
 async fn the_controller_has_the_rights_to_what_it_does_and_no_more() -> Result<()> {
-    let stage = Stage::before_installation().await?;
-    stage.cluster.create_namespace(&object(namespace(SHOP).asking().json())?).await?;
-    apply_what_runs(&stage).await?;
-    apply(&stage, "optional/70-controller-eviction-rbac.yaml").await?;
+    let harness = Harness::before_installation().await?;
+    harness.cluster.create_namespace(&object(namespace(SHOP).asking().json())?).await?;
+    apply_what_runs(&harness).await?;
+    apply(&harness, "optional/70-controller-eviction-rbac.yaml").await?;
     let rights = rights(&["51-controller-rbac.yaml", "optional/70-controller-eviction-rbac.yaml"])?;
-    until_rights_count(&stage, ACCOUNT, &rights).await?;
+    until_rights_count(&harness, ACCOUNT, &rights).await?;
 
     // One for each way in which a pod is replaced.
-    stage.create::<ReplicaSet>(SHOP, unscheduled(set("held", 1))).await?;
-    stage.create::<Job>(SHOP, unscheduled(ignoring(job("evicted", 1)))).await?;
-    stage.create::<Job>(SHOP, unscheduled(waiting(job("suspended", 1)))).await?;
-    until_pods(&stage, "bare", |pods| pods.len() == 3).await?;
+    harness.create::<ReplicaSet>(SHOP, unscheduled(set("held", 1))).await?;
+    harness.create::<Job>(SHOP, unscheduled(ignoring(job("evicted", 1)))).await?;
+    harness.create::<Job>(SHOP, unscheduled(waiting(job("suspended", 1)))).await?;
+    until_pods(&harness, "bare", |pods| pods.len() == 3).await?;
     // One that our gate holds, and that Linkerd would leave as it is.
-    let mut skipped = super::shop::pod("skipped");
+    let mut skipped = super::workloads::pod("skipped");
     merge(
         &mut skipped,
         &json!({
@@ -44,10 +44,10 @@ async fn the_controller_has_the_rights_to_what_it_does_and_no_more() -> Result<(
             "spec": {"schedulingGates": [{"name": "linkerd-gate/injected"}]},
         }),
     );
-    stage.create::<Pod>(SHOP, skipped).await?;
-    node_without_agent(&stage, "node-0").await?;
+    harness.create::<Pod>(SHOP, skipped).await?;
+    node_without_agent(&harness, "node-0").await?;
 
-    let mut replica = start(&stage).await?;
+    let mut replica = start(&harness).await?;
     let done = async {
         replica.until_said("first scan complete").await?;
         replica
@@ -55,13 +55,13 @@ async fn the_controller_has_the_rights_to_what_it_does_and_no_more() -> Result<(
                 "removed the scheduling gate: Linkerd\'s injector would leave it as it is namespace=shop pod=skipped",
             )
             .await?;
-        let pods: Api<Pod> = Api::namespaced(stage.cluster.client().await?, SHOP);
+        let pods: Api<Pod> = Api::namespaced(harness.cluster.client().await?, SHOP);
         pods.delete("skipped", &DeleteParams::default()).await?;
         // Before anybody is refused: a DaemonSet tries again when a node changes.
-        stage.until_node("node-0", "open", |node| !is_closed(node)).await?;
-        refuse_four(&stage).await?;
-        recover(&stage).await?;
-        until_pods(&stage, "meshed", |pods| all_meshed(pods, 7)).await?;
+        harness.until_node("node-0", "open", |node| !is_closed(node)).await?;
+        refuse_four(&harness).await?;
+        recover(&harness).await?;
+        until_pods(&harness, "meshed", |pods| all_meshed(pods, 7)).await?;
         replica.until_said("resumed Job namespace=shop owner=Job suspended").await?;
         for kind in ["ReplicaSet", "StatefulSet", "DaemonSet", "Job"] {
             replica
@@ -69,15 +69,15 @@ async fn the_controller_has_the_rights_to_what_it_does_and_no_more() -> Result<(
                 .await?;
         }
         // Written at its own pace.
-        until_event(&stage, "ReplicaSet", "held", "Replacing").await
+        until_event(&harness, "ReplicaSet", "held", "Replacing").await
     };
     done.await.with_context(|| replica.said())?;
     ensure!(replica.terminate().await? == 0, "{}", replica.said());
-    used(&rights, &stage.requests_of(ACCOUNT)?).with_context(|| replica.said())
+    used(&rights, &harness.requests_of(ACCOUNT)?).with_context(|| replica.said())
 }
 
 /// A replica with the token that kubelet would give its pod.
-async fn start(stage: &Stage) -> Result<Agent> {
+async fn start(harness: &Harness) -> Result<Agent> {
     let pod = "linkerd-gate-controller-0";
     let own = json!({
         "metadata": {"name": pod},
@@ -85,16 +85,16 @@ async fn start(stage: &Stage) -> Result<Agent> {
             "nodeName": "node-0", "serviceAccountName": ACCOUNT, "containers": [{"name": "controller", "image": "gate:1"}],
         },
     });
-    stage.create::<Pod>(GATE, own).await?;
+    harness.create::<Pod>(GATE, own).await?;
     let settings = controller(pod).with("EVICTION", "true").with("ORPHAN_AFTER", "1s");
-    stage.start_as(settings, &stage.cluster.kubeconfig_as_pod(GATE, pod).await?)
+    harness.start_as(settings, &harness.cluster.kubeconfig_as_pod(GATE, pod).await?)
 }
 
 /// A node that is ready, and closed by an agent that is gone.
-async fn node_without_agent(stage: &Stage, name: &str) -> Result<()> {
-    stage.node(name, json!({})).await?;
+async fn node_without_agent(harness: &Harness, name: &str) -> Result<()> {
+    harness.node(name, json!({})).await?;
     let closed = json!({"spec": {"taints": [{"key": "linkerd-gate/closed", "effect": "NoSchedule", "value": "b-1"}]}});
-    let nodes = stage.nodes().await?;
+    let nodes = harness.nodes().await?;
     nodes.patch(name, &PatchParams::default(), &Patch::Merge(closed)).await?;
     let ready = json!({"status": {"conditions": [{"type": "Ready", "status": "True", "reason": "Played"}]}});
     nodes.patch_status(name, &PatchParams::default(), &Patch::Merge(ready)).await?;
@@ -102,22 +102,22 @@ async fn node_without_agent(stage: &Stage, name: &str) -> Result<()> {
 }
 
 /// An owner of each of the four kinds, whose pods the guard refuses.
-async fn refuse_four(stage: &Stage) -> Result<()> {
-    apply(stage, "61-admission-guard.yaml").await?;
-    let pods: Api<Pod> = Api::namespaced(stage.cluster.client().await?, SHOP);
+async fn refuse_four(harness: &Harness) -> Result<()> {
+    apply(harness, "61-admission-guard.yaml").await?;
+    let pods: Api<Pod> = Api::namespaced(harness.cluster.client().await?, SHOP);
     let asked: Pod = object(pod_named("asked").json())?;
     let dry_run = PostParams { dry_run: true, ..PostParams::default() };
     let refused = async { while pods.create(&dry_run, &asked).await.is_ok() {} };
     tokio::time::timeout(PATIENCE, refused).await.context("the guard refuses nothing")?;
 
-    stage.create::<ReplicaSet>(SHOP, unscheduled(set("late", 1))).await?;
-    stage.create::<StatefulSet>(SHOP, unscheduled(stateful("late", 1))).await?;
-    stage.create::<Job>(SHOP, unscheduled(job("late", 1))).await?;
+    harness.create::<ReplicaSet>(SHOP, unscheduled(set("late", 1))).await?;
+    harness.create::<StatefulSet>(SHOP, unscheduled(stateful("late", 1))).await?;
+    harness.create::<Job>(SHOP, unscheduled(job("late", 1))).await?;
     let mut everywhere = set("late", 1);
     everywhere["spec"].as_object_mut().context("a spec")?.remove("replicas");
     merge(&mut everywhere, &json!({"spec": {"template": {"spec": {"tolerations": [{"operator": "Exists"}]}}}}));
-    stage.create::<DaemonSet>(SHOP, everywhere).await?;
+    harness.create::<DaemonSet>(SHOP, everywhere).await?;
     // Until their controllers pause for so long that they would not try again by themselves in time.
     let key = |kind: &str| (kind.to_owned(), SHOP.to_owned(), "late".to_owned());
-    until_tried(stage, &["replicasets", "statefulsets", "daemonsets", "jobs"].map(key).into(), TRIES).await
+    until_tried(harness, &["replicasets", "statefulsets", "daemonsets", "jobs"].map(key).into(), TRIES).await
 }

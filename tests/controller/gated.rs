@@ -14,26 +14,26 @@ use linkerd_gate_kit::cluster;
 use linkerd_gate_kit::object::pod as pod_named;
 use serde_json::{Value, json};
 
+use super::harness::{GATE, Harness, PATIENCE, controller, object};
 use super::rights::apply;
-use super::shop::{
+use super::workloads::{
     Pods, SHOP, all_meshed, are_meshed, is_running, job, merge, of, opened, pod, pods, recover, removals, set,
     stateful, succeeded, uids, until_event, until_meshed, until_pods,
 };
-use super::stage::{GATE, PATIENCE, Stage, controller, object};
 
 /// A cluster with nodes, the hold policy of the manifests, and an injector that is absent.
-pub async fn holding() -> Result<Stage> {
-    let stage = opened().await?;
-    stage.cluster.start_kwok().await?;
-    stage.cluster.fake_nodes(4).await?;
-    apply(&stage, "60-admission-hold.yaml").await?;
+pub async fn holding() -> Result<Harness> {
+    let harness = opened().await?;
+    harness.cluster.start_kwok().await?;
+    harness.cluster.fake_nodes(4).await?;
+    apply(&harness, "60-admission-hold.yaml").await?;
     // Policies count a moment after they were written.
     let asked: Pod = object(pod_named("asked").json())?;
     let dry_run = PostParams { dry_run: true, ..PostParams::default() };
-    let shop = pods(&stage).await?;
+    let shop = pods(&harness).await?;
     let held = async { while !shop.create(&dry_run, &asked).await.is_ok_and(|pod| hold::is_gated(&pod)) {} };
     tokio::time::timeout(PATIENCE, held).await.context("the policy holds nothing")?;
-    Ok(stage)
+    Ok(harness)
 }
 
 pub fn all_gated(pods: &[&Pod], count: usize) -> bool {
@@ -44,13 +44,13 @@ fn all(pods: &Pods) -> Vec<&Pod> {
     pods.values().collect()
 }
 
-async fn jobs(stage: &Stage) -> Result<Api<Job>> {
-    Ok(Api::namespaced(stage.cluster.client().await?, SHOP))
+async fn jobs(harness: &Harness) -> Result<Api<Job>> {
+    Ok(Api::namespaced(harness.cluster.client().await?, SHOP))
 }
 
 /// No Job has counted a failure, and none has failed.
-pub async fn ensure_no_failures(stage: &Stage) -> Result<()> {
-    for job in jobs(stage).await?.list(&ListParams::default()).await? {
+pub async fn ensure_no_failures(harness: &Harness) -> Result<()> {
+    for job in jobs(harness).await?.list(&ListParams::default()).await? {
         let status = job.status.unwrap_or_default();
         let failed = status.conditions.iter().flatten().any(|condition| condition.type_ == "Failed");
         ensure!(status.failed.unwrap_or(0) == 0 && !failed, "{:?} counts failures: {status:?}", job.metadata.name);
@@ -64,32 +64,32 @@ fn is_suspended(job: &Job) -> bool {
 
 #[tokio::test]
 async fn held_pods_of_every_owner_are_made_again_and_run() -> Result<()> {
-    let stage = holding().await?;
-    stage.create::<ReplicaSet>(SHOP, set("web", 5)).await?;
-    stage.create::<StatefulSet>(SHOP, stateful("db", 3)).await?;
+    let harness = holding().await?;
+    harness.create::<ReplicaSet>(SHOP, set("web", 5)).await?;
+    harness.create::<StatefulSet>(SHOP, stateful("db", 3)).await?;
     let mut daemon = set("log", 0);
     daemon["spec"].as_object_mut().context("a spec")?.remove("replicas");
-    stage.create::<DaemonSet>(SHOP, daemon).await?;
+    harness.create::<DaemonSet>(SHOP, daemon).await?;
     let mut controlled = set("old", 2);
     controlled["spec"]["selector"] = controlled["spec"]["selector"]["matchLabels"].clone();
-    stage.create::<ReplicationController>(SHOP, controlled).await?;
-    stage.create::<Job>(SHOP, job("once", 2)).await?;
-    stage.create::<Pod>(SHOP, pod("lonely")).await?;
-    let held = until_pods(&stage, "held", |pods| all_gated(&all(pods), 17)).await?;
+    harness.create::<ReplicationController>(SHOP, controlled).await?;
+    harness.create::<Job>(SHOP, job("once", 2)).await?;
+    harness.create::<Pod>(SHOP, pod("lonely")).await?;
+    let held = until_pods(&harness, "held", |pods| all_gated(&all(pods), 17)).await?;
 
-    let replica = stage.start_apart(controller("one"), "controller").await?;
+    let replica = harness.start_apart(controller("one"), "controller").await?;
     let done = async {
         replica.until_said("first scan complete pods=17 missed=17").await?;
         // Before anything is proven: its clock stands.
-        cluster::until(&jobs(&stage).await?, "once", "suspended", PATIENCE, is_suspended).await?;
-        until_pods(&stage, "without the Job's", |pods| pods.len() == 15).await?;
+        cluster::until(&jobs(&harness).await?, "once", "suspended", PATIENCE, is_suspended).await?;
+        until_pods(&harness, "without the Job's", |pods| pods.len() == 15).await?;
         replica.until_said("no pod is outside the mesh any more namespace=shop owner=Job once").await?;
         ensure!(replica.metric("linkerd_gate_held_pods", "namespace=\"shop\"").await? == 15);
-        let event = until_event(&stage, "Pod", "lonely", "OutsideMesh").await?.message.unwrap_or_default();
+        let event = until_event(&harness, "Pod", "lonely", "OutsideMesh").await?.message.unwrap_or_default();
         ensure!(event.contains("linkerd-gate recreate pod/lonely -n shop"), "{event}");
 
-        recover(&stage).await?;
-        let after = until_pods(&stage, "meshed and running, but for the one without an owner", |pods| {
+        recover(&harness).await?;
+        let after = until_pods(&harness, "meshed and running, but for the one without an owner", |pods| {
             let (lonely, others): (Vec<_>, Vec<_>) =
                 pods.values().partition(|pod| pod.metadata.name.as_deref() == Some("lonely"));
             all_gated(&lonely, 1) && are_meshed(&others, 16) && others.iter().all(|pod| is_running(pod))
@@ -98,8 +98,8 @@ async fn held_pods_of_every_owner_are_made_again_and_run() -> Result<()> {
         let made_again = after.values().filter(|pod| !hold::is_gated(pod));
         ensure!(uids(held.values()).is_disjoint(&uids(made_again)));
         replica.until_said("resumed Job namespace=shop owner=Job once").await?;
-        ensure_no_failures(&stage).await?;
-        let once = jobs(&stage).await?.get("once").await?;
+        ensure_no_failures(&harness).await?;
+        let once = jobs(&harness).await?.get("once").await?;
         ensure!(!is_suspended(&once) && once.metadata.annotations.as_ref().is_none_or(BTreeMap::is_empty), "{once:?}");
         anyhow::Ok(())
     };
@@ -107,18 +107,18 @@ async fn held_pods_of_every_owner_are_made_again_and_run() -> Result<()> {
 }
 
 /// A Job of which one pod runs in the mesh, and two more are held.
-async fn partly_held(stage: &Stage, mut job: Value) -> Result<()> {
+async fn partly_held(harness: &Harness, mut job: Value) -> Result<()> {
     merge(&mut job, &json!({"spec": {"parallelism": 1, "completions": 3}}));
-    stage.create::<Job>(SHOP, job).await?;
+    harness.create::<Job>(SHOP, job).await?;
     Ok(())
 }
 
 #[tokio::test]
-async fn held_pods_beside_running_ones_of_a_job_are_made_again_and_none_is_counted() -> Result<()> {
-    let stage = holding().await?;
-    recover(&stage).await?;
+async fn held_pods_of_a_running_job_are_replaced_uncounted() -> Result<()> {
+    let harness = holding().await?;
+    recover(&harness).await?;
     let injected = |answer: &kube::Result<Pod>| answer.as_ref().is_ok_and(linkerd_gate::linkerd::meshed);
-    stage.until_dry_run("injected", injected).await?;
+    harness.until_dry_run("injected", injected).await?;
     let mut indexed = job("indexed", 1);
     merge(
         &mut indexed,
@@ -131,18 +131,18 @@ async fn held_pods_beside_running_ones_of_a_job_are_made_again_and_none_is_count
     merge(&mut queued, &json!({"metadata": {"labels": {"kueue.x-k8s.io/queue-name": "night"}}}));
     let names = ["strict", "indexed", "fails"];
     for job in [job("strict", 1), indexed, fails] {
-        partly_held(&stage, job).await?;
+        partly_held(&harness, job).await?;
     }
-    let running = until_pods(&stage, "running", |pods| all_meshed(pods, 3) && pods.values().all(is_running)).await?;
+    let running = until_pods(&harness, "running", |pods| all_meshed(pods, 3) && pods.values().all(is_running)).await?;
 
-    stage.injector.suffer(linkerd_gate_kit::standin::Fault::Absent).await?;
+    harness.injector.suffer(linkerd_gate_kit::standin::Fault::Absent).await?;
     // Wholly held, and its `suspend` is another program's.
-    stage.create::<Job>(SHOP, queued).await?;
+    harness.create::<Job>(SHOP, queued).await?;
     let wider = json!({"spec": {"parallelism": 3}});
     for name in names {
-        jobs(&stage).await?.patch(name, &PatchParams::default(), &Patch::Merge(&wider)).await?;
+        jobs(&harness).await?.patch(name, &PatchParams::default(), &Patch::Merge(&wider)).await?;
     }
-    let held = until_pods(&stage, "held", |pods| {
+    let held = until_pods(&harness, "held", |pods| {
         pods.len() == 10 && pods.values().filter(|pod| hold::is_gated(pod)).count() == 7
     })
     .await?;
@@ -150,20 +150,20 @@ async fn held_pods_beside_running_ones_of_a_job_are_made_again_and_none_is_count
     let untracked = of(&held, "strict").into_iter().find(|pod| hold::is_gated(pod)).context("a held pod")?;
     let untracked = untracked.metadata.name.clone().context("a name")?;
     let none = json!({"metadata": {"finalizers": null}});
-    pods(&stage).await?.patch(&untracked, &PatchParams::default(), &Patch::Merge(none)).await?;
+    pods(&harness).await?.patch(&untracked, &PatchParams::default(), &Patch::Merge(none)).await?;
 
-    let replica = stage.start_apart(controller("one"), "controller").await?;
+    let replica = harness.start_apart(controller("one"), "controller").await?;
     let done = async {
         replica.until_said("first scan complete").await?;
-        recover(&stage).await?;
-        let after = until_pods(&stage, "meshed and running", |pods| {
+        recover(&harness).await?;
+        let after = until_pods(&harness, "meshed and running", |pods| {
             let alive: Vec<_> = pods.values().filter(|pod| pod.metadata.deletion_timestamp.is_none()).collect();
             are_meshed(&alive, 10) && alive.into_iter().all(is_running)
         })
         .await?;
         ensure!(uids(running.values()).is_subset(&uids(after.values())), "a pod that ran was touched");
-        ensure_no_failures(&stage).await?;
-        let requests = stage.requests_of("controller")?;
+        ensure_no_failures(&harness).await?;
+        let requests = harness.requests_of("controller")?;
         ensure!(
             requests.iter().all(|request| request.resource != "jobs" || request.verb != "patch"),
             "a Job was changed"
@@ -181,28 +181,28 @@ async fn held_pods_beside_running_ones_of_a_job_are_made_again_and_none_is_count
 }
 
 #[tokio::test]
-async fn five_hundred_held_pods_of_several_owners_are_made_again_each_once() -> Result<()> {
+async fn five_hundred_held_pods_are_each_recreated_once() -> Result<()> {
     const SETS: usize = 10;
     const EACH: usize = 40;
     const BESIDE: usize = 50;
     let count = SETS * EACH + 2 * BESIDE;
-    let stage = holding().await?;
+    let harness = holding().await?;
     for index in 0..SETS {
-        stage.create::<ReplicaSet>(SHOP, set(&format!("web-{index}"), u32::try_from(EACH)?)).await?;
+        harness.create::<ReplicaSet>(SHOP, set(&format!("web-{index}"), u32::try_from(EACH)?)).await?;
     }
-    stage.create::<StatefulSet>(SHOP, stateful("db", u32::try_from(BESIDE)?)).await?;
+    harness.create::<StatefulSet>(SHOP, stateful("db", u32::try_from(BESIDE)?)).await?;
     let mut controlled = set("old", u32::try_from(BESIDE)?);
     controlled["spec"]["selector"] = controlled["spec"]["selector"]["matchLabels"].clone();
-    stage.create::<ReplicationController>(SHOP, controlled).await?;
-    let held = until_pods(&stage, "held", |pods| all_gated(&all(pods), count)).await?;
-    let replica = stage.start_apart(controller("one"), "controller").await?;
+    harness.create::<ReplicationController>(SHOP, controlled).await?;
+    let held = until_pods(&harness, "held", |pods| all_gated(&all(pods), count)).await?;
+    let replica = harness.start_apart(controller("one"), "controller").await?;
     let done = async {
         replica.until_said(&format!("first scan complete pods={count} ")).await?;
-        recover(&stage).await?;
+        recover(&harness).await?;
         replica.until_said("proof: open").await?;
-        let after = until_meshed(&stage, count, |pods| all_meshed(pods, count)).await?;
+        let after = until_meshed(&harness, count, |pods| all_meshed(pods, count)).await?;
         ensure!(uids(held.values()).is_disjoint(&uids(after.values())));
-        let removed = succeeded(&removals(&stage.requests_of("controller")?)).len();
+        let removed = succeeded(&removals(&harness.requests_of("controller")?)).len();
         ensure!(removed == count, "{removed} removals of {count} pods");
         anyhow::Ok(())
     };
@@ -210,43 +210,43 @@ async fn five_hundred_held_pods_of_several_owners_are_made_again_each_once() -> 
 }
 
 /// Waits until our gate is off a pod, which is there as it was.
-async fn until_let_go(stage: &Stage, name: &str) -> Result<()> {
+async fn until_let_go(harness: &Harness, name: &str) -> Result<()> {
     let free = |pod: &Pod| !hold::is_gated(pod);
-    cluster::until(&pods(stage).await?, name, "without our gate", PATIENCE, free).await?;
+    cluster::until(&pods(harness).await?, name, "without our gate", PATIENCE, free).await?;
     Ok(())
 }
 
-async fn annotate_shop(stage: &Stage, metadata: Value) -> Result<()> {
-    let namespaces: Api<Namespace> = Api::all(stage.cluster.client().await?);
+async fn patch_namespace(harness: &Harness, metadata: Value) -> Result<()> {
+    let namespaces: Api<Namespace> = Api::all(harness.cluster.client().await?);
     namespaces.patch(SHOP, &PatchParams::default(), &Patch::Merge(json!({"metadata": metadata}))).await?;
     Ok(())
 }
 
 #[tokio::test]
 async fn our_gate_comes_off_where_the_rules_say_so_and_others_stay() -> Result<()> {
-    let stage = holding().await?;
+    let harness = holding().await?;
     let mut other = pod("with-another-gate");
     other["spec"]["schedulingGates"] = json!([{"name": "example.com/quota"}]);
-    stage.create::<Pod>(SHOP, other).await?;
+    harness.create::<Pod>(SHOP, other).await?;
     for name in ["exempt", "released", "stays"] {
-        stage.create::<Pod>(SHOP, pod(name)).await?;
+        harness.create::<Pod>(SHOP, pod(name)).await?;
     }
-    until_pods(&stage, "held", |pods| all_gated(&all(pods), 4)).await?;
-    let replica = stage.start_apart(controller("one"), "controller").await?;
+    until_pods(&harness, "held", |pods| all_gated(&all(pods), 4)).await?;
+    let replica = harness.start_apart(controller("one"), "controller").await?;
     let done = async {
         replica.until_said("first scan complete pods=4 ").await?;
-        let shop = pods(&stage).await?;
+        let shop = pods(&harness).await?;
         for (name, metadata) in [
             ("exempt", json!({"labels": {"linkerd-gate/admission": "exempt"}})),
             ("released", json!({"annotations": {"linkerd-gate/release": "true"}})),
             ("with-another-gate", json!({"annotations": {"linkerd.io/inject": "disabled"}})),
         ] {
             shop.patch(name, &PatchParams::default(), &Patch::Merge(json!({"metadata": metadata}))).await?;
-            until_let_go(&stage, name).await?;
+            until_let_go(&harness, name).await?;
         }
         let gates = hold::gates(&shop.get("with-another-gate").await?).to_vec();
         ensure!(gates.len() == 1 && gates[0].name == "example.com/quota", "{gates:?}");
-        let event = until_event(&stage, "Pod", "released", "ReleasedWithoutProxy").await?;
+        let event = until_event(&harness, "Pod", "released", "ReleasedWithoutProxy").await?;
         ensure!(event.type_.as_deref() == Some("Warning"), "{event:?}");
         ensure!(hold::is_gated(&shop.get("stays").await?), "one that none of it is about");
 
@@ -254,8 +254,8 @@ async fn our_gate_comes_off_where_the_rules_say_so_and_others_stay() -> Result<(
         let until = Timestamp::now() + SignedDuration::from_hours(1);
         let lease =
             json!({"metadata": {"name": GATE, "annotations": {"linkerd-gate/override": format!("open {until}")}}});
-        stage.create::<k8s_openapi::api::coordination::v1::Lease>(GATE, lease).await?;
-        until_let_go(&stage, "stays").await?;
+        harness.create::<k8s_openapi::api::coordination::v1::Lease>(GATE, lease).await?;
+        until_let_go(&harness, "stays").await?;
         replica.until_said("`linkerd-gate open --all` is in force namespace=shop pod=stays").await?;
         anyhow::Ok(())
     };
@@ -264,17 +264,17 @@ async fn our_gate_comes_off_where_the_rules_say_so_and_others_stay() -> Result<(
 
 #[tokio::test]
 async fn a_pod_is_let_go_after_the_longest_time_and_not_in_audit_mode() -> Result<()> {
-    let stage = holding().await?;
-    stage.create::<ReplicaSet>(SHOP, set("web", 1)).await?;
-    stage.create::<Job>(SHOP, job("once", 1)).await?;
-    let held = until_pods(&stage, "held", |pods| all_gated(&all(pods), 2)).await?;
+    let harness = holding().await?;
+    harness.create::<ReplicaSet>(SHOP, set("web", 1)).await?;
+    harness.create::<Job>(SHOP, job("once", 1)).await?;
+    let held = until_pods(&harness, "held", |pods| all_gated(&all(pods), 2)).await?;
     let name = of(&held, "web")[0].metadata.name.clone().context("a name")?;
     // Before that time a Job that is held as a whole would be suspended, after it no more.
-    let mut audited = stage.start(controller("one").with("MODE", "audit"))?;
+    let mut audited = harness.start(controller("one").with("MODE", "audit"))?;
     audited.until_said("audit mode: not executed: suspend Job namespace=shop owner=Job once").await?;
     ensure!(audited.terminate().await? == 0, "{}", audited.said());
     ensure!(audited.times_said("scheduling gate not removed") == 0, "{}", audited.said());
-    let mut audited = stage.start(controller("one").with("MODE", "audit").with("HOLD_MAX", "1s"))?;
+    let mut audited = harness.start(controller("one").with("MODE", "audit").with("HOLD_MAX", "1s"))?;
     audited
         .until_said("scheduling gate not removed: it has been held for LINKERD_GATE_HOLD_MAX namespace=shop pod=web-")
         .await?;
@@ -282,17 +282,17 @@ async fn a_pod_is_let_go_after_the_longest_time_and_not_in_audit_mode() -> Resul
         .until_said("scheduling gate not removed: it has been held for LINKERD_GATE_HOLD_MAX namespace=shop pod=once-")
         .await?;
     ensure!(audited.terminate().await? == 0, "{}", audited.said());
-    let same = until_pods(&stage, "as they were", |pods| all_gated(&all(pods), 2)).await?;
+    let same = until_pods(&harness, "as they were", |pods| all_gated(&all(pods), 2)).await?;
     ensure!(uids(same.values()) == uids(held.values()));
 
-    let mut replica = stage.start(controller("one").with("HOLD_MAX", "1s"))?;
+    let mut replica = harness.start(controller("one").with("HOLD_MAX", "1s"))?;
     let done = async {
-        until_let_go(&stage, &name).await?;
+        until_let_go(&harness, &name).await?;
         replica.until_said("removed the scheduling gate: the pod starts without a proxy: it has been held for LINKERD_GATE_HOLD_MAX").await?;
         // The Job's pods are not held again and again: that would never end.
         let running = |pods: &Pods| pods.len() == 2 && pods.values().all(is_running);
-        until_pods(&stage, "running without a proxy", running).await?;
-        ensure_no_failures(&stage).await
+        until_pods(&harness, "running without a proxy", running).await?;
+        ensure_no_failures(&harness).await
     };
     done.await.with_context(|| replica.said())?;
     ensure!(replica.terminate().await? == 0, "{}", replica.said());
@@ -300,44 +300,44 @@ async fn a_pod_is_let_go_after_the_longest_time_and_not_in_audit_mode() -> Resul
 }
 
 #[tokio::test]
-async fn held_pods_outlive_a_time_in_audit_mode_and_a_suspended_job_does_not_wait_for_it() -> Result<()> {
-    let stage = holding().await?;
-    stage.create::<ReplicaSet>(SHOP, set("web", 2)).await?;
-    stage.create::<Job>(SHOP, job("once", 1)).await?;
-    until_pods(&stage, "held", |pods| all_gated(&all(pods), 3)).await?;
-    let mut enforcing = stage.start(controller("one"))?;
-    cluster::until(&jobs(&stage).await?, "once", "suspended", PATIENCE, is_suspended).await?;
+async fn held_pods_survive_audit_mode_and_a_suspended_job_resumes() -> Result<()> {
+    let harness = holding().await?;
+    harness.create::<ReplicaSet>(SHOP, set("web", 2)).await?;
+    harness.create::<Job>(SHOP, job("once", 1)).await?;
+    until_pods(&harness, "held", |pods| all_gated(&all(pods), 3)).await?;
+    let mut enforcing = harness.start(controller("one"))?;
+    cluster::until(&jobs(&harness).await?, "once", "suspended", PATIENCE, is_suspended).await?;
     ensure!(enforcing.terminate().await? == 0, "{}", enforcing.said());
 
-    let mut audited = stage.start(controller("one").with("MODE", "audit"))?;
+    let mut audited = harness.start(controller("one").with("MODE", "audit"))?;
     let resumed = |job: &Job| !is_suspended(job);
     let story = async {
-        cluster::until(&jobs(&stage).await?, "once", "resumed", PATIENCE, resumed).await?;
-        until_pods(&stage, "held again", |pods| all_gated(&all(pods), 3)).await
+        cluster::until(&jobs(&harness).await?, "once", "resumed", PATIENCE, resumed).await?;
+        until_pods(&harness, "held again", |pods| all_gated(&all(pods), 3)).await
     };
     story.await.with_context(|| audited.said())?;
     ensure!(audited.terminate().await? == 0, "{}", audited.said());
 
-    let replica = stage.start(controller("one"))?;
+    let replica = harness.start(controller("one"))?;
     let done = async {
-        cluster::until(&jobs(&stage).await?, "once", "suspended", PATIENCE, is_suspended).await?;
-        recover(&stage).await?;
-        until_pods(&stage, "meshed and running", |pods| all_meshed(pods, 3) && pods.values().all(is_running)).await?;
-        ensure_no_failures(&stage).await
+        cluster::until(&jobs(&harness).await?, "once", "suspended", PATIENCE, is_suspended).await?;
+        recover(&harness).await?;
+        until_pods(&harness, "meshed and running", |pods| all_meshed(pods, 3) && pods.values().all(is_running)).await?;
+        ensure_no_failures(&harness).await
     };
     done.await.with_context(|| replica.said())
 }
 
 #[tokio::test]
-async fn a_webhook_configuration_that_is_deleted_and_created_again_releases_nothing() -> Result<()> {
-    let stage = holding().await?;
-    stage.create::<ReplicaSet>(SHOP, set("web", 2)).await?;
-    stage.create::<Pod>(SHOP, pod("lonely")).await?;
-    let held = until_pods(&stage, "held", |pods| all_gated(&all(pods), 3)).await?;
-    let replica = stage.start_apart(controller("one"), "controller").await?;
+async fn a_recreated_webhook_configuration_releases_no_pod() -> Result<()> {
+    let harness = holding().await?;
+    harness.create::<ReplicaSet>(SHOP, set("web", 2)).await?;
+    harness.create::<Pod>(SHOP, pod("lonely")).await?;
+    let held = until_pods(&harness, "held", |pods| all_gated(&all(pods), 3)).await?;
+    let replica = harness.start_apart(controller("one"), "controller").await?;
     let done = async {
         replica.until_said("first scan complete pods=3 ").await?;
-        let webhooks = stage.webhooks().await?;
+        let webhooks = harness.webhooks().await?;
         let metadata = |list: kube::core::ObjectList<_>| -> Option<ObjectMeta> {
             list.items
                 .into_iter()
@@ -349,45 +349,46 @@ async fn a_webhook_configuration_that_is_deleted_and_created_again_releases_noth
         replica
             .until_said("no webhook configuration of Linkerd\'s injector: held pods will start without a proxy held=3")
             .await?;
-        stage.create_webhook().await?;
+        harness.create_webhook().await?;
         replica.until_said("a webhook configuration of Linkerd\'s injector exists").await?;
-        let same = until_pods(&stage, "held", |pods| all_gated(&all(pods), 3)).await?;
+        let same = until_pods(&harness, "held", |pods| all_gated(&all(pods), 3)).await?;
         ensure!(uids(same.values()) == uids(held.values()));
-        let requests = stage.requests_of("controller")?;
+        let requests = harness.requests_of("controller")?;
         ensure!(
             requests.iter().all(|request| request.resource != "pods" || request.verb != "patch"),
             "a pod was changed"
         );
-        recover(&stage).await?;
-        until_pods(&stage, "meshed, but for the one without an owner", |pods| are_meshed(&of(pods, "web"), 2)).await?;
-        annotate_shop(&stage, json!({"labels": {"linkerd-gate/admission": "exempt"}})).await?;
-        until_let_go(&stage, "lonely").await
+        recover(&harness).await?;
+        until_pods(&harness, "meshed, but for the one without an owner", |pods| are_meshed(&of(pods, "web"), 2))
+            .await?;
+        patch_namespace(&harness, json!({"labels": {"linkerd-gate/admission": "exempt"}})).await?;
+        until_let_go(&harness, "lonely").await
     };
     done.await.with_context(|| replica.said())
 }
 
 #[tokio::test]
-async fn the_lease_says_how_many_pods_a_node_would_let_start_too_early() -> Result<()> {
+async fn the_controllers_lease_counts_pods_that_would_start_early() -> Result<()> {
     const PODS: usize = 100;
     // Admission is off, and no node takes anything: they are Pending, and not gated.
-    let stage = opened().await?;
-    stage.create::<ReplicaSet>(SHOP, set("web", u32::try_from(PODS)?)).await?;
-    until_pods(&stage, "bare", |pods| super::shop::all_bare(pods, PODS)).await?;
-    let replica = stage.start_apart(controller("one"), "controller").await?;
+    let harness = opened().await?;
+    harness.create::<ReplicaSet>(SHOP, set("web", u32::try_from(PODS)?)).await?;
+    until_pods(&harness, "bare", |pods| super::workloads::all_bare(pods, PODS)).await?;
+    let replica = harness.start_apart(controller("one"), "controller").await?;
     let published = |lease: &k8s_openapi::api::coordination::v1::Lease| {
         let annotations = lease.metadata.annotations.as_ref();
         annotations.and_then(|all| all.get("linkerd-gate/pending-repair")).cloned().unwrap_or_default()
     };
     let done = async {
-        let leases = stage.leases().await?;
+        let leases = harness.leases().await?;
         let says = async |text: &'static str| {
             let same = |lease: &k8s_openapi::api::coordination::v1::Lease| published(lease) == text;
             cluster::until(&leases, "linkerd-gate-controller", text, PATIENCE, same).await.map(drop)
         };
         says(r#"{"version":1,"pods":100}"#).await?;
         ensure!(replica.metric("linkerd_gate_pending_repair_pods", "").await? == 100);
-        recover(&stage).await?;
-        until_pods(&stage, "meshed", |pods| all_meshed(pods, PODS)).await?;
+        recover(&harness).await?;
+        until_pods(&harness, "meshed", |pods| all_meshed(pods, PODS)).await?;
         says(r#"{"version":1,"pods":0}"#).await
     };
     done.await.with_context(|| replica.said())

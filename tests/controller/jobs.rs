@@ -8,40 +8,40 @@ use linkerd_gate_kit::cluster;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use super::shop::{
+use super::harness::{Harness, PATIENCE, controller, object};
+use super::workloads::{
     Pods, SHOP, all_bare, are_meshed, ignoring, is_running, job, merge, of, opened, pods, recover, succeed, uids,
     unscheduled, until_event, until_pods, waiting,
 };
-use super::stage::{PATIENCE, Stage, controller, object};
 
 /// On a Job that the controller suspended.
 const SUSPENDED: &str = "linkerd-gate/suspended-at";
 
 #[tokio::test]
-async fn jobs_are_repaired_in_the_way_that_does_not_count_and_none_of_them_fails() -> Result<()> {
-    let stage = opened().await?;
-    stage.cluster.start_kwok().await?;
-    stage.cluster.fake_nodes(1).await?;
+async fn jobs_are_repaired_uncounted_and_none_fails() -> Result<()> {
+    let harness = opened().await?;
+    harness.cluster.start_kwok().await?;
+    harness.cluster.fake_nodes(1).await?;
     // Evicted, and not counted.
-    stage.create::<Job>(SHOP, unscheduled(ignoring(job("ignoring", 2)))).await?;
-    stage.create::<Job>(SHOP, ignoring(job("ignoring-running", 2))).await?;
+    harness.create::<Job>(SHOP, unscheduled(ignoring(job("ignoring", 2)))).await?;
+    harness.create::<Job>(SHOP, ignoring(job("ignoring-running", 2))).await?;
     // No pod may fail, and none has started: suspended for a moment.
-    stage.create::<Job>(SHOP, unscheduled(waiting(job("strict", 3)))).await?;
+    harness.create::<Job>(SHOP, unscheduled(waiting(job("strict", 3)))).await?;
     // The same, without `wait`, which alone tells that none is about to start.
-    stage.create::<Job>(SHOP, unscheduled(job("pending", 1))).await?;
+    harness.create::<Job>(SHOP, unscheduled(job("pending", 1))).await?;
     // One of the two finds room beside the other nowhere.
-    stage.create::<Job>(SHOP, apart(waiting(job("started", 2)))).await?;
+    harness.create::<Job>(SHOP, apart(waiting(job("started", 2)))).await?;
     // Whose `suspend` is somebody else's.
-    stage.create::<Job>(SHOP, queued(unscheduled(waiting(job("queued", 1))))).await?;
-    apply(&stage, applied(unscheduled(waiting(job("applied", 1))))).await?;
-    let bare = until_pods(&stage, "bare, and those running that can", |pods| {
+    harness.create::<Job>(SHOP, queued(unscheduled(waiting(job("queued", 1))))).await?;
+    apply(&harness, applied(unscheduled(waiting(job("applied", 1))))).await?;
+    let bare = until_pods(&harness, "bare, and those running that can", |pods| {
         let running = |app: &str| of(pods, app).into_iter().filter(|pod| is_running(pod)).count();
         all_bare(pods, 12) && running("ignoring-running") == 2 && running("started") == 1
     })
     .await?;
 
     let settings = controller("one").with("EVICTION", "true").with("REPAIR", "running");
-    let replica = stage.start_apart(settings, "controller").await?;
+    let replica = harness.start_apart(settings, "controller").await?;
     let done = async {
         replica.until_said("first scan complete pods=12 missed=12").await?;
         for (job, why) in [
@@ -52,11 +52,11 @@ async fn jobs_are_repaired_in_the_way_that_does_not_count_and_none_of_them_fails
         ] {
             let line = replica.until_said(&format!(" namespace=shop owner=Job {job} ")).await?;
             ensure!(line.contains(why), "{line}");
-            let event = until_event(&stage, "Job", job, "PodsOutsideMesh").await?;
+            let event = until_event(&harness, "Job", job, "PodsOutsideMesh").await?;
             ensure!(event.message.as_ref().is_some_and(|message| message.contains(why)), "{event:?}");
         }
-        recover(&stage).await?;
-        let after = until_pods(&stage, "meshed", |pods| {
+        recover(&harness).await?;
+        let after = until_pods(&harness, "meshed", |pods| {
             are_meshed(&alive(pods, "ignoring"), 2)
                 && are_meshed(&alive(pods, "ignoring-running"), 2)
                 && are_meshed(&alive(pods, "strict"), 3)
@@ -68,16 +68,16 @@ async fn jobs_are_repaired_in_the_way_that_does_not_count_and_none_of_them_fails
         }
 
         // What was replaced goes on as if nothing had been.
-        open_nowhere(&stage).await?;
+        open_nowhere(&harness).await?;
         for (name, pods) in [("ignoring", 2), ("ignoring-running", 2), ("strict", 3)] {
-            complete(&stage, name, pods).await?;
-            let done = until_job(&stage, name, "complete", |job| condition(job, "Complete")).await?;
+            complete(&harness, name, pods).await?;
+            let done = until_job(&harness, name, "complete", |job| condition(job, "Complete")).await?;
             let status = done.status.unwrap_or_default();
             ensure!(status.failed.unwrap_or(0) == 0, "{name} counts failures: {status:?}");
         }
-        let jobs = jobs(&stage).await?.list(&kube::api::ListParams::default()).await?;
+        let jobs = jobs(&harness).await?.list(&kube::api::ListParams::default()).await?;
         ensure!(jobs.iter().all(|job| !condition(job, "Failed")), "a Job failed: {jobs:?}");
-        let writes = stage.requests_of("controller")?;
+        let writes = harness.requests_of("controller")?;
         let writes = writes.iter().filter(|request| request.resource == "jobs" && request.verb == "patch");
         let written: Vec<_> = writes.map(|request| request.name.as_str()).collect();
         ensure!(written == ["strict", "strict"], "not one suspension and one resumption, but {written:?}");
@@ -87,54 +87,54 @@ async fn jobs_are_repaired_in_the_way_that_does_not_count_and_none_of_them_fails
 }
 
 #[tokio::test]
-async fn a_job_that_was_suspended_by_a_controller_that_died_is_resumed_by_the_next_one() -> Result<()> {
-    let stage = opened().await?;
+async fn the_next_controller_resumes_a_job_that_a_dead_one_suspended() -> Result<()> {
+    let harness = opened().await?;
     let mut slow = unscheduled(waiting(job("strict", 2)));
     // Its pods take until we say so to go: the controller dies meanwhile.
     merge(&mut slow, &json!({"spec": {"template": {"metadata": {"finalizers": ["test.example/takes-long"]}}}}));
-    stage.create::<Job>(SHOP, slow).await?;
+    harness.create::<Job>(SHOP, slow).await?;
     let mut theirs = unscheduled(waiting(job("theirs", 1)));
     merge(&mut theirs, &json!({"spec": {"suspend": true}}));
-    stage.create::<Job>(SHOP, theirs).await?;
-    let bare = until_pods(&stage, "bare", |pods| all_bare(pods, 2)).await?;
+    harness.create::<Job>(SHOP, theirs).await?;
+    let bare = until_pods(&harness, "bare", |pods| all_bare(pods, 2)).await?;
 
-    let mut first = stage.start(controller("one"))?;
+    let mut first = harness.start(controller("one"))?;
     let suspended = async {
         first.until_said("first scan complete pods=2 missed=2").await?;
-        recover(&stage).await?;
-        until_job(&stage, "strict", "suspended with our mark", is_marked).await?;
-        until_pods(&stage, "going", |pods| pods.values().all(|pod| pod.metadata.deletion_timestamp.is_some())).await
+        recover(&harness).await?;
+        until_job(&harness, "strict", "suspended with our mark", is_marked).await?;
+        until_pods(&harness, "going", |pods| pods.values().all(|pod| pod.metadata.deletion_timestamp.is_some())).await
     };
     suspended.await.with_context(|| first.said())?;
     first.signal(Signal::SIGKILL)?;
     first.kill().await?;
 
     // Its container starts again, in the same pod.
-    let second = stage.start(controller("one"))?;
+    let second = harness.start(controller("one"))?;
     let resumed = async {
         second.until_said("this replica leads").await?;
         for name in bare.keys() {
             let name = name.trim_start_matches("shop/");
             let none = json!({"metadata": {"finalizers": null}});
-            pods(&stage).await?.patch(name, &PatchParams::default(), &Patch::Merge(none)).await?;
+            pods(&harness).await?.patch(name, &PatchParams::default(), &Patch::Merge(none)).await?;
         }
         second.until_said("resumed Job namespace=shop owner=Job strict").await?;
-        until_pods(&stage, "made anew", |pods| are_meshed(&alive(pods, "strict"), 2)).await?;
-        let job = until_job(&stage, "strict", "resumed, without our mark", |job| !is_marked(job)).await?;
+        until_pods(&harness, "made anew", |pods| are_meshed(&alive(pods, "strict"), 2)).await?;
+        let job = until_job(&harness, "strict", "resumed, without our mark", |job| !is_marked(job)).await?;
         ensure!(!is_suspended(&job) && !condition(&job, "Failed"), "{job:?}");
-        let theirs = jobs(&stage).await?.get("theirs").await?;
+        let theirs = jobs(&harness).await?.get("theirs").await?;
         ensure!(is_suspended(&theirs), "a Job that somebody else suspended was resumed");
         anyhow::Ok(())
     };
     resumed.await.with_context(|| second.said())
 }
 
-async fn jobs(stage: &Stage) -> Result<Api<Job>> {
-    Ok(Api::namespaced(stage.cluster.client().await?, SHOP))
+async fn jobs(harness: &Harness) -> Result<Api<Job>> {
+    Ok(Api::namespaced(harness.cluster.client().await?, SHOP))
 }
 
-async fn until_job(stage: &Stage, name: &str, what: &str, condition: impl Fn(&Job) -> bool) -> Result<Job> {
-    cluster::until(&jobs(stage).await?, name, what, PATIENCE, condition).await
+async fn until_job(harness: &Harness, name: &str, what: &str, condition: impl Fn(&Job) -> bool) -> Result<Job> {
+    cluster::until(&jobs(harness).await?, name, what, PATIENCE, condition).await
 }
 
 /// Those of its pods that have neither ended nor are about to.
@@ -180,28 +180,28 @@ fn applied(mut job: Value) -> Value {
     job
 }
 
-async fn apply(stage: &Stage, job: Value) -> Result<()> {
+async fn apply(harness: &Harness, job: Value) -> Result<()> {
     let name = job["metadata"]["name"].as_str().context("a Job without a name")?.to_owned();
     let job: Job = object(job)?;
-    jobs(stage).await?.patch(&name, &PatchParams::apply("somebody-who-applies"), &Patch::Apply(&job)).await?;
+    jobs(harness).await?.patch(&name, &PatchParams::apply("somebody-who-applies"), &Patch::Apply(&job)).await?;
     Ok(())
 }
 
 /// Lets pods run that found no node.
-async fn open_nowhere(stage: &Stage) -> Result<()> {
+async fn open_nowhere(harness: &Harness) -> Result<()> {
     let label = json!({"metadata": {"labels": {"nowhere": "true"}}});
-    stage.nodes().await?.patch("fake-0", &PatchParams::default(), &Patch::Merge(label)).await?;
+    harness.nodes().await?.patch("fake-0", &PatchParams::default(), &Patch::Merge(label)).await?;
     Ok(())
 }
 
 /// Lets a Job's pods run, and end well: nothing runs in them that could end.
-async fn complete(stage: &Stage, job: &str, count: usize) -> Result<()> {
-    let running = until_pods(stage, "running", |pods| {
+async fn complete(harness: &Harness, job: &str, count: usize) -> Result<()> {
+    let running = until_pods(harness, "running", |pods| {
         let alive = alive(pods, job);
         alive.len() == count && alive.into_iter().all(is_running)
     })
     .await?;
-    let api = pods(stage).await?;
+    let api = pods(harness).await?;
     for pod in alive(&running, job) {
         succeed(&api, pod).await?;
     }

@@ -9,39 +9,39 @@ use linkerd_gate::linkerd::meshed;
 use linkerd_gate_kit::standin::Fault;
 use nix::sys::signal::Signal;
 
-use super::shop::{
+use super::harness::{controller, told};
+use super::workloads::{
     Pods, SHOP, all_bare, all_meshed, opened, recover, removals, set, succeeded, unscheduled, until_pods,
 };
-use super::stage::{controller, told};
 
 const PODS: usize = 16;
 
 #[tokio::test]
-async fn one_acts_at_a_time_and_one_that_was_stopped_meanwhile_does_nothing_when_it_wakes() -> Result<()> {
-    let stage = opened().await?;
-    recover(&stage).await?;
-    let mut first = stage.start_apart(controller("first"), "first").await?;
+async fn one_replica_acts_at_a_time_and_a_paused_one_does_nothing() -> Result<()> {
+    let harness = opened().await?;
+    recover(&harness).await?;
+    let mut first = harness.start_apart(controller("first"), "first").await?;
     first.until_said("this replica leads").await?;
-    let mut second = stage.start_apart(controller("second"), "second").await?;
+    let mut second = harness.start_apart(controller("second"), "second").await?;
     let story = async {
         // It holds a proof, which is good for longer than it is stopped.
         first.until_said("proof: open").await?;
         first.signal(Signal::SIGSTOP)?;
         let stopped = Instant::now();
-        stage.injector.suffer(Fault::Absent).await?;
-        stage.create::<ReplicaSet>(SHOP, unscheduled(set("web", u32::try_from(PODS)?))).await?;
-        until_pods(&stage, "bare", |pods| all_bare(pods, PODS)).await?;
-        recover(&stage).await?;
+        harness.injector.suffer(Fault::Absent).await?;
+        harness.create::<ReplicaSet>(SHOP, unscheduled(set("web", u32::try_from(PODS)?))).await?;
+        until_pods(&harness, "bare", |pods| all_bare(pods, PODS)).await?;
+        recover(&harness).await?;
         second.until_said("this replica leads").await?;
         let took = stopped.elapsed();
         // Renewed up to 5 s before, and nobody's 15 s after that; the rest is the machine's.
         ensure!((Duration::from_secs(9)..Duration::from_secs(20)).contains(&took), "it took over after {took:?}");
         first.signal(Signal::SIGCONT)?;
         first.until_said("no longer leads: ").await?;
-        until_pods(&stage, "all meshed", |pods| all_meshed(pods, PODS)).await?;
-        let late = removals(&stage.requests_of("first")?).len();
+        until_pods(&harness, "all meshed", |pods| all_meshed(pods, PODS)).await?;
+        let late = removals(&harness.requests_of("first")?).len();
         ensure!(late == 0, "{late} removals by a replica that was stopped meanwhile");
-        let requests = stage.requests_of("second")?;
+        let requests = harness.requests_of("second")?;
         let all: Vec<_> = succeeded(&removals(&requests)).into_iter().cloned().collect();
         let names: BTreeSet<_> = all.iter().map(|request| request.name.as_str()).collect();
         ensure!(names.len() == PODS && all.len() == PODS, "not each of {PODS} pods once, but {} removals", all.len());
@@ -53,9 +53,9 @@ async fn one_acts_at_a_time_and_one_that_was_stopped_meanwhile_does_nothing_when
     story.await.with_context(|| told([&first, &second]))?;
 
     let story = async {
-        stage.injector.suffer(Fault::Absent).await?;
-        stage.create::<ReplicaSet>(SHOP, unscheduled(set("later", 2))).await?;
-        until_pods(&stage, "two more, bare", |pods| pods.len() == PODS + 2 && meshed_of(pods) == PODS).await?;
+        harness.injector.suffer(Fault::Absent).await?;
+        harness.create::<ReplicaSet>(SHOP, unscheduled(set("later", 2))).await?;
+        until_pods(&harness, "two more, bare", |pods| pods.len() == PODS + 2 && meshed_of(pods) == PODS).await?;
         let asked = Instant::now();
         let code = second.terminate().await?;
         ensure!(code == 0, "it ended with {code}");
@@ -65,8 +65,8 @@ async fn one_acts_at_a_time_and_one_that_was_stopped_meanwhile_does_nothing_when
             first.until_says("this replica leads").await?;
         }
         ensure!(asked.elapsed() < Duration::from_secs(9), "a Lease that was given up was waited for");
-        recover(&stage).await?;
-        until_pods(&stage, "all meshed", |pods| all_meshed(pods, PODS + 2)).await?;
+        recover(&harness).await?;
+        until_pods(&harness, "all meshed", |pods| all_meshed(pods, PODS + 2)).await?;
         anyhow::Ok(())
     };
     story.await.with_context(|| told([&first, &second]))?;

@@ -14,11 +14,11 @@ use linkerd_gate::linkerd::meshed;
 use linkerd_gate_kit::cluster::AuditedRequest;
 use serde_json::{Value, json};
 
-use super::shop::{
+use super::harness::{Harness, controller};
+use super::workloads::{
     Pods, SHOP, are_meshed, ignoring, is_ready, is_running, job, merge, of, opened, owned_by, pod, pods, recover,
     removals, set, stateful, succeed, succeeded, uids, unscheduled, until_event, until_pods, waiting,
 };
-use super::stage::{Stage, controller};
 
 /// How many evictions a second at most.
 const RATE: u32 = 25;
@@ -56,22 +56,22 @@ struct Worst {
 }
 
 #[tokio::test]
-async fn five_hundred_pods_of_every_owner_are_replaced_within_the_rate_of_evictions_and_every_budget() -> Result<()> {
-    let stage = opened().await?;
-    let before = admitted_bare(&stage).await?;
+async fn five_hundred_running_pods_are_replaced_within_all_limits() -> Result<()> {
+    let harness = opened().await?;
+    let before = admitted_bare(&harness).await?;
     let settings = controller("one")
         .with("REPAIR", "running")
         .with("EVICTION", "true")
         .with("REPAIR_COOLDOWN", "1s")
         .with("EVICTION_RATE", &format!("{RATE}/s"));
-    let replica = stage.start_apart(settings, "controller").await?;
+    let replica = harness.start_apart(settings, "controller").await?;
     let replaced = async {
         let all = wanted().iter().map(|(_, count)| count).chain(LEFT.iter().map(|(_, count)| count)).sum::<usize>();
         replica.until_said(&format!("first scan complete pods={all} ")).await?;
-        recover(&stage).await?;
+        recover(&harness).await?;
         let worst = Worst::default();
-        until_event(&stage, "ReplicaSet", "budgeted", "ReplacementRefused").await?;
-        let after = until_pods(&stage, "all meshed but those of the budget", |pods| {
+        until_event(&harness, "ReplicaSet", "budgeted", "ReplacementRefused").await?;
+        let after = until_pods(&harness, "all meshed but those of the budget", |pods| {
             worst.note(pods);
             let lacking =
                 wanted().into_iter().find(|(app, count)| app != "budgeted" && !are_meshed(&of(pods, app), *count));
@@ -84,17 +84,17 @@ async fn five_hundred_pods_of_every_owner_are_replaced_within_the_rate_of_evicti
         ensure!(worst.everywhere.get() <= 2, "{} of a DaemonSet's pods were", worst.everywhere.get());
         ensure!(uids(of(&after, "budgeted")) == uids(of(&before, "budgeted")), "the budget was not kept");
 
-        let budgets: Api<PodDisruptionBudget> = Api::namespaced(stage.cluster.client().await?, SHOP);
+        let budgets: Api<PodDisruptionBudget> = Api::namespaced(harness.cluster.client().await?, SHOP);
         budgets.delete("budgeted", &DeleteParams::default()).await?;
-        let after = until_pods(&stage, "all meshed", |pods| are_meshed(&of(pods, "budgeted"), 3)).await?;
+        let after = until_pods(&harness, "all meshed", |pods| are_meshed(&of(pods, "budgeted"), 3)).await?;
         for (app, count) in LEFT {
             let (then, now) = (uids(of(&before, app)), uids(of(&after, app)));
             ensure!(then == now && now.len() == count, "{app} was touched: {then:?} are {now:?}");
         }
         replica.until_said("no pod is outside the mesh any more namespace=shop owner=ReplicaSet budgeted").await?;
         ensure!(replica.metric("linkerd_gate_missed_pods", "").await? == 4, "not those that nobody makes anew");
-        ensure_paced(&stage.requests_of("controller")?, &before)?;
-        let jobs: Api<Job> = Api::namespaced(stage.cluster.client().await?, SHOP);
+        ensure_paced(&harness.requests_of("controller")?, &before)?;
+        let jobs: Api<Job> = Api::namespaced(harness.cluster.client().await?, SHOP);
         for name in ["batch", "batch-held"] {
             let status = jobs.get(name).await?.status.unwrap_or_default();
             ensure!(status.failed.unwrap_or(0) == 0, "{name} counts failures: {status:?}");
@@ -105,32 +105,32 @@ async fn five_hundred_pods_of_every_owner_are_replaced_within_the_rate_of_evicti
 }
 
 /// Everything there is, while the injector is down.
-async fn admitted_bare(stage: &Stage) -> Result<Pods> {
-    stage.cluster.start_kwok().await?;
-    let nodes = stage.cluster.fake_nodes(NODES).await?;
+async fn admitted_bare(harness: &Harness) -> Result<Pods> {
+    harness.cluster.start_kwok().await?;
+    let nodes = harness.cluster.fake_nodes(NODES).await?;
     for (name, count) in sets() {
         let held = name.starts_with("held");
         let set = set(&name, u32::try_from(count)?);
-        stage.create::<ReplicaSet>(SHOP, if held { unscheduled(set) } else { set }).await?;
+        harness.create::<ReplicaSet>(SHOP, if held { unscheduled(set) } else { set }).await?;
     }
-    stage.create::<ReplicationController>(SHOP, by_labels(set("controlled", 12))).await?;
-    stage.create::<ReplicationController>(SHOP, by_labels(unscheduled(set("controlled-held", 20)))).await?;
-    stage.create::<StatefulSet>(SHOP, stateful("ordered", 5)).await?;
-    stage.create::<StatefulSet>(SHOP, unscheduled(stateful("ordered-held", 5))).await?;
+    harness.create::<ReplicationController>(SHOP, by_labels(set("controlled", 12))).await?;
+    harness.create::<ReplicationController>(SHOP, by_labels(unscheduled(set("controlled-held", 20)))).await?;
+    harness.create::<StatefulSet>(SHOP, stateful("ordered", 5)).await?;
+    harness.create::<StatefulSet>(SHOP, unscheduled(stateful("ordered-held", 5))).await?;
     let mut everywhere = set("everywhere", 0);
     everywhere["spec"].as_object_mut().context("no spec")?.remove("replicas");
     merge(&mut everywhere, &json!({"spec": {"updateStrategy": {"rollingUpdate": {"maxUnavailable": 2}}}}));
-    stage.create::<DaemonSet>(SHOP, everywhere).await?;
-    stage.create::<Job>(SHOP, ignoring(job("batch", 2))).await?;
-    stage.create::<Job>(SHOP, unscheduled(waiting(job("batch-held", 12)))).await?;
+    harness.create::<DaemonSet>(SHOP, everywhere).await?;
+    harness.create::<Job>(SHOP, ignoring(job("batch", 2))).await?;
+    harness.create::<Job>(SHOP, unscheduled(waiting(job("batch-held", 12)))).await?;
     let budget = json!({
         "metadata": {"name": "budgeted"},
         "spec": {"minAvailable": 3, "selector": {"matchLabels": {"app": "budgeted"}}},
     });
-    stage.create::<PodDisruptionBudget>(SHOP, budget).await?;
-    stage.create::<ReplicaSet>(SHOP, set("budgeted", 3)).await?;
-    left(stage, &nodes[0]).await?;
-    let bare = until_pods(stage, "bare, and running where they can", |pods| {
+    harness.create::<PodDisruptionBudget>(SHOP, budget).await?;
+    harness.create::<ReplicaSet>(SHOP, set("budgeted", 3)).await?;
+    left(harness, &nodes[0]).await?;
+    let bare = until_pods(harness, "bare, and running where they can", |pods| {
         let is_as_wanted = |(app, count): &(&str, usize)| {
             let pods = of(pods, app);
             let runs = !app.contains("held") && !matches!(*app, "done");
@@ -142,19 +142,19 @@ async fn admitted_bare(stage: &Stage) -> Result<Pods> {
     .await?;
     // One pod after the other becomes ready then, as it would once its node opens.
     let anywhere = json!({"spec": {"template": {"spec": {"nodeSelector": null}}}});
-    let sets: Api<StatefulSet> = Api::namespaced(stage.cluster.client().await?, SHOP);
+    let sets: Api<StatefulSet> = Api::namespaced(harness.cluster.client().await?, SHOP);
     sets.patch("ordered-held", &PatchParams::default(), &Patch::Merge(anywhere)).await?;
     Ok(bare)
 }
 
 /// Pods that are bare, and that nobody is to touch.
-async fn left(stage: &Stage, node: &str) -> Result<()> {
-    stage.create::<Pod>(SHOP, pod("alone")).await?;
+async fn left(harness: &Harness, node: &str) -> Result<()> {
+    harness.create::<Pod>(SHOP, pod("alone")).await?;
     let mut held = pod("alone-held");
     merge(&mut held, &json!({"spec": {"nodeSelector": {"nowhere": "true"}}}));
-    stage.create::<Pod>(SHOP, held).await?;
-    stage.create::<Pod>(SHOP, owned_by("example.com/v1", "Rollout", "foreign", "no-uid", pod("foreign"))).await?;
-    let uid = stage.nodes().await?.get(node).await?.metadata.uid.context("a node without a uid")?;
+    harness.create::<Pod>(SHOP, held).await?;
+    harness.create::<Pod>(SHOP, owned_by("example.com/v1", "Rollout", "foreign", "no-uid", pod("foreign"))).await?;
+    let uid = harness.nodes().await?.get(node).await?.metadata.uid.context("a node without a uid")?;
     let mut mirror = owned_by("v1", "Node", node, &uid, pod("mirror"));
     merge(
         &mut mirror,
@@ -163,18 +163,18 @@ async fn left(stage: &Stage, node: &str) -> Result<()> {
             "spec": {"nodeName": node},
         }),
     );
-    stage.create::<Pod>(SHOP, mirror).await?;
+    harness.create::<Pod>(SHOP, mirror).await?;
     let mut off = set("off", 3);
     merge(&mut off, &json!({"spec": {"template": {"metadata": {"annotations": {"linkerd.io/inject": "disabled"}}}}}));
-    stage.create::<ReplicaSet>(SHOP, off).await?;
+    harness.create::<ReplicaSet>(SHOP, off).await?;
     let mut host = set("host", 2);
     merge(&mut host, &json!({"spec": {"template": {"spec": {"hostNetwork": true}}}}));
-    stage.create::<ReplicaSet>(SHOP, host).await?;
-    stage.create::<Job>(SHOP, job("done", 2)).await?;
+    harness.create::<ReplicaSet>(SHOP, host).await?;
+    harness.create::<Job>(SHOP, job("done", 2)).await?;
     let ran =
-        until_pods(stage, "running", |pods| of(pods, "done").into_iter().filter(|pod| is_running(pod)).count() == 2);
+        until_pods(harness, "running", |pods| of(pods, "done").into_iter().filter(|pod| is_running(pod)).count() == 2);
     for pod in of(&ran.await?, "done") {
-        succeed(&pods(stage).await?, pod).await?;
+        succeed(&pods(harness).await?, pod).await?;
     }
     Ok(())
 }

@@ -11,10 +11,10 @@ use k8s_openapi::api::batch::v1::Job;
 use kube::api::{Api, DeleteParams};
 use linkerd_gate_kit::standin::Fault;
 
-use super::shop::{
+use super::harness::{Agent, Harness, agent_of, controller, is_closed, told};
+use super::workloads::{
     Pods, SHOP, all_bare, all_meshed, job, opened, recover, set, stateful, unscheduled, until_pods, waiting,
 };
-use super::stage::{Agent, Stage, agent_of, controller, is_closed, told};
 
 /// Not before this many rounds: caches fill, and the allocator finds its size.
 const WARM: usize = 3;
@@ -34,7 +34,7 @@ struct Sample {
 
 /// What lives as long as the soak does, and the agent that does not.
 struct Soak {
-    stage: Stage,
+    harness: Harness,
     controller: Agent,
     prover: Agent,
     booted: Option<Agent>,
@@ -88,53 +88,53 @@ impl Sample {
 
 impl Soak {
     async fn begin() -> Result<Self> {
-        let stage = opened().await?;
-        stage.cluster.start_kwok().await?;
-        stage.cluster.fake_nodes(2).await?;
+        let harness = opened().await?;
+        harness.cluster.start_kwok().await?;
+        harness.cluster.fake_nodes(2).await?;
         for node in ["prover", "boots"] {
-            stage.node_of_an_earlier_boot(node).await?;
+            harness.node_of_an_earlier_boot(node).await?;
         }
-        recover(&stage).await?;
-        let prover = stage.start_apart(agent_of("prover", "boot-0"), "prover").await?;
-        stage.until_node("prover", "open", |node| !is_closed(node)).await?;
+        recover(&harness).await?;
+        let prover = harness.start_apart(agent_of("prover", "boot-0"), "prover").await?;
+        harness.until_node("prover", "open", |node| !is_closed(node)).await?;
         let settings = controller("one").with("REPAIR_COOLDOWN", "1s");
-        let controller = stage.start_apart(settings, "controller").await?;
+        let controller = harness.start_apart(settings, "controller").await?;
         controller.until_said("proof: open").await.with_context(|| controller.said())?;
-        Ok(Self { stage, controller, prover, booted: None, round: 0 })
+        Ok(Self { harness, controller, prover, booted: None, round: 0 })
     }
 
     /// The injector goes, a node boots, owners come and their pods are bare; the injector is back, all are meshed, and the owners go.
     async fn round(&mut self) -> Result<()> {
         self.round += 1;
         let round = self.round;
-        let stage = &self.stage;
-        stage.injector.suffer(Fault::Absent).await?;
-        stage.move_injector(false).await?;
+        let harness = &self.harness;
+        harness.injector.suffer(Fault::Absent).await?;
+        harness.move_injector(false).await?;
         if let Some(mut agent) = self.booted.take() {
             agent.kill().await?;
         }
         let boot = format!("boot-{round}");
-        let booted = stage.start(agent_of("boots", &boot))?;
-        stage.until_node("boots", "closed", is_closed).await?;
+        let booted = harness.start(agent_of("boots", &boot))?;
+        harness.until_node("boots", "closed", is_closed).await?;
         let [web, db, once] = ["web", "db", "once"].map(|name| format!("{name}-{round}"));
-        stage.create::<ReplicaSet>(SHOP, unscheduled(set(&web, 4))).await?;
-        stage.create::<StatefulSet>(SHOP, unscheduled(stateful(&db, 2))).await?;
-        stage.create::<Job>(SHOP, unscheduled(waiting(job(&once, 2)))).await?;
+        harness.create::<ReplicaSet>(SHOP, unscheduled(set(&web, 4))).await?;
+        harness.create::<StatefulSet>(SHOP, unscheduled(stateful(&db, 2))).await?;
+        harness.create::<Job>(SHOP, unscheduled(waiting(job(&once, 2)))).await?;
         self.controller.until_said(&format!("owner=ReplicaSet {web} held=4")).await?;
         // Before the injector is back: beside a meshed pod of its Job a bare one stays, and is for a person.
         self.controller.until_said(&format!("suspended Job namespace=shop owner=Job {once}")).await?;
-        until_pods(stage, "bare", |pods| all_bare(pods, 6)).await?;
-        recover(stage).await?;
-        until_pods(stage, "meshed", |pods| all_meshed(pods, 8)).await?;
-        let opened = |node: &k8s_openapi::api::core::v1::Node| super::stage::opened(node).as_ref() == Some(&boot);
-        stage.until_node("boots", "open", opened).await?;
+        until_pods(harness, "bare", |pods| all_bare(pods, 6)).await?;
+        recover(harness).await?;
+        until_pods(harness, "meshed", |pods| all_meshed(pods, 8)).await?;
+        let opened = |node: &k8s_openapi::api::core::v1::Node| super::harness::opened(node).as_ref() == Some(&boot);
+        harness.until_node("boots", "open", opened).await?;
         self.booted = Some(booted);
-        let client = stage.cluster.client().await?;
+        let client = harness.cluster.client().await?;
         let background = DeleteParams::background();
         Api::<ReplicaSet>::namespaced(client.clone(), SHOP).delete(&web, &background).await?;
         Api::<StatefulSet>::namespaced(client.clone(), SHOP).delete(&db, &background).await?;
         Api::<Job>::namespaced(client, SHOP).delete(&once, &background).await?;
-        until_pods(stage, "gone", Pods::is_empty).await?;
+        until_pods(harness, "gone", Pods::is_empty).await?;
         Ok(())
     }
 }

@@ -67,7 +67,7 @@ fn what_an_api_server_takes_is_explained() {
 }
 
 #[test]
-fn streams_lists_and_marks_between_documents_are_several_objects() {
+fn streams_and_lists_are_read_as_several_objects() {
     let one = r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"p"},"spec":{"containers":[{"name":"c"}]}}"#;
     let bare = r#"{"metadata":{"name":"p"},"spec":{"containers":[{"name":"c"}]}}"#;
     for (what, input) in [
@@ -278,7 +278,7 @@ fn whatever_has_a_pod_template_is_explained() {
 }
 
 #[test]
-fn versions_that_no_server_takes_are_told() {
+fn removed_api_versions_are_reported() {
     for (version, kind, since, instead) in [
         ("apps/v1beta2", "Deployment", "1.16", "apps/v1"),
         ("extensions/v1beta1", "DaemonSet", "1.16", "apps/v1"),
@@ -396,7 +396,7 @@ fn next_says_what_the_entry_does() {
 }
 
 #[test]
-fn of_an_owner_that_is_not_known_it_is_not_said_that_it_creates_pods_again() {
+fn an_unknown_owner_is_not_said_to_create_pods_again() {
     let owned = |version: &str, kind: &str| {
         pod("", "").replace(
             "name: p,",
@@ -460,7 +460,7 @@ fn lists_are_taken_apart_wherever_they_are() {
 }
 
 #[test]
-fn what_is_packed_or_filled_in_first_is_told_how() {
+fn packed_or_templated_files_name_the_command_that_unpacks_them() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("pod.yaml");
     let utf_32: Vec<u8> = "\u{feff}kind: Pod".chars().flat_map(|character| (character as u32).to_le_bytes()).collect();
@@ -471,8 +471,8 @@ fn what_is_packed_or_filled_in_first_is_told_how() {
         (b"kind: {a: {{ .Values.name }}}\n{{ end }}", "helm template CHART"),
     ] {
         std::fs::write(&path, bytes).unwrap();
-        let told = run(&of(&[path.to_str().unwrap()]), "").unwrap_err();
-        assert!(told.contains(words), "{words}: {told}");
+        let message = run(&of(&[path.to_str().unwrap()]), "").unwrap_err();
+        assert!(message.contains(words), "{words}: {message}");
     }
 }
 

@@ -46,7 +46,7 @@ fn folders_are_read_by_their_files_and_below_only_where_asked() {
 }
 
 #[test]
-fn what_never_ends_or_is_too_large_is_refused_in_words_and_soon() {
+fn endless_or_too_large_input_is_refused_at_once() {
     let large = tempfile::NamedTempFile::new().unwrap();
     large.as_file().set_len(1 << 30).unwrap();
     let large = large.path().to_str().unwrap();

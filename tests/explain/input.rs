@@ -10,9 +10,9 @@ use serde_json::{Value, json};
 use crate::support::{explained_as_json, of, program, run};
 
 #[test]
-fn bad_input_is_told_by_file_document_and_line_all_of_it_at_once() {
+fn bad_input_is_reported_at_once_by_file_document_and_line() {
     let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {containers: [{name: app}]}\n";
-    for (input, told) in [
+    for (input, expected) in [
         (
             "just text",
             "standard input, document 1, line 1: this is no Kubernetes object, but a bare value; it takes apiVersion, kind and metadata, as this prints them: \
@@ -69,7 +69,7 @@ fn bad_input_is_told_by_file_document_and_line_all_of_it_at_once() {
              kubectl explain cronjob.spec.jobTemplate.spec.template says what it takes",
         ),
     ] {
-        assert_eq!(run(&of(&["-"]), input).unwrap_err(), told, "{input}");
+        assert_eq!(run(&of(&["-"]), input).unwrap_err(), expected, "{input}");
     }
 
     let (out, both) = run(&of(&["nowhere.yaml", "-", "-"]), &format!("{pod}---\nb: [\n")).unwrap();
@@ -81,8 +81,8 @@ fn bad_input_is_told_by_file_document_and_line_all_of_it_at_once() {
 }
 
 #[test]
-fn files_without_pods_are_no_error_and_are_told() {
-    for (input, told) in [
+fn files_without_pods_are_reported_and_are_no_error() {
+    for (input, expected) in [
         ("", ""),
         ("# nothing\n---\n", ""),
         (
@@ -97,14 +97,14 @@ fn files_without_pods_are_no_error_and_are_told() {
     ] {
         let (out, notes) = run(&of(&["-"]), input).unwrap();
         assert_eq!(out, "", "{input}");
-        let wanted = format!("{told}there is neither a pod nor anything that makes pods: nothing to explain\n");
+        let wanted = format!("{expected}there is neither a pod nor anything that makes pods: nothing to explain\n");
         assert_eq!(notes, wanted, "{input}");
         assert_eq!(explained_as_json(of(&["-"]), input), Vec::<Value>::new());
     }
 }
 
 #[test]
-fn a_chart_that_was_not_rendered_is_told_from_yaml_that_is_broken() {
+fn an_unrendered_chart_is_recognized_and_broken_yaml_is_not() {
     let hint = "render it first: helm template CHART | linkerd-gate explain -f -";
     for template in [
         "{{- if .Values.on }}\napiVersion: v1\nkind: Pod\n{{- end }}\n",
@@ -150,7 +150,7 @@ fn an_output_that_cannot_be_written_is_an_error() {
 }
 
 #[test]
-fn the_program_explains_what_it_can_and_exits_with_2_on_bad_input() {
+fn explain_prints_what_it_can_and_exits_2_on_bad_input() {
     let pod = fs::read("tests/explain/pod.json").unwrap();
     let (code, out, err) = program(&["explain", "-f", "-", "--no-token-projection", "-o", "json"], &pod);
     assert_eq!((code, err.as_str()), (Some(0), ""));

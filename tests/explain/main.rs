@@ -55,7 +55,7 @@ fn pods_that_exist_are_missed_held_meshed_or_left_out() {
 }
 
 #[test]
-fn what_looks_right_and_is_not_is_pointed_out() {
+fn likely_mistakes_in_manifests_are_pointed_out() {
     let arguments = Explain {
         namespace_file: Some("tests/explain/namespaces.yaml".to_owned()),
         ..of(&["tests/explain/traps.yaml"])
@@ -205,7 +205,7 @@ fn namespaces_are_found_beside_the_pods_or_assumed_and_said() {
 }
 
 #[test]
-fn of_several_descriptions_of_a_namespace_the_last_counts_and_the_namespace_file_before_all() {
+fn the_last_namespace_object_counts_after_the_namespace_file() {
     let says = |value: &str| {
         format!(
             "{{apiVersion: v1, kind: Namespace, metadata: {{name: mesh, annotations: {{linkerd.io/inject: {value}}}}}}}\n---\n"
@@ -219,7 +219,7 @@ fn of_several_descriptions_of_a_namespace_the_last_counts_and_the_namespace_file
 }
 
 #[test]
-fn a_pod_that_does_not_exist_yet_is_not_held_and_one_that_goes_away_is_left_alone() {
+fn a_pod_without_uid_is_not_held_and_a_deleted_one_is_left() {
     let pod = |metadata: &str| {
         format!(
             "{{apiVersion: v1, kind: Pod, metadata: {{name: a, annotations: {{linkerd.io/inject: enabled}}{metadata}}}, \

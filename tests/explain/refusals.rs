@@ -185,7 +185,7 @@ fn what_kubectl_takes_is_taken() {
 }
 
 #[test]
-fn files_that_cannot_be_read_are_answered_by_a_command_that_works() {
+fn an_unreadable_file_is_answered_with_a_working_command() {
     let desk = Desk::new();
     for (name, words) in [
         ("none.yaml", "none.yaml: it cannot be read: No such file or directory"),
@@ -259,7 +259,7 @@ fn a_named_pipe_is_read_once_its_writer_comes() {
 }
 
 #[test]
-fn a_kubeconfig_that_cannot_be_used_is_told_in_plain_words() {
+fn an_unusable_kubeconfig_is_reported_in_plain_words() {
     let desk = Desk::new();
     let write = |name: &str, text: &str| fs::write(desk.path().join(name), text).unwrap();
     write("broken", "a: [");

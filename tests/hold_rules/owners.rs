@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::stage::{Outcome, PATIENCE, SHOP, Stage};
+use crate::harness::{Harness, Outcome, PATIENCE, SHOP};
 
 /// One pod of a DaemonSet for each.
 const NODES: usize = 3;
@@ -22,71 +22,71 @@ type Pods = BTreeMap<String, Pod>;
 
 #[tokio::test]
 async fn rollouts_of_every_kind_stop_while_held_and_go_on_afterwards() -> Result<()> {
-    let stage = Stage::with_admission(ApiOptions::default()).await?;
+    let harness = Harness::with_admission(ApiOptions::default()).await?;
     let exercise = async {
-        stage.cluster.start_kwok().await?;
-        stage.cluster.fake_nodes(NODES).await?;
-        a_deployment_stops_at_max_unavailable_and_can_be_undone(&stage).await?;
-        a_daemon_set_stops_at_max_unavailable(&stage).await?;
+        harness.cluster.start_kwok().await?;
+        harness.cluster.fake_nodes(NODES).await?;
+        a_deployment_stops_at_max_unavailable_and_can_be_undone(&harness).await?;
+        a_daemon_set_stops_at_max_unavailable(&harness).await?;
         for policy in ["OrderedReady", "Parallel"] {
-            a_stateful_set_stops_at_its_last_pod(&stage, policy).await?;
+            a_stateful_set_stops_at_its_last_pod(&harness, policy).await?;
         }
         for (version, kind) in [("apps/v1", "ReplicaSet"), ("v1", "ReplicationController")] {
-            scaling_down_takes_held_pods_first(&stage, version, kind).await?;
+            scaling_down_takes_held_pods_first(&harness, version, kind).await?;
         }
         Ok(())
     };
-    stage.cluster.reported(&[SHOP], exercise).await
+    harness.cluster.reported(&[SHOP], exercise).await
 }
 
-async fn a_deployment_stops_at_max_unavailable_and_can_be_undone(stage: &Stage) -> Result<()> {
-    stage.injector_is_up().await?;
+async fn a_deployment_stops_at_max_unavailable_and_can_be_undone(harness: &Harness) -> Result<()> {
+    harness.injector_is_up().await?;
     let mut web = owner("apps/v1", "Deployment", "web");
     web["spec"]["replicas"] = 4.into();
     web["spec"]["strategy"] = json!({"rollingUpdate": {"maxUnavailable": 1, "maxSurge": 0}});
-    let deployments: Api<Deployment> = make(stage, web).await?;
-    stage.until_pods("web", "all meshed and ready", |pods| count(pods) == (4, 0) && all_ready(pods, 4)).await?;
+    let deployments: Api<Deployment> = make(harness, web).await?;
+    harness.until_pods("web", "all meshed and ready", |pods| count(pods) == (4, 0) && all_ready(pods, 4)).await?;
 
-    stage.injector_is_down().await?;
+    harness.injector_is_down().await?;
     change_template(&deployments, "web", "second").await?;
     let stopped = |pods: &Pods| count(pods) == (3, 1) && all_ready(pods, 3);
-    stage.until_pods("web", "one is held, and three run on", stopped).await?;
-    stage.stays_so("web", stopped).await?;
+    harness.until_pods("web", "one is held, and three run on", stopped).await?;
+    harness.stays_so("web", stopped).await?;
 
     // Back, with the injector still down: what runs stays, and the one that is missing is held again.
-    stage.kubectl(&["rollout", "undo", "deployment/web", "--namespace", SHOP]).await?;
+    harness.kubectl(&["rollout", "undo", "deployment/web", "--namespace", SHOP]).await?;
     let undone = |pods: &Pods| stopped(pods) && pods.values().all(|pod| version(pod) == Some("first"));
-    stage.until_pods("web", "undone, one held", undone).await?;
+    harness.until_pods("web", "undone, one held", undone).await?;
     change_template(&deployments, "web", "third").await?;
     let again = |pods: &Pods| {
         stopped(pods) && pods.values().any(|pod| Outcome::of(pod) == Outcome::Held && version(pod) == Some("third"))
     };
-    stage.until_pods("web", "the next rollout's is held", again).await?;
+    harness.until_pods("web", "the next rollout's is held", again).await?;
 
-    stage.injector_is_up().await?;
-    stage.replace_held("web").await?;
-    stage
+    harness.injector_is_up().await?;
+    harness.replace_held("web").await?;
+    harness
         .until_pods("web", "rolled out", |pods| {
             count(pods) == (4, 0) && all_ready(pods, 4) && pods.values().all(|pod| version(pod) == Some("third"))
         })
         .await?;
-    stage.kubectl(&["rollout", "status", "deployment/web", "--namespace", SHOP, "--timeout=60s"]).await?;
+    harness.kubectl(&["rollout", "status", "deployment/web", "--namespace", SHOP, "--timeout=60s"]).await?;
     remove(&deployments, "web").await
 }
 
-async fn a_daemon_set_stops_at_max_unavailable(stage: &Stage) -> Result<()> {
-    stage.injector_is_up().await?;
-    let daemon_sets: Api<DaemonSet> = make(stage, owner("apps/v1", "DaemonSet", "daemons")).await?;
+async fn a_daemon_set_stops_at_max_unavailable(harness: &Harness) -> Result<()> {
+    harness.injector_is_up().await?;
+    let daemon_sets: Api<DaemonSet> = make(harness, owner("apps/v1", "DaemonSet", "daemons")).await?;
     let all = |pods: &Pods| count(pods) == (NODES, 0) && all_ready(pods, NODES);
-    stage.until_pods("daemons", "all meshed and ready", all).await?;
-    stage.injector_is_down().await?;
+    harness.until_pods("daemons", "all meshed and ready", all).await?;
+    harness.injector_is_down().await?;
     change_template(&daemon_sets, "daemons", "second").await?;
     let stopped = |pods: &Pods| count(pods) == (NODES - 1, 1) && all_ready(pods, NODES - 1);
-    stage.until_pods("daemons", "one is held, and the others run on", stopped).await?;
-    stage.stays_so("daemons", stopped).await?;
-    stage.injector_is_up().await?;
-    stage.replace_held("daemons").await?;
-    stage
+    harness.until_pods("daemons", "one is held, and the others run on", stopped).await?;
+    harness.stays_so("daemons", stopped).await?;
+    harness.injector_is_up().await?;
+    harness.replace_held("daemons").await?;
+    harness
         .until_pods("daemons", "rolled out", |pods| {
             all(pods) && pods.values().all(|pod| version(pod) == Some("second"))
         })
@@ -94,17 +94,17 @@ async fn a_daemon_set_stops_at_max_unavailable(stage: &Stage) -> Result<()> {
     remove(&daemon_sets, "daemons").await
 }
 
-async fn a_stateful_set_stops_at_its_last_pod(stage: &Stage, policy: &str) -> Result<()> {
-    stage.injector_is_up().await?;
+async fn a_stateful_set_stops_at_its_last_pod(harness: &Harness, policy: &str) -> Result<()> {
+    harness.injector_is_up().await?;
     let name = format!("store-{}", policy.to_lowercase());
     let mut store = owner("apps/v1", "StatefulSet", &name);
     store["spec"]["replicas"] = 3.into();
     store["spec"]["serviceName"] = name.as_str().into();
     store["spec"]["podManagementPolicy"] = policy.into();
-    let sets: Api<StatefulSet> = make(stage, store).await?;
+    let sets: Api<StatefulSet> = make(harness, store).await?;
     let all = |pods: &Pods| count(pods) == (3, 0) && all_ready(pods, 3);
-    stage.until_pods(&name, "all meshed and ready", all).await?;
-    stage.injector_is_down().await?;
+    harness.until_pods(&name, "all meshed and ready", all).await?;
+    harness.injector_is_down().await?;
     change_template(&sets, &name, "second").await?;
     let last = format!("{name}-2");
     let stopped = |pods: &Pods| {
@@ -112,18 +112,18 @@ async fn a_stateful_set_stops_at_its_last_pod(stage: &Stage, policy: &str) -> Re
         let held = pods.values().find(|pod| Outcome::of(pod) == Outcome::Held);
         count(pods) == (2, 1) && all_ready(pods, 2) && held.is_some_and(is_last)
     };
-    stage.until_pods(&name, "its last pod is held, and the others run on", stopped).await?;
-    stage.stays_so(&name, stopped).await?;
-    stage.injector_is_up().await?;
-    stage.replace_held(&name).await?;
-    stage
+    harness.until_pods(&name, "its last pod is held, and the others run on", stopped).await?;
+    harness.stays_so(&name, stopped).await?;
+    harness.injector_is_up().await?;
+    harness.replace_held(&name).await?;
+    harness
         .until_pods(&name, "rolled out", |pods| all(pods) && pods.values().all(|pod| version(pod) == Some("second")))
         .await?;
     remove(&sets, &name).await
 }
 
-async fn scaling_down_takes_held_pods_first(stage: &Stage, api_version: &str, kind: &str) -> Result<()> {
-    stage.injector_is_up().await?;
+async fn scaling_down_takes_held_pods_first(harness: &Harness, api_version: &str, kind: &str) -> Result<()> {
+    harness.injector_is_up().await?;
     let name = kind.to_lowercase();
     let mut set = owner(api_version, kind, &name);
     set["spec"]["replicas"] = 2.into();
@@ -133,21 +133,21 @@ async fn scaling_down_takes_held_pods_first(stage: &Stage, api_version: &str, ki
     let resource = format!("{name}/{name}");
     let file = tempfile::Builder::new().suffix(".json").tempfile()?;
     std::fs::write(file.path(), set.to_string())?;
-    stage.apply(file.path()).await?;
+    harness.apply(file.path()).await?;
     let two = |pods: &Pods| count(pods) == (2, 0) && all_ready(pods, 2);
-    let before = stage.until_pods(&name, "both meshed and ready", two).await?;
-    stage.injector_is_down().await?;
-    stage.kubectl(&["scale", &resource, "--replicas=4", "--namespace", SHOP]).await?;
-    stage.until_pods(&name, "two more are held", |pods| count(pods) == (2, 2)).await?;
-    stage.kubectl(&["scale", &resource, "--replicas=2", "--namespace", SHOP]).await?;
-    let after = stage.until_pods(&name, "the held ones are gone", two).await?;
+    let before = harness.until_pods(&name, "both meshed and ready", two).await?;
+    harness.injector_is_down().await?;
+    harness.kubectl(&["scale", &resource, "--replicas=4", "--namespace", SHOP]).await?;
+    harness.until_pods(&name, "two more are held", |pods| count(pods) == (2, 2)).await?;
+    harness.kubectl(&["scale", &resource, "--replicas=2", "--namespace", SHOP]).await?;
+    let after = harness.until_pods(&name, "the held ones are gone", two).await?;
     ensure!(after.keys().eq(before.keys()), "{:?} went to {:?}", before.keys(), after.keys());
-    stage.kubectl(&["delete", &resource, "--namespace", SHOP]).await.map(drop)
+    harness.kubectl(&["delete", &resource, "--namespace", SHOP]).await.map(drop)
 }
 
 // === impl Stage ===
 
-impl Stage {
+impl Harness {
     /// Waits until the living pods of an app are like that.
     async fn until_pods(&self, app: &str, what: &str, condition: impl Fn(&Pods) -> bool) -> Result<Pods> {
         let labelled = ListParams::default().labels(&format!("app={app}"));
@@ -207,12 +207,12 @@ fn owner(api_version: &str, kind: &str, name: &str) -> Value {
     })
 }
 
-async fn make<K>(stage: &Stage, object: Value) -> Result<Api<K>>
+async fn make<K>(harness: &Harness, object: Value) -> Result<Api<K>>
 where
     K: Resource<Scope = k8s_openapi::NamespaceResourceScope> + Clone + std::fmt::Debug + DeserializeOwned + Serialize,
     K::DynamicType: Default,
 {
-    let api: Api<K> = Api::namespaced(stage.admin.clone(), SHOP);
+    let api: Api<K> = Api::namespaced(harness.admin.clone(), SHOP);
     api.create(&PostParams::default(), &serde_json::from_value(object)?).await?;
     Ok(api)
 }

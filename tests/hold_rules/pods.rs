@@ -7,31 +7,31 @@ use linkerd_gate_kit::cluster::{ApiOptions, until_gone};
 use linkerd_gate_kit::object::pod;
 use serde_json::json;
 
-use crate::stage::{GATE, Outcome, PATIENCE, QUIET, SHOP, Stage, asking};
+use crate::harness::{GATE, Harness, Outcome, PATIENCE, QUIET, SHOP, asking};
 
 #[tokio::test]
 async fn a_held_pod_is_a_pod_like_any_other() -> Result<()> {
-    let stage = Stage::with_admission(ApiOptions::default()).await?;
+    let harness = Harness::with_admission(ApiOptions::default()).await?;
     let exercise = async {
-        a_pod_without_containers_is_invalid_as_ever(&stage).await?;
-        a_pod_with_ephemeral_containers_is_invalid_as_ever(&stage).await?;
-        a_held_pod_takes_ephemeral_containers_and_stays_held(&stage).await?;
-        a_foreign_finalizer_keeps_a_held_pod_until_it_is_removed(&stage).await?;
-        held_pods_count_for_a_quota(&stage).await?;
-        exempt_pods_and_namespaces_are_let_alone(&stage).await?;
-        a_meshed_pod_is_what_it_would_be_without_the_policy(&stage).await
+        a_pod_without_containers_is_invalid_as_ever(&harness).await?;
+        a_pod_with_ephemeral_containers_is_invalid_as_ever(&harness).await?;
+        a_held_pod_takes_ephemeral_containers_and_stays_held(&harness).await?;
+        a_foreign_finalizer_keeps_a_held_pod_until_it_is_removed(&harness).await?;
+        held_pods_count_for_a_quota(&harness).await?;
+        exempt_pods_and_namespaces_are_let_alone(&harness).await?;
+        a_meshed_pod_is_what_it_would_be_without_the_policy(&harness).await
     };
-    stage.cluster.reported(&[SHOP, QUIET], exercise).await
+    harness.cluster.reported(&[SHOP, QUIET], exercise).await
 }
 
 /// Rule 10: 422, and not a failure of the policy.
-async fn a_pod_without_containers_is_invalid_as_ever(stage: &Stage) -> Result<()> {
+async fn a_pod_without_containers_is_invalid_as_ever(harness: &Harness) -> Result<()> {
     for containers in [json!(null), json!([])] {
         for namespace in [SHOP, QUIET] {
             let mut pod = asking("empty");
             pod["metadata"]["namespace"] = namespace.into();
             pod["spec"]["containers"] = containers.clone();
-            match stage.ask(&pod).await? {
+            match harness.ask(&pod).await? {
                 Outcome::Refused(422, words) => ensure!(words.contains("spec.containers: Required value"), "{words}"),
                 other => anyhow::bail!("containers {containers} in {namespace}: {other}"),
             }
@@ -41,35 +41,35 @@ async fn a_pod_without_containers_is_invalid_as_ever(stage: &Stage) -> Result<()
 }
 
 /// Why `kubectl replace --force` of a pod that was debugged loses it: rule 8.
-async fn a_pod_with_ephemeral_containers_is_invalid_as_ever(stage: &Stage) -> Result<()> {
+async fn a_pod_with_ephemeral_containers_is_invalid_as_ever(harness: &Harness) -> Result<()> {
     let mut pod = asking("debugged");
     pod["spec"]["ephemeralContainers"] = json!([{"name": "debugger", "image": "debugger:1"}]);
-    match stage.ask(&pod).await? {
+    match harness.ask(&pod).await? {
         Outcome::Refused(422, words) => ensure!(words.contains("ephemeralContainers"), "{words}"),
         other => anyhow::bail!("{other}"),
     }
     Ok(())
 }
 
-async fn a_held_pod_takes_ephemeral_containers_and_stays_held(stage: &Stage) -> Result<()> {
-    let held = stage.create(&asking("debugged")).await?;
+async fn a_held_pod_takes_ephemeral_containers_and_stays_held(harness: &Harness) -> Result<()> {
+    let held = harness.create(&asking("debugged")).await?;
     ensure!(Outcome::of(&held) == Outcome::Held, "{}", Outcome::of(&held));
     let patch = json!({"spec": {"ephemeralContainers": [{"name": "debugger", "image": "debugger:1"}]}});
-    let pods = stage.pods(SHOP);
+    let pods = harness.pods(SHOP);
     let patch = Patch::Strategic(patch);
     let debugged = pods.patch_ephemeral_containers("debugged", &PatchParams::default(), &patch).await?;
     ensure!(Outcome::of(&debugged) == Outcome::Held, "{}", Outcome::of(&debugged));
     let added = debugged.spec.and_then(|spec| spec.ephemeral_containers).unwrap_or_default();
     ensure!(added.len() == 1, "{added:?}");
-    delete(stage, "debugged").await
+    delete(harness, "debugged").await
 }
 
-async fn a_foreign_finalizer_keeps_a_held_pod_until_it_is_removed(stage: &Stage) -> Result<()> {
+async fn a_foreign_finalizer_keeps_a_held_pod_until_it_is_removed(harness: &Harness) -> Result<()> {
     let mut pod = asking("finalized");
     pod["metadata"]["finalizers"] = json!(["example.com/keep"]);
-    let held = stage.create(&pod).await?;
+    let held = harness.create(&pod).await?;
     ensure!(Outcome::of(&held) == Outcome::Held, "{}", Outcome::of(&held));
-    let pods = stage.pods(SHOP);
+    let pods = harness.pods(SHOP);
     pods.delete("finalized", &DeleteParams::default()).await?;
     let kept = pods.get("finalized").await?;
     ensure!(kept.metadata.deletion_timestamp.is_some() && Outcome::of(&kept) == Outcome::Held, "{kept:?}");
@@ -84,25 +84,25 @@ async fn a_foreign_finalizer_keeps_a_held_pod_until_it_is_removed(stage: &Stage)
 }
 
 /// Full: no more can be created, held or not. One that is deleted makes room for the next.
-async fn held_pods_count_for_a_quota(stage: &Stage) -> Result<()> {
-    let quotas: Api<ResourceQuota> = Api::namespaced(stage.admin.clone(), SHOP);
+async fn held_pods_count_for_a_quota(harness: &Harness) -> Result<()> {
+    let quotas: Api<ResourceQuota> = Api::namespaced(harness.admin.clone(), SHOP);
     let quota = json!({"metadata": {"name": "two"}, "spec": {"hard": {"pods": "2"}}});
     quotas.create(&PostParams::default(), &serde_json::from_value(quota)?).await?;
     let used = |quota: &ResourceQuota| quota.status.as_ref().is_some_and(|status| status.used.is_some());
     linkerd_gate_kit::cluster::until(&quotas, "two", "counted", PATIENCE, used).await?;
     for name in ["first", "second"] {
-        let held = stage.create(&asking(name)).await?;
+        let held = harness.create(&asking(name)).await?;
         ensure!(Outcome::of(&held) == Outcome::Held, "{}", Outcome::of(&held));
     }
-    match stage.send(&asking("third"), "").await? {
+    match harness.send(&asking("third"), "").await? {
         Err(Outcome::Refused(403, words)) => ensure!(words.contains("exceeded quota"), "{words}"),
         other => anyhow::bail!("{other:?}"),
     }
-    delete(stage, "first").await?;
+    delete(harness, "first").await?;
     let room = async {
         // The quota's controller notices the deletion a moment after it.
         loop {
-            match stage.send(&asking("third"), "").await? {
+            match harness.send(&asking("third"), "").await? {
                 Ok(pod) => return anyhow::Ok(pod),
                 Err(Outcome::Refused(403, words)) if words.contains("exceeded quota") => {}
                 Err(other) => anyhow::bail!("{other}"),
@@ -112,24 +112,24 @@ async fn held_pods_count_for_a_quota(stage: &Stage) -> Result<()> {
     let third = tokio::time::timeout(PATIENCE, room).await.context("a deleted pod makes no room")??;
     ensure!(Outcome::of(&third) == Outcome::Held, "{}", Outcome::of(&third));
     quotas.delete("two", &DeleteParams::default()).await?;
-    delete(stage, "second").await?;
-    delete(stage, "third").await
+    delete(harness, "second").await?;
+    delete(harness, "third").await
 }
 
-async fn exempt_pods_and_namespaces_are_let_alone(stage: &Stage) -> Result<()> {
+async fn exempt_pods_and_namespaces_are_let_alone(harness: &Harness) -> Result<()> {
     let exempt = pod("web").in_namespace(SHOP).running("app:1").labelled("linkerd-gate/admission", "exempt").json();
-    ensure!(stage.ask(&exempt).await? == Outcome::Bare, "an exempt pod is not let alone");
+    ensure!(harness.ask(&exempt).await? == Outcome::Bare, "an exempt pod is not let alone");
     let unknown = pod("web").in_namespace(SHOP).running("app:1").labelled("linkerd-gate/admission", "no").json();
-    ensure!(stage.ask(&unknown).await? == Outcome::Held, "any other value exempts");
-    stage.kubectl(&["label", "namespace", SHOP, "linkerd-gate/admission=exempt"]).await?;
-    stage.until("an exempt namespace", &asking("web"), |outcome| *outcome == Outcome::Bare).await?;
-    stage.kubectl(&["label", "namespace", SHOP, "linkerd-gate/admission-"]).await?;
-    stage.until("no exempt namespace", &asking("web"), |outcome| *outcome == Outcome::Held).await
+    ensure!(harness.ask(&unknown).await? == Outcome::Held, "any other value exempts");
+    harness.kubectl(&["label", "namespace", SHOP, "linkerd-gate/admission=exempt"]).await?;
+    harness.until("an exempt namespace", &asking("web"), |outcome| *outcome == Outcome::Bare).await?;
+    harness.kubectl(&["label", "namespace", SHOP, "linkerd-gate/admission-"]).await?;
+    harness.until("no exempt namespace", &asking("web"), |outcome| *outcome == Outcome::Held).await
 }
 
 /// Byte for byte, but for what the API server draws by lot and the moment.
-async fn a_meshed_pod_is_what_it_would_be_without_the_policy(stage: &Stage) -> Result<()> {
-    stage.injector_is_up().await?;
+async fn a_meshed_pod_is_what_it_would_be_without_the_policy(harness: &Harness) -> Result<()> {
+    harness.injector_is_up().await?;
     let by_chance = |pod: Pod| {
         let mut pod = serde_json::to_value(pod)?;
         for field in ["uid", "creationTimestamp", "managedFields", "resourceVersion"] {
@@ -140,23 +140,23 @@ async fn a_meshed_pod_is_what_it_would_be_without_the_policy(stage: &Stage) -> R
         anyhow::Ok(pod.to_string().replace(&volume, "token"))
     };
     let ask = async || {
-        let pod = stage.send(&asking("web"), "?dryRun=All").await?.map_err(|outcome| anyhow::anyhow!("{outcome}"))?;
+        let pod = harness.send(&asking("web"), "?dryRun=All").await?.map_err(|outcome| anyhow::anyhow!("{outcome}"))?;
         ensure!(Outcome::of(&pod) == Outcome::Meshed, "{}", Outcome::of(&pod));
         by_chance(pod)
     };
     let with = ask().await?;
-    stage.kubectl(&["delete", "mutatingadmissionpolicybinding,mutatingadmissionpolicy", "linkerd-gate-hold"]).await?;
-    stage.kubectl(&["delete", "validatingadmissionpolicybinding", "linkerd-gate-guard"]).await?;
-    stage.injector_is_down().await?;
-    stage.until("hold is away", &asking("web"), |outcome| *outcome == Outcome::Bare).await?;
-    stage.injector_is_up().await?;
+    harness.kubectl(&["delete", "mutatingadmissionpolicybinding,mutatingadmissionpolicy", "linkerd-gate-hold"]).await?;
+    harness.kubectl(&["delete", "validatingadmissionpolicybinding", "linkerd-gate-guard"]).await?;
+    harness.injector_is_down().await?;
+    harness.until("hold is away", &asking("web"), |outcome| *outcome == Outcome::Bare).await?;
+    harness.injector_is_up().await?;
     let without = ask().await?;
     ensure!(with == without, "with:\n{with}\nwithout:\n{without}");
     Ok(())
 }
 
-async fn delete(stage: &Stage, name: &str) -> Result<()> {
-    let pods = stage.pods(SHOP);
+async fn delete(harness: &Harness, name: &str) -> Result<()> {
+    let pods = harness.pods(SHOP);
     let uid = pods.get(name).await?.metadata.uid.unwrap_or_default();
     pods.delete(name, &DeleteParams::default().grace_period(0)).await?;
     until_gone(&pods, name, &uid, PATIENCE).await

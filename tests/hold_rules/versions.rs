@@ -10,7 +10,7 @@ use linkerd_gate_kit::object::pod;
 use linkerd_gate_kit::parts::{Release, find_helm};
 use serde_json::Value;
 
-use crate::stage::{Outcome, QUIET, SHOP, Stage, asking, repository};
+use crate::harness::{Harness, Outcome, QUIET, SHOP, asking, repository};
 
 /// So many pods each way, on the newest server.
 const PODS: usize = 100;
@@ -19,82 +19,82 @@ const IMAGE: &str = "image.repository=registry.test/linkerd-gate";
 
 #[tokio::test]
 async fn the_oldest_api_server_has_the_guard_alone() -> Result<()> {
-    let stage = Stage::set(ApiOptions { release: Release::Oldest, ..ApiOptions::default() }).await?;
+    let harness = Harness::set(ApiOptions { release: Release::Oldest, ..ApiOptions::default() }).await?;
     let exercise = async {
-        is_of(&stage, Release::Oldest).await?;
+        is_of(&harness, Release::Oldest).await?;
         let namespaces = repository("deploy/manifests-pre-1.36/10-namespaces.yaml");
-        stage.apply(&namespaces).await?;
+        harness.apply(&namespaces).await?;
         let chart = repository("deploy/chart");
         let chart = chart.to_str().context("a path that is no text")?;
         let install = ["install", "linkerd-gate", chart, "--namespace", "linkerd-gate", "--no-hooks", "--set", IMAGE];
 
         // What the server cannot do is refused, and says what to do instead.
-        let hold = helm(&stage, &[&install[..], &["--set", "admission=hold"]].concat()).await?;
+        let hold = helm(&harness, &[&install[..], &["--set", "admission=hold"]].concat()).await?;
         let said = String::from_utf8_lossy(&hold.stderr).into_owned();
         ensure!(!hold.status.success(), "hold was rendered for a server that lacks it");
         ensure!(said.contains("1.36") && said.contains("admission"), "{said}");
 
-        succeed(&helm(&stage, &install).await?)?;
-        let guard = policy(&stage, "validatingadmissionpolicy", "linkerd-gate-guard").await?;
+        succeed(&helm(&harness, &install).await?)?;
+        let guard = policy(&harness, "validatingadmissionpolicy", "linkerd-gate-guard").await?;
         let noted = &guard["metadata"]["annotations"];
         ensure!(noted["linkerd-gate/admission-value"] == "auto", "{noted}");
         let chosen = noted["linkerd-gate/admission-chosen"].as_str().context("nothing is noted")?;
         ensure!(chosen.starts_with("refuse"), "{chosen}");
-        missed_pods_are_refused(&stage).await?;
-        succeed(&helm(&stage, &["uninstall", "linkerd-gate", "--namespace", "linkerd-gate", "--no-hooks"]).await?)?;
-        stage.until("nothing is left", &asking("web"), |outcome| *outcome == Outcome::Bare).await?;
+        missed_pods_are_refused(&harness).await?;
+        succeed(&helm(&harness, &["uninstall", "linkerd-gate", "--namespace", "linkerd-gate", "--no-hooks"]).await?)?;
+        harness.until("nothing is left", &asking("web"), |outcome| *outcome == Outcome::Bare).await?;
 
-        apply_all(&stage, "deploy/manifests-pre-1.36").await?;
-        missed_pods_are_refused(&stage).await
+        apply_all(&harness, "deploy/manifests-pre-1.36").await?;
+        missed_pods_are_refused(&harness).await
     };
-    stage.cluster.reported(&[SHOP, QUIET], exercise).await
+    harness.cluster.reported(&[SHOP, QUIET], exercise).await
 }
 
 #[tokio::test]
 async fn the_newest_api_server_holds() -> Result<()> {
-    let stage = Stage::set(ApiOptions { release: Release::Newest, ..ApiOptions::default() }).await?;
+    let harness = Harness::set(ApiOptions { release: Release::Newest, ..ApiOptions::default() }).await?;
     let exercise = async {
-        is_of(&stage, Release::Newest).await?;
-        apply_all(&stage, "deploy/manifests").await?;
-        stage.injector_is_down().await?;
-        stage.until("pods are held", &asking("web"), |outcome| *outcome == Outcome::Held).await?;
+        is_of(&harness, Release::Newest).await?;
+        apply_all(&harness, "deploy/manifests").await?;
+        harness.injector_is_down().await?;
+        harness.until("pods are held", &asking("web"), |outcome| *outcome == Outcome::Held).await?;
         for number in 0..PODS {
-            let held = stage.create(&asking(&format!("down-{number}"))).await?;
+            let held = harness.create(&asking(&format!("down-{number}"))).await?;
             ensure!(Outcome::of(&held) == Outcome::Held, "down-{number}: {}", Outcome::of(&held));
         }
         let quiet = pod("web").in_namespace(QUIET).running("app:1").json();
-        ensure!(stage.ask(&quiet).await? == Outcome::Bare, "a pod that does not ask was held");
+        ensure!(harness.ask(&quiet).await? == Outcome::Bare, "a pod that does not ask was held");
         let bound = pod("web").in_namespace(SHOP).running("app:1").on_node("node-a").json();
-        ensure!(stage.ask(&bound).await? == Outcome::Missed, "a pod that names its node was not refused");
-        stage.injector_is_up().await?;
+        ensure!(harness.ask(&bound).await? == Outcome::Missed, "a pod that names its node was not refused");
+        harness.injector_is_up().await?;
         for number in 0..PODS {
-            let up = stage.create(&asking(&format!("up-{number}"))).await?;
+            let up = harness.create(&asking(&format!("up-{number}"))).await?;
             ensure!(Outcome::of(&up) == Outcome::Meshed, "up-{number}: {}", Outcome::of(&up));
             let trace = serde_json::to_value(&up.spec)?.get("schedulingGates").cloned();
             ensure!(trace.is_none(), "up-{number} has a trace: {trace:?}");
         }
         Ok(())
     };
-    stage.cluster.reported(&[SHOP, QUIET], exercise).await
+    harness.cluster.reported(&[SHOP, QUIET], exercise).await
 }
 
-async fn missed_pods_are_refused(stage: &Stage) -> Result<()> {
-    stage.injector_is_down().await?;
-    stage.until("missed pods are refused", &asking("web"), |outcome| *outcome == Outcome::Missed).await?;
+async fn missed_pods_are_refused(harness: &Harness) -> Result<()> {
+    harness.injector_is_down().await?;
+    harness.until("missed pods are refused", &asking("web"), |outcome| *outcome == Outcome::Missed).await?;
     let quiet = pod("web").in_namespace(QUIET).running("app:1").json();
-    ensure!(stage.ask(&quiet).await? == Outcome::Bare, "a pod that does not ask was refused");
-    stage.injector_is_up().await?;
-    let injected = stage.ask(&asking("web")).await?;
+    ensure!(harness.ask(&quiet).await? == Outcome::Bare, "a pod that does not ask was refused");
+    harness.injector_is_up().await?;
+    let injected = harness.ask(&asking("web")).await?;
     ensure!(injected == Outcome::Meshed, "{injected}");
-    stage.injector_is_down().await
+    harness.injector_is_down().await
 }
 
 /// The server is of the release that it was asked for, and has what that release has.
-async fn is_of(stage: &Stage, release: Release) -> Result<()> {
-    let version: Value = stage.admin.request(Request::get("/version").body(Vec::new())?).await?;
+async fn is_of(harness: &Harness, release: Release) -> Result<()> {
+    let version: Value = harness.admin.request(Request::get("/version").body(Vec::new())?).await?;
     ensure!(version["gitVersion"] == release.version(), "{version}");
     let group = Request::get("/apis/admissionregistration.k8s.io/v1").body(Vec::new())?;
-    let group: Value = stage.admin.request(group).await?;
+    let group: Value = harness.admin.request(group).await?;
     let offers =
         |kind: &str| group["resources"].as_array().is_some_and(|all| all.iter().any(|one| one["kind"] == kind));
     ensure!(offers("ValidatingAdmissionPolicy"), "{group}");
@@ -103,21 +103,21 @@ async fn is_of(stage: &Stage, release: Release) -> Result<()> {
 }
 
 /// A directory, as a person applies it: `kubectl apply --kustomize`.
-async fn apply_all(stage: &Stage, directory: &str) -> Result<()> {
+async fn apply_all(harness: &Harness, directory: &str) -> Result<()> {
     let directory = repository(directory);
     let directory = directory.to_str().context("a path that is no text")?;
-    stage.kubectl(&["apply", "--validate=strict", "--kustomize", directory]).await.map(drop)
+    harness.kubectl(&["apply", "--validate=strict", "--kustomize", directory]).await.map(drop)
 }
 
-async fn policy(stage: &Stage, kind: &str, name: &str) -> Result<Value> {
-    Ok(serde_json::from_str(&stage.kubectl(&["get", kind, name, "--output=json"]).await?)?)
+async fn policy(harness: &Harness, kind: &str, name: &str) -> Result<Value> {
+    Ok(serde_json::from_str(&harness.kubectl(&["get", kind, name, "--output=json"]).await?)?)
 }
 
-async fn helm(stage: &Stage, words: &[&str]) -> Result<Output> {
+async fn helm(harness: &Harness, words: &[&str]) -> Result<Output> {
     let program = tokio::task::spawn_blocking(find_helm).await??;
     let home = tempfile::tempdir()?;
     let mut helm = tokio::process::Command::new(program);
-    helm.args(words).env("KUBECONFIG", stage.cluster.kubeconfig()).env("HOME", home.path());
+    helm.args(words).env("KUBECONFIG", harness.cluster.kubeconfig()).env("HOME", home.path());
     Ok(helm.output().await?)
 }
 

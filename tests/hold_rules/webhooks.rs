@@ -7,7 +7,7 @@ use linkerd_gate_kit::object::pod;
 use linkerd_gate_kit::standin::patch_annotation;
 use serde_json::{Value, json};
 
-use crate::stage::{CHANGED, GATE, Outcome, QUIET, SHOP, Stage, asking, gates, repository};
+use crate::harness::{CHANGED, GATE, Harness, Outcome, QUIET, SHOP, asking, gates, repository};
 
 /// A pod, and what other programs make of it on its way.
 struct Case {
@@ -21,27 +21,27 @@ struct Case {
 
 #[tokio::test]
 async fn no_other_webhook_or_policy_lets_a_missed_pod_through() -> Result<()> {
-    let stage = Stage::with_admission(ApiOptions::default()).await?;
+    let harness = Harness::with_admission(ApiOptions::default()).await?;
     let exercise = async {
-        webhooks_before_after_and_again(&stage).await?;
-        other_gates_stay(&stage).await?;
-        a_second_policy_that_clears_gates(&stage).await?;
-        two_configurations_make_one_gate(&stage).await?;
-        a_configuration_that_lost_its_label(&stage).await
+        webhooks_before_after_and_again(&harness).await?;
+        other_gates_stay(&harness).await?;
+        a_second_policy_that_clears_gates(&harness).await?;
+        two_configurations_make_one_gate(&harness).await?;
+        a_configuration_that_lost_its_label(&harness).await
     };
-    stage.cluster.reported(&[SHOP, QUIET], exercise).await
+    harness.cluster.reported(&[SHOP, QUIET], exercise).await
 }
 
-async fn webhooks_before_after_and_again(stage: &Stage) -> Result<()> {
+async fn webhooks_before_after_and_again(harness: &Harness) -> Result<()> {
     let mut wrong = Vec::new();
     for down in [true, false] {
         if down {
-            stage.injector_is_down().await?;
+            harness.injector_is_down().await?;
         } else {
-            stage.injector_is_up().await?;
+            harness.injector_is_up().await?;
         }
         for case in cases() {
-            let outcome = stage.ask(&case.pod).await?;
+            let outcome = harness.ask(&case.pod).await?;
             let expected = if down { &case.down } else { &case.up };
             if outcome != *expected {
                 let injector = if down { "down" } else { "up" };
@@ -118,28 +118,28 @@ fn changed(namespace: &str, says: Option<&str>, changes: &[(&str, Value)]) -> Va
 }
 
 /// Gates of other programs are nothing of ours, whatever becomes of our own.
-async fn other_gates_stay(stage: &Stage) -> Result<()> {
+async fn other_gates_stay(harness: &Harness) -> Result<()> {
     let others = ["example.com/first", "example.com/second"];
     let mut pod = asking("gated");
     pod["spec"]["schedulingGates"] = json!([{"name": others[0]}, {"name": others[1]}]);
-    stage.injector_is_down().await?;
-    let held = stage.send(&pod, "?dryRun=All").await?.map_err(|outcome| anyhow::anyhow!("{outcome}"))?;
+    harness.injector_is_down().await?;
+    let held = harness.send(&pod, "?dryRun=All").await?.map_err(|outcome| anyhow::anyhow!("{outcome}"))?;
     ensure!(gates(&held) == [others[0], others[1], GATE], "{:?}", gates(&held));
-    stage.injector_is_up().await?;
-    let injected = stage.send(&pod, "?dryRun=All").await?.map_err(|outcome| anyhow::anyhow!("{outcome}"))?;
+    harness.injector_is_up().await?;
+    let injected = harness.send(&pod, "?dryRun=All").await?.map_err(|outcome| anyhow::anyhow!("{outcome}"))?;
     ensure!(Outcome::of(&injected) == Outcome::Meshed && gates(&injected) == others, "{:?}", gates(&injected));
     // A user's own copy of our gate goes off a pod that has its proxy, and off one that does not ask.
     pod["spec"]["schedulingGates"] = json!([{"name": others[0]}, {"name": GATE}, {"name": others[1]}]);
-    let injected = stage.send(&pod, "?dryRun=All").await?.map_err(|outcome| anyhow::anyhow!("{outcome}"))?;
+    let injected = harness.send(&pod, "?dryRun=All").await?.map_err(|outcome| anyhow::anyhow!("{outcome}"))?;
     ensure!(Outcome::of(&injected) == Outcome::Meshed && gates(&injected) == others, "{:?}", gates(&injected));
     pod["metadata"]["namespace"] = QUIET.into();
-    let bare = stage.send(&pod, "?dryRun=All").await?.map_err(|outcome| anyhow::anyhow!("{outcome}"))?;
+    let bare = harness.send(&pod, "?dryRun=All").await?.map_err(|outcome| anyhow::anyhow!("{outcome}"))?;
     ensure!(Outcome::of(&bare) == Outcome::Bare && gates(&bare) == others, "{:?}", gates(&bare));
     Ok(())
 }
 
 /// Whatever the order of policies is: a pod is held, or refused, and never bare.
-async fn a_second_policy_that_clears_gates(stage: &Stage) -> Result<()> {
+async fn a_second_policy_that_clears_gates(harness: &Harness) -> Result<()> {
     let mut objects = Vec::new();
     for name in ["a-clears", "z-clears"] {
         objects.push(json!({
@@ -170,48 +170,48 @@ async fn a_second_policy_that_clears_gates(stage: &Stage) -> Result<()> {
     }
     let file = tempfile::Builder::new().suffix(".json").tempfile()?;
     std::fs::write(file.path(), json!({"apiVersion": "v1", "kind": "List", "items": objects}).to_string())?;
-    stage.apply(file.path()).await?;
+    harness.apply(file.path()).await?;
     for name in ["a-clears", "z-clears"] {
         let cleared = pod("cleared").in_namespace(SHOP).running("app:1").labelled("cleared-by", name).json();
         let by_policy = async {
             loop {
-                match stage.send(&cleared, "?dryRun=All").await? {
+                match harness.send(&cleared, "?dryRun=All").await? {
                     Ok(pod) if !pod.metadata.labels.iter().flatten().any(|(key, _)| key == "cleared") => {}
                     _ => return anyhow::Ok(()),
                 }
             }
         };
-        tokio::time::timeout(crate::stage::PATIENCE, by_policy).await??;
-        stage.injector_is_down().await?;
-        let outcome = stage.ask(&cleared).await?;
+        tokio::time::timeout(crate::harness::PATIENCE, by_policy).await??;
+        harness.injector_is_down().await?;
+        let outcome = harness.ask(&cleared).await?;
         ensure!(matches!(outcome, Outcome::Held | Outcome::Missed), "{name}: {outcome}");
-        stage.injector_is_up().await?;
-        let outcome = stage.ask(&cleared).await?;
+        harness.injector_is_up().await?;
+        let outcome = harness.ask(&cleared).await?;
         ensure!(outcome == Outcome::Meshed, "{name}, injector up: {outcome}");
     }
-    stage.kubectl(&["delete", "mutatingadmissionpolicybindings", "a-clears", "z-clears"]).await?;
-    stage.kubectl(&["delete", "mutatingadmissionpolicies", "a-clears", "z-clears"]).await?;
+    harness.kubectl(&["delete", "mutatingadmissionpolicybindings", "a-clears", "z-clears"]).await?;
+    harness.kubectl(&["delete", "mutatingadmissionpolicies", "a-clears", "z-clears"]).await?;
     Ok(())
 }
 
 /// A second Linkerd, or a revision of the first: two parameters for one policy.
-async fn two_configurations_make_one_gate(stage: &Stage) -> Result<()> {
+async fn two_configurations_make_one_gate(harness: &Harness) -> Result<()> {
     let first = "linkerd-proxy-injector-webhook-config";
-    let text = stage.kubectl(&["get", "mutatingwebhookconfiguration", first, "--output=json"]).await?;
+    let text = harness.kubectl(&["get", "mutatingwebhookconfiguration", first, "--output=json"]).await?;
     let mut second: Value = serde_json::from_str(&text)?;
     second["metadata"] = json!({"name": "linkerd-second", "labels": second["metadata"]["labels"]});
     // It calls for another namespace than the pod's: it may not take off what the first one put on.
     second["webhooks"][0]["namespaceSelector"]["matchLabels"] = json!({"second": "true"});
-    stage.configure(second).await?;
+    harness.configure(second).await?;
     for says in [None, Some("enabled"), Some("disabled")] {
         let twice = changed(SHOP, says, &[]);
         for down in [true, false] {
             if down {
-                stage.injector_is_down().await?;
+                harness.injector_is_down().await?;
             } else {
-                stage.injector_is_up().await?;
+                harness.injector_is_up().await?;
             }
-            let pod = stage.send(&twice, "?dryRun=All").await?.map_err(|outcome| anyhow::anyhow!("{outcome}"))?;
+            let pod = harness.send(&twice, "?dryRun=All").await?.map_err(|outcome| anyhow::anyhow!("{outcome}"))?;
             let expected = match (says, down) {
                 (Some("disabled"), _) => Outcome::Bare,
                 (_, true) => Outcome::Held,
@@ -221,17 +221,17 @@ async fn two_configurations_make_one_gate(stage: &Stage) -> Result<()> {
             ensure!(gates(&pod).len() == usize::from(expected == Outcome::Held), "{:?}", gates(&pod));
         }
     }
-    stage.kubectl(&["delete", "mutatingwebhookconfiguration", "linkerd-second"]).await?;
+    harness.kubectl(&["delete", "mutatingwebhookconfiguration", "linkerd-second"]).await?;
     Ok(())
 }
 
 /// Rule 3: by label nothing is found any more, and hold and guard are silently off; by name it is found all the same.
-async fn a_configuration_that_lost_its_label(stage: &Stage) -> Result<()> {
+async fn a_configuration_that_lost_its_label(harness: &Harness) -> Result<()> {
     let name = "linkerd-proxy-injector-webhook-config";
-    stage.injector_is_down().await?;
+    harness.injector_is_down().await?;
     let label = "linkerd.io/control-plane-component";
-    stage.kubectl(&["label", "mutatingwebhookconfiguration", name, &format!("{label}-")]).await?;
-    stage.until("hold has lost sight of Linkerd", &asking("web"), |outcome| *outcome == Outcome::Bare).await?;
+    harness.kubectl(&["label", "mutatingwebhookconfiguration", name, &format!("{label}-")]).await?;
+    harness.until("hold has lost sight of Linkerd", &asking("web"), |outcome| *outcome == Outcome::Bare).await?;
     let chart = repository("deploy/chart");
     let mut helm =
         tokio::process::Command::new(tokio::task::spawn_blocking(linkerd_gate_kit::parts::find_helm).await??);
@@ -246,10 +246,10 @@ async fn a_configuration_that_lost_its_label(stage: &Stage) -> Result<()> {
     ensure!(rendered.status.success(), "{}", String::from_utf8_lossy(&rendered.stderr));
     let file = tempfile::Builder::new().suffix(".yaml").tempfile()?;
     std::fs::write(file.path(), rendered.stdout)?;
-    stage.apply(file.path()).await?;
-    stage.until("hold finds it by name", &asking("web"), |outcome| *outcome == Outcome::Held).await?;
-    stage.injector_is_up().await?;
-    let outcome = stage.ask(&asking("web")).await?;
+    harness.apply(file.path()).await?;
+    harness.until("hold finds it by name", &asking("web"), |outcome| *outcome == Outcome::Held).await?;
+    harness.injector_is_up().await?;
+    let outcome = harness.ask(&asking("web")).await?;
     ensure!(outcome == Outcome::Meshed, "{outcome}");
     Ok(())
 }

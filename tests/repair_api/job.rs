@@ -13,12 +13,12 @@ use linkerd_gate_kit::cluster::{until, until_any};
 use linkerd_gate_kit::object::{job, pod};
 use serde_json::json;
 
-use crate::stage::{PATIENCE, create, in_namespace, merge};
+use crate::harness::{PATIENCE, create, in_namespace, merge};
 
 const ANOTHER: &str = "00000000-0000-0000-0000-000000000000";
 
 #[tokio::test]
-async fn a_job_that_forgives_nothing_is_suspended_and_resumed_and_counts_nothing() -> Result<()> {
+async fn a_job_without_retries_is_suspended_and_resumed_uncounted() -> Result<()> {
     in_namespace("job", async |client, namespace| {
         let jobs: Api<Job> = Api::namespaced(client.clone(), &namespace);
         let pods: Api<Pod> = Api::namespaced(client.clone(), &namespace);

@@ -2,8 +2,8 @@
 //! refuse, that a suspended Job counts nothing, that a nudge wakes those that were refused. One control plane for all tests; each
 //! has a namespace of its own.
 
+mod harness;
 mod job;
-mod nudge;
 mod other;
 mod removal;
-mod stage;
+mod retry;

@@ -18,7 +18,7 @@ use linkerd_gate_kit::object::pod;
 use serde_json::json;
 use tokio::sync::watch;
 
-use crate::stage::{create, in_namespace, merge, seen};
+use crate::harness::{create, in_namespace, merge, seen};
 
 #[tokio::test]
 async fn a_node_without_an_agent_is_opened_and_keeps_everything_else() -> Result<()> {
@@ -123,11 +123,11 @@ async fn a_controllers_lease_is_followed_taken_and_given_up() -> Result<()> {
 #[tokio::test]
 async fn pods_and_namespaces_are_seen_as_what_decides() -> Result<()> {
     in_namespace("watched", async |client, namespace| {
-        let (_awaited, nobody_awaited) = watch::channel(BTreeSet::new());
+        let (_awaited, none_awaited) = watch::channel(BTreeSet::new());
         let (pods_sink, mut pods) = watch::channel(Seen::default());
         let (namespaces_sink, mut namespaces) = watch::channel(Seen::default());
         let following = [
-            tokio::spawn(follow_pods(client.clone(), nobody_awaited, pods_sink)),
+            tokio::spawn(follow_pods(client.clone(), none_awaited, pods_sink)),
             tokio::spawn(follow_namespaces(client.clone(), namespaces_sink)),
         ];
         let held = pod("held").annotated("linkerd-gate/repair", "held").json();

@@ -11,10 +11,10 @@ use linkerd_gate_kit::cluster::{until, until_gone};
 use linkerd_gate_kit::object::{self, pod};
 use serde_json::json;
 
-use crate::stage::{NODE, PATIENCE, cluster, create, in_namespace, merge, target};
+use crate::harness::{NODE, PATIENCE, cluster, create, in_namespace, merge, target};
 
 #[tokio::test]
-async fn a_pod_is_removed_as_it_was_looked_at_or_not_at_all() -> Result<()> {
+async fn a_pod_is_removed_only_if_unchanged_since_observed() -> Result<()> {
     in_namespace("removal", async |client, namespace| {
         let pods: Api<Pod> = Api::namespaced(client.clone(), &namespace);
         for evict in [false, true] {
@@ -68,7 +68,7 @@ async fn run(pods: &Api<Pod>, name: &str) -> Result<Pod> {
 }
 
 #[tokio::test]
-async fn a_disruption_budget_refuses_an_eviction_and_a_deletion_does_not_ask_it() -> Result<()> {
+async fn a_disruption_budget_refuses_evictions_but_no_deletions() -> Result<()> {
     in_namespace("budget", async |client, namespace| {
         let pods: Api<Pod> = Api::namespaced(client.clone(), &namespace);
         let budgets: Api<PodDisruptionBudget> = Api::namespaced(client.clone(), &namespace);
@@ -125,12 +125,12 @@ async fn a_removal_without_the_right_says_which_it_is() -> Result<()> {
     in_namespace("rights", async |client, namespace| {
         let pods: Api<Pod> = Api::namespaced(client, &namespace);
         let never_ran = target(&create(&pods, held("held").json()).await?);
-        let nobody = cluster().await?.client_as(&namespace, "default").await?;
+        let unprivileged = cluster().await?.client_as(&namespace, "default").await?;
         for (evict, words) in [
             (false, "cannot delete resource \"pods\""),
             (true, "LINKERD_GATE_EVICTION=true needs the right to create pods/eviction"),
         ] {
-            let outcome = remove(nobody.clone(), &namespace, &never_ran, evict).await;
+            let outcome = remove(unprivileged.clone(), &namespace, &never_ran, evict).await;
             ensure!(matches!(&outcome, WriteOutcome::Failed(why) if why.contains(words)), "{outcome:?}");
         }
         Ok(())

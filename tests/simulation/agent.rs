@@ -160,7 +160,7 @@ struct Prover {
     evidence: Option<Duration>,
     proven_again: Duration,
     /// What must run everywhere and does not tolerate our taint; until its own watches know, what its predecessor said.
-    yield_on: TaintSuppressions,
+    suppressions: TaintSuppressions,
     listed: bool,
     tolerating: BTreeSet<String>,
 }
@@ -363,7 +363,7 @@ impl Agent {
         }
     }
 
-    fn by_hand(&self, wall: Timestamp) -> Option<ManualOverride> {
+    fn manual_override(&self, wall: Timestamp) -> Option<ManualOverride> {
         let of_node = self.node_view.as_ref().and_then(|view| view.manual_override.as_deref());
         let of_all = self.lease.as_ref().and_then(|word| word.record.manual_override.as_deref());
         let in_force = |word| ManualOverride::in_force(word, wall).ok().flatten();
@@ -373,9 +373,10 @@ impl Agent {
     fn tend_node(&mut self, around: &mut Surroundings<'_>, requests: &mut Vec<Request>) {
         let now = around.now;
         let Some(view) = self.node_view.clone() else { return };
-        let by_hand = self.by_hand(around.wall);
+        let manual_override = self.manual_override(around.wall);
         let local = self.local(now);
-        let yield_to = self.follower.published(local).map(|word| word.suppressed_by(&self.me.name)).unwrap_or_default();
+        let suppressed_by =
+            self.follower.published(local).map(|word| word.suppressed_by(&self.me.name)).unwrap_or_default();
         let policy = &around.policies.node;
         let facts = NodeFacts {
             node: &view,
@@ -384,14 +385,14 @@ impl Agent {
             closed_since: self.closed_since,
             age: Age::of(&view, (now >= self.started + Duration::from_millis(300)).then_some(around.installed)),
             gate: self.follower.gate(),
-            yield_to: &yield_to,
+            suppressed_by: &suppressed_by,
             repair: self.controller.wait(self.follower.gate(), policy.repair_grace, local),
-            by_hand,
+            manual_override,
         };
         let plan = NodePlan::of(policy, &facts);
         let wanted = matches!(
             plan.state,
-            NodeState::Closed { why: Closed::Unproven | Closed::AwaitsRepair(_), .. } | NodeState::Yielding(_)
+            NodeState::Closed { why: Closed::Unproven | Closed::AwaitsRepair(_), .. } | NodeState::TaintSuppressed(_)
         );
         if wanted && !self.wants_controller {
             self.controller = ControllerLease::default();
@@ -406,7 +407,7 @@ impl Agent {
         if let NodeState::Closed { since, .. } = &plan.state {
             self.wake_at(self.booted + *since + policy.max_closed, now);
         }
-        if let Some(word) = by_hand {
+        if let Some(word) = manual_override {
             let left = word.until.duration_since(around.wall).unsigned_abs();
             self.wake_at(now + left + Duration::from_micros(1), now);
         }
@@ -473,7 +474,7 @@ impl Agent {
         // there for a moment too long does less harm than one that is not.
         let said = self.lease.as_ref().and_then(|word| word.record.verdict.as_deref());
         let said = said.filter(|_| self.follower.observer().stale_at().is_some());
-        let yield_on = said
+        let suppressions = said
             .and_then(|said| PublishedVerdict::read(said).ok())
             .map(|word| word.taint_suppressed_by)
             .unwrap_or_default();
@@ -485,7 +486,7 @@ impl Agent {
             pause: Duration::from_millis(100),
             evidence: self.truth.evidence,
             proven_again: self.proven_again,
-            yield_on,
+            suppressions,
             listed: false,
             tolerating: BTreeSet::new(),
         }
@@ -522,7 +523,7 @@ impl Agent {
                 essential::namespaces(&around.cluster.webhooks, &around.cluster.namespaces, &BTreeSet::new());
             let Cluster { daemon_sets, daemon_pods, places, .. } = around.cluster;
             let sets = essential::intolerant(TAINT_KEY, &essential, &[], daemon_sets);
-            prover.yield_on = essential::suppressions(TAINT_KEY, &sets, places, daemon_pods, &prover.yield_on);
+            prover.suppressions = essential::suppressions(TAINT_KEY, &sets, places, daemon_pods, &prover.suppressions);
             for tolerate in essential::missing_tolerations(TAINT_KEY, &essential, &around.cluster.pods) {
                 if prover.tolerating.insert(tolerate.uid.clone()) {
                     requests.push(Request::Tolerate(tolerate.uid));
@@ -548,7 +549,7 @@ fn length(pause: Pause, random: &mut Random) -> Duration {
 impl Prover {
     /// What it publishes.
     fn verdict(&self) -> String {
-        PublishedVerdict::new(&self.gate, self.yield_on.clone(), Vec::new()).write()
+        PublishedVerdict::new(&self.gate, self.suppressions.clone(), Vec::new()).write()
     }
 
     fn found(&mut self, found: &Found, sent: Duration, (now, local): (Duration, Duration), random: &mut Random) {

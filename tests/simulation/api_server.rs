@@ -141,10 +141,10 @@ impl ApiServer {
     }
 
     /// What a person writes into the Lease of all, who creates it where there is none.
-    pub fn annotate_lease(&mut self, by_hand: Option<String>) {
+    pub fn annotate_lease(&mut self, manual_override: Option<String>) {
         let mut word =
             self.lease.as_deref().cloned().unwrap_or(Word { record: LeaseRecord::default(), truth: Truth::default() });
-        word.record.manual_override = by_hand;
+        word.record.manual_override = manual_override;
         word.record.resource_version = self.next_version();
         self.lease = Some(Rc::new(word));
     }

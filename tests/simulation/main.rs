@@ -31,7 +31,7 @@ const SEEDS: u64 = 1000;
 const BOUND: Duration = Duration::from_secs(105);
 
 /// The world of a seed.
-fn setting(seed: u64, told: bool) -> Setting {
+fn setting(seed: u64, logged: bool) -> Setting {
     let mut random = Random::new(seed ^ 0x5eed);
     Setting {
         seed,
@@ -41,7 +41,7 @@ fn setting(seed: u64, told: bool) -> Setting {
         repair_grace: Duration::from_secs(if random.chance(50) { 10 } else { 30 }),
         proven_again: Duration::from_secs(if random.chance(50) { 20 } else { 60 }),
         fresh_install: random.chance(30),
-        told,
+        logged,
     }
 }
 
@@ -142,9 +142,9 @@ fn play_all(seeds: Range<u64>, play: impl Fn(Setting) -> Result<Counts, Violatio
 }
 
 fn play_or_tell(seed: u64, play: impl Fn(Setting) -> Result<Counts, Violation>) -> Counts {
-    let told = std::env::var_os("LINKERD_GATE_SIMULATION_SEED").is_some();
+    let logged = std::env::var_os("LINKERD_GATE_SIMULATION_SEED").is_some();
     match play(setting(seed, false)) {
-        Ok(counts) if told => {
+        Ok(counts) if logged => {
             println!("seed {seed}: {counts:?}");
             counts
         }
@@ -193,12 +193,12 @@ fn whatever_befalls_the_cluster_the_invariants_hold() {
 }
 
 #[test]
-fn a_new_prover_opens_no_node_that_boots_by_what_was_proven_before() {
+fn a_new_prover_opens_no_booting_node_by_an_old_proof() {
     play_all(0..200, lost_prover);
 }
 
 #[test]
-fn a_prover_whose_probes_hang_gives_way_and_opens_nothing_meanwhile() {
+fn a_prover_with_hung_probes_steps_down_and_opens_nothing() {
     let all = play_all(0..100, hung_prober);
     let sum = |of: fn(&Counts) -> usize| all.iter().map(of).sum::<usize>();
     assert!(sum(|counts| counts.probes_hung) > 80, "the stories have to reach what they are about");
@@ -207,7 +207,7 @@ fn a_prover_whose_probes_hang_gives_way_and_opens_nothing_meanwhile() {
 }
 
 #[test]
-fn a_seed_tells_the_same_story_every_time() {
+fn a_seed_always_plays_the_same_simulation() {
     for seed in 0..5 {
         assert_eq!(play(setting(seed, false)).unwrap(), play(setting(seed, true)).unwrap(), "seed {seed}");
     }

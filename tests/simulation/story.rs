@@ -54,7 +54,7 @@ pub enum Happening {
     DaemonSetTolerates,
     ControllersGone,
     /// A kubelet that booted takes back what it said of the shutdown.
-    ShutdownForgotten(usize),
+    ShutdownCleared(usize),
     /// Everything that is broken is mended, but for what the gate itself has to do.
     Heal,
 }
@@ -102,7 +102,7 @@ impl Happening {
     /// Makes it so, and draws when it ends.
     pub fn happen(self, world: &mut World) {
         // What is still broken when everything is mended is mended too, and nothing breaks any more.
-        if world.calm && !matches!(self, Self::PowerOn(_) | Self::ShutdownForgotten(_)) {
+        if world.calm && !matches!(self, Self::PowerOn(_) | Self::ShutdownCleared(_)) {
             return;
         }
         match self {
@@ -122,7 +122,7 @@ impl Happening {
                     world.add_machine(None, created);
                 }
             }
-            Self::ShutdownForgotten(node) => forget_shutdown(world, node),
+            Self::ShutdownCleared(node) => clear_shutdown(world, node),
 
             Self::ApiServerDown => stop_api_server(world),
             Self::ApiServerUp => {
@@ -160,7 +160,7 @@ impl Happening {
             Self::AgentEnds(agent) => world.end(agent),
 
             Self::SaidOfNode { .. } | Self::SaidOfAll { .. } | Self::TaintRemoved | Self::LeaseDeleted => {
-                self.by_hand(world);
+                self.manual_override(world);
             }
 
             Self::LinkerdUninstalled => {
@@ -235,7 +235,7 @@ impl Happening {
     }
 
     /// What people do.
-    fn by_hand(self, world: &mut World) {
+    fn manual_override(self, world: &mut World) {
         let node = world.random.below(world.machines.len());
         match self {
             Self::SaidOfNode { open } => {
@@ -297,7 +297,7 @@ fn stop_api_server(world: &mut World) {
     ends(world, (2000, 50_000), Happening::ApiServerUp);
 }
 
-fn forget_shutdown(world: &mut World, node: usize) {
+fn clear_shutdown(world: &mut World, node: usize) {
     if world.api.nodes[node].shutting_down {
         world.api.change_node(node, |view| view.shutting_down = false);
         world.notify_node(node);
@@ -322,7 +322,7 @@ fn say(world: &mut World, open: bool) -> ManualOverride {
     let until = world.wall() + SignedDuration::from_secs(i64::try_from(lasts.as_secs()).unwrap());
     if !open {
         let end = world.now + lasts;
-        world.closed_by_hand_until = Some(world.closed_by_hand_until.map_or(end, |until| until.max(end)));
+        world.closed_by_override_until = Some(world.closed_by_override_until.map_or(end, |until| until.max(end)));
     }
     ManualOverride { open, until }
 }
@@ -355,7 +355,7 @@ fn power_on(world: &mut World, node: usize) {
     let after = world.random.between(500, 6000);
     world.start_agent_in(after, node, format!("agent-{node}"));
     let said = after + world.random.between(0, 2000);
-    world.happen_in(said, Happening::ShutdownForgotten(node));
+    world.happen_in(said, Happening::ShutdownCleared(node));
 }
 
 fn heal(world: &mut World) {
@@ -369,7 +369,7 @@ fn heal(world: &mut World) {
             continue;
         }
         power_on(world, node);
-        forget_shutdown(world, node);
+        clear_shutdown(world, node);
     }
     for agent in world.living(None) {
         world.wake_up(agent);

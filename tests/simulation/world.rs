@@ -51,7 +51,7 @@ pub struct Setting {
     /// Whether the cluster was there before linkerd-gate; else it was there in an earlier boot, gate and all.
     pub fresh_install: bool,
     /// Whether to write down what happens: twice as slow, so only where it is to be read.
-    pub told: bool,
+    pub logged: bool,
 }
 
 /// An invariant that does not hold.
@@ -128,7 +128,7 @@ pub struct Machine {
     /// When it lacked that because of our taint.
     cni_lacked: Option<Duration>,
     /// Since when a fresh verdict names it among those that yield.
-    yields_since: Option<Duration>,
+    suppressed_since: Option<Duration>,
 }
 
 /// Which of the things that Linkerd needs a pod is.
@@ -183,7 +183,7 @@ pub struct World {
     /// Whether the network plug-in's DaemonSet does not tolerate our taint.
     pub daemon_set_lacks: bool,
     pub lease_deleted: Option<Duration>,
-    pub closed_by_hand_until: Option<Duration>,
+    pub closed_by_override_until: Option<Duration>,
     pub controllers: Controllers,
     pub calm: bool,
     pub counts: Counts,
@@ -265,7 +265,7 @@ impl World {
             identity_down: false,
             daemon_set_lacks: false,
             lease_deleted: None,
-            closed_by_hand_until: None,
+            closed_by_override_until: None,
             controllers: Controllers::default(),
             calm: false,
             counts: Counts::default(),
@@ -334,7 +334,7 @@ impl World {
             tainted_since: None,
             cni_since: None,
             cni_lacked: None,
-            yields_since: None,
+            suppressed_since: None,
         });
         self.api.add_node(NodeView {
             name: node_name(node),
@@ -372,7 +372,7 @@ impl World {
     }
 
     pub fn tell(&mut self, line: impl FnOnce(&Self) -> String) {
-        if self.setting.told {
+        if self.setting.logged {
             let line = format!("{:>9.3} {}", self.now.as_secs_f64(), line(self));
             if self.history.len() == TAIL {
                 self.history.pop_front();
@@ -1024,12 +1024,14 @@ impl World {
             NodeState::Open(Opened::NotInstalled) => {
                 self.webhook_absent.is_some_and(|at| self.now < at + Duration::from_secs(40))
             }
-            NodeState::Open(Opened::ByHand(word)) => {
+            NodeState::Open(Opened::Overridden(word)) => {
                 word.open && word.until.duration_since(self.wall()).as_secs() > -20
             }
             NodeState::Open(Opened::ThisBoot) => before.opened_boot.as_ref() == Some(&me.incarnation),
             NodeState::Open(Opened::Adopted) => before.opened_boot.is_none() && before.created <= Some(EPOCH),
-            NodeState::Yielding(_) => machine.cni_lacked.is_some_and(|at| self.now < at + Duration::from_secs(40)),
+            NodeState::TaintSuppressed(_) => {
+                machine.cni_lacked.is_some_and(|at| self.now < at + Duration::from_secs(40))
+            }
             NodeState::Open(Opened::LeftOpen) | NodeState::Closed { .. } | NodeState::Undecided => false,
         };
         if allowed {
@@ -1070,8 +1072,8 @@ impl World {
             && self.now >= self.api_undisturbed + during
     }
 
-    fn is_closed_by_hand(&self) -> bool {
-        self.closed_by_hand_until.is_some_and(|until| self.now < until + Duration::from_secs(15))
+    fn is_closed_by_override(&self) -> bool {
+        self.closed_by_override_until.is_some_and(|until| self.now < until + Duration::from_secs(15))
     }
 
     /// No node stays closed for longer than it may, and none is tainted while that keeps an essential DaemonSet away.
@@ -1085,10 +1087,10 @@ impl World {
             let named =
                 published.as_ref().is_some_and(|published| !published.suppressed_by(&node_name(node)).is_empty());
             let machine = &mut self.machines[node];
-            machine.yields_since = named.then(|| machine.yields_since.unwrap_or(self.now));
+            machine.suppressed_since = named.then(|| machine.suppressed_since.unwrap_or(self.now));
         }
-        self.check_yields()?;
-        if self.is_closed_by_hand() {
+        self.check_suppressions()?;
+        if self.is_closed_by_override() {
             return Ok(());
         }
         let patience = Duration::from_secs(15);
@@ -1097,7 +1099,7 @@ impl World {
             let Some(since) = self.machines[agent.node].tainted_since else { continue };
             // Time that was closed by hand does not count, and an agent counts from when it could see its node.
             let since = self
-                .closed_by_hand_until
+                .closed_by_override_until
                 .map_or(since, |until| since.max(until))
                 .max(agent.undisturbed)
                 .max(self.api_undisturbed);
@@ -1107,8 +1109,8 @@ impl World {
             if self.now >= since + self.setting.max_closed + patience {
                 return Err(format!("{} has been closed since {since:?}, as {:?}", node.name, agent.state));
             }
-            let yields_since = self.machines[agent.node].yields_since;
-            if yields_since.is_some_and(|at| self.now >= at + patience) && self.now >= since + patience {
+            let suppressed_since = self.machines[agent.node].suppressed_since;
+            if suppressed_since.is_some_and(|at| self.now >= at + patience) && self.now >= since + patience {
                 return Err(format!(
                     "{} is tainted as {:?} though kube-system/cni must run there",
                     node.name, agent.state
@@ -1119,7 +1121,7 @@ impl World {
     }
 
     /// A node that has its pod does not yield: no taint ends that.
-    fn check_yields(&self) -> Result<(), String> {
+    fn check_suppressions(&self) -> Result<(), String> {
         let patience = Duration::from_secs(40);
         let holder = self.api.lease.as_ref().and_then(|word| word.record.holder.as_ref());
         let Some(prover) = self.agents.iter().find(|agent| Some(&agent.me) == holder) else { return Ok(()) };
@@ -1128,7 +1130,7 @@ impl World {
         }
         for (node, machine) in self.machines.iter().enumerate() {
             let for_long = |since: Option<Duration>| since.is_some_and(|since| self.now >= since + patience);
-            if for_long(machine.cni_since) && for_long(machine.yields_since) {
+            if for_long(machine.cni_since) && for_long(machine.suppressed_since) {
                 return Err(format!("{} yields to what it has since {:?}", node_name(node), machine.cni_since));
             }
         }

@@ -1,9 +1,10 @@
 //! `release`, `recreate` and `uninstall` on a genuine API server, with held pods of mixed owners: from nothing to what
 //! `deploy/manifests` installs and back to nothing, the injector down and up. The injector is a stand-in.
 
-mod stage;
+mod harness;
 
 use anyhow::{Context as _, Result, ensure};
+use harness::{Harness, PATIENCE, has_proxy, object};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
@@ -13,11 +14,10 @@ use linkerd_gate_kit::cluster::{until, until_any};
 use linkerd_gate_kit::object::{deployment, job, pod, stateful_set};
 use linkerd_gate_kit::standin::Fault;
 use serde_json::{Value, json};
-use stage::{PATIENCE, Stage, has_proxy, object};
 
 #[tokio::test]
 async fn what_is_held_is_let_go_and_nothing_is_left() -> Result<()> {
-    let stage = Stage::set().await?;
+    let stage = Harness::set().await?;
     let exercise = async {
         stage.install().await?;
         stage.releases_one_pod_and_makes_another_again().await?;
@@ -30,7 +30,7 @@ async fn what_is_held_is_let_go_and_nothing_is_left() -> Result<()> {
 
 // === impl Stage ===
 
-impl Stage {
+impl Harness {
     async fn releases_one_pod_and_makes_another_again(&self) -> Result<()> {
         self.cluster_namespace("first").await?;
         self.injector.suffer(Fault::Absent).await?;

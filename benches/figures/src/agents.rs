@@ -53,7 +53,7 @@ const ASK_EVERY: Duration = Duration::from_millis(50);
 const FIRST_PORT: u16 = 21000;
 
 /// A cluster with linkerd-gate installed, and a Linkerd that is down at first.
-pub struct Stage {
+pub struct Harness {
     pub cluster: cluster::Api,
     client: Client,
     pub injector: Standin,
@@ -73,7 +73,7 @@ pub struct Agent {
 
 // === impl Stage ===
 
-impl Stage {
+impl Harness {
     pub async fn set() -> Result<Self> {
         Self::set_with(ApiOptions::default()).await
     }
@@ -112,9 +112,9 @@ impl Stage {
             let slice = endpoint_slice(name).not_ready("192.0.2.1").port("port", port);
             slices.create(&PostParams::default(), &serde_json::from_value(slice.json())?).await?;
         }
-        let stage = Self { cluster, client, injector, calls, _address: address, directory: tempfile::tempdir()? };
-        stage.install().await?;
-        Ok(stage)
+        let harness = Self { cluster, client, injector, calls, _address: address, directory: tempfile::tempdir()? };
+        harness.install().await?;
+        Ok(harness)
     }
 
     /// The files of agent and controller in `deploy/manifests`.
@@ -364,7 +364,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_metric_is_told_from_one_whose_name_begins_alike() {
+    fn a_metric_differs_from_one_whose_name_begins_with_it() {
         let text = "a_total{result=\"x y\"} 3\na_total{result=\"z\"} 4\na_total_of 5\n";
         assert_eq!(samples(text, "a_total").collect::<Vec<_>>(), ["3", "4"]);
         assert_eq!(samples(text, "a_total_of").collect::<Vec<_>>(), ["5"]);

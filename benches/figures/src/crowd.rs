@@ -10,11 +10,11 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-use crate::agents::{Agent, Stage, ports};
+use crate::agents::{Agent, Harness, ports};
 use crate::gate::{Gate, OnMissed};
 use crate::linkerd::Linkerd;
 use crate::peers::Kubectl;
-use crate::process::{Process, forget};
+use crate::process::{Process, evict_pages};
 use crate::release::latencies;
 use crate::said;
 use crate::sample::Sample;
@@ -54,16 +54,16 @@ const CROWD_LIMIT: f64 = 32.0;
 const RELEASED: [(&str, usize); 2] = [("1,000 waits on an agent released, p50", 50), (RELEASED_P99, 99)];
 const RELEASED_P99: &str = "1,000 waits on an agent released, p99";
 
-pub async fn measure(stage: Stage, gate: &Gate, table: &mut Table) -> Result<()> {
+pub async fn measure(harness: Harness, gate: &Gate, table: &mut Table) -> Result<()> {
     said("agent: alone, at rest");
-    let nodes = stage.nodes_of_an_earlier_boot(1).await?;
+    let nodes = harness.nodes_of_an_earlier_boot(1).await?;
     let (node, pod) = nodes.first_key_value().context("no node")?;
     let port = *ports(1).first().context("no port is free")?;
-    stage.rise().await?;
-    forget(gate.binary())?;
-    let mut agent = stage.start(gate.binary(), node, pod, port).await?;
+    harness.rise().await?;
+    evict_pages(gate.binary())?;
+    let mut agent = harness.start(gate.binary(), node, pod, port).await?;
     agent.until_open().await?;
-    stage.until_nodes(false).await?;
+    harness.until_nodes(false).await?;
     sleep(SETTLED).await;
     let how = "/proc/PID/status; one agent, which proves as well, open, the program read from disk";
     let rest = agent.process.memory()?.resident;
@@ -72,9 +72,9 @@ pub async fn measure(stage: Stage, gate: &Gate, table: &mut Table) -> Result<()>
         .value(GATE, rest)
         .target("≤ 12", Target::Kept(rest <= REST_LIMIT));
 
-    polls(&stage, &mut agent, table).await?;
-    let waits = crowd(&stage, gate, &mut agent, PODS).await?;
-    let sample = release(&stage, &agent, waits).await?;
+    polls(&harness, &mut agent, table).await?;
+    let waits = crowd(&harness, gate, &mut agent, PODS).await?;
+    let sample = release(&harness, &agent, waits).await?;
     let p99 = sample.percentile(99);
     let how = "wall clock, from the agent's log line that its gate is open to each process's end";
     table.figure("110 waits on an agent released, p50", "ms", how).value(GATE, sample.median());
@@ -83,9 +83,9 @@ pub async fn measure(stage: Stage, gate: &Gate, table: &mut Table) -> Result<()>
         .value(GATE, p99)
         .target("≤ 100", Target::Missable(p99 <= AIM));
 
-    let waits = crowd(&stage, gate, &mut agent, WAITS).await?;
+    let waits = crowd(&harness, gate, &mut agent, WAITS).await?;
     hold(&waits, &agent, table).await?;
-    let released = release(&stage, &agent, waits).await?;
+    let released = release(&harness, &agent, waits).await?;
     let how = format!("{how}; kubectl {} processes, from the instant before the API server gets the change", KUBECTL.1);
     for (name, percent) in RELEASED {
         table.figure(name, "ms", &how).value(GATE, released.percentile(percent));
@@ -99,7 +99,7 @@ pub async fn measure(stage: Stage, gate: &Gate, table: &mut Table) -> Result<()>
         .value(GATE, most)
         .target("≤ 32", Target::Kept(most <= CROWD_LIMIT));
 
-    let waits = crowd(&stage, gate, &mut agent, WAITS).await?;
+    let waits = crowd(&harness, gate, &mut agent, WAITS).await?;
     let killed = kill(waits).await?;
     let how = "wall clock, from the first SIGKILL to each process's end: what the machine needs to end them";
     table.figure("1,000 waits ended by SIGKILL, p99", "ms", how).value(GATE, killed.percentile(99));
@@ -108,14 +108,14 @@ pub async fn measure(stage: Stage, gate: &Gate, table: &mut Table) -> Result<()>
         .figure("1,000 waits, released by killed, p99", "×", "the two above, of the same run")
         .value(GATE, ratio)
         .target(&format!("≤ {SLACK}"), Target::Kept(ratio <= SLACK));
-    drop((agent, stage));
+    drop((agent, harness));
     direct(gate, table).await
 }
 
 /// A client that holds a thousand long polls: the agent's part alone, without that of processes that end.
-async fn polls(stage: &Stage, agent: &mut Agent, table: &mut Table) -> Result<()> {
+async fn polls(harness: &Harness, agent: &mut Agent, table: &mut Table) -> Result<()> {
     said("agent: 1,000 long polls");
-    stage.fall().await?;
+    harness.fall().await?;
     agent.until_closed().await?;
     let mut polls = JoinSet::new();
     for _ in 0..WAITS {
@@ -130,7 +130,7 @@ async fn polls(stage: &Stage, agent: &mut Agent, table: &mut Table) -> Result<()
         });
     }
     agent.until_waiters(WAITS).await?;
-    stage.rise().await?;
+    harness.rise().await?;
     let answered = polls.join_all().await.into_iter().collect::<Result<Vec<_>>>()?;
     let opened = agent.opened()?;
     let sample: Sample = answered.into_iter().map(|at| at.duration_since(opened)).collect();
@@ -146,11 +146,11 @@ async fn polls(stage: &Stage, agent: &mut Agent, table: &mut Table) -> Result<()
 }
 
 /// Processes that wait for an agent that is closed.
-async fn crowd(stage: &Stage, gate: &Gate, agent: &mut Agent, count: usize) -> Result<Vec<Process>> {
+async fn crowd(harness: &Harness, gate: &Gate, agent: &mut Agent, count: usize) -> Result<Vec<Process>> {
     said(&format!("agent: {count} waits"));
-    stage.fall().await?;
+    harness.fall().await?;
     agent.until_closed().await?;
-    forget(gate.binary())?;
+    evict_pages(gate.binary())?;
     let wait = |_| Process::start(gate.wait_on_agent(agent.address()));
     let waits = (0..count).map(wait).collect::<Result<Vec<_>>>()?;
     agent.until_waiters(count).await?;
@@ -187,9 +187,9 @@ async fn hold(waits: &[Process], agent: &Agent, table: &mut Table) -> Result<()>
 }
 
 /// Lets the agent open, and returns how long after that each of them took to end.
-async fn release(stage: &Stage, agent: &Agent, mut waits: Vec<Process>) -> Result<Sample> {
+async fn release(harness: &Harness, agent: &Agent, mut waits: Vec<Process>) -> Result<Sample> {
     waits.iter_mut().try_for_each(Process::check)?;
-    stage.rise().await?;
+    harness.rise().await?;
     let ends = try_join_all(waits.into_iter().map(Process::succeeded)).await?;
     let opened = agent.opened()?;
     Ok(ends.into_iter().map(|end| end.duration_since(opened)).collect())

@@ -28,7 +28,7 @@ pub enum Manner {
 pub struct NameServer {
     _address: LoopbackAddress,
     resolv_conf: tempfile::NamedTempFile,
-    heard: Arc<AtomicU64>,
+    questions: Arc<AtomicU64>,
     task: JoinHandle<()>,
 }
 
@@ -44,28 +44,28 @@ impl NameServer {
         writeln!(resolv_conf, "nameserver {}", address.ip())?;
         // As kubelet writes it.
         writeln!(resolv_conf, "search shop.svc.cluster.local svc.cluster.local cluster.local\noptions ndots:5")?;
-        let heard = Arc::new(AtomicU64::new(0));
-        let task = tokio::spawn(serve(socket, manner, address.ip(), Arc::clone(&heard)));
-        let server = Self { _address: address, resolv_conf, heard, task };
-        let tried = server.told(Path::new("/bin/true")).status().await.context("cannot run unshare")?;
+        let questions = Arc::new(AtomicU64::new(0));
+        let task = tokio::spawn(serve(socket, manner, address.ip(), Arc::clone(&questions)));
+        let server = Self { _address: address, resolv_conf, questions, task };
+        let tried = server.command(Path::new("/bin/true")).status().await.context("cannot run unshare")?;
         ensure!(tried.success(), "no mount namespace of one's own: unshare ended with {tried}");
         Ok(server)
     }
 
     /// A wait that asks for Linkerd by its names.
     pub fn wait(&self, gate: &Gate, on_missed: OnMissed) -> Command {
-        let mut command = self.told(gate.binary());
+        let mut command = self.command(gate.binary());
         command.arg("wait");
         bare(command, on_missed)
     }
 
     /// How many questions it heard so far.
-    pub fn heard(&self) -> u64 {
-        self.heard.load(Ordering::Relaxed)
+    pub fn questions(&self) -> u64 {
+        self.questions.load(Ordering::Relaxed)
     }
 
     /// `program`, looking names up here. Each step becomes the next by exec, so it is the process that the parent started.
-    pub fn told(&self, program: &Path) -> Command {
+    pub fn command(&self, program: &Path) -> Command {
         let mut command = Command::new("/usr/bin/unshare");
         command
             .args(["--mount", "/bin/sh", "-c", "mount --bind \"$0\" /etc/resolv.conf && exec \"$@\""])
@@ -81,12 +81,12 @@ impl Drop for NameServer {
     }
 }
 
-async fn serve(socket: UdpSocket, manner: Manner, address: Ipv4Addr, heard: Arc<AtomicU64>) {
+async fn serve(socket: UdpSocket, manner: Manner, address: Ipv4Addr, questions: Arc<AtomicU64>) {
     let mut question = [0; 512];
     // An error is that of somebody who has closed their socket meanwhile.
     loop {
         let Ok((length, from)) = socket.recv_from(&mut question).await else { continue };
-        heard.fetch_add(1, Ordering::Relaxed);
+        questions.fetch_add(1, Ordering::Relaxed);
         if let (Manner::Answers, Some(answer)) = (manner, answer(&question[..length], address)) {
             let _nobody_waits_any_more = socket.send_to(&answer, from).await;
         }

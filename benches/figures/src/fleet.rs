@@ -11,7 +11,7 @@ use kube::api::Api;
 use linkerd_gate_kit::cluster::{self, AuditedRequest};
 use tokio::time::{Instant, sleep};
 
-use crate::agents::{Agent, NAMESPACE, PATIENCE, Stage, ports};
+use crate::agents::{Agent, Harness, NAMESPACE, PATIENCE, ports};
 use crate::gate::Gate;
 use crate::said;
 use crate::sample::Sample;
@@ -43,28 +43,28 @@ struct Deeds {
     provers: BTreeSet<String>,
 }
 
-pub async fn measure(stage: Stage, gate: &Gate, table: &mut Table) -> Result<()> {
+pub async fn measure(harness: Harness, gate: &Gate, table: &mut Table) -> Result<()> {
     said(&format!("fleet: making {NODES} nodes"));
-    let nodes = stage.nodes_of_an_earlier_boot(NODES).await?;
-    let agents = start(&stage, gate, &nodes).await?;
-    stage.until_nodes(true).await?;
+    let nodes = harness.nodes_of_an_earlier_boot(NODES).await?;
+    let agents = start(&harness, gate, &nodes).await?;
+    harness.until_nodes(true).await?;
     sleep(SETTLED).await;
 
     said("fleet: Linkerd answers");
-    let leases: Api<Lease> = Api::namespaced(stage.client(), NAMESPACE);
-    let before = stage.api_server_cpu()?;
-    stage.rise().await?;
+    let leases: Api<Lease> = Api::namespaced(harness.client(), NAMESPACE);
+    let before = harness.api_server_cpu()?;
+    harness.rise().await?;
     cluster::until(&leases, "linkerd-gate", "open", PATIENCE, says_open).await?;
     let seen = Timestamp::now();
-    let at_verdict = stage.api_server_cpu()?;
-    stage.until_nodes(false).await?;
-    let spent = stage.api_server_cpu()?;
+    let at_verdict = harness.api_server_cpu()?;
+    harness.until_nodes(false).await?;
+    let spent = harness.api_server_cpu()?;
     said(&format!(
         "fleet: {:.1} s of CPU until the verdict, {:.1} s from there",
         at_verdict.saturating_sub(before).as_secs_f64(),
         spent.saturating_sub(at_verdict).as_secs_f64(),
     ));
-    let deeds = Deeds::read(&stage)?;
+    let deeds = Deeds::read(&harness)?;
     let verdict = deeds.verdict(seen)?;
     let last = deeds.tell_opening(verdict, table);
     let cpu = spent.saturating_sub(at_verdict).as_secs_f64();
@@ -84,7 +84,7 @@ pub async fn measure(stage: Stage, gate: &Gate, table: &mut Table) -> Result<()>
         .figure("a fleet's agent, resident memory at rest", "MiB", how)
         .value(GATE, median)
         .target("≤ 12", Target::Kept(median <= REST_LIMIT));
-    let deeds = Deeds::read(&stage)?;
+    let deeds = Deeds::read(&harness)?;
     deeds.tell_rest((began, ended, window), table);
     let proofs: f64 =
         try_join_all(agents.iter().map(|agent| agent.metric("linkerd_gate_proofs_total"))).await?.iter().sum();
@@ -92,13 +92,13 @@ pub async fn measure(stage: Stage, gate: &Gate, table: &mut Table) -> Result<()>
     Ok(())
 }
 
-async fn start(stage: &Stage, gate: &Gate, nodes: &BTreeMap<String, String>) -> Result<Vec<Agent>> {
+async fn start(harness: &Harness, gate: &Gate, nodes: &BTreeMap<String, String>) -> Result<Vec<Agent>> {
     said(&format!("fleet: starting {} agents, {AT_ONCE} at a time", nodes.len()));
     let ports = ports(nodes.len());
     let all: Vec<_> = nodes.iter().zip(ports).collect();
     let mut agents = Vec::new();
     for some in all.chunks(AT_ONCE) {
-        let starting = some.iter().map(|((node, pod), port)| stage.start(gate.binary(), node, pod, *port));
+        let starting = some.iter().map(|((node, pod), port)| harness.start(gate.binary(), node, pod, *port));
         agents.extend(try_join_all(starting).await?);
     }
     Ok(agents)
@@ -122,8 +122,8 @@ fn between(from: Timestamp, to: Timestamp) -> Duration {
 // === impl Deeds ===
 
 impl Deeds {
-    fn read(stage: &Stage) -> Result<Self> {
-        let requests = stage.requests()?;
+    fn read(harness: &Harness) -> Result<Self> {
+        let requests = harness.requests()?;
         let provers = requests.iter().filter(|request| request.dry_run).filter_map(|request| request.pod.clone());
         let provers = provers.collect();
         Ok(Self { requests, provers })

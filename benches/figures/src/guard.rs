@@ -74,36 +74,36 @@ struct Cost {
 }
 
 /// An API server with an injector, and namespaces whose pods are injected and are not.
-pub struct Stage {
+pub struct Harness {
     pub cluster: cluster::Api,
     client: Client,
     pub injector: Standin,
     _address: LoopbackAddress,
 }
 
-pub async fn measure(stage: &Stage, table: &mut Table) -> Result<()> {
+pub async fn measure(harness: &Harness, table: &mut Table) -> Result<()> {
     // Caches warm, code paths seen.
-    stage.cost("shop", Expect::Injected).await?;
-    let without = stage.cost("shop", Expect::Injected).await?;
+    harness.cost("shop", Expect::Injected).await?;
+    let without = harness.cost("shop", Expect::Injected).await?;
 
     said("guard: on, behind an injector that answers");
-    stage.apply().await?;
-    stage.injector.suffer(Fault::Absent).await?;
-    stage.until_refused().await?;
-    stage.injector.recover().await?;
-    let injected = stage.cost("shop", Expect::Injected).await?;
-    let quiet = stage.cost("quiet", Expect::Bare).await?;
+    harness.apply().await?;
+    harness.injector.suffer(Fault::Absent).await?;
+    harness.until_refused().await?;
+    harness.injector.recover().await?;
+    let injected = harness.cost("shop", Expect::Injected).await?;
+    let quiet = harness.cost("quiet", Expect::Bare).await?;
 
     said("guard: the injector absent");
-    stage.injector.suffer(Fault::Absent).await?;
-    let refused = stage.cost("shop", Expect::Refused).await?;
-    stage.injector.recover().await?;
+    harness.injector.suffer(Fault::Absent).await?;
+    let refused = harness.cost("shop", Expect::Refused).await?;
+    harness.injector.recover().await?;
 
     said(&format!("guard: beside {OTHERS} webhook configurations of others"));
-    stage.others().await?;
-    let among = stage.cost("shop", Expect::Injected).await?;
-    stage.look_at_all().await?;
-    let all = stage.cost("shop", Expect::Injected).await?;
+    harness.others().await?;
+    let among = harness.cost("shop", Expect::Injected).await?;
+    harness.look_at_all().await?;
+    let all = harness.cost("shop", Expect::Injected).await?;
 
     let how = "the API server's admission_controller_admission_duration_seconds of ValidatingAdmissionPolicy, of 500 \
                dry-run creates, one after the other: the median of 5 batches' means";
@@ -147,7 +147,7 @@ enum Expect {
 
 // === impl Stage ===
 
-impl Stage {
+impl Harness {
     pub async fn set() -> Result<Self> {
         let cluster = cluster::Api::start().await?;
         let client = cluster.client().await?;
@@ -165,12 +165,12 @@ impl Stage {
             cluster.create_namespace(&serde_json::from_value(namespace.json())?).await?;
         }
         cluster.expose("linkerd", "linkerd-proxy-injector", address.ip(), &[(443, 443)]).await?;
-        let stage = Self { cluster, client, injector, _address: address };
-        let webhooks: Api<MutatingWebhookConfiguration> = Api::all(stage.client.clone());
+        let harness = Self { cluster, client, injector, _address: address };
+        let webhooks: Api<MutatingWebhookConfiguration> = Api::all(harness.client.clone());
         let configuration = webhook_configuration("linkerd").ca_bundle(certificates.ca_bundle()).json();
         webhooks.create(&PostParams::default(), &serde_json::from_value(configuration)?).await?;
-        stage.until("the injector is called", |answer| answer.is_ok_and(|pod| is_injected(&pod))).await?;
-        Ok(stage)
+        harness.until("the injector is called", |answer| answer.is_ok_and(|pod| is_injected(&pod))).await?;
+        Ok(harness)
     }
 
     async fn apply(&self) -> Result<()> {

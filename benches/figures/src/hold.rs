@@ -14,7 +14,7 @@ use linkerd_gate_kit::standin::Fault;
 use serde_json::{Value, json};
 use tokio::process::Command;
 
-use crate::guard::{Metric, Stage, is_injected};
+use crate::guard::{Harness, Metric, is_injected};
 use crate::said;
 use crate::sample::Sample;
 use crate::table::{GATE, Table, Target};
@@ -46,29 +46,29 @@ enum Expect {
     Bare,
 }
 
-pub async fn measure(stage: &Stage, table: &mut Table) -> Result<()> {
+pub async fn measure(harness: &Harness, table: &mut Table) -> Result<()> {
     said("hold: beside policies that do nothing, the injector absent");
     for name in [TWICE, AGAIN] {
         // Hold and guard leave these alone.
         let exempt = namespace(name).asking().labelled("linkerd-gate/admission", "exempt").json();
-        stage.cluster.create_namespace(&serde_json::from_value(exempt)?).await?;
+        harness.cluster.create_namespace(&serde_json::from_value(exempt)?).await?;
     }
     let empty = [("empty-1", TWICE, "Never"), ("empty-2", TWICE, "Never"), ("empty-again", AGAIN, "IfNeeded")];
     let empty: Vec<_> =
         empty.into_iter().flat_map(|(name, place, again)| policy(name, place, again, NOTHING)).collect();
-    stage.kubectl("apply", written(&empty)?.path()).await?;
+    harness.kubectl("apply", written(&empty)?.path()).await?;
     let manifests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/manifests");
     for file in ["60-admission-hold.yaml", "61-admission-guard.yaml"] {
-        stage.kubectl("apply", &manifests.join(file)).await?;
+        harness.kubectl("apply", &manifests.join(file)).await?;
     }
-    stage.injector.suffer(Fault::Absent).await?;
-    stage.until("pods are held", |answer| answer.is_ok_and(|pod| is_held(&pod))).await?;
-    stage.until_policies_count().await?;
+    harness.injector.suffer(Fault::Absent).await?;
+    harness.until("pods are held", |answer| answer.is_ok_and(|pod| is_held(&pod))).await?;
+    harness.until_policies_count().await?;
     let absent = [(TWICE, Expect::Bare), ("shop", Expect::Held), ("quiet", Expect::Bare)];
-    let [floor, held, quiet] = stage.in_turn(absent).await?;
+    let [floor, held, quiet] = harness.in_turn(absent).await?;
     said("hold: the same behind an injector that answers");
-    stage.injector.recover().await?;
-    let [again, injected] = stage.in_turn([(AGAIN, Expect::Injected), ("shop", Expect::Injected)]).await?;
+    harness.injector.recover().await?;
+    let [again, injected] = harness.in_turn([(AGAIN, Expect::Injected), ("shop", Expect::Injected)]).await?;
 
     let how = "the API server's admission_controller_admission_duration_seconds of MutatingAdmissionPolicy, type admit, all \
                passes of a pod together, of 25 dry-run creates, one after the other: the median of 30 rounds' means, each \
@@ -145,7 +145,7 @@ fn is_held(pod: &Pod) -> bool {
 
 // === impl Stage ===
 
-impl Stage {
+impl Harness {
     async fn kubectl(&self, verb: &str, file: &Path) -> Result<()> {
         let output = Command::new(self.cluster.kubectl()).args([verb, "--filename"]).arg(file).output().await?;
         ensure!(output.status.success(), "kubectl {verb}: {}", String::from_utf8_lossy(&output.stderr));

@@ -11,7 +11,7 @@ use crate::dns::{Manner, NameServer};
 use crate::gate::{Gate, OnMissed};
 use crate::linkerd::Linkerd;
 use crate::peers::Peer;
-use crate::process::{Memory, Process, forget};
+use crate::process::{Memory, Process, evict_pages};
 use crate::said;
 use crate::sample::Sample;
 use crate::table::{GATE, Table, Target};
@@ -73,7 +73,7 @@ pub async fn measure(gate: Option<&Gate>, peers: &[Peer], table: &mut Table) -> 
     let names = NameServer::start(Manner::Answers).await;
     let mut herds = Vec::new();
     if let Some(gate) = gate {
-        forget(gate.binary())?;
+        evict_pages(gate.binary())?;
         herds.push(Herd::start(GATE, REFUSED, || gate.wait(&gone, OnMissed::Hold))?);
         herds.push(Herd::start(GATE, HALF, || gate.wait(&half, OnMissed::Hold))?);
         herds.push(Herd::start(GATE, HELD, || gate.wait(&back, OnMissed::Hold))?);
@@ -83,7 +83,7 @@ pub async fn measure(gate: Option<&Gate>, peers: &[Peer], table: &mut Table) -> 
         }
     }
     for peer in peers {
-        forget(peer.binary())?;
+        evict_pages(peer.binary())?;
         peer.fall().await?;
         herds.push(Herd::start(peer.name(), REFUSED, || peer.wait())?);
     }

@@ -31,7 +31,7 @@ use anyhow::Result;
 use clap::{Parser, ValueEnum};
 use linkerd_gate_kit::image::static_binary;
 
-use crate::agents::Stage;
+use crate::agents::Harness;
 use crate::gate::Gate;
 use crate::peers::{Initium, Kubectl, Peer};
 use crate::table::{GATE, Table};
@@ -115,25 +115,25 @@ async fn main() -> Result<ExitCode> {
         starting::measure(&gate, &mut table).await?;
     }
     if wanted(What::Agent) {
-        match Stage::set().await {
+        match Harness::set().await {
             Ok(stage) => crowd::measure(stage, &gate, &mut table).await?,
             Err(why) => table.without("an agent", &why),
         }
     }
     if wanted(What::Fleet) {
-        match Stage::set().await {
+        match Harness::set().await {
             Ok(stage) => fleet::measure(stage, &gate, &mut table).await?,
             Err(why) => table.without("a fleet of agents", &why),
         }
     }
     if wanted(What::Guard) {
-        match guard::Stage::set().await {
+        match guard::Harness::set().await {
             Ok(stage) => guard::measure(&stage, &mut table).await?,
             Err(why) => table.without("the guard", &why),
         }
     }
     if wanted(What::Hold) {
-        match guard::Stage::set().await {
+        match guard::Harness::set().await {
             Ok(stage) => hold::measure(&stage, &mut table).await?,
             Err(why) => table.without("hold", &why),
         }

@@ -36,7 +36,7 @@ pub struct Memory {
 ///
 /// What a process maps of its program comes in windows around what it touches, and how large they are depends on how the
 /// pages came into the cache: the same program, just written by a linker, takes twice the memory.
-pub fn forget(program: &Path) -> Result<()> {
+pub fn evict_pages(program: &Path) -> Result<()> {
     let file = fs::File::open(program).with_context(|| format!("no program at {}", program.display()))?;
     file.sync_all()?;
     posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?;

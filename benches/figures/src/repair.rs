@@ -2,7 +2,7 @@
 //! thousand pods.
 
 mod held;
-mod nudge;
+mod retry;
 mod scale;
 
 use std::time::Duration;
@@ -15,7 +15,7 @@ use linkerd_gate_kit::object::namespace;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use crate::agents::{PATIENCE, Stage};
+use crate::agents::{Harness, PATIENCE};
 use crate::gate::Gate;
 use crate::table::Table;
 
@@ -43,18 +43,18 @@ pub async fn measure(gate: &Gate, table: &mut Table) -> Result<()> {
 /// How soon held pods and refused owners are back, by the least that so many pods take.
 pub async fn recovery(gate: &Gate, table: &mut Table) -> Result<()> {
     let least = held::measure(gate, table).await?;
-    nudge::measure(gate, table, least).await
+    retry::measure(gate, table, least).await
 }
 
 /// A cluster with so many nodes that kwok plays, and the two namespaces.
-async fn set(nodes: usize, controller_manager: &[&str]) -> Result<Stage> {
+async fn set(nodes: usize, controller_manager: &[&str]) -> Result<Harness> {
     let controller_manager = controller_manager.iter().map(|flag| (*flag).to_owned()).collect();
-    let stage = Stage::set_with(ApiOptions { controller_manager, ..ApiOptions::default() }).await?;
-    stage.cluster.fake_nodes(nodes).await?;
+    let harness = Harness::set_with(ApiOptions { controller_manager, ..ApiOptions::default() }).await?;
+    harness.cluster.fake_nodes(nodes).await?;
     for namespace in [namespace(SHOP).asking(), namespace(QUIET)] {
-        stage.cluster.create_namespace(&serde_json::from_value(namespace.json())?).await?;
+        harness.cluster.create_namespace(&serde_json::from_value(namespace.json())?).await?;
     }
-    Ok(stage)
+    Ok(harness)
 }
 
 /// An owner of so many pods, all of them for the fake node of that number.
@@ -88,10 +88,10 @@ fn owner(kind: &str, name: &str, replicas: usize, node: usize) -> Value {
 }
 
 /// Creates owners in a namespace, each with its kind.
-async fn create(stage: &Stage, namespace: &str, owners: Vec<(&str, Value)>) -> Result<()> {
+async fn create(harness: &Harness, namespace: &str, owners: Vec<(&str, Value)>) -> Result<()> {
     stream::iter(owners)
         .map(|(kind, owner)| async move {
-            let api: Api<DynamicObject> = Api::namespaced_with(stage.client(), namespace, &resource_of(kind));
+            let api: Api<DynamicObject> = Api::namespaced_with(harness.client(), namespace, &resource_of(kind));
             api.create(&PostParams::default(), &serde_json::from_value(owner)?).await?;
             anyhow::Ok(())
         })
@@ -107,18 +107,18 @@ fn resource_of(kind: &str) -> ApiResource {
 }
 
 /// How many pods a namespace has, which costs an API server little to say.
-async fn pods(stage: &Stage, namespace: &str) -> Result<usize> {
-    let pods: Api<DynamicObject> = Api::namespaced_with(stage.client(), namespace, &resource_of("Pod"));
+async fn pods(harness: &Harness, namespace: &str) -> Result<usize> {
+    let pods: Api<DynamicObject> = Api::namespaced_with(harness.client(), namespace, &resource_of("Pod"));
     let first = pods.list_metadata(&ListParams::default().limit(1)).await?;
     let others = usize::try_from(first.metadata.remaining_item_count.unwrap_or_default())?;
     Ok(first.items.len() + others)
 }
 
 /// Waits until a namespace has so many pods, and returns when.
-async fn until_pods(stage: &Stage, namespace: &str, count: usize) -> Result<Instant> {
+async fn until_pods(harness: &Harness, namespace: &str, count: usize) -> Result<Instant> {
     let began = Instant::now();
     loop {
-        let now = pods(stage, namespace).await?;
+        let now = pods(harness, namespace).await?;
         if now >= count {
             return Ok(Instant::now());
         }
@@ -130,8 +130,8 @@ async fn until_pods(stage: &Stage, namespace: &str, count: usize) -> Result<Inst
 }
 
 /// An error unless so many of the namespace's pods have a proxy.
-async fn check_meshed(stage: &Stage, namespace: &str, count: usize) -> Result<()> {
-    let pods: Api<k8s_openapi::api::core::v1::Pod> = Api::namespaced(stage.client(), namespace);
+async fn check_meshed(harness: &Harness, namespace: &str, count: usize) -> Result<()> {
+    let pods: Api<k8s_openapi::api::core::v1::Pod> = Api::namespaced(harness.client(), namespace);
     let mut meshed = 0;
     let mut page = ListParams::default().limit(500);
     loop {

@@ -53,7 +53,7 @@ pub async fn measure(gate: &Gate, table: &mut Table) -> Result<()> {
     match NameServer::start(Manner::Deaf).await {
         Ok(server) => {
             let sample = ends(|| server.wait(gate, OnMissed::Hold)).await?;
-            ensure!(server.heard() > 0, "no DNS query was sent: this measured nothing");
+            ensure!(server.questions() > 0, "no DNS query was sent: this measured nothing");
             worst = worst.max(tell(table, name, &sample));
         }
         Err(why) => table.without(name, &why),

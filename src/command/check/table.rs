@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn it_looks_as_linkerds_own_does() {
+    fn the_check_table_has_the_format_of_linkerd_check() {
         assert_eq!(
             written(false, false),
             "linkerd-gate-installation\n-------------------------\n× the API server answers\n    no such host\n        * or so\n    \

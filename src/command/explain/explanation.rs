@@ -128,7 +128,7 @@ impl Explanation {
         let held = exists && missed && started(&pod) == Started::Never;
         let Found { entry: wait, effect } = Found::new(&pod, &subject.maker, &subject.limits);
         let namespace_name = namespace.metadata.name.clone().unwrap_or_default();
-        let told = Facts {
+        let facts = Facts {
             subject,
             pod: &pod,
             namespace,
@@ -150,12 +150,12 @@ impl Explanation {
             },
         };
 
-        let (word, reasons, because) = told.decision(&decision);
-        let never_starts = told.never_starts(&decision);
-        let next = told.next(&decision);
-        let warnings = told.warnings(&decision);
-        let findings = told.findings(&decision, &warnings);
-        let mesh = told.mesh();
+        let (word, reasons, because) = facts.decision(&decision);
+        let never_starts = facts.never_starts(&decision);
+        let next = facts.next(&decision);
+        let warnings = facts.warnings(&decision);
+        let findings = facts.findings(&decision, &warnings);
+        let mesh = facts.mesh();
         let Place { file, document, line } = subject.place.clone();
         let (warning_keys, warnings) = warnings.into_iter().map(|Warning { key, text }| (key, text)).unzip();
         Self {

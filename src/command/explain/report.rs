@@ -150,17 +150,21 @@ impl fmt::Display for Summary {
         if self.objects == 0 {
             return f.write_str("there is neither a pod nor anything that makes pods: nothing to explain");
         }
-        let told = |counts: Vec<(&str, usize)>| {
+        let listed = |counts: Vec<(&str, usize)>| {
             counts.into_iter().map(|(word, count)| format!("{count} {word}")).collect::<Vec<_>>().join(", ")
         };
         write!(
             f,
             "explained {}: {}",
             self.objects,
-            told(self.decisions.iter().map(|(word, n)| (*word, *n)).collect())
+            listed(self.decisions.iter().map(|(word, n)| (*word, *n)).collect())
         )?;
         if !self.findings.is_empty() {
-            write!(f, "; findings: {}", told(self.findings.iter().map(|(finding, n)| (finding.key(), *n)).collect()))?;
+            write!(
+                f,
+                "; findings: {}",
+                listed(self.findings.iter().map(|(finding, n)| (finding.key(), *n)).collect())
+            )?;
         }
         Ok(())
     }

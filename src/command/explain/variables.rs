@@ -90,7 +90,7 @@ impl<'a> Variables<'a> {
         DECIDING
             .into_iter()
             .filter_map(|name| self.get(name))
-            .filter(|variable| !is_told(variable))
+            .filter(|variable| !is_literal(variable))
             .map(|variable| variable.name.as_str())
             .collect()
     }
@@ -111,14 +111,14 @@ pub(super) fn field_of(variable: &EnvVar) -> Option<&str> {
 }
 
 /// Whether a variable's value stands in the pod: neither taken from elsewhere nor made of other variables.
-fn is_told(variable: &EnvVar) -> bool {
+fn is_literal(variable: &EnvVar) -> bool {
     variable.value_from.is_none() && !variable.value.as_deref().unwrap_or_default().contains("$(")
 }
 
 /// A variable's value, or one that `wait` takes where the pod does not tell it.
 fn value(pod: &Pod, variable: &EnvVar) -> String {
     let name = variable.name.as_str();
-    if is_told(variable) {
+    if is_literal(variable) {
         return variable.value.clone().unwrap_or_default();
     }
     if DECIDING.contains(&name) {

@@ -97,7 +97,7 @@ fn every_bad_value_is_reported_all_at_once() {
 }
 
 #[test]
-fn a_problem_names_the_variable_the_value_what_is_accepted_and_an_example() {
+fn a_config_problem_names_variable_value_choices_and_example() {
     let text = read_with_label(&[("LINKERD_GATE_ON_MISSED", "restart")]).unwrap_err().to_string();
     assert_eq!(
         text,
@@ -113,7 +113,7 @@ fn replace_needs_to_know_its_own_pod() {
 }
 
 #[test]
-fn what_no_injector_can_have_written_does_not_pass_for_its_label() {
+fn only_a_namespace_name_is_accepted_as_injected_by() {
     for pasted in ["metadata.labels['linkerd.io/control-plane-ns']", " ", "$(NAMESPACE)", "Linkerd", "a.b"] {
         assert_eq!(complaints(read(&[("LINKERD_GATE_INJECTED_BY", pasted)])), ["LINKERD_GATE_INJECTED_BY"], "{pasted}");
     }
@@ -121,7 +121,7 @@ fn what_no_injector_can_have_written_does_not_pass_for_its_label() {
 }
 
 #[test]
-fn the_agent_is_asked_on_the_pods_own_node_unless_told_otherwise() {
+fn the_agent_address_defaults_to_the_host_ip() {
     let agent =
         |variables: &[(&str, &str)]| read_with_label(variables).unwrap().agent.map(|address| address.to_string());
     assert_eq!(agent(&[]), None);
@@ -140,7 +140,7 @@ fn opening_after_a_time_needs_a_time() {
 }
 
 #[test]
-fn a_bad_bundle_is_told_along_with_the_rest() {
+fn a_bad_bundle_is_reported_along_with_the_other_problems() {
     let variables =
         [("LINKERD_GATE_CA_FILE", "/nope"), ("LINKERD_GATE_TIMEOUT", "soon"), ("LINKERD_GATE_INJECTED_BY", "")];
     let variables = variables.map(|(name, value)| (name.into(), value.into()));
@@ -149,7 +149,7 @@ fn a_bad_bundle_is_told_along_with_the_rest() {
 }
 
 #[test]
-fn a_timeout_is_at_least_a_second_and_in_seconds_minutes_and_hours() {
+fn a_timeout_is_a_second_or_more_in_seconds_minutes_and_hours() {
     for bad in ["0s", "1ms", "5M", "5", "1d", "-5s", "5months", "s"] {
         assert_eq!(complaints(read_with_label(&[("LINKERD_GATE_TIMEOUT", bad)])), ["LINKERD_GATE_TIMEOUT"], "{bad}");
     }

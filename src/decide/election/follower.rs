@@ -24,7 +24,7 @@ use crate::decide::readiness::probe_result::ProbeResult;
 pub struct Follower {
     policy: Policy,
     gate: Gate,
-    sightings: LeaseObserver,
+    observer: LeaseObserver,
     word: Option<Result<PublishedVerdict, Unreadable>>,
     proofs: ProofHistory,
     /// The proof that is published now, and when it was first seen.
@@ -56,17 +56,17 @@ impl Follower {
     pub fn new(proven: &Policy) -> Result<Self, NothingRequired> {
         // The prover has counted and settled: doing so again here would only add to every start.
         let policy = Policy::new(proven.required().iter().copied(), NonZeroU32::MIN, Duration::ZERO)?;
-        let (gate, sightings) = (Gate::closed(), LeaseObserver::default());
-        Ok(Self { policy, gate, sightings, word: None, proofs: ProofHistory::Unseen, latest: None, blind: None })
+        let (gate, observer) = (Gate::closed(), LeaseObserver::default());
+        Ok(Self { policy, gate, observer, word: None, proofs: ProofHistory::Unseen, latest: None, blind: None })
     }
 
     /// Notes how the Lease looks at `now`; nothing where there is none.
     pub fn note(&mut self, record: Option<&LeaseRecord>, now: Duration) {
-        self.sightings.note(record, now);
+        self.observer.note(record, now);
         self.word = record.and_then(|record| record.verdict.as_deref()).map(PublishedVerdict::read);
         let proof = match &self.word {
             Some(Ok(PublishedVerdict { verdict: WireVerdict::Open { proof, .. }, .. })) => {
-                Some((self.sightings.holder().cloned(), *proof))
+                Some((self.observer.holder().cloned(), *proof))
             }
             Some(_) | None => None,
         };
@@ -89,7 +89,7 @@ impl Follower {
     pub fn note_watch_error(&mut self, trouble: Option<&str>) {
         self.blind = trouble.map(str::to_owned);
         if self.blind.is_some() {
-            self.sightings = LeaseObserver::default();
+            self.observer = LeaseObserver::default();
         }
     }
 
@@ -106,8 +106,8 @@ impl Follower {
         let nothing = Evidence::at(now);
         let unknown =
             |why: String| published_verdict::undecided(&self.policy, Evidence::at(now), ProbeResult::unknown(why));
-        if !self.sightings.fresh(now) {
-            return unknown(match (self.sightings.holder(), self.sightings.stale_at()) {
+        if !self.observer.fresh(now) {
+            return unknown(match (self.observer.holder(), self.observer.stale_at()) {
                 _ if self.blind.is_some() => {
                     format!("the verdict cannot be read: {}", self.blind.as_deref().unwrap_or_default())
                 }
@@ -128,7 +128,7 @@ impl Follower {
             Some(Ok(PublishedVerdict { verdict: WireVerdict::Open { degraded, .. }, .. }))
                 if degraded.is_empty() && !self.is_fresh(now) =>
             {
-                let node = self.sightings.holder().map(|holder| holder.name.as_str()).unwrap_or_default();
+                let node = self.observer.holder().map(|holder| holder.name.as_str()).unwrap_or_default();
                 unknown(format!(
                     "the prover on node {node} renews the Lease, but has not probed for {PROOF_LIFETIME:?}"
                 ))
@@ -145,7 +145,7 @@ impl Follower {
     pub fn is_fresh(&self, now: Duration) -> bool {
         let hangs = matches!(&self.word, Some(Ok(word)) if matches!(word.verdict, WireVerdict::Open { .. }))
             && self.proof_ends().is_some_and(|end| now >= end);
-        self.sightings.fresh(now) && !hangs
+        self.observer.fresh(now) && !hangs
     }
 
     fn proof_ends(&self) -> Option<Duration> {
@@ -154,7 +154,7 @@ impl Follower {
 
     /// When, after `now`, what is published would no longer count, if it does not change: the Lease expires, or the proof.
     pub fn stale_at(&self, now: Duration) -> Option<Duration> {
-        self.sightings.stale_at().into_iter().chain(self.proof_ends()).filter(|at| *at > now).min()
+        self.observer.stale_at().into_iter().chain(self.proof_ends()).filter(|at| *at > now).min()
     }
 
     /// The gate that this agent begins with when it becomes the prover at `now`.
@@ -171,7 +171,7 @@ impl Follower {
 
     /// What is published, while it is fresh.
     pub fn published(&self, now: Duration) -> Option<&PublishedVerdict> {
-        self.word.as_ref().and_then(|word| word.as_ref().ok()).filter(|_| self.sightings.fresh(now))
+        self.word.as_ref().and_then(|word| word.as_ref().ok()).filter(|_| self.observer.fresh(now))
     }
 
     /// The gate.
@@ -186,7 +186,7 @@ impl Follower {
 
     /// The Lease as this agent saw it.
     pub fn observer(&self) -> &LeaseObserver {
-        &self.sightings
+        &self.observer
     }
 }
 
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn an_open_verdict_that_etcd_remembers_opens_nothing_until_it_is_renewed() {
+    fn a_remembered_open_verdict_opens_nothing_until_renewed() {
         let before = after(&[Some(record(1, open(1)))]);
         assert_eq!(
             before.gate().to_string(),
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn a_proof_from_before_the_agent_looked_opens_nothing_however_often_it_is_renewed() {
+    fn a_proof_from_before_the_agent_started_opens_nothing() {
         let renewed = [Some(record(1, open(1))), Some(record(2, open(1))), Some(record(3, open(1)))];
         assert_eq!(
             after(&renewed).gate().to_string(),
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn an_agent_that_is_merely_started_anew_does_not_wait_for_another_proof() {
+    fn a_restarted_agent_does_not_wait_for_another_proof() {
         let mut started = after(&[Some(record(1, open(1))), Some(record(2, open(1)))]);
         assert!(!started.gate().is_open());
         started.note_opened_boot();
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prover_that_takes_over_vouches_for_nothing_before_it_has_looked() {
+    fn a_new_prover_keeps_an_open_gate_and_opens_nothing_unprobed() {
         let open = after(&[Some(record(1, open(1))), Some(record(2, open(2)))]);
         let begun = open.prover_gate(second(2));
         assert!(begun.is_open(), "what is open stays open");
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_seen_after_a_moment_of_blindness_is_like_a_first_look() {
+    fn a_lease_seen_after_a_watch_error_waits_for_a_renewal() {
         let mut open = after(&[Some(record(1, open(1))), Some(record(2, open(2)))]);
         open.note_watch_error(Some("refused"));
         open.step(&ProbeResult::Ready, second(2));
@@ -365,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn a_proof_that_is_renewed_but_never_made_again_opens_nothing_and_closes_nothing() {
+    fn a_renewed_but_old_proof_opens_nothing_and_closes_nothing() {
         let mut following = after(&[Some(record(1, open(1))), Some(record(2, open(2)))]);
         renewed_for(&mut following, 5, 45, &open(2));
         assert_eq!(following.gate().to_string(), "open: proven by an injected dry-run pod");
@@ -386,11 +386,11 @@ mod tests {
     }
 
     #[test]
-    fn evidence_closes_at_once_and_a_prover_that_begins_anew_does_not() {
+    fn evidence_closes_at_once_but_a_new_prover_closes_nothing() {
         let leases = [Some(record(1, open(1))), Some(record(2, open(2)))];
-        let anew =
+        let restarted =
             [leases.as_slice(), &[Some(record(3, word(WireVerdict::Closed { failed_probes: Vec::new() })))]].concat();
-        assert!(after(&anew).gate().is_open());
+        assert!(after(&restarted).gate().is_open());
         let closed = [leases.as_slice(), &[Some(record(3, refused()))]].concat();
         assert_eq!(after(&closed).gate().to_string(), "closed: injector not ready: refused");
     }

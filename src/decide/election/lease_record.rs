@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_there_at_the_first_look_is_nobodys_word_until_it_is_renewed() {
+    fn a_lease_seen_first_is_not_fresh_until_it_is_renewed() {
         let mut seen = LeaseObserver::default();
         let before = record(Some(holder("b", "1")), "yesterday");
         seen.note(Some(&before), second(0));
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_that_was_given_up_is_nobodys_word() {
+    fn a_released_lease_is_vacant_and_not_fresh() {
         let mut seen = LeaseObserver::default();
         seen.note(Some(&record(Some(holder("b", "1")), "1")), second(0));
         seen.note(Some(&record(None, "2")), second(1));
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_silent_holder_is_replaced_after_the_lease_time_and_not_before() {
+    fn a_silent_holder_is_replaced_only_after_the_lease_duration() {
         let me = holder("a", "1");
         let mut seen = LeaseObserver::default();
         assert_eq!(seen.state(&me, second(0)), LeaseState::Vacant(VacancyReason::Absent));
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn an_agent_of_our_own_node_from_before_its_reboot_is_known_to_be_dead() {
+    fn a_holder_of_our_node_from_before_its_reboot_is_dead() {
         let mut seen = LeaseObserver::default();
         seen.note(Some(&record(Some(holder("a", "1")), "1")), second(0));
         assert_eq!(seen.state(&holder("a", "2"), second(0)), LeaseState::Vacant(VacancyReason::OfAnEarlierBoot));
@@ -264,14 +264,14 @@ mod tests {
     }
 
     #[test]
-    fn a_holder_goes_there_and_back_and_a_strangers_name_is_a_node() {
+    fn a_holder_converts_to_text_and_back_and_a_bare_name_is_a_node() {
         let one = holder("node-0.example.com", "3f2a9c1e-…");
         assert_eq!(LeaseHolder::read(&one.to_string()), one);
         assert_eq!(LeaseHolder::read("somebody").name, "somebody");
     }
 
     #[test]
-    fn a_deleted_lease_is_absent_and_a_new_one_is_not_fresh_by_being_there() {
+    fn a_recreated_lease_is_not_fresh_until_it_is_renewed() {
         let mut seen = LeaseObserver::default();
         seen.note(Some(&record(Some(holder("b", "1")), "1")), second(0));
         seen.note(None, second(1));
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prover_stops_acting_before_anybody_else_may_begin() {
+    fn a_leader_stops_before_another_may_take_the_lease() {
         assert!(RENEW_DEADLINE < LEASE_DURATION && RENEW_INTERVAL * 2 <= RENEW_DEADLINE);
     }
 }

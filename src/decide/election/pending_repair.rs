@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn added_fields_are_ignored_and_other_formats_are_not_guessed_at() {
+    fn pending_repair_ignores_new_fields_and_refuses_other_versions() {
         assert_eq!(PendingRepair::read(r#"{"version":1,"pods":0,"since":"x"}"#), Ok(PendingRepair::new(0)));
         assert_eq!(
             PendingRepair::read(r#"{"version":2,"left":[]}"#),

@@ -85,9 +85,9 @@ pub enum WireVerdict {
 
 impl PublishedVerdict {
     /// What a prover with this gate publishes.
-    pub fn new(gate: &Gate, yield_on: TaintSuppressions, mut identity: Vec<SocketAddr>) -> Self {
+    pub fn new(gate: &Gate, suppressions: TaintSuppressions, mut identity: Vec<SocketAddr>) -> Self {
         identity.truncate(AT_MOST);
-        Self { version: VERSION, verdict: WireVerdict::of(gate), taint_suppressed_by: cut(yield_on), identity }
+        Self { version: VERSION, verdict: WireVerdict::of(gate), taint_suppressed_by: cut(suppressions), identity }
     }
 
     /// The DaemonSets that a node yields to.
@@ -243,32 +243,32 @@ mod tests {
     }
 
     #[test]
-    fn a_prover_that_begins_anew_closes_nothing() {
+    fn a_new_prover_publishes_undecided() {
         for beginning in [gate([]), gate([proven(0)]), gate([Evidence::at(Duration::ZERO)])] {
             assert!(says(&beginning).starts_with("undecided: "), "{}", says(&beginning));
         }
     }
 
     #[test]
-    fn a_doubt_of_the_provers_is_a_doubt_of_the_followers() {
+    fn a_degraded_prover_publishes_undecided() {
         let open = gate([proven(0), proven(600), proven(1200)]);
-        let doubted = open.step(&Policy::proven(), &Evidence::at(Duration::from_secs(2)));
-        assert!(doubted.is_open());
-        assert!(says(&doubted).starts_with("undecided: "), "{}", says(&doubted));
+        let degraded = open.step(&Policy::proven(), &Evidence::at(Duration::from_secs(2)));
+        assert!(degraded.is_open());
+        assert!(says(&degraded).starts_with("undecided: "), "{}", says(&degraded));
     }
 
     #[test]
-    fn a_doubted_absence_opens_for_nobody_who_is_not_open() {
+    fn a_degraded_absence_is_published_as_undecided() {
         let absent =
             |second| Evidence::at(Duration::from_secs(second)).with_linkerd_installation(LinkerdInstallation::Absent);
         let open = gate((0..3).map(absent));
-        let doubted = open.step(&Policy::proven(), &Evidence::at(Duration::from_secs(3)));
-        assert_eq!(doubted.basis(), Some(Basis::NotInstalled));
-        assert!(says(&doubted).starts_with("undecided: "), "{}", says(&doubted));
+        let degraded = open.step(&Policy::proven(), &Evidence::at(Duration::from_secs(3)));
+        assert_eq!(degraded.basis(), Some(Basis::NotInstalled));
+        assert!(says(&degraded).starts_with("undecided: "), "{}", says(&degraded));
     }
 
     #[test]
-    fn what_is_merely_reachable_opens_for_nobody() {
+    fn a_reachable_basis_opens_no_follower() {
         let published = r#"{"version":1,"gate":"open","basis":"reachable"}"#;
         let read = PublishedVerdict::read(published).unwrap();
         let evidence = read.evidence(&Policy::proven(), Evidence::at(Duration::ZERO));
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_that_a_later_release_adds_does_no_harm_and_a_later_format_is_not_guessed_at() {
+    fn a_published_verdict_ignores_new_fields_and_refuses_versions() {
         let more = r#"{"version":1,"gate":"open","basis":"proven","since":"yesterday"}"#;
         assert!(PublishedVerdict::read(more).is_ok());
         assert_eq!(
@@ -334,14 +334,14 @@ mod tests {
     }
 
     #[test]
-    fn a_node_yields_to_what_it_lacks_itself() {
+    fn a_nodes_taint_is_suppressed_only_by_daemons_it_lacks() {
         let published = PublishedVerdict::new(&Gate::closed(), lacking("kube-system/cni", 2), Vec::new());
         assert_eq!(published.suppressed_by("node-1"), ["kube-system/cni"]);
         assert!(published.suppressed_by("node-2").is_empty());
     }
 
     #[test]
-    fn what_has_no_room_yields_everywhere() {
+    fn a_suppression_list_that_is_too_long_applies_everywhere() {
         let many = PublishedVerdict::new(&Gate::closed(), lacking("kube-system/cni", 1000), Vec::new());
         assert_eq!(many.suppressed_by("node-999"), ["kube-system/cni"]);
         assert!(many.write().len() < 200, "{}", many.write());

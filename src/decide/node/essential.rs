@@ -258,10 +258,10 @@ pub fn suppressions<'a>(
     let nodes: Vec<&NodePlace> = nodes.into_iter().collect();
     let there: BTreeSet<(&str, &str)> = pods.into_iter().map(|pod| (pod.owner.as_str(), pod.node.as_str())).collect();
     let lacking = |set: &DaemonSetView| {
-        let yielded = before.get(&set.full_name());
+        let suppressed = before.get(&set.full_name());
         let concerned = |node: &NodePlace| {
             node.is_closed(taint_key)
-                || yielded.is_some_and(|nodes| nodes.contains(&node.name) || nodes.contains(EVERY_NODE))
+                || suppressed.is_some_and(|nodes| nodes.contains(&node.name) || nodes.contains(EVERY_NODE))
         };
         let lacks = |node: &NodePlace| {
             !there.contains(&(set.uid.as_str(), node.name.as_str())) && set.placement.fits(node, taint_key)
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn essential_is_linkerds_own_namespace_what_the_webhook_excludes_and_what_is_added() {
+    fn linkerd_excluded_and_added_namespaces_are_essential() {
         let all = [
             namespace("default", &[]),
             namespace("kube-system", &[]),
@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn only_an_essential_pod_without_a_node_that_does_not_tolerate_the_taint_gets_the_toleration() {
+    fn only_unbound_intolerant_essential_pods_get_the_toleration() {
         let essential = set(&["kube-system"]);
         let wanting = pod("kube-system", vec![exists(Some("node.kubernetes.io/not-ready"), None)]);
         let bound = UnboundPod { settled: true, ..wanting.clone() };
@@ -443,24 +443,24 @@ mod tests {
     }
 
     #[test]
-    fn a_node_yields_only_while_it_lacks_a_pod_that_it_should_have() {
+    fn a_taint_is_suppressed_only_while_a_daemon_pod_is_missing() {
         let cni = daemon_set("kube-system", "cni", vec![]);
         let sets = [&cni];
         let nodes = [place("a", true), place("b", true), place("open", false)];
-        let yields =
+        let suppressions =
             |pods: &[DaemonPodView], before: &TaintSuppressions| suppressions(TAINT_KEY, &sets, &nodes, pods, before);
         let on = |nodes: &[&str]| TaintSuppressions::from([("kube-system/cni".to_owned(), set(nodes))]);
 
         assert_eq!(
-            yields(&[pod_of("cni", "a")], &TaintSuppressions::new()),
+            suppressions(&[pod_of("cni", "a")], &TaintSuppressions::new()),
             on(&["b"]),
             "a pod that is there is not ended"
         );
-        assert_eq!(yields(&[pod_of("cni", "a"), pod_of("cni", "b")], &on(&["b"])), TaintSuppressions::new());
-        assert_eq!(yields(&[pod_of("another", "a")], &TaintSuppressions::new()), on(&["a", "b"]));
+        assert_eq!(suppressions(&[pod_of("cni", "a"), pod_of("cni", "b")], &on(&["b"])), TaintSuppressions::new());
+        assert_eq!(suppressions(&[pod_of("another", "a")], &TaintSuppressions::new()), on(&["a", "b"]));
         // It has no taint while it yields, and yields until it has its pod.
-        assert_eq!(yields(&[pod_of("cni", "a"), pod_of("cni", "b")], &on(&["open"])), on(&["open"]));
-        assert_eq!(yields(&[pod_of("cni", "a"), pod_of("cni", "b")], &on(&[EVERY_NODE])), on(&["open"]));
+        assert_eq!(suppressions(&[pod_of("cni", "a"), pod_of("cni", "b")], &on(&["open"])), on(&["open"]));
+        assert_eq!(suppressions(&[pod_of("cni", "a"), pod_of("cni", "b")], &on(&[EVERY_NODE])), on(&["open"]));
     }
 
     #[test]

@@ -36,9 +36,9 @@ impl Orphans {
         now: Duration,
         clock: Timestamp,
     ) -> (Vec<&'a NodeView>, Option<Duration>) {
-        let by_hand = |node: &NodeView| matches!(ManualOverride::in_force(node.manual_override.as_deref(), clock), Ok(Some(word)) if !word.open);
+        let manual_override = |node: &NodeView| matches!(ManualOverride::in_force(node.manual_override.as_deref(), clock), Ok(Some(word)) if !word.open);
         let orphaned: Vec<_> = nodes
-            .filter(|node| node.taint(key).is_some() && node.ready && !has_agent(&node.name) && !by_hand(node))
+            .filter(|node| node.taint(key).is_some() && node.ready && !has_agent(&node.name) && !manual_override(node))
             .collect();
         let since = |node: &&NodeView| self.since.get(&node.name).copied().unwrap_or(now);
         self.since = orphaned.iter().map(|node| (node.name.clone(), since(node))).collect();
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_node_without_an_agent_is_opened_after_as_long_as_a_node_may_be_closed() {
+    fn a_closed_node_without_an_agent_is_opened_after_the_bound() {
         let mut orphans = Orphans::default();
         let nodes = [closed("a"), closed("b")];
         assert!(due(&mut orphans, &nodes, &["b"], 0).is_empty());
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn an_agent_that_comes_back_and_goes_again_begins_anew() {
+    fn an_agent_that_returns_resets_the_orphan_time_of_its_node() {
         let mut orphans = Orphans::default();
         let nodes = [closed("a")];
         assert!(due(&mut orphans, &nodes, &[], 0).is_empty());
@@ -97,12 +97,13 @@ mod tests {
     }
 
     #[test]
-    fn neither_an_open_node_nor_one_that_is_not_ready_nor_one_closed_by_hand_is_touched() {
+    fn open_unready_and_overridden_nodes_are_not_orphans() {
         let mut orphans = Orphans::default();
         let open = NodeView { taints: None, ..closed("open") };
         let away = NodeView { ready: false, ..closed("away") };
-        let by_hand = NodeView { manual_override: Some("closed 1970-01-02T00:00:00Z".to_owned()), ..closed("by-hand") };
-        let nodes = [open, away, by_hand];
+        let manual_override =
+            NodeView { manual_override: Some("closed 1970-01-02T00:00:00Z".to_owned()), ..closed("by-hand") };
+        let nodes = [open, away, manual_override];
         assert!(due(&mut orphans, &nodes, &[], 0).is_empty());
         assert!(due(&mut orphans, &nodes, &[], 60).is_empty());
     }

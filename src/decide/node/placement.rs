@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_template_without_wishes_fits_every_node_but_for_others_taints() {
+    fn a_plain_template_fits_every_node_without_foreign_taints() {
         let ours = json!({"key": TAINT_KEY, "effect": "NoSchedule", "value": "b-1"});
         assert!(fits(json!({}), node(json!({}), json!([ours]))), "our own taint is not what keeps it away");
         let others = json!({"key": "gpu", "effect": "NoSchedule", "value": "yes"});

@@ -15,7 +15,7 @@ use crate::decide::readiness::gate::Gate;
 /// The controllers' Lease, as one agent saw it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ControllerLease {
-    sightings: LeaseObserver,
+    observer: LeaseObserver,
     pods: usize,
     listed: bool,
 }
@@ -39,7 +39,7 @@ impl ControllerLease {
     /// Notes that the Lease was listed, and how it looks at `now`; `None` where there is none.
     pub fn note(&mut self, record: Option<&LeaseRecord>, now: Duration) {
         self.listed = true;
-        self.sightings.note(record, now);
+        self.observer.note(record, now);
         let published = record.and_then(|record| record.pending_repair.as_deref()).map(PendingRepair::read);
         // A controller that publishes nothing, or in a format that is not known, holds no node.
         self.pods = published.and_then(Result::ok).map_or(0, PendingRepair::pods);
@@ -52,7 +52,7 @@ impl ControllerLease {
             return if over { RepairWait::Nothing } else { RepairWait::Unseen };
         }
         // A Lease that was seen only once may be from before a power cut: it counts for as long as a controller would need to renew it.
-        let renewed = self.sightings.valid_until().is_some_and(|until| now < until);
+        let renewed = self.observer.valid_until().is_some_and(|until| now < until);
         match self.pods {
             0 => RepairWait::Nothing,
             _ if !renewed => RepairWait::Nothing,
@@ -64,7 +64,7 @@ impl ControllerLease {
     /// When [`Self::wait`] may have another answer although the Lease does not change.
     pub fn next(&self, gate: &Gate, grace: Duration, now: Duration) -> Option<Duration> {
         let over = gate.open_since().map(|since| since.saturating_add(grace));
-        [over, self.sightings.valid_until()].into_iter().flatten().filter(|at| *at > now).min()
+        [over, self.observer.valid_until()].into_iter().flatten().filter(|at| *at > now).min()
     }
 }
 
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_waits_while_the_controller_replaces_pods_and_no_longer() {
+    fn a_node_waits_only_while_the_controller_replaces_pods() {
         let mut lease = ControllerLease::default();
         lease.note(Some(&pods(1, 3)), second(0));
         lease.note(Some(&pods(2, 3)), second(5));
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_that_nobody_renews_holds_no_node() {
+    fn a_lease_without_renewals_holds_no_node() {
         let mut lease = ControllerLease::default();
         // What etcd remembers from before a power cut.
         lease.note(Some(&pods(1, 3)), second(2));

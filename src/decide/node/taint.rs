@@ -104,11 +104,11 @@ pub struct NodeFacts<'a> {
     /// The agent's gate.
     pub gate: &'a Gate,
     /// DaemonSets that must run here and do not tolerate our taint, by a fresh word of the prover's.
-    pub yield_to: &'a [String],
+    pub suppressed_by: &'a [String],
     /// What it waits for before it opens.
     pub repair: RepairWait,
     /// The override that is in force.
-    pub by_hand: Option<ManualOverride>,
+    pub manual_override: Option<ManualOverride>,
 }
 
 /// What a node is to the gate, and why.
@@ -124,7 +124,7 @@ pub enum NodeState {
         why: Closed,
     },
     /// It should be closed, and is not, so that these DaemonSets (`namespace/name`) get their pods.
-    Yielding(Vec<String>),
+    TaintSuppressed(Vec<String>),
     /// It is left as it is.
     Undecided,
 }
@@ -147,7 +147,7 @@ pub enum Opened {
     /// It was closed for as long as a node may be: pods start whatever Linkerd does. `wait` and guard still hold them.
     TooLongClosed,
     /// A person said so.
-    ByHand(ManualOverride),
+    Overridden(ManualOverride),
 }
 
 /// Why a node is closed.
@@ -160,7 +160,7 @@ pub enum Closed {
     /// The gate is open, and the controller has to replace pods first.
     AwaitsRepair(RepairWait),
     /// A person said so.
-    ByHand(ManualOverride),
+    Overridden(ManualOverride),
 }
 
 /// What is to be written.
@@ -302,14 +302,14 @@ impl NodePlan {
     /// lack of Linkerd decided about does not count: the longest time that a node may be closed begins after it.
     pub fn closed_since(&self, before: Option<Duration>) -> Option<Duration> {
         match &self.state {
-            NodeState::Closed { why: Closed::ByHand(_), .. }
+            NodeState::Closed { why: Closed::Overridden(_), .. }
             | NodeState::Open(
-                Opened::ByHand(_) | Opened::NotInstalled | Opened::ThisBoot | Opened::LeftOpen | Opened::Adopted,
+                Opened::Overridden(_) | Opened::NotInstalled | Opened::ThisBoot | Opened::LeftOpen | Opened::Adopted,
             ) => None,
             NodeState::Closed { since, .. } => Some(*since),
             // Until it is written, the node is what it was.
             NodeState::Open(Opened::Proven | Opened::BeforeRepair(_) | Opened::TooLongClosed)
-            | NodeState::Yielding(_)
+            | NodeState::TaintSuppressed(_)
             | NodeState::Undecided => before,
         }
     }
@@ -332,12 +332,12 @@ fn state(policy: &NodePolicy, facts: &NodeFacts<'_>) -> NodeState {
     if facts.node.shutting_down {
         return NodeState::Closed { since, why: Closed::ShuttingDown };
     }
-    match facts.by_hand {
+    match facts.manual_override {
         Some(word) if !word.open => {
-            return NodeState::Closed { since: facts.uptime, why: Closed::ByHand(word) };
+            return NodeState::Closed { since: facts.uptime, why: Closed::Overridden(word) };
         }
         // Where there is proof as well, the proof is what lasts.
-        Some(word) if !opened_this_boot && !facts.gate.is_open() => return NodeState::Open(Opened::ByHand(word)),
+        Some(word) if !opened_this_boot && !facts.gate.is_open() => return NodeState::Open(Opened::Overridden(word)),
         Some(_) | None => {}
     }
     if opened_this_boot {
@@ -368,8 +368,8 @@ fn state(policy: &NodePolicy, facts: &NodeFacts<'_>) -> NodeState {
     if too_long {
         return NodeState::Open(Opened::TooLongClosed);
     }
-    if !facts.yield_to.is_empty() {
-        return NodeState::Yielding(facts.yield_to.to_vec());
+    if !facts.suppressed_by.is_empty() {
+        return NodeState::TaintSuppressed(facts.suppressed_by.to_vec());
     }
     let why = if facts.gate.is_open() { Closed::AwaitsRepair(facts.repair) } else { Closed::Unproven };
     NodeState::Closed { since, why }
@@ -380,7 +380,7 @@ fn change(policy: &NodePolicy, facts: &NodeFacts<'_>, state: &NodeState) -> Opti
     let present = facts.node.taint(&policy.taint_key);
     let taint = match state {
         NodeState::Undecided => return None,
-        NodeState::Closed { why: Closed::ByHand(_), .. } => {
+        NodeState::Closed { why: Closed::Overridden(_), .. } => {
             let wanted = override_stamp(facts.boot);
             match present {
                 Some(taint) if taint.value.as_ref() == Some(&wanted) => AnnotationEdit::Keep,
@@ -392,8 +392,8 @@ fn change(policy: &NodePolicy, facts: &NodeFacts<'_>, state: &NodeState) -> Opti
             Some(taint) if read_stamp(taint, facts.boot).is_some() => AnnotationEdit::Keep,
             Some(_) | None => AnnotationEdit::Set(stamp(facts.boot, *since)),
         },
-        NodeState::Open(_) | NodeState::Yielding(_) if present.is_some() => AnnotationEdit::Remove,
-        NodeState::Open(_) | NodeState::Yielding(_) => AnnotationEdit::Keep,
+        NodeState::Open(_) | NodeState::TaintSuppressed(_) if present.is_some() => AnnotationEdit::Remove,
+        NodeState::Open(_) | NodeState::TaintSuppressed(_) => AnnotationEdit::Keep,
     };
     let opened = matches!(
         state,
@@ -459,14 +459,14 @@ impl NodeState {
         match self {
             Self::Open(_) => "open",
             Self::Closed { .. } => "closed",
-            Self::Yielding(_) => "taint-suppressed",
+            Self::TaintSuppressed(_) => "taint-suppressed",
             Self::Undecided => "unknown",
         }
     }
 
     /// Whether a person should look.
     pub const fn is_warning(&self) -> bool {
-        matches!(self, Self::Open(Opened::TooLongClosed | Opened::BeforeRepair(_)) | Self::Yielding(_))
+        matches!(self, Self::Open(Opened::TooLongClosed | Opened::BeforeRepair(_)) | Self::TaintSuppressed(_))
     }
 
     /// Whether a person who knows `self` would learn something from `newer`. How many pods are left is no news.
@@ -493,7 +493,7 @@ impl NodeState {
             Self::Open(_) => "open",
             Self::Closed { why: Closed::AwaitsRepair(_), .. } => "stays closed",
             Self::Closed { .. } => "closed",
-            Self::Yielding(_) => "not tainted",
+            Self::TaintSuppressed(_) => "not tainted",
             Self::Undecided => "unchanged",
         }
     }
@@ -515,7 +515,7 @@ impl NodeState {
             Self::Open(Opened::TooLongClosed) => {
                 "the node was closed for LINKERD_GATE_NODE_MAX_CLOSED; pods may start outside the mesh".to_owned()
             }
-            Self::Open(Opened::ByHand(by)) | Self::Closed { why: Closed::ByHand(by), .. } => {
+            Self::Open(Opened::Overridden(by)) | Self::Closed { why: Closed::Overridden(by), .. } => {
                 format!("manual override until {}", by.until)
             }
             Self::Closed { why: Closed::ShuttingDown, .. } => {
@@ -523,7 +523,7 @@ impl NodeState {
             }
             Self::Closed { why: Closed::Unproven, .. } => "injection is not proven in this boot".to_owned(),
             Self::Closed { why: Closed::AwaitsRepair(wait), .. } => wait.to_string(),
-            Self::Yielding(to) => format!(
+            Self::TaintSuppressed(to) => format!(
                 "these DaemonSets do not tolerate the taint, and lack their pod on this node: {}",
                 to.join(", ")
             ),

@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn absent_is_only_what_a_list_says_and_a_placeholder_is_no_bundle() {
+    fn only_an_empty_list_is_absence_and_a_placeholder_is_no_bundle() {
         assert_eq!(webhook(None).0, LinkerdInstallation::Unseen);
         assert_eq!(webhook(Some(&Ok(WebhookView::default()))).0, LinkerdInstallation::Absent);
         let (installation, outcome) = webhook(Some(&view("Cg==")));
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn the_injectors_endpoints_are_those_of_the_service_that_the_webhook_names() {
+    fn the_injectors_endpoints_are_of_the_webhooks_service() {
         let webhooks = view("Cg==").unwrap();
         let slice = |service: &str| EndpointsView {
             namespace: "linkerd".to_owned(),
@@ -125,8 +125,8 @@ mod tests {
             ready: ["10.0.0.1".parse().unwrap()].into(),
             ..EndpointsView::default()
         };
-        let nobody: Option<&[EndpointsView]> = None;
-        assert!(matches!(injector(&webhooks, nobody), ProbeResult::Unknown(_)));
+        let no_endpoints: Option<&[EndpointsView]> = None;
+        assert!(matches!(injector(&webhooks, no_endpoints), ProbeResult::Unknown(_)));
         assert!(matches!(injector(&webhooks, Some(&[slice("linkerd-dst")])), ProbeResult::NotReady(_)));
         assert!(injector(&webhooks, Some(&[slice("linkerd-proxy-injector")])).is_ready());
     }
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stale_second_webhook_keeps_nothing_shut_where_another_stands_in_for_it() {
+    fn a_stale_webhook_keeps_nothing_closed_if_another_replaces_it() {
         let good = configuration("new", &certificate(), "", "linkerd-proxy-injector");
         let served = served("linkerd-proxy-injector");
         for stale in [
@@ -178,13 +178,13 @@ mod tests {
             assert_eq!(installation, LinkerdInstallation::Present);
             assert!(outcome.is_ready(), "{outcome}");
             assert!(injector(&view, Some(&served)).is_ready());
-            let told = superseded(&view, &served);
-            assert!(told.len() == 1 && told[0].contains("in old cannot be called"), "{told:?}");
+            let problems = superseded(&view, &served);
+            assert!(problems.len() == 1 && problems[0].contains("in old cannot be called"), "{problems:?}");
         }
     }
 
     #[test]
-    fn a_webhook_that_alone_is_called_for_some_pods_has_to_be_served() {
+    fn a_webhook_that_alone_covers_some_pods_has_to_be_served() {
         let some = configuration("some", &certificate(), "opt-in", "linkerd-proxy-injector");
         let served = served("linkerd-proxy-injector");
         let dead = configuration("all", &certificate(), "", "linkerd-old-injector");

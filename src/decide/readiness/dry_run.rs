@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_are_told_apart_by_who_refused() {
+    fn a_dry_run_refusal_is_classified_by_who_refused() {
         let security = "pods \"x\" is forbidden: violates PodSecurity \"restricted:latest\": unrestricted capabilities \
                         (container \"linkerd-init\" must set securityContext.capabilities.drop=[\"ALL\"])";
         assert!(result(DryRunResponse::Refused(403, security)).is_ready());
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_that_nobody_asks_the_injector_about_says_which_selector_it_lacks() {
+    fn a_pod_that_no_webhook_matches_names_the_missing_label() {
         use k8s_openapi::api::core::v1::Namespace;
 
         use crate::linkerd::webhook::chart_default;

@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn an_open_gate_outlives_unknowns_and_remembers_the_doubt() {
+    fn an_open_gate_stays_open_on_unknown_and_shows_the_degradation() {
         let policy = Policy::direct();
         let gate = after(&policy, [ready(0), ready(250), unknown(500)]);
         assert!(gate.is_open());
@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn overtaken_evidence_does_not_count() {
+    fn evidence_older_than_the_last_does_not_count() {
         let policy = Policy::direct();
         let gate = after(&policy, [refused(1000), ready(500)]);
         assert!(matches!(gate, Gate::Closed { why: ClosedReason::Outdated, .. }), "{gate:?}");
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn no_linkerd_opens_like_any_other_verdict_and_its_installation_closes() {
+    fn an_absent_linkerd_opens_the_gate_and_its_install_closes_it() {
         let policy = Policy::proven();
         let gate = after(&policy, [absent(0), absent(500), absent(1000)]);
         assert_eq!(gate.basis(), Some(Basis::NotInstalled));

@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn required_probes_are_kept_once_and_in_order_however_they_are_given() {
+    fn required_probes_are_kept_once_and_in_order() {
         let policy = Policy::new([Probe::Policy, Probe::Injector, Probe::Policy], NonZeroU32::MIN, Duration::ZERO)
             .unwrap()
             .and(Probe::Identity)

@@ -146,7 +146,7 @@ mod tests {
             at(1400, Ready, Ready),
             at(1500, refused(), Ready),
         ];
-        let told = [
+        let expected = [
             "waiting: injector unknown: timed out after 900 ms; identity unknown: timed out after 900 ms",
             "waiting: injector not ready: connection refused; identity unknown: timed out after 900 ms",
             "waiting: injector not ready: connection refused; identity not ready: connection refused",
@@ -159,11 +159,11 @@ mod tests {
             "still open, confirmed again",
             "closed: injector not ready: connection refused",
         ];
-        assert_eq!(lines(&Policy::direct(), story), told);
+        assert_eq!(lines(&Policy::direct(), story), expected);
     }
 
     #[test]
-    fn another_basis_of_an_open_gate_is_told() {
+    fn a_new_basis_of_an_open_gate_is_reported() {
         let absent =
             |millis| Evidence::at(Duration::from_millis(millis)).with_linkerd_installation(LinkerdInstallation::Absent);
         let story = [absent(0), absent(500), absent(1000), at(1500, ProbeResult::Ready, ProbeResult::Ready)];
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_told_of_a_gate_that_did_not_move() {
+    fn an_unchanged_gate_is_not_reported() {
         for gate in
             [Gate::closed(), Gate::closed().step(&Policy::direct(), &at(0, ProbeResult::Ready, ProbeResult::Ready))]
         {

@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn all_required_ready_is_open_and_says_how_it_is_known() {
+    fn with_all_required_probes_ready_the_verdict_names_its_basis() {
         let all = evidence(Probe::ALL.map(|probe| (probe, ProbeResult::Ready)));
         assert_eq!(Verdict::of(&Policy::proven(), &all), Verdict::Open(Basis::Proven));
         assert_eq!(
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_required_is_not_in_the_way() {
+    fn a_probe_that_is_not_required_closes_nothing() {
         let evidence = evidence([
             (Probe::Injector, ProbeResult::Ready),
             (Probe::Identity, ProbeResult::Ready),
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn the_reason_names_every_probe_in_the_way_on_one_line() {
+    fn the_reason_names_every_failed_probe_on_one_line() {
         let evidence = evidence([
             (Probe::Identity, ProbeResult::unknown("timed out after 900 ms")),
             (Probe::Injector, ProbeResult::not_ready("connection\nrefused")),

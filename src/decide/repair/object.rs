@@ -118,7 +118,7 @@ pub enum Life {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NamespaceView {
     /// What decides about injection.
-    pub outline: NamespaceInput,
+    pub input: NamespaceInput,
     /// The annotation [`REPAIR`], as on a pod.
     pub repair: Option<Result<Repair, String>>,
     /// Whether it is going away.
@@ -225,7 +225,7 @@ pub struct JobDetail {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TemplateView {
     /// What decides whether they should have a proxy.
-    pub outline: PodInput,
+    pub input: PodInput,
     /// The annotation [`REPAIR`], as on a pod.
     pub repair: Option<Result<Repair, String>>,
 }
@@ -305,7 +305,7 @@ impl TemplateView {
     fn of(template: &PodTemplateSpec) -> Self {
         let metadata = template.metadata.clone().unwrap_or_default();
         let repair = repair(&metadata);
-        Self { outline: PodInput::of(&Pod { metadata, spec: template.spec.clone(), status: None }), repair }
+        Self { input: PodInput::of(&Pod { metadata, spec: template.spec.clone(), status: None }), repair }
     }
 }
 
@@ -316,7 +316,7 @@ impl NamespaceView {
     pub fn of(namespace: &Namespace) -> Self {
         let phase = namespace.status.as_ref().and_then(|status| status.phase.as_deref());
         Self {
-            outline: NamespaceInput::of(namespace),
+            input: NamespaceInput::of(namespace),
             repair: repair(&namespace.metadata),
             terminating: namespace.metadata.deletion_timestamp.is_some() || phase == Some("Terminating"),
             exempt: label(&namespace.metadata, ADMISSION) == Some(EXEMPT),

@@ -72,7 +72,7 @@ fn is_let_go(
     if matches!(said, Some(Ok(Repair::Report) | Err(_))) || said.is_none() && policy.repair == Repair::Report {
         return true;
     }
-    let injection = injection_of(&template.outline, &namespace.outline, snapshot.webhooks, snapshot.projection);
+    let injection = injection_of(&template.input, &namespace.input, snapshot.webhooks, snapshot.projection);
     match injection {
         Injection::Inject(_) => false,
         Injection::NotCalled(NotCalled::NotInstalled) => {

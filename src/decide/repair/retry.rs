@@ -44,7 +44,7 @@ pub struct OwnerRetries {
     refused_again_at: Option<Duration>,
     owners: BTreeMap<String, PendingRetry>,
     /// What Events tell, by the owner's uid.
-    told: BTreeMap<String, Reported>,
+    reported: BTreeMap<String, Reported>,
 }
 
 /// A refusal of which an Event tells, long after it may be over.
@@ -128,8 +128,8 @@ impl RefusedCreate {
 
 impl Default for OwnerRetries {
     fn default() -> Self {
-        let (owners, told) = (BTreeMap::new(), BTreeMap::new());
-        Self { window: Window::default(), refused_again_at: None, owners, told }
+        let (owners, reported) = (BTreeMap::new(), BTreeMap::new());
+        Self { window: Window::default(), refused_again_at: None, owners, reported }
     }
 }
 
@@ -207,15 +207,15 @@ impl OwnerRetries {
     /// An owner that has what it wants, or more than it had at the latest refusal, has made up for it, retried or not. A
     /// StatefulSet makes its next pod only when this one is ready, which is none of our concern.
     fn note_answered(&mut self, owners: &Owners<'_>, refusals: &RefusedCreates) {
-        let mut before = std::mem::take(&mut self.told);
+        let mut before = std::mem::take(&mut self.reported);
         for owner in owners.iter() {
             let uid = &owner.reference.uid;
             let Some(RefusedCreate { stamp, .. }) = refusals.of(&owner.namespace, &owner.reference) else { continue };
-            let known = before.remove(uid).filter(|told| told.stamp == *stamp);
+            let known = before.remove(uid).filter(|reported| reported.stamp == *stamp);
             let new = Reported { stamp: stamp.clone(), had: owner.has, answered: false };
-            let told = self.told.entry(uid.clone()).or_insert(known.unwrap_or(new));
-            told.answered |= !owner.wants || owner.has > told.had;
-            told.had = told.had.min(owner.has);
+            let reported = self.reported.entry(uid.clone()).or_insert(known.unwrap_or(new));
+            reported.answered |= !owner.wants || owner.has > reported.had;
+            reported.had = reported.had.min(owner.has);
         }
     }
 
@@ -223,11 +223,11 @@ impl OwnerRetries {
     fn is_refused(&self, owner: &OwnerView, refusals: &RefusedCreates) -> bool {
         let uid = &owner.reference.uid;
         let refusal = refusals.of(&owner.namespace, &owner.reference);
-        let told = refusal.is_some() && !self.told.get(uid).is_some_and(|told| told.answered);
+        let reported = refusal.is_some() && !self.reported.get(uid).is_some_and(|reported| reported.answered);
         let refused = match owner.reference.kind {
             // The condition is its state; an Event may be older than its last success.
             Kind::ReplicaSet => owner.failure.as_deref().is_some_and(is_ours),
-            Kind::StatefulSet | Kind::DaemonSet | Kind::Job => told,
+            Kind::StatefulSet | Kind::DaemonSet | Kind::Job => reported,
             Kind::ReplicationController | Kind::Other(_) => false,
         };
         refused && owner.wants && !owner.deleting

@@ -111,9 +111,9 @@ pub fn pod_state(pod: &PodView, snapshot: &Snapshot<'_>) -> PodState {
     if matches!(pod.life, Life::Going | Life::Finished) {
         return PodState::Over;
     }
-    let Some(outline) = &pod.bare else { return PodState::Meshed };
+    let Some(input) = &pod.bare else { return PodState::Meshed };
     let Some(namespace) = snapshot.namespaces.get(&pod.namespace) else { return PodState::Unknown };
-    match injection_of(outline, &namespace.outline, snapshot.webhooks, snapshot.projection) {
+    match injection_of(input, &namespace.input, snapshot.webhooks, snapshot.projection) {
         Injection::Inject(_) => PodState::Missed(MissedState::of(pod.started)),
         // Where match conditions decide only the API server knows: no pod counts as missed.
         Injection::Conditional(_) | Injection::Skip(_) | Injection::NotCalled(_) => PodState::Skipped,

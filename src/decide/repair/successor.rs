@@ -169,7 +169,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_that_refuses_is_told_by_its_own_words() {
+    fn each_refusal_is_classified_by_its_text() {
         let cause = |code, message: &str| match refused_by(code, message) {
             RefusedBy::Told(cause, why) => {
                 assert!(why.starts_with("not evicted: ") && why.ends_with(message), "{why}");
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn an_annotation_that_breaks_the_patch_is_named_before_anything_else() {
+    fn an_annotation_that_breaks_the_patch_is_named_first() {
         let metadata = |annotations: serde_json::Value| -> ObjectMeta {
             serde_json::from_value(json!({"annotations": annotations})).unwrap()
         };

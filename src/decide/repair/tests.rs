@@ -1,12 +1,12 @@
 //! Each rule a test, and what holds for every story.
 
 mod breaker;
-mod cast;
 mod decision;
 mod due;
+mod fixtures;
 mod jobs;
-mod scene;
-mod stories;
+mod model;
+mod simulation;
 mod ungate;
 mod view;
 mod world;

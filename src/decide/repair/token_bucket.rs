@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn it_begins_empty_fills_at_its_rate_and_holds_no_more_than_its_burst() {
+    fn a_token_bucket_starts_empty_and_fills_up_to_its_burst() {
         let mut bucket = bucket("2/s", 3);
         assert!(!bucket.take(Duration::ZERO));
         assert_eq!(bucket.next(Duration::ZERO), Duration::from_millis(500));
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_goes_there_and_back_and_what_is_none_is_refused() {
+    fn a_rate_converts_to_text_and_back_and_a_bad_one_is_refused() {
         for text in ["5/s", "30/m", "1/h"] {
             assert_eq!(text.parse::<Rate>().unwrap().to_string(), text);
         }

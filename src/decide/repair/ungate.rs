@@ -40,7 +40,7 @@ pub fn reason(
         return Some(UngateReason::Opened);
     }
     let closed = snapshot.manual == Some(ClusterOverride::Closed);
-    let injection = injection_of(pod.bare.as_ref()?, &namespace.outline, snapshot.webhooks, snapshot.projection);
+    let injection = injection_of(pod.bare.as_ref()?, &namespace.input, snapshot.webhooks, snapshot.projection);
     match injection {
         Injection::Skip(_) | Injection::NotCalled(NotCalled::Excluded(_)) => return Some(UngateReason::Skipped),
         Injection::NotCalled(NotCalled::NotInstalled) if tracker.is_uninstalled() && !closed => {

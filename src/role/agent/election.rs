@@ -53,12 +53,12 @@ impl Election {
                 // alive: what was there at the first look may be from before a power cut.
                 let before = record.filter(|_| elector.observer().stale_at().is_some());
                 let before = before.and_then(|record| PublishedVerdict::read(record.verdict.as_deref()?).ok());
-                let (yield_on, identity) =
+                let (suppressions, identity) =
                     before.map(|before| (before.taint_suppressed_by, before.identity)).unwrap_or_default();
-                PublishedVerdict::new(&gate.borrow(), yield_on, identity)
+                PublishedVerdict::new(&gate.borrow(), suppressions, identity)
             };
-            let (how, publication) = self.elector.acquire(first, |_| ()).await;
-            Box::pin(self.lead(publication, how)).await;
+            let (how, published_verdict) = self.elector.acquire(first, |_| ()).await;
+            Box::pin(self.lead(published_verdict, how)).await;
         }
     }
 
@@ -68,17 +68,17 @@ impl Election {
     }
 
     /// Proves until the Lease is lost.
-    async fn lead(&mut self, publication: PublishedVerdict, how: Acquired) {
+    async fn lead(&mut self, published_verdict: PublishedVerdict, how: Acquired) {
         info!(reason = %how, "this agent is the prover");
         self.context.metrics.prover.set(1);
         let seed = self.gate.borrow().clone();
-        let (published_sink, mut published) = watch::channel(publication.clone());
+        let (published_sink, mut published) = watch::channel(published_verdict.clone());
         let (renewed_sink, renewed) = watch::channel(self.elector.renewed());
         let (probes_sink, probes) = watch::channel(Instant::now());
         let prover = prover::run(Arc::clone(&self.context), seed, published_sink, renewed, probes_sink);
         let lost = tokio::select! {
             biased;
-            lost = self.elector.lead(publication, &mut published, &renewed_sink, &probes) => lost,
+            lost = self.elector.lead(published_verdict, &mut published, &renewed_sink, &probes) => lost,
             never = prover => match never {},
         };
         self.context.metrics.prover.set(0);

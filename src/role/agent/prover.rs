@@ -35,7 +35,7 @@ struct Prover {
     probes_at: watch::Sender<Instant>,
     seen: Watched,
     /// Which nodes yield to what.
-    yields: watch::Receiver<TaintSuppressions>,
+    suppressions: watch::Receiver<TaintSuppressions>,
     /// What keeps the watches from seeing, as it was said last.
     troubles: BTreeSet<String>,
     /// Webhooks that another one stands in for, likewise.
@@ -65,8 +65,8 @@ pub(super) async fn run(
     let watches = Watches::begin(client.clone());
     let seen = watches.seen.clone();
     let toleration_writer = TolerationWriter::new(Arc::clone(&context), client.clone(), seen.clone(), renewed);
-    let (yields_sink, yields) = watch::channel(published.borrow().taint_suppressed_by.clone());
-    let suppressor = TaintSuppressor::new(Arc::clone(&context), client, seen.clone(), yields_sink);
+    let (suppressions_sink, suppressions) = watch::channel(published.borrow().taint_suppressed_by.clone());
+    let suppressor = TaintSuppressor::new(Arc::clone(&context), client, seen.clone(), suppressions_sink);
     let probes = Prober {
         access: context.access.clone(),
         epoch: context.epoch,
@@ -82,7 +82,7 @@ pub(super) async fn run(
         published,
         probes_at,
         seen,
-        yields,
+        suppressions,
         troubles: BTreeSet::new(),
         superseded: BTreeSet::new(),
     };
@@ -124,7 +124,7 @@ impl Prover {
                         next = next.min(Instant::now() + pauses.at_once());
                     }
                 }
-                Ok(()) = self.yields.changed() => {}
+                Ok(()) = self.suppressions.changed() => {}
                 () = tokio::time::sleep_until(next) => {}
             }
         }
@@ -132,14 +132,14 @@ impl Prover {
 
     /// A look may take as long as an API server waits for an injector: what is to be yielded to is published meanwhile.
     async fn probe_and_publish(&self) -> Evidence {
-        let (mut seen, mut yields) = (self.seen.clone(), self.yields.clone());
+        let (mut seen, mut suppressions) = (self.seen.clone(), self.suppressions.clone());
         let mut look = pin!(self.probes.probe());
         loop {
             tokio::select! {
                 biased;
                 evidence = &mut look => return evidence,
                 () = seen.changed() => self.publish(),
-                Ok(()) = yields.changed() => self.publish(),
+                Ok(()) = suppressions.changed() => self.publish(),
             }
         }
     }
@@ -178,10 +178,10 @@ impl Prover {
             // What the last prover knew is better than nothing.
             before.identity.clone()
         };
-        let publication = PublishedVerdict::new(&self.gate, self.yields.borrow().clone(), identity);
+        let published_verdict = PublishedVerdict::new(&self.gate, self.suppressions.borrow().clone(), identity);
         self.published.send_if_modified(|current| {
-            let news = *current != publication;
-            *current = publication;
+            let news = *current != published_verdict;
+            *current = published_verdict;
             news
         });
     }

@@ -68,12 +68,15 @@ impl TaintSuppressor {
     /// Looks for ever.
     pub(super) async fn run(mut self) -> Infallible {
         loop {
-            if let Some(yields) = self.look() {
-                self.context.metrics.taint_suppressing_daemonsets.set(i64::try_from(yields.len()).unwrap_or(i64::MAX));
-                self.log_changes(&yields);
+            if let Some(suppressions) = self.look() {
+                self.context
+                    .metrics
+                    .taint_suppressing_daemonsets
+                    .set(i64::try_from(suppressions.len()).unwrap_or(i64::MAX));
+                self.log_changes(&suppressions);
                 self.found.send_if_modified(|current| {
-                    let news = *current != yields;
-                    *current = yields;
+                    let news = *current != suppressions;
+                    *current = suppressions;
                     news
                 });
             }
@@ -138,10 +141,10 @@ impl TaintSuppressor {
     }
 
     /// Says which DaemonSets nodes yield to, and what keeps the watches from seeing, each once.
-    fn log_changes(&mut self, yields: &TaintSuppressions) {
-        let sets: BTreeSet<String> = yields.keys().cloned().collect();
+    fn log_changes(&mut self, suppressions: &TaintSuppressions) {
+        let sets: BTreeSet<String> = suppressions.keys().cloned().collect();
         for set in sets.difference(&self.reported.0) {
-            let nodes = yields.get(set).map_or(0, BTreeSet::len);
+            let nodes = suppressions.get(set).map_or(0, BTreeSet::len);
             warn!(
                 daemon_set = %set, nodes,
                 "taint suppressed: a DaemonSet does not tolerate it; add the toleration to its pods, or list it in \

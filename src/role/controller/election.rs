@@ -123,14 +123,14 @@ async fn act(
     let seen = watches.seen.clone();
     let (gate_sink, gate) = watch::channel(Gate::closed());
     // When injection must be proven again, whatever was proven before.
-    let (doubt_sink, reprove) = watch::channel(Duration::ZERO);
+    let (reprove_sink, reprove) = watch::channel(Duration::ZERO);
     let (recorder, events) = event_recorder::channel();
     tokio::select! {
         biased;
         never = prover::run(Arc::clone(&context), seen.clone(), gate_sink, reprove, probes_at) => never,
-        never = repair::run(Arc::clone(&context), seen.clone(), renewed.clone(), gate.clone(), doubt_sink.clone(), recorder.clone(), pending) => never,
+        never = repair::run(Arc::clone(&context), seen.clone(), renewed.clone(), gate.clone(), reprove_sink.clone(), recorder.clone(), pending) => never,
         never = admission::run(Arc::clone(&context)) => never,
-        never = retry::run(Arc::clone(&context), seen.clone(), renewed.clone(), gate, doubt_sink) => never,
+        never = retry::run(Arc::clone(&context), seen.clone(), renewed.clone(), gate, reprove_sink) => never,
         never = orphan_nodes::run(Arc::clone(&context), seen, renewed, recorder) => never,
         never = events.run(context) => never,
         never = watches.last() => never,

@@ -23,7 +23,7 @@ const RATE: u32 = 25;
 const BURST: u32 = 50;
 
 /// How often it is said that they cannot be written.
-const TOLD_AGAIN: Duration = Duration::from_mins(5);
+const REPORT_INTERVAL: Duration = Duration::from_mins(5);
 
 /// One Event.
 pub(super) struct Note {
@@ -89,7 +89,7 @@ impl Notes {
         let rate = Rate::per_second(NonZeroU32::new(RATE).unwrap_or(NonZeroU32::MIN));
         let burst = NonZeroU32::new(BURST).unwrap_or(NonZeroU32::MIN);
         let mut bucket = TokenBucket::empty(rate, burst, context.now());
-        let mut told: Option<Duration> = None;
+        let mut reported_at: Option<Duration> = None;
         loop {
             let Some(note) = self.notes.recv().await else {
                 // No sender is left.
@@ -103,13 +103,13 @@ impl Notes {
             let uid = subject.uid.clone();
             match event::note(context.client.clone(), reporter, &subject, warning, reason, &message, wall()).await {
                 Ok(()) => {
-                    told = None;
+                    reported_at = None;
                     continue;
                 }
                 // Each names another object: what matters is that they are missing.
-                Err(why) if told.is_none_or(|told| told + TOLD_AGAIN <= context.now()) => {
+                Err(why) if reported_at.is_none_or(|reported_at| reported_at + REPORT_INTERVAL <= context.now()) => {
                     warn!(error = why, "cannot write Events");
-                    told = Some(context.now());
+                    reported_at = Some(context.now());
                 }
                 Err(_) => {}
             }

@@ -47,7 +47,7 @@ struct Repairer {
     reporter: Reporter,
     troubles: BTreeSet<String>,
     /// The override that was logged last.
-    by_hand: Option<ManualOverride>,
+    manual_override: Option<ManualOverride>,
     /// What audit mode has said: the uid of the pod or Job, and the word of what would be done to it.
     audited: BTreeSet<(String, &'static str)>,
     writes: Writes,
@@ -76,7 +76,7 @@ pub(super) async fn run(
         tracker,
         reporter,
         troubles: BTreeSet::new(),
-        by_hand: None,
+        manual_override: None,
         audited: BTreeSet::new(),
         writes,
     };
@@ -141,11 +141,11 @@ impl Repairer {
     /// What is to be done now, and when to plan again at the latest. What is returned has begun, as far as the tracker knows.
     fn plan(&mut self) -> Due {
         let now = self.context.now();
-        let by_hand = self.seen.close_override();
-        self.log_override(by_hand);
+        let manual_override = self.seen.close_override();
+        self.log_override(manual_override);
         let leads = leads(&self.renewed);
         let sees = self.troubles.is_empty();
-        let free = sees && by_hand.is_none() && leads;
+        let free = sees && manual_override.is_none() && leads;
         self.writes.set_free(free);
         let proven = self.gate.borrow_and_update().proven_at(now).filter(|_| leads);
         if !self.seen.sees_webhooks() {
@@ -241,7 +241,7 @@ impl Repairer {
 
     /// Logs once that an override pauses everything.
     fn log_override(&mut self, word: Option<ManualOverride>) {
-        if self.by_hand == word {
+        if self.manual_override == word {
             return;
         }
         if let Some(word) = &word {
@@ -249,7 +249,7 @@ impl Repairer {
         } else {
             info!("manual override ended");
         }
-        self.by_hand = word;
+        self.manual_override = word;
     }
 
     /// Whether audit mode has not said yet that `act` would be done to the object of `uid`.

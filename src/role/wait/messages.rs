@@ -55,11 +55,11 @@ pub(super) fn beginning(settings: &Wait, class: PodClass) -> Line {
 pub(super) fn open(class: PodClass, opening: &Opening<'_>, after: Duration) -> Line {
     let after = short(after);
     let ready = match opening {
-        Opening::ByHand(by) if class == PodClass::Missed => {
+        Opening::Overridden(by) if class == PodClass::Missed => {
             let reason = format!("manual override ({by}): this pod starts OUTSIDE the mesh after {after}");
             return Line::new("open", reason);
         }
-        Opening::ByHand(by) => return Line::new("open", format!("manual override ({by}) after {after}")),
+        Opening::Overridden(by) => return Line::new("open", format!("manual override ({by}) after {after}")),
         Opening::Agents(Basis::NotInstalled) => format!("{}, says this node's agent", Basis::NotInstalled),
         Opening::Agents(basis) => format!("Linkerd is ready ({basis}, says this node's agent)"),
         Opening::Reachable(None) => "Linkerd is ready (reachable, not proven)".to_owned(),
@@ -107,7 +107,7 @@ pub(super) fn held(pod: &OwnPod, opening: &Opening<'_>) -> Line {
     }
     let how = match opening {
         Opening::Agents(basis) => format!(" ({basis})"),
-        Opening::Reachable(_) | Opening::ByHand(_) => String::new(),
+        Opening::Reachable(_) | Opening::Overridden(_) => String::new(),
     };
     let reason = format!("Linkerd is ready{how}, and injects a pod only when it is created. {}", next(pod));
     Line::new("this pod must be created again", reason)

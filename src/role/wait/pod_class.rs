@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn the_hosts_address_is_the_host_network_and_two_unknown_addresses_are_not() {
+    fn a_pod_with_the_hosts_address_is_on_the_host_network() {
         assert_eq!(PodClass::of(&pod("", None, Some("10.0.0.1"), Some("10.0.0.1"))), PodClass::HostNetwork);
         assert_eq!(PodClass::of(&pod("", None, Some("10.244.0.9"), Some("10.0.0.1"))), PodClass::Missed);
         assert_eq!(PodClass::of(&pod("", None, None, None)), PodClass::Missed);

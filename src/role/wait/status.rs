@@ -24,7 +24,7 @@ pub(super) enum Opening<'a> {
     /// The agent's, by evidence.
     Agents(Basis),
     /// A person's, which the agent passes on.
-    ByHand(&'a str),
+    Overridden(&'a str),
 }
 
 // === impl Status ===
@@ -35,7 +35,7 @@ impl Status {
         match self {
             Self::Directly(gate, issuer) => gate.is_open().then_some(Opening::Reachable(*issuer)),
             Self::FromAgent(answer) if answer.open => match (&answer.manual_override, answer.basis) {
-                (Some(word), _) => Some(Opening::ByHand(word)),
+                (Some(word), _) => Some(Opening::Overridden(word)),
                 (None, Some(basis)) => Some(Opening::Agents(basis)),
                 (None, None) => None,
             },
@@ -70,7 +70,7 @@ impl Opening<'_> {
     pub(super) fn then(&self, standing: PodClass, on_missed: OnMissed, pod: &OwnPod) -> Then {
         match (self, standing) {
             // A person who overrides wants pods to start; the line names the cost.
-            (Self::ByHand(_), _) => Then::Open,
+            (Self::Overridden(_), _) => Then::Open,
             // No injector could inject the next pod either: creating it again does not help, and would never end.
             (Self::Agents(Basis::NotInstalled), PodClass::Missed) if on_missed != OnMissed::Open => Then::Hold,
             _ => standing.then(on_missed, pod),
@@ -98,10 +98,16 @@ mod tests {
     use super::*;
     use crate::decide::gate_status::NodeStatus;
 
-    fn answer(open: bool, by_hand: Option<&str>, basis: Option<Basis>, required: &[Probe]) -> GateStatus {
+    fn answer(open: bool, manual_override: Option<&str>, basis: Option<Basis>, required: &[Probe]) -> GateStatus {
         let node = NodeStatus { name: "node-0".to_owned(), state: "open".to_owned(), reason: "r".to_owned() };
         let answer = GateStatus::of(&Gate::closed(), &Policy::proven(), None, node);
-        GateStatus { open, manual_override: by_hand.map(str::to_owned), basis, required: required.to_vec(), ..answer }
+        GateStatus {
+            open,
+            manual_override: manual_override.map(str::to_owned),
+            basis,
+            required: required.to_vec(),
+            ..answer
+        }
     }
 
     fn pod() -> OwnPod {
@@ -123,20 +129,20 @@ mod tests {
     }
 
     #[test]
-    fn only_an_open_word_opens_and_a_persons_comes_first() {
-        let agent = |open, by_hand, basis| Status::FromAgent(answer(open, by_hand, basis, &[]));
+    fn only_an_open_status_opens_and_an_override_takes_precedence() {
+        let agent = |open, manual_override, basis| Status::FromAgent(answer(open, manual_override, basis, &[]));
         assert_eq!(directly(false).opening(), None);
         assert_eq!(directly(true).opening(), Some(Opening::Reachable(None)));
         assert_eq!(agent(false, None, None).opening(), None);
         assert_eq!(agent(false, Some("closed x"), Some(Basis::Proven)).opening(), None);
         assert_eq!(agent(true, None, Some(Basis::Proven)).opening(), Some(Opening::Agents(Basis::Proven)));
-        assert_eq!(agent(true, Some("open x"), Some(Basis::Proven)).opening(), Some(Opening::ByHand("open x")));
+        assert_eq!(agent(true, Some("open x"), Some(Basis::Proven)).opening(), Some(Opening::Overridden("open x")));
         assert!(agent(false, None, None).agent_holds() && !agent(true, Some("open x"), None).agent_holds());
         assert!(!directly(false).agent_holds());
     }
 
     #[test]
-    fn a_missed_pod_starts_by_hand_only_and_is_held_where_nobody_could_inject_the_next() {
+    fn a_missed_pod_follows_on_missed_and_is_held_without_linkerd() {
         let then = |opening: Opening<'_>| {
             OnMissed::VARIANTS
                 .iter()
@@ -146,7 +152,7 @@ mod tests {
         let all = [Then::Hold, Then::Exit, Then::Replace, Then::Open];
         assert_eq!(then(Opening::Reachable(None)), all);
         assert_eq!(then(Opening::Agents(Basis::Proven)), all);
-        assert_eq!(then(Opening::ByHand("open x")), [Then::Open; 4]);
+        assert_eq!(then(Opening::Overridden("open x")), [Then::Open; 4]);
         assert_eq!(then(Opening::Agents(Basis::NotInstalled)), [Then::Hold, Then::Hold, Then::Hold, Then::Open]);
         for standing in [PodClass::Disabled, PodClass::HostNetwork] {
             assert_eq!(Opening::Agents(Basis::NotInstalled).then(standing, OnMissed::Hold, &pod()), Then::Open);
@@ -154,9 +160,10 @@ mod tests {
     }
 
     #[test]
-    fn an_agent_that_asks_for_less_is_not_enough_and_a_dry_run_covers_the_injector() {
+    fn an_agent_with_fewer_required_probes_leaves_some_uncovered() {
         let policy = Policy::direct();
-        let of = |required: &[Probe], by_hand| uncovered(&policy, &answer(false, by_hand, None, required));
+        let of =
+            |required: &[Probe], manual_override| uncovered(&policy, &answer(false, manual_override, None, required));
         assert_eq!(of(&[Probe::Injection, Probe::Identity], None), None);
         assert_eq!(of(&[Probe::Injector, Probe::Identity], None), None);
         assert_eq!(of(&[Probe::Injection], None).as_deref(), Some("identity"));

@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_reason_that_comes_and_goes_is_logged_once_in_thirty_seconds() {
+    async fn a_flapping_reason_is_logged_once_in_thirty_seconds() {
         let (mut log, lines) = status_log();
         let mut logged = 0;
         for turn in 0..100 {

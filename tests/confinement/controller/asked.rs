@@ -10,8 +10,8 @@ use linkerd_gate::linkerd::{TokenProjection, WebhookView};
 use serde_json::{Value, json};
 
 use super::{deletion, missed, owned};
+use crate::harness::{Harness, PATIENCE};
 use crate::load::{self, Case};
-use crate::stage::{PATIENCE, Stage};
 use crate::write::{Refusal, Write, get, send};
 
 const POLICY: &str = "linkerd-gate-controller-asked";
@@ -26,7 +26,7 @@ struct Standing {
 }
 
 /// On a stage of its own: it changes the webhook configurations, and leaves one.
-pub async fn exercise(stage: &Stage) -> Result<()> {
+pub async fn exercise(harness: &Harness) -> Result<()> {
     let corpus = load::load()?;
     let mut standing: BTreeMap<String, Vec<Standing>> = BTreeMap::new();
     let mut namespaces = BTreeMap::new();
@@ -34,32 +34,32 @@ pub async fn exercise(stage: &Stage) -> Result<()> {
         // A pod that no API server takes can never be there.
         if case.api_server.refuses.is_none() {
             let webhook = case.webhook.clone();
-            let case = stand(stage, &mut namespaces, number, case).await?;
+            let case = stand(harness, &mut namespaces, number, case).await?;
             standing.entry(webhook).or_default().push(case);
         }
     }
     let mut answers: BTreeMap<bool, usize> = BTreeMap::new();
     for (number, (key, configurations)) in corpus.webhooks.iter().enumerate() {
-        install(stage, number, configurations).await.context(key.clone())?;
+        install(harness, number, configurations).await.context(key.clone())?;
         for standing in standing.remove(key).unwrap_or_default() {
             let asked = asked(&standing, configurations)?;
-            let outcome = send(&stage.controller().await?, &deletion(stage, &standing.path).await?.dry_run()).await;
+            let outcome = send(&harness.controller().await?, &deletion(harness, &standing.path).await?.dry_run()).await;
             ensure!(outcome.is_ok() == asked, "{}: asked is {asked}, but {outcome:?}", standing.case.name);
             *answers.entry(asked).or_default() += 1;
         }
     }
     ensure!(standing.is_empty() && answers.values().all(|answers| *answers > 50), "{answers:?}");
-    install(stage, corpus.webhooks.len(), &corpus.webhooks["chart"]).await
+    install(harness, corpus.webhooks.len(), &corpus.webhooks["chart"]).await
 }
 
 /// Makes the case's pod, and its namespace, where that is not one of the cluster's own or another case's.
 async fn stand(
-    stage: &Stage,
+    harness: &Harness,
     namespaces: &mut BTreeMap<String, String>,
     number: usize,
     case: Case,
 ) -> Result<Standing> {
-    let admin = stage.admin().await?;
+    let admin = harness.admin().await?;
     let mut namespace = case.namespace.clone();
     let alike = serde_json::to_string(&namespace)?;
     let name = namespace.metadata.name.clone().context("a name")?;
@@ -67,7 +67,7 @@ async fn stand(
         Some(made) => made.clone(),
         None if name == "corpus" => {
             namespace.metadata.name = Some(format!("corpus-{number}"));
-            stage.cluster.create_namespace(&namespace).await?
+            harness.cluster.create_namespace(&namespace).await?
         }
         None => name,
     };
@@ -80,7 +80,7 @@ async fn stand(
         pod["spec"][field] = missed("any")["spec"][field].clone();
     }
     pod["metadata"]["annotations"]["linkerd-gate/repair"] = "held".into();
-    let path = owned(stage, &name, pod).await.with_context(|| case.name.clone())?;
+    let path = owned(harness, &name, pod).await.with_context(|| case.name.clone())?;
     Ok(Standing {
         case,
         pod: serde_json::from_value(get(&admin, &path).await?)?,
@@ -106,16 +106,16 @@ fn is_labelled(configuration: &MutatingWebhookConfiguration) -> bool {
 
 /// Makes these the webhook configurations of the cluster, and waits until the policy has them. A sign of it is a namespace of
 /// which a webhook is told that is in each of them besides.
-async fn install(stage: &Stage, number: usize, configurations: &[MutatingWebhookConfiguration]) -> Result<()> {
-    let (admin, controller) = (stage.admin().await?, stage.controller().await?);
+async fn install(harness: &Harness, number: usize, configurations: &[MutatingWebhookConfiguration]) -> Result<()> {
+    let (admin, controller) = (harness.admin().await?, harness.controller().await?);
     let sign = format!("sign-{number}");
     let namespace = linkerd_gate_kit::object::namespace(&sign).labelled("sign", &sign).json();
-    stage.cluster.create_namespace(&serde_json::from_value(namespace)?).await?;
-    let pod = owned(stage, &sign, missed("sign")).await?;
+    harness.cluster.create_namespace(&serde_json::from_value(namespace)?).await?;
+    let pod = owned(harness, &sign, missed("sign")).await?;
     // Refused wherever there is a configuration to go by.
     let mut declining = missed("declining");
     declining["metadata"]["annotations"]["linkerd.io/inject"] = "disabled".into();
-    let declining = owned(stage, &sign, declining).await?;
+    let declining = owned(harness, &sign, declining).await?;
 
     for old in get(&admin, CONFIGURATIONS).await?["items"].as_array().into_iter().flatten() {
         let name = old["metadata"]["name"].as_str().context("a name")?;
@@ -137,7 +137,7 @@ async fn install(stage: &Stage, number: usize, configurations: &[MutatingWebhook
     }
     let learned = async {
         loop {
-            let may = async |path: &str| match send(&controller, &deletion(stage, path).await?.dry_run()).await {
+            let may = async |path: &str| match send(&controller, &deletion(harness, path).await?.dry_run()).await {
                 Ok(_) => Ok(true),
                 Err(refusal @ Refusal { .. }) if refusal.by(POLICY) => Ok(false),
                 Err(refusal) => bail!("{refusal}"),

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
-use crate::stage::with_every_right;
+use crate::harness::with_every_right;
 use crate::write::{Attack, Change, Form, Write, change, get, send};
 
 const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/linkerd-gate/leases";
@@ -21,9 +21,9 @@ fn lease(holder: &str) -> Value {
 /// One test, since there is one Lease.
 #[tokio::test]
 async fn a_controller_leads_in_its_own_name() -> Result<()> {
-    let stage = with_every_right().await?;
-    let (admin, controller) = (stage.admin().await?, stage.controller().await?);
-    let pod = stage.controllers_pod().await?;
+    let harness = with_every_right().await?;
+    let (admin, controller) = (harness.admin().await?, harness.controller().await?);
+    let pod = harness.controllers_pod().await?;
     let uid = get(&admin, &format!("/api/v1/namespaces/linkerd-gate/pods/{pod}")).await?["metadata"]["uid"].clone();
     let uid = uid.as_str().context("a uid")?;
     let own = format!("node-a/{pod}/3f2a9c1e");
@@ -50,9 +50,9 @@ async fn a_controller_leads_in_its_own_name() -> Result<()> {
     ] {
         attack.write_is_refused(what, &Write::create(path, &body), words).await?;
     }
-    let nowhere = stage.controller_without_a_pod().await?;
-    let by_nobody = Attack { attacker: &nowhere, ..attack };
-    by_nobody.write_is_refused("a token of no pod", &Write::create(LEASES, &lease(&own)), name).await?;
+    let nowhere = harness.controller_without_a_pod().await?;
+    let without_node = Attack { attacker: &nowhere, ..attack };
+    without_node.write_is_refused("a token of no pod", &Write::create(LEASES, &lease(&own)), name).await?;
     send(&controller, &Write::create(LEASES, &lease(&own))).await?;
 
     let attacks: [(&str, &str, Change); 6] = [
@@ -117,9 +117,9 @@ fn about(namespace: &str, api_version: &str, kind: &str) -> (String, Value) {
 }
 
 #[tokio::test]
-async fn the_controller_tells_of_pods_owners_and_nodes_in_its_own_name() -> Result<()> {
-    let stage = with_every_right().await?;
-    let (admin, controller) = (stage.admin().await?, stage.controller().await?);
+async fn the_controller_writes_pod_owner_and_node_events_as_itself() -> Result<()> {
+    let harness = with_every_right().await?;
+    let (admin, controller) = (harness.admin().await?, harness.controller().await?);
     let attack = Attack { anybody: &admin, attacker: &controller, policy: "linkerd-gate-controller-events" };
     for (api_version, kind) in [
         ("v1", "Pod"),
@@ -156,9 +156,11 @@ async fn the_controller_tells_of_pods_owners_and_nodes_in_its_own_name() -> Resu
         forge(&mut event);
         attack.write_is_refused(what, &Write::create(&path, &event), own).await?;
     }
-    let nowhere = stage.controller_without_a_pod().await?;
-    let by_nobody = Attack { attacker: &nowhere, ..attack };
-    by_nobody.write_is_refused("a token of no pod", &Write::create(&path, &event), "by the token of its pod").await?;
+    let nowhere = harness.controller_without_a_pod().await?;
+    let without_node = Attack { attacker: &nowhere, ..attack };
+    without_node
+        .write_is_refused("a token of no pod", &Write::create(&path, &event), "by the token of its pod")
+        .await?;
 
     // The same objects by their other name.
     let new = json!({

@@ -13,7 +13,7 @@ use linkerd_gate::decide::repair::object::REPAIR;
 use linkerd_gate_kit::object::pod;
 use serde_json::{Value, json};
 
-use crate::stage::{NAMESPACE, Stage};
+use crate::harness::{Harness, NAMESPACE};
 use crate::write::{Refusal, Write, get, send};
 
 /// A pod that asks, has no proxy, never ran, and says itself that it may be replaced, whoever made it. No scheduler touches it,
@@ -27,8 +27,8 @@ fn missed(name: &str) -> Value {
 }
 
 /// Something that owns pods and that no controller of Kubernetes' does anything with: as it stands in its pods.
-async fn owner(stage: &Stage, namespace: &str) -> Result<Value> {
-    let admin = stage.admin().await?;
+async fn owner(harness: &Harness, namespace: &str) -> Result<Value> {
+    let admin = harness.admin().await?;
     let maps = format!("/api/v1/namespaces/{namespace}/configmaps");
     match send(&admin, &Write::create(&maps, &json!({"metadata": {"name": "owner"}}))).await {
         Ok(_) | Err(Refusal { code: 409, .. }) => {}
@@ -39,20 +39,20 @@ async fn owner(stage: &Stage, namespace: &str) -> Result<Value> {
 }
 
 /// Creates a pod that has an owner. Returns its path.
-async fn owned(stage: &Stage, namespace: &str, mut pod: Value) -> Result<String> {
-    pod["metadata"]["ownerReferences"] = json!([owner(stage, namespace).await?]);
-    stage.create_pod(namespace, &pod).await
+async fn owned(harness: &Harness, namespace: &str, mut pod: Value) -> Result<String> {
+    pod["metadata"]["ownerReferences"] = json!([owner(harness, namespace).await?]);
+    harness.create_pod(namespace, &pod).await
 }
 
 /// The preconditions of a removal, of what is there now.
-async fn preconditions(stage: &Stage, path: &str) -> Result<Value> {
-    let metadata = get(&stage.admin().await?, path).await?["metadata"].clone();
+async fn preconditions(harness: &Harness, path: &str) -> Result<Value> {
+    let metadata = get(&harness.admin().await?, path).await?["metadata"].clone();
     Ok(json!({"uid": metadata["uid"], "resourceVersion": metadata["resourceVersion"]}))
 }
 
 /// A deletion as the controller makes it.
-async fn deletion(stage: &Stage, path: &str) -> Result<Write> {
-    Ok(Write::delete_with(path, &json!({"preconditions": preconditions(stage, path).await?})))
+async fn deletion(harness: &Harness, path: &str) -> Result<Write> {
+    Ok(Write::delete_with(path, &json!({"preconditions": preconditions(harness, path).await?})))
 }
 
 /// A Job whose pods ask, with this in its `spec`.
@@ -72,18 +72,18 @@ fn job(name: &str, suspend: bool) -> Value {
 }
 
 /// One attack against each of the controller's policies, with which all others are content.
-pub async fn first_attacks(stage: &Stage) -> Result<Vec<(&'static str, Write)>> {
-    let admin = stage.admin().await?;
-    let waiting = owned(stage, "shop", missed("first-missed")).await?;
+pub async fn first_attacks(harness: &Harness) -> Result<Vec<(&'static str, Write)>> {
+    let admin = harness.admin().await?;
+    let waiting = owned(harness, "shop", missed("first-missed")).await?;
     let mut skipped = missed("first-skipped");
     skipped["metadata"]["annotations"]["linkerd.io/inject"] = "disabled".into();
-    let skipped = owned(stage, "shop", skipped).await?;
+    let skipped = owned(harness, "shop", skipped).await?;
     let jobs = "/apis/batch/v1/namespaces/shop/jobs";
     send(&admin, &Write::create(jobs, &job("first", false))).await.context("a Job")?;
     let label = json!({"metadata": {"labels": {"a": "c"}}});
     Ok(vec![
         ("linkerd-gate-controller-pods", Write::delete(&waiting)),
-        ("linkerd-gate-controller-asked", deletion(stage, &skipped).await?),
+        ("linkerd-gate-controller-asked", deletion(harness, &skipped).await?),
         ("linkerd-gate-controller-ungate", Write::merge(&waiting, &json!({"metadata": {"labels": {"a": "c"}}}))),
         ("linkerd-gate-controller-owners", Write::merge(&format!("{jobs}/first"), &label)),
         ("linkerd-gate-controller-nodes", Write::merge("/api/v1/nodes/node-a", &label)),

@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, ensure};
 use linkerd_gate::decide::node::taint::{OPENED_BOOT, TAINT_EFFECT, TAINT_KEY};
 use serde_json::{Value, json};
 
-use crate::stage::with_every_right;
+use crate::harness::with_every_right;
 use crate::write::{Attack, Change, Form, Write, change, get, send};
 
 const POLICY: &str = "linkerd-gate-controller-nodes";
@@ -24,8 +24,8 @@ fn lift(node: &mut Value) {
 
 #[tokio::test]
 async fn the_controller_opens_a_node_and_does_nothing_else_to_it() -> Result<()> {
-    let stage = with_every_right().await?;
-    let (admin, controller) = (stage.admin().await?, stage.controller().await?);
+    let harness = with_every_right().await?;
+    let (admin, controller) = (harness.admin().await?, harness.controller().await?);
     let attack = Attack { anybody: &admin, attacker: &controller, policy: POLICY };
     // No agent's: no node of this name counts for the DaemonSet.
     let node = json!({
@@ -86,9 +86,9 @@ async fn the_controller_opens_a_node_and_does_nothing_else_to_it() -> Result<()>
     attack.write_is_refused("a new node", &Write::create("/api/v1/nodes", &another), words).await?;
     attack.write_is_refused("its end", &Write::delete(NODE), words).await?;
     attack.is_refused_alone("its kubelet", &Write::connect("/api/v1/nodes/node-a/proxy/pods"), words).await?;
-    let nowhere = stage.controller_without_a_pod().await?;
-    let by_nobody = Attack { attacker: &nowhere, ..attack };
-    by_nobody.is_refused("a token of no pod", NODE, lift, "by the token of its pod").await?;
+    let nowhere = harness.controller_without_a_pod().await?;
+    let without_node = Attack { attacker: &nowhere, ..attack };
+    without_node.is_refused("a token of no pod", NODE, lift, "by the token of its pod").await?;
 
     // Closed by nobody, opened again and again; as JSON patch it goes as the controller sends it.
     let before = get(&admin, NODE).await?["spec"]["taints"].clone();

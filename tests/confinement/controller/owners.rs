@@ -5,7 +5,7 @@ use linkerd_gate::decide::repair::object::{RETRIED_AT, SUSPENDED};
 use serde_json::{Value, json};
 
 use super::{job, missed};
-use crate::stage::{PATIENCE, Stage, with_every_right};
+use crate::harness::{Harness, PATIENCE, with_every_right};
 use crate::write::{Attack, Change, Form, Write, change, get, send};
 
 const POLICY: &str = "linkerd-gate-controller-owners";
@@ -37,7 +37,7 @@ fn annotations(object: &mut Value) -> &mut serde_json::Map<String, Value> {
     object["metadata"]["annotations"].as_object_mut().expect("annotations")
 }
 
-fn nudge(object: &mut Value) {
+fn retry(object: &mut Value) {
     object["metadata"]["annotations"][RETRIED_AT] = NOW.into();
 }
 
@@ -51,19 +51,19 @@ fn resume(job: &mut Value) {
     annotations(job).remove(SUSPENDED);
 }
 
-async fn create(stage: &Stage, collection: &str, object: &Value) -> Result<String> {
-    send(&stage.admin().await?, &Write::create(collection, object)).await?;
+async fn create(harness: &Harness, collection: &str, object: &Value) -> Result<String> {
+    send(&harness.admin().await?, &Write::create(collection, object)).await?;
     Ok(format!("{collection}/{}", object["metadata"]["name"].as_str().context("a name")?))
 }
 
 #[tokio::test]
-async fn the_controller_nudges_owners_of_all_four_kinds() -> Result<()> {
-    let stage = with_every_right().await?;
-    let controller = stage.controller().await?;
+async fn the_controller_retries_owners_of_all_four_kinds() -> Result<()> {
+    let harness = with_every_right().await?;
+    let controller = harness.controller().await?;
     for form in Form::ALL {
         for (collection, owner) in owners(&format!("nudged-{form:?}").to_lowercase()) {
-            let path = create(stage, collection, &owner).await?;
-            let written = change(&controller, form, &path, false, nudge).await?.context("every form can add")?;
+            let path = create(harness, collection, &owner).await?;
+            let written = change(&controller, form, &path, false, retry).await?.context("every form can add")?;
             let written = written.with_context(|| format!("{path}, {form:?}"))?;
             ensure!(written["metadata"]["annotations"][RETRIED_AT] == NOW, "{written:#}");
         }
@@ -73,8 +73,8 @@ async fn the_controller_nudges_owners_of_all_four_kinds() -> Result<()> {
 
 #[tokio::test]
 async fn the_controller_changes_nothing_else_of_them() -> Result<()> {
-    let stage = with_every_right().await?;
-    let (admin, controller) = (stage.admin().await?, stage.controller().await?);
+    let harness = with_every_right().await?;
+    let (admin, controller) = (harness.admin().await?, harness.controller().await?);
     let attack = Attack { anybody: &admin, attacker: &controller, policy: POLICY };
     let (metadata, annotation, spec) =
         ("finalizers and other metadata", "writes no annotation", "nothing of an owner's spec");
@@ -104,14 +104,14 @@ async fn the_controller_changes_nothing_else_of_them() -> Result<()> {
         ("/jobs", |owner| owner["spec"]["parallelism"] = 3.into()),
     ];
     for (collection, owner) in owners("whole") {
-        let path = create(stage, collection, &owner).await?;
+        let path = create(harness, collection, &owner).await?;
         for (what, words, wanted) in attacks {
             attack.is_refused(&format!("{path}: {what}"), &path, wanted, words).await?;
         }
         let (_, part) = parts.iter().find(|(part, _)| collection.ends_with(part)).context("a part of its spec")?;
         attack.is_refused(&path, &path, part, spec).await?;
         let both = |owner: &mut Value| {
-            nudge(owner);
+            retry(owner);
             part(owner);
         };
         attack.is_refused(&format!("{path}, beside a nudge"), &path, both, spec).await?;
@@ -133,13 +133,13 @@ async fn the_controller_changes_nothing_else_of_them() -> Result<()> {
 }
 
 #[tokio::test]
-async fn the_controller_makes_and_ends_no_owner_and_writes_no_status_and_no_scale() -> Result<()> {
-    let stage = with_every_right().await?;
-    let (admin, controller) = (stage.admin().await?, stage.controller().await?);
+async fn the_controller_must_not_create_delete_or_scale_owners() -> Result<()> {
+    let harness = with_every_right().await?;
+    let (admin, controller) = (harness.admin().await?, harness.controller().await?);
     let attack = Attack { anybody: &admin, attacker: &controller, policy: POLICY };
     let words = "neither creates nor deletes them, nor writes their status or scale";
     for ((collection, owner), (_, unborn)) in owners("stays").into_iter().zip(owners("unborn")) {
-        let path = create(stage, collection, &owner).await?;
+        let path = create(harness, collection, &owner).await?;
         attack.write_is_refused(&path, &Write::create(collection, &unborn), words).await?;
         attack.write_is_refused(&path, &Write::create(collection, &unborn).dry_run(), words).await?;
         attack.write_is_refused(&path, &Write::apply(&format!("{collection}/unborn"), &unborn), words).await?;
@@ -153,19 +153,19 @@ async fn the_controller_makes_and_ends_no_owner_and_writes_no_status_and_no_scal
             let scale = json!({"spec": {"replicas": 3}});
             attack.write_is_refused(&path, &Write::merge(&format!("{path}/scale"), &scale), words).await?;
         }
-        let nowhere = stage.controller_without_a_pod().await?;
-        let by_nobody = Attack { attacker: &nowhere, ..attack };
-        by_nobody.is_refused("a token of no pod", &path, nudge, "by the token of its pod").await?;
+        let nowhere = harness.controller_without_a_pod().await?;
+        let without_node = Attack { attacker: &nowhere, ..attack };
+        without_node.is_refused("a token of no pod", &path, retry, "by the token of its pod").await?;
     }
     Ok(())
 }
 
 #[tokio::test]
 async fn the_controller_suspends_and_resumes_a_job_with_its_mark() -> Result<()> {
-    let stage = with_every_right().await?;
-    let controller = stage.controller().await?;
+    let harness = with_every_right().await?;
+    let controller = harness.controller().await?;
     for form in Form::ALL {
-        let path = create(stage, JOBS, &job(&format!("paused-{form:?}").to_lowercase(), false)).await?;
+        let path = create(harness, JOBS, &job(&format!("paused-{form:?}").to_lowercase(), false)).await?;
         change(&controller, form, &path, false, suspend).await?.context("every form can")??;
         let form = if form == Form::Apply { Form::MergePatch } else { form };
         let written = change(&controller, form, &path, false, resume).await?.context("this form can")??;
@@ -175,16 +175,16 @@ async fn the_controller_suspends_and_resumes_a_job_with_its_mark() -> Result<()>
     // A person resumed it: what is left of the mark may go.
     let mut resumed = job("resumed", false);
     resumed["metadata"]["annotations"][SUSPENDED] = NOW.into();
-    let resumed = create(stage, JOBS, &resumed).await?;
+    let resumed = create(harness, JOBS, &resumed).await?;
     let unmark = |job: &mut Value| drop(annotations(job).remove(SUSPENDED));
     change(&controller, Form::MergePatch, &resumed, false, unmark).await?.context("a merge patch can")??;
     Ok(())
 }
 
 #[tokio::test]
-async fn a_pause_without_our_mark_is_somebody_elses() -> Result<()> {
-    let stage = with_every_right().await?;
-    let (admin, controller) = (stage.admin().await?, stage.controller().await?);
+async fn a_suspension_without_our_mark_belongs_to_another_program() -> Result<()> {
+    let harness = with_every_right().await?;
+    let (admin, controller) = (harness.admin().await?, harness.controller().await?);
     let attack = Attack { anybody: &admin, attacker: &controller, policy: POLICY };
     let (pause, mark) =
         ("suspends a Job with the annotation", "adds linkerd-gate/suspended-at only as it suspends a Job");
@@ -193,7 +193,7 @@ async fn a_pause_without_our_mark_is_somebody_elses() -> Result<()> {
     let go_on: Change = |job| job["spec"]["suspend"] = false.into();
     let stop: Change = |job| job["spec"]["suspend"] = true.into();
 
-    let runs = create(stage, JOBS, &job("runs", false)).await?;
+    let runs = create(harness, JOBS, &job("runs", false)).await?;
     attack.is_refused("suspended without a mark", &runs, stop, pause).await?;
     attack.is_refused("marked, and not suspended", &runs, set, mark).await?;
     let empty: Change = |job| {
@@ -201,13 +201,13 @@ async fn a_pause_without_our_mark_is_somebody_elses() -> Result<()> {
         job["metadata"]["annotations"][SUSPENDED] = "".into();
     };
     attack.is_refused("suspended with an empty mark", &runs, empty, pause).await?;
-    let theirs = create(stage, JOBS, &job("theirs", true)).await?;
+    let theirs = create(harness, JOBS, &job("theirs", true)).await?;
     attack.is_refused("somebody's resumed", &theirs, go_on, pause).await?;
     attack.is_refused("somebody's marked, to be resumed later", &theirs, set, mark).await?;
 
     let mut ours = job("ours", true);
     ours["metadata"]["annotations"][SUSPENDED] = NOW.into();
-    let ours = create(stage, JOBS, &ours).await?;
+    let ours = create(harness, JOBS, &ours).await?;
     attack.is_refused("ours resumed with its mark left", &ours, go_on, pause).await?;
     let refused = change(&controller, Form::MergePatch, &ours, false, unmark).await?.context("a merge patch can")?;
     let refused = refused.err().context("the mark was taken from one that stays suspended")?;
@@ -217,7 +217,7 @@ async fn a_pause_without_our_mark_is_somebody_elses() -> Result<()> {
         .await?;
     // On others the mark is somebody's annotation like any other.
     let [(sets, set_of_pods), ..] = owners("marked");
-    let marked = create(stage, sets, &set_of_pods).await?;
+    let marked = create(harness, sets, &set_of_pods).await?;
     attack.is_refused("a mark on a ReplicaSet", &marked, set, "writes no annotation").await?;
     let before = get(&admin, &ours).await?;
     ensure!(before["spec"]["suspend"] == true, "{before:#}");
@@ -226,26 +226,26 @@ async fn a_pause_without_our_mark_is_somebody_elses() -> Result<()> {
 
 #[tokio::test]
 async fn a_job_whose_pods_do_not_ask_is_not_suspended() -> Result<()> {
-    let stage = with_every_right().await?;
-    let (admin, controller) = (stage.admin().await?, stage.controller().await?);
+    let harness = with_every_right().await?;
+    let (admin, controller) = (harness.admin().await?, harness.controller().await?);
     let attack = Attack { anybody: &admin, attacker: &controller, policy: "linkerd-gate-controller-asked" };
     let mut bystander = job("bystander", false);
     bystander["spec"]["template"]["metadata"]["annotations"]["linkerd.io/inject"] = "disabled".into();
-    let path = create(stage, JOBS, &bystander).await?;
+    let path = create(harness, JOBS, &bystander).await?;
     attack.is_refused("it does not ask", &path, suspend, "injector would inject").await?;
     // A nudge is nothing to be afraid of.
-    change(&controller, Form::MergePatch, &path, false, nudge).await?.context("a merge patch can")??;
+    change(&controller, Form::MergePatch, &path, false, retry).await?.context("a merge patch can")??;
     Ok(())
 }
 
 #[tokio::test]
 async fn a_job_that_has_a_pod_ready_is_not_suspended() -> Result<()> {
-    let stage = with_every_right().await?;
-    let (admin, controller) = (stage.admin().await?, stage.controller().await?);
+    let harness = with_every_right().await?;
+    let (admin, controller) = (harness.admin().await?, harness.controller().await?);
     let attack = Attack { anybody: &admin, attacker: &controller, policy: POLICY };
     let mut busy = job("busy", false);
     busy["spec"]["parallelism"] = 1.into();
-    let path = create(stage, JOBS, &busy).await?;
+    let path = create(harness, JOBS, &busy).await?;
     // Its pod, told to be ready as a kubelet would tell it.
     let ready = async {
         loop {

@@ -6,7 +6,7 @@ use linkerd_gate_kit::object::pod;
 use serde_json::{Value, json};
 
 use super::{deletion, missed, owned, preconditions};
-use crate::stage::{PATIENCE, PROBE, Stage, with_every_right};
+use crate::harness::{Harness, PATIENCE, PROBE, with_every_right};
 use crate::write::{Attack, Change, Write, get, send};
 
 const POLICY: &str = "linkerd-gate-controller-pods";
@@ -14,8 +14,8 @@ const ASKED: &str = "linkerd-gate-controller-asked";
 const PODS: &str = "/api/v1/namespaces/shop/pods";
 
 /// A pod that a ReplicaSet made, which says nothing itself of what may become of it.
-async fn of_a_replica_set(stage: &Stage, name: &str) -> Result<String> {
-    let admin = stage.admin().await?;
+async fn of_a_replica_set(harness: &Harness, name: &str) -> Result<String> {
+    let admin = harness.admin().await?;
     let labels = json!({"app": name});
     let set = json!({
         "metadata": {"name": name},
@@ -43,10 +43,10 @@ async fn of_a_replica_set(stage: &Stage, name: &str) -> Result<String> {
 
 #[tokio::test]
 async fn the_controller_deletes_a_missed_pod_that_never_ran() -> Result<()> {
-    let stage = with_every_right().await?;
-    let (admin, controller) = (stage.admin().await?, stage.controller().await?);
-    let path = of_a_replica_set(stage, "web").await?;
-    send(&controller, &deletion(stage, &path).await?).await?;
+    let harness = with_every_right().await?;
+    let (admin, controller) = (harness.admin().await?, harness.controller().await?);
+    let path = of_a_replica_set(harness, "web").await?;
+    send(&controller, &deletion(harness, &path).await?).await?;
     let gone = get(&admin, &path).await;
     ensure!(gone.is_err(), "{gone:?}");
 
@@ -54,22 +54,22 @@ async fn the_controller_deletes_a_missed_pod_that_never_ran() -> Result<()> {
     let mut bound = missed("bound-held");
     bound["spec"]["nodeName"] = "node-b".into();
     bound["spec"]["terminationGracePeriodSeconds"] = 7.into();
-    let path = owned(stage, "shop", bound).await?;
-    send(&controller, &deletion(stage, &path).await?).await?;
+    let path = owned(harness, "shop", bound).await?;
+    send(&controller, &deletion(harness, &path).await?).await?;
     let going = get(&admin, &path).await?;
     ensure!(going["metadata"]["deletionGracePeriodSeconds"] == 7, "{going:#}");
     Ok(())
 }
 
 #[tokio::test]
-async fn a_deletion_says_exactly_which_pod_is_meant_and_leaves_it_its_grace_period() -> Result<()> {
-    let stage = with_every_right().await?;
-    let (admin, controller) = (stage.admin().await?, stage.controller().await?);
+async fn a_deletion_needs_exact_preconditions_and_keeps_the_grace() -> Result<()> {
+    let harness = with_every_right().await?;
+    let (admin, controller) = (harness.admin().await?, harness.controller().await?);
     let attack = Attack { anybody: &admin, attacker: &controller, policy: POLICY };
     let mut target = missed("aimed-at");
     target["spec"]["nodeName"] = "node-b".into();
-    let path = owned(stage, "shop", target).await?;
-    let exact = preconditions(stage, &path).await?;
+    let path = owned(harness, "shop", target).await?;
+    let exact = preconditions(harness, &path).await?;
     let (precondition, grace, dependents) =
         ("by its uid and its resourceVersion", "does not change a pod's grace period", "no propagation policy");
     attack.write_is_refused("no options", &Write::delete(&path), precondition).await?;
@@ -101,18 +101,18 @@ async fn a_deletion_says_exactly_which_pod_is_meant_and_leaves_it_its_grace_peri
     let at_once = json!({"preconditions": exact, "gracePeriodSeconds": 0});
     attack.write_is_refused("a collection at once", &Write::delete_with(&all, &at_once), grace).await?;
 
-    let nowhere = stage.controller_without_a_pod().await?;
-    let by_nobody = Attack { attacker: &nowhere, ..attack };
-    let delete = deletion(stage, &path).await?;
-    by_nobody.write_is_refused("a token of no pod", &delete, "by the token of its pod").await?;
+    let nowhere = harness.controller_without_a_pod().await?;
+    let without_node = Attack { attacker: &nowhere, ..attack };
+    let delete = deletion(harness, &path).await?;
+    without_node.write_is_refused("a token of no pod", &delete, "by the token of its pod").await?;
     send(&controller, &delete.dry_run()).await?;
     Ok(())
 }
 
 #[tokio::test]
-async fn pods_that_ran_and_pods_that_nobody_makes_anew_are_not_deleted() -> Result<()> {
-    let stage = with_every_right().await?;
-    let (admin, controller) = (stage.admin().await?, stage.controller().await?);
+async fn the_controller_must_not_delete_started_or_ownerless_pods() -> Result<()> {
+    let harness = with_every_right().await?;
+    let (admin, controller) = (harness.admin().await?, harness.controller().await?);
     let attack = Attack { anybody: &admin, attacker: &controller, policy: POLICY };
     let (ran, owner) =
         ("other than the init container linkerd-gate has ever started", "without an owner that creates it again");
@@ -162,31 +162,31 @@ async fn pods_that_ran_and_pods_that_nobody_makes_anew_are_not_deleted() -> Resu
         let mut pod = missed(name);
         json_patch::merge(&mut pod, &over);
         pod["spec"]["nodeName"] = "node-b".into();
-        let path = owned(stage, "shop", pod).await?;
+        let path = owned(harness, "shop", pod).await?;
         if status != json!({}) {
             send(&admin, &Write::strategic(&format!("{path}/status"), &json!({"status": status}))).await?;
         }
-        let delete = deletion(stage, &path).await?;
+        let delete = deletion(harness, &path).await?;
         match words {
             None => drop(send(&controller, &delete.dry_run()).await.context(name)?),
             Some(words) => attack.write_is_refused(name, &delete, words).await?,
         }
     }
 
-    let ownerless = stage.create_pod("shop", &missed("ownerless")).await?;
-    attack.write_is_refused("ownerless", &deletion(stage, &ownerless).await?, owner).await?;
+    let ownerless = harness.create_pod("shop", &missed("ownerless")).await?;
+    attack.write_is_refused("ownerless", &deletion(harness, &ownerless).await?, owner).await?;
     // Whoever owns a pod without being its controller only waits for its end.
     let mut kept = missed("kept");
-    let mut keeper = super::owner(stage, "shop").await?;
+    let mut keeper = super::owner(harness, "shop").await?;
     keeper["controller"] = false.into();
     kept["metadata"]["ownerReferences"] = json!([keeper]);
-    let kept = stage.create_pod("shop", &kept).await?;
-    attack.write_is_refused("kept by somebody", &deletion(stage, &kept).await?, owner).await?;
+    let kept = harness.create_pod("shop", &kept).await?;
+    attack.write_is_refused("kept by somebody", &deletion(harness, &kept).await?, owner).await?;
     // What a person says on the pod, or on its namespace where the pod says nothing.
-    let path = of_a_replica_set(stage, "reported").await?;
+    let path = of_a_replica_set(harness, "reported").await?;
     for (annotation, words) in [(json!("report"), Some(word)), (json!("Held"), Some(word)), (json!(""), None)] {
         send(&admin, &Write::merge(&path, &json!({"metadata": {"annotations": {REPAIR: annotation}}}))).await?;
-        let delete = deletion(stage, &path).await?;
+        let delete = deletion(harness, &path).await?;
         match words {
             None => drop(send(&controller, &delete.dry_run()).await?),
             Some(words) => attack.write_is_refused("a person's word", &delete, words).await?,
@@ -197,14 +197,14 @@ async fn pods_that_ran_and_pods_that_nobody_makes_anew_are_not_deleted() -> Resu
 
 #[tokio::test]
 async fn a_namespace_says_what_may_become_of_its_pods() -> Result<()> {
-    let stage = with_every_right().await?;
-    let (admin, controller) = (stage.admin().await?, stage.controller().await?);
+    let harness = with_every_right().await?;
+    let (admin, controller) = (harness.admin().await?, harness.controller().await?);
     let attack = Attack { anybody: &admin, attacker: &controller, policy: POLICY };
     let namespace = linkerd_gate_kit::object::namespace("reported").annotated(REPAIR, "report").json();
-    stage.cluster.create_namespace(&serde_json::from_value(namespace)?).await?;
+    harness.cluster.create_namespace(&serde_json::from_value(namespace)?).await?;
     // Its own word goes before its namespace's.
-    let own = owned(stage, "reported", missed("own-word")).await?;
-    send(&controller, &deletion(stage, &own).await?.dry_run()).await?;
+    let own = owned(harness, "reported", missed("own-word")).await?;
+    send(&controller, &deletion(harness, &own).await?.dry_run()).await?;
     // One of a known kind, so that nothing else is in the way. Nobody collects what an owner of today owns.
     let mut silent = missed("silent");
     silent["metadata"]["annotations"].as_object_mut().context("annotations")?.remove(REPAIR);
@@ -219,25 +219,25 @@ async fn a_namespace_says_what_may_become_of_its_pods() -> Result<()> {
         "apiVersion": "batch/v1", "kind": "Job", "name": "owner", "uid": made["metadata"]["uid"], "controller": true,
     }]);
     silent["metadata"]["finalizers"] = json!(["example.com/stays"]);
-    let silent = stage.create_pod("reported", &silent).await?;
+    let silent = harness.create_pod("reported", &silent).await?;
     attack
         .write_is_refused(
             "the namespace's word",
-            &deletion(stage, &silent).await?,
+            &deletion(harness, &silent).await?,
             "on the pod or its namespace, excludes",
         )
         .await
 }
 
 #[tokio::test]
-async fn pods_are_not_changed_bound_resized_entered_nor_told_their_status() -> Result<()> {
-    let stage = with_every_right().await?;
-    let (admin, controller) = (stage.admin().await?, stage.controller().await?);
+async fn the_controller_must_not_change_bind_resize_or_exec_pods() -> Result<()> {
+    let harness = with_every_right().await?;
+    let (admin, controller) = (harness.admin().await?, harness.controller().await?);
     let attack = Attack { anybody: &admin, attacker: &controller, policy: POLICY };
     let words = "neither binds, resizes nor execs into pods, nor writes their status";
     let mut target = missed("whole");
     target["spec"]["containers"][0]["resources"] = json!({"requests": {"cpu": "1"}});
-    let path = owned(stage, "shop", target).await?;
+    let path = owned(harness, "shop", target).await?;
     let of = |part: &str| format!("{path}/{part}");
     let changes: [(&str, Change); 4] = [
         ("a label", |pod| pod["metadata"]["labels"]["a"] = "b".into()),
@@ -264,11 +264,11 @@ async fn pods_are_not_changed_bound_resized_entered_nor_told_their_status() -> R
 
 #[tokio::test]
 async fn an_eviction_says_exactly_which_pod_is_meant() -> Result<()> {
-    let stage = with_every_right().await?;
-    let (admin, controller) = (stage.admin().await?, stage.controller().await?);
+    let harness = with_every_right().await?;
+    let (admin, controller) = (harness.admin().await?, harness.controller().await?);
     let attack = Attack { anybody: &admin, attacker: &controller, policy: POLICY };
-    let path = owned(stage, "shop", missed("evicted")).await?;
-    let exact = preconditions(stage, &path).await?;
+    let path = owned(harness, "shop", missed("evicted")).await?;
+    let exact = preconditions(harness, &path).await?;
     let evict = |options: Value| {
         let mut eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "evicted"}});
         if options != json!({}) {
@@ -287,19 +287,19 @@ async fn an_eviction_says_exactly_which_pod_is_meant() -> Result<()> {
     ] {
         attack.write_is_refused(what, &evict(options), words).await?;
     }
-    let nowhere = stage.controller_without_a_pod().await?;
-    let by_nobody = Attack { attacker: &nowhere, ..attack };
+    let nowhere = harness.controller_without_a_pod().await?;
+    let without_node = Attack { attacker: &nowhere, ..attack };
     let whole = evict(json!({"preconditions": exact}));
-    by_nobody.write_is_refused("a token of no pod", &whole, "by the token of its pod").await?;
+    without_node.write_is_refused("a token of no pod", &whole, "by the token of its pod").await?;
     send(&controller, &whole).await?;
     ensure!(get(&admin, &path).await.is_err(), "it is still there");
     Ok(())
 }
 
 #[tokio::test]
-async fn the_controller_proves_injection_by_dry_runs_and_creates_no_pod_that_stays() -> Result<()> {
-    let stage = with_every_right().await?;
-    let (admin, controller) = (stage.admin().await?, stage.controller().await?);
+async fn the_controller_creates_pods_by_dry_run_only() -> Result<()> {
+    let harness = with_every_right().await?;
+    let (admin, controller) = (harness.admin().await?, harness.controller().await?);
     let attack = Attack { anybody: &admin, attacker: &controller, policy: POLICY };
     let probe = pod("linkerd-gate-probe").running("app:test").json();
     let of = |namespace: &str| format!("/api/v1/namespaces/{namespace}/pods");
@@ -319,9 +319,9 @@ async fn the_controller_proves_injection_by_dry_runs_and_creates_no_pod_that_sta
         let stored = get(&admin, &format!("{}/linkerd-gate-probe", of(elsewhere))).await;
         ensure!(stored.is_err(), "a dry-run in {elsewhere} was stored: {stored:?}");
     }
-    let nowhere = stage.controller_without_a_pod().await?;
-    let by_nobody = Attack { attacker: &nowhere, ..attack };
-    by_nobody
+    let nowhere = harness.controller_without_a_pod().await?;
+    let without_node = Attack { attacker: &nowhere, ..attack };
+    without_node
         .write_is_refused("a token of no pod", &Write::create(&of("shop"), &probe).dry_run(), "by the token of its pod")
         .await?;
     let path = format!("{}/linkerd-gate-probe", of("shop"));
@@ -347,8 +347,8 @@ async fn the_controller_proves_injection_by_dry_runs_and_creates_no_pod_that_sta
 
 #[tokio::test]
 async fn without_asking_for_linkerd_no_pod_is_deleted() -> Result<()> {
-    let stage = with_every_right().await?;
-    let (admin, controller) = (stage.admin().await?, stage.controller().await?);
+    let harness = with_every_right().await?;
+    let (admin, controller) = (harness.admin().await?, harness.controller().await?);
     let attack = Attack { anybody: &admin, attacker: &controller, policy: ASKED };
     let says = |value: &str| json!({"metadata": {"annotations": {"linkerd.io/inject": value}}});
     let (called, leaves) = ("the API server calls Linkerd's injector", "injector would inject");
@@ -363,29 +363,29 @@ async fn without_asking_for_linkerd_no_pod_is_deleted() -> Result<()> {
     ] {
         let mut pod = missed(name);
         json_patch::merge(&mut pod, &over);
-        let path = owned(stage, namespace, pod).await?;
-        attack.write_is_refused(name, &deletion(stage, &path).await?, words).await?;
+        let path = owned(harness, namespace, pod).await?;
+        attack.write_is_refused(name, &deletion(harness, &path).await?, words).await?;
     }
     Ok(())
 }
 
 /// A pod with a proxy is left alone by two policies; either may be the one that is told of. On a stage of its own: it takes
 /// one of them away, so that the other is seen to be enough.
-pub async fn meshed_ones_stay(stage: &Stage) -> Result<()> {
-    let (admin, controller) = (stage.admin().await?, stage.controller().await?);
+pub async fn meshed_ones_stay(harness: &Harness) -> Result<()> {
+    let (admin, controller) = (harness.admin().await?, harness.controller().await?);
     let container = json!({"name": "linkerd-proxy", "image": "proxy:1"});
     let mut paths = Vec::new();
     for (name, part) in [("classic", "containers"), ("native", "initContainers")] {
         let mut pod = missed(name);
         json_patch::merge(&mut pod, &json!({"spec": {part: [container]}}));
-        let path = owned(stage, "shop", pod).await?;
-        let refused = send(&controller, &deletion(stage, &path).await?).await;
+        let path = owned(harness, "shop", pod).await?;
+        let refused = send(&controller, &deletion(harness, &path).await?).await;
         ensure!(refused.as_ref().is_err_and(|refusal| refusal.by(POLICY) || refusal.by(ASKED)), "{name}: {refused:?}");
         paths.push(path);
     }
     let mut skipped = missed("skipped");
     skipped["metadata"]["annotations"]["linkerd.io/inject"] = "disabled".into();
-    let skipped = deletion(stage, &owned(stage, "shop", skipped).await?).await?.dry_run();
+    let skipped = deletion(harness, &owned(harness, "shop", skipped).await?).await?.dry_run();
     let bindings = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings";
     send(&admin, &Write::delete(&format!("{bindings}/{ASKED}"))).await?;
     let gone = async {
@@ -396,7 +396,7 @@ pub async fn meshed_ones_stay(stage: &Stage) -> Result<()> {
     tokio::time::timeout(PATIENCE, gone).await.with_context(|| format!("{ASKED} is still in force"))?;
     let attack = Attack { anybody: &admin, attacker: &controller, policy: POLICY };
     for path in paths {
-        let delete = deletion(stage, &path).await?;
+        let delete = deletion(harness, &path).await?;
         attack.write_is_refused(&path, &delete, "that has a container linkerd-proxy").await?;
     }
     Ok(())

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use super::ungate::held_pod;
 use super::{deletion, job, missed, owned, preconditions};
+use crate::harness::{Harness, NAMESPACE, PATIENCE, PROBE, manifests, optional};
 use crate::rights::{Question, Rights};
-use crate::stage::{NAMESPACE, PATIENCE, PROBE, Stage, manifests, optional};
 use crate::write::{Write, get, send};
 
 /// What the controller needs. Eviction is not among it (`optional/70-controller-eviction-rbac.yaml`).
@@ -84,8 +84,8 @@ pub const DANGEROUS: [Question; 45] = [
 
 /// Every kind of request that a controller makes, with the rights that the manifests give and no others; then an eviction, when
 /// somebody has switched it on.
-pub async fn day(stage: &Stage) -> Result<()> {
-    let (admin, controller) = (stage.admin().await?, stage.controller().await?);
+pub async fn day(harness: &Harness) -> Result<()> {
+    let (admin, controller) = (harness.admin().await?, harness.controller().await?);
     for path in [
         "/api/v1/pods",
         "/api/v1/namespaces",
@@ -103,12 +103,12 @@ pub async fn day(stage: &Stage) -> Result<()> {
     ] {
         get(&controller, path).await.with_context(|| format!("GET {path}"))?;
     }
-    let held = owned(stage, "shop", missed("day")).await?;
-    send(&controller, &deletion(stage, &held).await?).await?;
+    let held = owned(harness, "shop", missed("day")).await?;
+    send(&controller, &deletion(harness, &held).await?).await?;
     // What it does to pods that our gate holds: it lets one go, and lets a Job forget another.
-    let gate = held_pod(stage, "day-held").await?;
+    let gate = held_pod(harness, "day-held").await?;
     send(&controller, &Write::json_patch(&gate, &json!([{"op": "remove", "path": "/spec/schedulingGates/1"}]))).await?;
-    let tracked = held_pod(stage, "day-tracked").await?;
+    let tracked = held_pod(harness, "day-tracked").await?;
     send(&controller, &Write::json_patch(&tracked, &json!([{"op": "remove", "path": "/metadata/finalizers/1"}])))
         .await?;
     for path in
@@ -123,7 +123,7 @@ pub async fn day(stage: &Stage) -> Result<()> {
     let proof = pod("linkerd-gate-probe").running("app:test").json();
     send(&controller, &Write::create(&format!("/api/v1/namespaces/{PROBE}/pods"), &proof).dry_run()).await?;
 
-    let nudge = json!({"metadata": {"annotations": {RETRIED_AT: "2026-01-01T00:00:00Z"}}});
+    let retry = json!({"metadata": {"annotations": {RETRIED_AT: "2026-01-01T00:00:00Z"}}});
     let template = json!({"metadata": {"labels": {"app": "day"}}, "spec": missed("day")["spec"]});
     let spec = json!({"replicas": 0, "selector": {"matchLabels": {"app": "day"}}, "template": template});
     for kind in ["replicasets", "statefulsets"] {
@@ -133,9 +133,9 @@ pub async fn day(stage: &Stage) -> Result<()> {
             owner["spec"]["serviceName"] = "day".into();
         }
         send(&admin, &Write::create(&path, &owner)).await?;
-        send(&controller, &Write::merge(&format!("{path}/day"), &nudge)).await?;
+        send(&controller, &Write::merge(&format!("{path}/day"), &retry)).await?;
     }
-    send(&controller, &Write::merge("/apis/apps/v1/namespaces/linkerd-gate/daemonsets/linkerd-gate", &nudge)).await?;
+    send(&controller, &Write::merge("/apis/apps/v1/namespaces/linkerd-gate/daemonsets/linkerd-gate", &retry)).await?;
     let jobs = "/apis/batch/v1/namespaces/shop/jobs";
     send(&admin, &Write::create(jobs, &job("day", false))).await?;
     for (suspend, mark) in [(true, json!("2026-01-01T00:00:00Z")), (false, Value::Null), (true, json!("later"))] {
@@ -150,7 +150,7 @@ pub async fn day(stage: &Stage) -> Result<()> {
     let open = json!([{"op": "remove", "path": format!("/spec/taints/{ours}")}]);
     send(&controller, &Write::json_patch("/api/v1/nodes/node-b", &open)).await?;
 
-    let holder = format!("node-a/{}/boot", stage.controllers_pod().await?);
+    let holder = format!("node-a/{}/boot", harness.controllers_pod().await?);
     let lease = json!({"metadata": {"name": "linkerd-gate-controller"}, "spec": {"holderIdentity": holder}});
     let leases = format!("/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases");
     send(&controller, &Write::create(&leases, &lease)).await?;
@@ -162,13 +162,13 @@ pub async fn day(stage: &Stage) -> Result<()> {
         "source": {"component": "linkerd-gate"},
     });
     send(&controller, &Write::create("/api/v1/namespaces/shop/events", &event)).await?;
-    evicts_once_it_may(stage).await
+    evicts_once_it_may(harness).await
 }
 
-async fn evicts_once_it_may(stage: &Stage) -> Result<()> {
-    let controller = stage.controller().await?;
-    let path = owned(stage, "shop", missed("evicted-by-day")).await?;
-    let options = json!({"preconditions": preconditions(stage, &path).await?});
+async fn evicts_once_it_may(harness: &Harness) -> Result<()> {
+    let controller = harness.controller().await?;
+    let path = owned(harness, "shop", missed("evicted-by-day")).await?;
+    let options = json!({"preconditions": preconditions(harness, &path).await?});
     let eviction = json!({
         "apiVersion": "policy/v1",
         "kind": "Eviction",
@@ -179,7 +179,8 @@ async fn evicts_once_it_may(stage: &Stage) -> Result<()> {
     let refused = send(&controller, &evict).await;
     ensure!(refused.as_ref().is_err_and(|refusal| refusal.code == 403), "{refused:?}");
     ensure!(optional("70-controller-eviction-rbac.yaml")?.len() == 2, "another right than that");
-    kubectl(stage, &["apply", "--validate=strict", "--filename", "optional/70-controller-eviction-rbac.yaml"]).await?;
+    kubectl(harness, &["apply", "--validate=strict", "--filename", "optional/70-controller-eviction-rbac.yaml"])
+        .await?;
     // RBAC follows a change a moment later.
     let evicted = async {
         loop {
@@ -198,7 +199,7 @@ async fn evicts_once_it_may(stage: &Stage) -> Result<()> {
     let refused = send(&controller, &trying).await;
     ensure!(refused.as_ref().is_err_and(|refusal| refusal.code == 403), "{refused:?}");
     ensure!(optional("74-controller-successors-rbac.yaml")?.len() == 2, "another right than that");
-    kubectl(stage, &["apply", "--validate=strict", "--filename", "optional/74-controller-successors-rbac.yaml"])
+    kubectl(harness, &["apply", "--validate=strict", "--filename", "optional/74-controller-successors-rbac.yaml"])
         .await?;
     let counts = async {
         loop {
@@ -215,9 +216,9 @@ async fn evicts_once_it_may(stage: &Stage) -> Result<()> {
 }
 
 /// With the manifests' directory as the working directory. Returns what it printed.
-async fn kubectl(stage: &Stage, arguments: &[&str]) -> Result<String> {
-    let mut command = tokio::process::Command::new(stage.cluster.kubectl());
-    command.args(arguments).arg("--kubeconfig").arg(stage.cluster.kubeconfig()).current_dir(manifests());
+async fn kubectl(harness: &Harness, arguments: &[&str]) -> Result<String> {
+    let mut command = tokio::process::Command::new(harness.cluster.kubectl());
+    command.args(arguments).arg("--kubeconfig").arg(harness.cluster.kubeconfig()).current_dir(manifests());
     let output = command.stdin(std::process::Stdio::null()).output().await?;
     ensure!(output.status.success(), "kubectl {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     Ok(String::from_utf8(output.stdout)?)
@@ -225,7 +226,7 @@ async fn kubectl(stage: &Stage, arguments: &[&str]) -> Result<String> {
 
 /// The commands of `deploy/manifests/README.md` for Jobs that a controller suspended and nobody resumed: the one that lists
 /// them, and the one that resumes one. The day above has left such a Job.
-pub async fn by_hand(stage: &Stage) -> Result<()> {
+pub async fn readme_commands(harness: &Harness) -> Result<()> {
     let page = std::fs::read_to_string(manifests().join("README.md"))?;
     let command = |start: &str| -> Result<String> {
         let line = page.lines().find(|line| line.starts_with(start)).with_context(|| start.to_owned())?;
@@ -234,13 +235,13 @@ pub async fn by_hand(stage: &Stage) -> Result<()> {
     let list = command("kubectl get jobs --all-namespaces ")?;
     let template = list.split('\'').nth(1).context("a template in quotes")?;
     let template = format!("go-template={template}");
-    let found = kubectl(stage, &["get", "jobs", "--all-namespaces", "--output", &template]).await?;
+    let found = kubectl(harness, &["get", "jobs", "--all-namespaces", "--output", &template]).await?;
     ensure!(found == "shop day\n", "{found:?}");
 
     let patch = command("kubectl patch job ")?;
     let patch = patch.split('\'').nth(1).context("a patch in quotes")?;
-    kubectl(stage, &["patch", "job", "day", "--namespace", "shop", "--type", "merge", "--patch", patch]).await?;
-    let job = get(&stage.admin().await?, "/apis/batch/v1/namespaces/shop/jobs/day").await?;
+    kubectl(harness, &["patch", "job", "day", "--namespace", "shop", "--type", "merge", "--patch", patch]).await?;
+    let job = get(&harness.admin().await?, "/apis/batch/v1/namespaces/shop/jobs/day").await?;
     ensure!(job["spec"]["suspend"] == false && job["metadata"]["annotations"].get(SUSPENDED).is_none(), "{job:#}");
     Ok(())
 }

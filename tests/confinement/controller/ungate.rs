@@ -5,7 +5,7 @@ use linkerd_gate::decide::repair::object::JOB_TRACKING;
 use serde_json::{Value, json};
 
 use super::{missed, owned};
-use crate::stage::{Stage, with_every_right};
+use crate::harness::{Harness, with_every_right};
 use crate::write::{Attack, Change, Form, Write, change, get, send};
 
 const POLICY: &str = "linkerd-gate-controller-ungate";
@@ -16,13 +16,13 @@ const METADATA: &str = "labels, annotations, owners and other metadata";
 const SPEC: &str = "everything else of a pod's spec";
 
 /// A pod of a Job that our gate and another one hold, and that another program has a finalizer on. Returns its path.
-pub async fn held_pod(stage: &Stage, name: &str) -> Result<String> {
+pub async fn held_pod(harness: &Harness, name: &str) -> Result<String> {
     let mut pod = missed(name);
     pod["spec"]["schedulingGates"] = json!([{"name": "example.com/quota"}, {"name": "linkerd-gate/injected"}]);
     pod["spec"]["nodeSelector"] = json!({"a": "b"});
     pod["metadata"]["labels"] = json!({"a": "b"});
     pod["metadata"]["finalizers"] = json!(["example.com/keep", JOB_TRACKING]);
-    owned(stage, "shop", pod).await
+    owned(harness, "shop", pod).await
 }
 
 fn without_ours(pod: &mut Value) {
@@ -35,12 +35,12 @@ fn untracked(pod: &mut Value) {
 
 #[tokio::test]
 async fn the_controller_takes_our_gate_and_a_jobs_finalizer_off() -> Result<()> {
-    let stage = with_every_right().await?;
-    let controller = stage.controller().await?;
+    let harness = with_every_right().await?;
+    let controller = harness.controller().await?;
     // The two others merge these lists by their keys: what is left out stays.
     for form in [Form::JsonPatch, Form::MergePatch, Form::Replace] {
         let name = format!("ungated-by-{form:?}").to_lowercase();
-        let path = held_pod(stage, &name).await?;
+        let path = held_pod(harness, &name).await?;
         change(&controller, form, &path, false, untracked).await?.context("every form can")??;
         change(&controller, form, &path, false, without_ours).await?.context("every form can")??;
         let pod = get(&controller, &path).await?;
@@ -52,10 +52,10 @@ async fn the_controller_takes_our_gate_and_a_jobs_finalizer_off() -> Result<()> 
 
 #[tokio::test]
 async fn the_controller_changes_nothing_else_of_a_held_pod() -> Result<()> {
-    let stage = with_every_right().await?;
-    let (admin, controller) = (stage.admin().await?, stage.controller().await?);
+    let harness = with_every_right().await?;
+    let (admin, controller) = (harness.admin().await?, harness.controller().await?);
     let attack = Attack { anybody: &admin, attacker: &controller, policy: POLICY };
-    let path = held_pod(stage, "attacked-while-held").await?;
+    let path = held_pod(harness, "attacked-while-held").await?;
     let attacks: [(&str, &str, Change); 7] = [
         ("another image", SPEC, |pod| pod["spec"]["containers"][0]["image"] = "evil:1".into()),
         ("a deadline", SPEC, |pod| pod["spec"]["activeDeadlineSeconds"] = 1.into()),
@@ -112,16 +112,16 @@ async fn the_controller_changes_nothing_else_of_a_held_pod() -> Result<()> {
 
 #[tokio::test]
 async fn the_controller_changes_no_pod_that_our_gate_does_not_hold() -> Result<()> {
-    let stage = with_every_right().await?;
-    let (admin, controller) = (stage.admin().await?, stage.controller().await?);
+    let harness = with_every_right().await?;
+    let (admin, controller) = (harness.admin().await?, harness.controller().await?);
     let attack = Attack { anybody: &admin, attacker: &controller, policy: POLICY };
     let mut of_another = missed("gated-by-another");
     of_another["spec"]["schedulingGates"] = json!([{"name": "example.com/quota"}]);
     of_another["metadata"]["finalizers"] = json!([JOB_TRACKING]);
-    let of_another = owned(stage, "shop", of_another).await?;
+    let of_another = owned(harness, "shop", of_another).await?;
     let mut bare = missed("not-gated");
     bare["metadata"]["finalizers"] = json!([JOB_TRACKING]);
-    let bare = owned(stage, "shop", bare).await?;
+    let bare = owned(harness, "shop", bare).await?;
     for path in [&of_another, &bare] {
         let patch = json!([{"op": "remove", "path": "/metadata/finalizers"}]);
         attack.write_is_refused("a finalizer", &Write::json_patch(path, &patch), HELD).await?;
@@ -130,7 +130,7 @@ async fn the_controller_changes_no_pod_that_our_gate_does_not_hold() -> Result<(
     let patch = json!([{"op": "remove", "path": "/spec/schedulingGates"}]);
     attack.write_is_refused("another's gate", &Write::json_patch(&of_another, &patch), HELD).await?;
     // Once it may be scheduled, nothing of it is ours to change.
-    let freed = held_pod(stage, "freed").await?;
+    let freed = held_pod(harness, "freed").await?;
     send(&controller, &Write::json_patch(&freed, &json!([{"op": "remove", "path": "/spec/schedulingGates/1"}])))
         .await?;
     let patch = json!([{"op": "remove", "path": "/metadata/finalizers/1"}]);

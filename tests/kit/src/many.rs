@@ -52,7 +52,7 @@ struct Shared {
     templates: [Vec<String>; 2],
     leases: Mutex<BTreeMap<String, Value>>,
     lease_changed: watch::Sender<u64>,
-    told: broadcast::Sender<Told>,
+    commands: broadcast::Sender<WatchCommand>,
     /// How many watches of all pods there are: what is told reaches nobody while there is none.
     watched: watch::Sender<usize>,
     lists: watch::Sender<usize>,
@@ -65,7 +65,7 @@ struct Shared {
 
 /// What the watch of pods is told to do.
 #[derive(Clone, Copy, Debug)]
-enum Told {
+enum WatchCommand {
     Expire,
     Replace(usize),
 }
@@ -85,7 +85,7 @@ impl Many {
             templates: templates(),
             leases: Mutex::default(),
             lease_changed: watch::Sender::new(1),
-            told: broadcast::Sender::new(4),
+            commands: broadcast::Sender::new(4),
             watched: watch::Sender::new(0),
             lists: watch::Sender::new(0),
             changes: watch::Sender::new(0),
@@ -120,7 +120,7 @@ impl Many {
     pub async fn list_again(&self) {
         let mut lists = self.shared.lists.subscribe();
         let before = *lists.borrow_and_update();
-        self.tell(Told::Expire).await;
+        self.tell(WatchCommand::Expire).await;
         drop(lists.wait_for(|lists| *lists > before).await);
     }
 
@@ -152,14 +152,14 @@ impl Many {
     pub async fn replace(&self, count: usize) {
         let mut changes = self.shared.changes.subscribe();
         let before = *changes.borrow_and_update();
-        self.tell(Told::Replace(count)).await;
+        self.tell(WatchCommand::Replace(count)).await;
         drop(changes.wait_for(|changes| *changes >= before + count).await);
     }
 
     /// Tells the watch of pods something, once there is one: a client that has listed them begins it a moment later.
-    async fn tell(&self, told: Told) {
+    async fn tell(&self, commands: WatchCommand) {
         drop(self.shared.watched.subscribe().wait_for(|watched| *watched > 0).await);
-        let _ = self.shared.told.send(told); // An error says that no connection is left, which the caller's wait shows.
+        let _ = self.shared.commands.send(commands); // An error says that no connection is left, which the caller's wait shows.
     }
 }
 
@@ -167,7 +167,7 @@ impl Many {
 
 impl Shared {
     async fn converse(&self, stream: TcpStream) -> std::io::Result<()> {
-        let mut told = self.told.subscribe();
+        let mut commands = self.commands.subscribe();
         let mut stream = BufReader::new(stream);
         loop {
             let (mut head, mut length) = (String::new(), 0);
@@ -190,7 +190,7 @@ impl Shared {
             let query: BTreeMap<&str, &str> = query.split('&').filter_map(|pair| pair.split_once('=')).collect();
             let resource = path.rsplit('/').next().unwrap_or_default();
             if query.get("watch") == Some(&"true") {
-                return self.watch(stream.into_inner(), path, &query, &mut told).await;
+                return self.watch(stream.into_inner(), path, &query, &mut commands).await;
             }
             let (status, body) = match method {
                 "GET" => (200, self.list(resource, path, &query)),
@@ -216,21 +216,21 @@ impl Shared {
         mut stream: TcpStream,
         path: &str,
         query: &BTreeMap<&str, &str>,
-        told: &mut broadcast::Receiver<Told>,
+        commands: &mut broadcast::Receiver<WatchCommand>,
     ) -> std::io::Result<()> {
         let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n";
         stream.write_all(head.as_bytes()).await?;
         let mut lease_changed = self.lease_changed.subscribe();
         let name = query.get("fieldSelector").and_then(|selector| selector.rsplit("%3D").next()).unwrap_or_default();
         // Those before this watch are in the list.
-        while told.try_recv().is_ok() {}
+        while commands.try_recv().is_ok() {}
         let all_pods = path == "/api/v1/pods" && !is_narrow(query);
         if all_pods {
             self.watched.send_modify(|watched| *watched += 1);
         } else {
             self.followed.send_modify(|followed| followed.extend([path.to_owned()]));
         }
-        let outcome = self.tell_watch(&mut stream, path, name, told, &mut lease_changed).await;
+        let outcome = self.tell_watch(&mut stream, path, name, commands, &mut lease_changed).await;
         if all_pods {
             self.watched.send_modify(|watched| *watched -= 1);
         }
@@ -242,30 +242,30 @@ impl Shared {
         stream: &mut TcpStream,
         path: &str,
         name: &str,
-        told: &mut broadcast::Receiver<Told>,
+        commands: &mut broadcast::Receiver<WatchCommand>,
         lease_changed: &mut watch::Receiver<u64>,
     ) -> std::io::Result<()> {
         loop {
-            let told = tokio::select! {
+            let commands = tokio::select! {
                 _ = lease_changed.changed(), if path.ends_with("/leases") => None,
-                told = told.recv(), if path == "/api/v1/pods" => Some(told),
+                commands = commands.recv(), if path == "/api/v1/pods" => Some(commands),
                 // Nothing ever happens to anything else, until the client ends it.
                 _ = stream.readable() => return Ok(()),
             };
-            match told {
+            match commands {
                 None => {
                     let lease = self.leases.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
                     if let Some(lease) = lease {
                         send(stream, &json!({"type": "MODIFIED", "object": lease}).to_string()).await?;
                     }
                 }
-                Some(Ok(Told::Expire)) => {
+                Some(Ok(WatchCommand::Expire)) => {
                     let gone = json!({"type": "ERROR", "object": {"kind": "Status", "apiVersion": "v1", "metadata": {},
                         "status": "Failure", "message": "too old resource version", "reason": "Expired", "code": 410}});
                     send(stream, &gone.to_string()).await?;
                     return stream.write_all(b"0\r\n\r\n").await;
                 }
-                Some(Ok(Told::Replace(count))) => {
+                Some(Ok(WatchCommand::Replace(count))) => {
                     for index in (0..self.size.pods).rev().cycle().take(count) {
                         let (old, new) = (self.pod(index, 0), self.pod(index, 1));
                         for (kind, pod) in [("DELETED", &old), ("ADDED", &new), ("DELETED", &new), ("ADDED", &old)] {

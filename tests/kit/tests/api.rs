@@ -91,8 +91,8 @@ async fn exercise(cluster: &cluster::Api, namespace: &str) -> Result<()> {
     refused?;
 
     // A service account has the rights of a service account.
-    let nobody = cluster.client_as(namespace, "default").await?;
-    let refused = Api::<ConfigMap>::namespaced(nobody, namespace).list(&ListParams::default()).await;
+    let unprivileged = cluster.client_as(namespace, "default").await?;
+    let refused = Api::<ConfigMap>::namespaced(unprivileged, namespace).list(&ListParams::default()).await;
     let refused = refused.err().context("a service account without a role could list")?;
     ensure!(matches!(&refused, kube::Error::Api(status) if status.code == 403), "not a 403: {refused}");
 

@@ -19,7 +19,7 @@ use tokio::{io::AsyncWriteExt as _, process::Command};
 
 /// One control plane for all of it: booting another would cost more than it tells.
 #[tokio::test]
-async fn a_genuine_api_server_takes_the_objects_and_calls_the_injector() -> Result<()> {
+async fn a_real_api_server_accepts_the_objects_and_calls_the_injector() -> Result<()> {
     let cluster = cluster::Api::start().await?;
     let shop = cluster.namespace("shop", &[("linkerd.io/inject", "enabled")]).await?;
     let exercise = async {

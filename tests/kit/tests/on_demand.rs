@@ -125,8 +125,8 @@ async fn an_api_server_may_be_slow_silent_or_gone() -> Result<()> {
     let named = |name: &str| serde_json::from_value::<ConfigMap>(json!({"metadata": {"name": name}}));
     relay.suffer(Fault::Hang).await?;
     direct.create(&PostParams::default(), &named("meanwhile")?).await?;
-    let told = tokio::time::timeout(Duration::from_millis(500), watched("meanwhile")).await;
-    ensure!(told.is_err(), "told of it: {told:?}");
+    let change = tokio::time::timeout(Duration::from_millis(500), watched("meanwhile")).await;
+    ensure!(change.is_err(), "told of it: {change:?}");
     ensure!(tokio::time::timeout(Duration::from_millis(500), version()).await.is_err(), "answered");
     relay.recover().await?;
     tokio::time::timeout(PATIENCE, watched("meanwhile")).await??;

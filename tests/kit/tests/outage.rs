@@ -46,7 +46,7 @@ fn main() -> ExitCode {
 
 /// One test, since it is one cluster: booting it twice would cost more than it tells.
 fn trial() -> Trial {
-    Trial::test("linkerd_runs_as_pods_a_node_joins_and_all_survive_a_power_cut", || {
+    Trial::test("a_linkerd_cluster_with_a_new_node_survives_a_power_cut", || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let outcome = runtime.block_on(async {
             let closed =

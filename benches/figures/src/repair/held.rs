@@ -18,7 +18,7 @@ use tokio::process::Command;
 use tokio::time::{Instant, timeout};
 
 use super::{HURRIED, LOOK_EVERY, SHOP, check_meshed, create, load, owner, pods, resource_of, set};
-use crate::agents::{PATIENCE, Stage, ports};
+use crate::agents::{Harness, PATIENCE, ports};
 use crate::gate::Gate;
 use crate::said;
 use crate::table::{GATE, Table, Target};
@@ -49,38 +49,38 @@ const OWNERS: [(&str, usize, usize); 5] = [
 
 /// Returns the least that so many pods take: a client that creates them at once, with the injector up.
 pub(super) async fn measure(gate: &Gate, table: &mut Table) -> Result<Duration> {
-    let stage = set(NODES, &HURRIED).await?;
+    let harness = set(NODES, &HURRIED).await?;
     for file in ["60-admission-hold.yaml", "61-admission-guard.yaml"] {
-        apply(&stage, file).await?;
+        apply(&harness, file).await?;
     }
-    stage.rise().await?;
-    until_asked(&stage, "a pod is meshed", |pod| pod.is_some_and(|pod| is_meshed(&pod))).await?;
+    harness.rise().await?;
+    until_asked(&harness, "a pod is meshed", |pod| pod.is_some_and(|pod| is_meshed(&pod))).await?;
     // Caches warm, code paths seen.
-    floor(&stage, 0).await?;
-    let before = floor(&stage, 1).await?;
+    floor(&harness, 0).await?;
+    let before = floor(&harness, 1).await?;
 
-    stage.fall().await?;
-    until_asked(&stage, "a pod is held", |pod| pod.is_some_and(|pod| is_gated(&pod))).await?;
+    harness.fall().await?;
+    until_asked(&harness, "a pod is held", |pod| pod.is_some_and(|pod| is_gated(&pod))).await?;
     let owners: Vec<_> =
         OWNERS.iter().flat_map(|(kind, count, each)| (0..*count).map(|place| held(kind, place, *each))).collect();
-    create(&stage, SHOP, owners).await?;
-    super::until_pods(&stage, SHOP, PODS).await?;
-    ensure!(meshed(&stage).await? == 0, "a pod has a proxy although the injector is absent");
-    let mut controller = stage.start_controller(gate.binary(), ports(1)[0]).await?;
+    create(&harness, SHOP, owners).await?;
+    super::until_pods(&harness, SHOP, PODS).await?;
+    ensure!(meshed(&harness).await? == 0, "a pod has a proxy although the injector is absent");
+    let mut controller = harness.start_controller(gate.binary(), ports(1)[0]).await?;
     controller.until_said("first scan complete").await?;
     // It suspends Jobs before anything is proven, which ends their pods.
-    until_suspended(&stage, OWNERS[4].1).await?;
+    until_suspended(&harness, OWNERS[4].1).await?;
     said(&format!("recovery: {PODS} pods are held, and the injector is back; load {}", load()?));
-    let spent = stage.api_server_cpu()?;
-    let mut follow = follow(&stage).await?;
-    stage.rise().await?;
+    let spent = harness.api_server_cpu()?;
+    let mut follow = follow(&harness).await?;
+    harness.rise().await?;
     let proven = controller.until_said("proof: open").await?;
     let last = timeout(PATIENCE, follow.until(PODS)).await.with_context(|| controller.said())??;
-    let spent = stage.api_server_cpu()?.saturating_sub(spent);
-    check_meshed(&stage, SHOP, PODS).await?;
-    no_job_failed(&stage).await?;
+    let spent = harness.api_server_cpu()?.saturating_sub(spent);
+    check_meshed(&harness, SHOP, PODS).await?;
+    no_job_failed(&harness).await?;
     let took = last - proven;
-    let requests = stage.requests_of_controllers()?;
+    let requests = harness.requests_of_controllers()?;
     let deletions: Vec<_> = requests
         .iter()
         .filter(|request| request.verb == "delete" && request.resource == "pods" && !request.dry_run)
@@ -96,8 +96,8 @@ pub(super) async fn measure(gate: &Gate, table: &mut Table) -> Result<Duration> 
         ));
     }
     drop(controller);
-    clear(&stage).await?;
-    let after = floor(&stage, 2).await?;
+    clear(&harness).await?;
+    let after = floor(&harness, 2).await?;
     let at_best = before.min(after);
     said(&format!(
         "recovery: {PODS} pods created at once in {:.1} s and {:.1} s",
@@ -135,7 +135,7 @@ fn held(kind: &'static str, place: usize, pods: usize) -> (&'static str, Value) 
 }
 
 /// How long a client takes that creates all pods at once.
-async fn floor(stage: &Stage, round: usize) -> Result<Duration> {
+async fn floor(harness: &Harness, round: usize) -> Result<Duration> {
     let requests: Vec<_> = (0..PODS)
         .map(|place| {
             let mut pod = owner("ReplicaSet", "floor", 1, 0)["spec"]["template"].take();
@@ -144,7 +144,7 @@ async fn floor(stage: &Stage, round: usize) -> Result<Duration> {
             pod.to_string().into_bytes()
         })
         .collect();
-    let client = stage.client();
+    let client = harness.client();
     let began = Instant::now();
     stream::iter(requests)
         .map(|body| {
@@ -162,42 +162,42 @@ async fn floor(stage: &Stage, round: usize) -> Result<Duration> {
         .try_collect::<()>()
         .await?;
     let took = began.elapsed();
-    check_meshed(stage, SHOP, PODS).await?;
-    clear(stage).await?;
+    check_meshed(harness, SHOP, PODS).await?;
+    clear(harness).await?;
     Ok(took)
 }
 
 /// Takes all owners and pods away.
-async fn clear(stage: &Stage) -> Result<()> {
+async fn clear(harness: &Harness) -> Result<()> {
     let at_once = DeleteParams {
         grace_period_seconds: Some(0),
         propagation_policy: Some(PropagationPolicy::Background),
         ..DeleteParams::default()
     };
     for kind in OWNERS.iter().map(|(kind, ..)| *kind).chain(["Pod"]) {
-        let all: Api<DynamicObject> = Api::namespaced_with(stage.client(), SHOP, &resource_of(kind));
+        let all: Api<DynamicObject> = Api::namespaced_with(harness.client(), SHOP, &resource_of(kind));
         // Its answer has been an object and a list.
         let _ = all.delete_collection(&at_once, &ListParams::default()).await?;
     }
     let began = Instant::now();
-    while pods(stage, SHOP).await? > 0 {
+    while pods(harness, SHOP).await? > 0 {
         ensure!(began.elapsed() < PATIENCE, "pods stay");
         tokio::time::sleep(LOOK_EVERY).await;
     }
     Ok(())
 }
 
-pub(super) async fn apply(stage: &Stage, file: &str) -> Result<()> {
+pub(super) async fn apply(harness: &Harness, file: &str) -> Result<()> {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/manifests").join(file);
-    let mut command = Command::new(stage.cluster.kubectl());
+    let mut command = Command::new(harness.cluster.kubectl());
     let output = command.args(["apply", "--filename"]).arg(&file).output().await?;
     ensure!(output.status.success(), "cannot apply {}:\n{}", file.display(), String::from_utf8_lossy(&output.stderr));
     Ok(())
 }
 
 /// Asks for a pod, without effect, until the answer is such; nothing where it is refused.
-pub(super) async fn until_asked(stage: &Stage, what: &str, condition: impl Fn(Option<Pod>) -> bool) -> Result<()> {
-    let pods: Api<Pod> = Api::namespaced(stage.client(), SHOP);
+pub(super) async fn until_asked(harness: &Harness, what: &str, condition: impl Fn(Option<Pod>) -> bool) -> Result<()> {
+    let pods: Api<Pod> = Api::namespaced(harness.client(), SHOP);
     let pod = serde_json::from_value(linkerd_gate_kit::object::pod("is-it-so").running("app:test").json())?;
     let dry_run = PostParams { dry_run: true, ..PostParams::default() };
     let asking = async { while !condition(pods.create(&dry_run, &pod).await.ok()) {} };
@@ -213,8 +213,8 @@ fn is_gated(pod: &Pod) -> bool {
     gates.into_iter().any(|gate| gate.name == "linkerd-gate/injected")
 }
 
-async fn until_suspended(stage: &Stage, count: usize) -> Result<()> {
-    let jobs: Api<Job> = Api::namespaced(stage.client(), SHOP);
+async fn until_suspended(harness: &Harness, count: usize) -> Result<()> {
+    let jobs: Api<Job> = Api::namespaced(harness.client(), SHOP);
     let suspended = |jobs: &BTreeMap<String, Job>| {
         let is = |job: &&Job| job.spec.as_ref().and_then(|spec| spec.suspend) == Some(true);
         (jobs.values().filter(is).count() == count).then_some(())
@@ -222,8 +222,8 @@ async fn until_suspended(stage: &Stage, count: usize) -> Result<()> {
     linkerd_gate_kit::cluster::until_any(&jobs, &ListParams::default(), "suspended Jobs", PATIENCE, suspended).await
 }
 
-async fn no_job_failed(stage: &Stage) -> Result<()> {
-    let jobs: Api<Job> = Api::namespaced(stage.client(), SHOP);
+async fn no_job_failed(harness: &Harness) -> Result<()> {
+    let jobs: Api<Job> = Api::namespaced(harness.client(), SHOP);
     for job in jobs.list(&ListParams::default()).await? {
         let failed = job.status.as_ref().and_then(|status| status.failed).unwrap_or_default();
         ensure!(failed == 0, "{:?} counts {failed} failures", job.metadata.name);
@@ -231,8 +231,8 @@ async fn no_job_failed(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-async fn meshed(stage: &Stage) -> Result<usize> {
-    let pods: Api<Pod> = Api::namespaced(stage.client(), SHOP);
+async fn meshed(harness: &Harness) -> Result<usize> {
+    let pods: Api<Pod> = Api::namespaced(harness.client(), SHOP);
     Ok(pods.list_metadata(&ListParams::default().labels(MESHED)).await?.items.len())
 }
 
@@ -244,8 +244,8 @@ struct Meshed<S> {
 
 type Event = kube::Result<WatchEvent<PartialObjectMeta<Pod>>>;
 
-async fn follow(stage: &Stage) -> Result<Meshed<impl Stream<Item = Event> + Unpin>> {
-    let pods: Api<Pod> = Api::namespaced(stage.client(), SHOP);
+async fn follow(harness: &Harness) -> Result<Meshed<impl Stream<Item = Event> + Unpin>> {
+    let pods: Api<Pod> = Api::namespaced(harness.client(), SHOP);
     let there = pods.list_metadata(&ListParams::default().labels(MESHED)).await?;
     let version = there.metadata.resource_version.context("a list without a version")?;
     let events = pods.watch_metadata(&WatchParams::default().labels(MESHED), &version).await?;

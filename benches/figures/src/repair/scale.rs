@@ -8,7 +8,7 @@ use linkerd_gate_kit::standin::Fault;
 use tokio::time::{Instant, sleep};
 
 use super::{HURRIED, QUIET, SHOP, check_meshed, create, load, number, owner, set, until_pods};
-use crate::agents::{PATIENCE, Stage, ports};
+use crate::agents::{Harness, PATIENCE, ports};
 use crate::gate::Gate;
 use crate::said;
 use crate::table::{GATE, Table, Target};
@@ -36,35 +36,35 @@ const MEMORY_LIMIT: f64 = 64.0;
 const ASK_EVERY: Duration = Duration::from_millis(20);
 
 pub(super) async fn measure(gate: &Gate, table: &mut Table) -> Result<()> {
-    let stage = set(NODES, &HURRIED).await?;
-    fill(&stage).await?;
-    until_at_rest(&stage).await?;
+    let harness = set(NODES, &HURRIED).await?;
+    fill(&harness).await?;
+    until_at_rest(&harness).await?;
 
     said(&format!("repair: the API server with a controller, {} s; load {}", WINDOW.as_secs(), load()?));
     let began = Instant::now();
-    let before = stage.api_server_cpu()?;
-    let mut controller = stage.start_controller(gate.binary(), ports(1)[0]).await?;
+    let before = harness.api_server_cpu()?;
+    let mut controller = harness.start_controller(gate.binary(), ports(1)[0]).await?;
     let looked = controller.until_said("first scan complete").await?;
     let missed = number(MISSED * PODS_OF_EACH);
     loop {
-        let told = controller.metric("linkerd_gate_missed_pods").await?;
-        if told.to_bits() == missed.to_bits() {
+        let counted = controller.metric("linkerd_gate_missed_pods").await?;
+        if counted.to_bits() == missed.to_bits() {
             break;
         }
-        ensure!(began.elapsed() < WINDOW, "it knows {told} of {missed} missed pods:\n{}", controller.said());
+        ensure!(began.elapsed() < WINDOW, "it knows {counted} of {missed} missed pods:\n{}", controller.said());
         sleep(ASK_EVERY).await;
     }
     let reported = Instant::now();
-    let at_report = stage.api_server_cpu()?.saturating_sub(before);
-    cpu_of_window(&stage, began).await?;
-    let busy = stage.api_server_cpu()?.saturating_sub(before);
+    let at_report = harness.api_server_cpu()?.saturating_sub(before);
+    cpu_of_window(&harness, began).await?;
+    let busy = harness.api_server_cpu()?.saturating_sub(before);
     let own = controller.process.cpu()?;
     let memory = controller.process.memory()?;
     drop(controller);
     // After it, and not before: by now kwok has nothing left to do.
-    until_at_rest(&stage).await?;
+    until_at_rest(&harness).await?;
     said(&format!("repair: without one, {} s; load {}", WINDOW.as_secs(), load()?));
-    let idle = cpu_of_window(&stage, Instant::now()).await?;
+    let idle = cpu_of_window(&harness, Instant::now()).await?;
 
     let how = "from the process's start to its log line \"first scan complete\"; kwok plays the nodes, and the clusters' other programs \
                share the machine";
@@ -86,11 +86,11 @@ pub(super) async fn measure(gate: &Gate, table: &mut Table) -> Result<()> {
     table.figure("10,000 pods: the API server's CPU in a minute", "s", how).value(GATE, busy.as_secs_f64());
     let how = "the same over a minute after it";
     table.figure("10,000 pods: likewise without a controller", "s", how).value(GATE, idle.as_secs_f64());
-    tell_requests(&stage, table)
+    tell_requests(&harness, table)
 }
 
 /// Creates the pods.
-async fn fill(stage: &Stage) -> Result<()> {
+async fn fill(harness: &Harness) -> Result<()> {
     let sets = |name: &str, from: usize, count: usize| {
         let set = |place: usize| {
             ("ReplicaSet", owner("ReplicaSet", &format!("{name}-{place}"), PODS_OF_EACH, (from + place) % NODES))
@@ -98,24 +98,24 @@ async fn fill(stage: &Stage) -> Result<()> {
         (0..count).map(set).collect::<Vec<_>>()
     };
     said(&format!("repair: making {} pods", (MESHED + MISSED + NOT_ASKING) * PODS_OF_EACH));
-    stage.rise().await?;
-    create(stage, QUIET, sets("quiet", 0, NOT_ASKING)).await?;
-    create(stage, SHOP, sets("meshed", 0, MESHED)).await?;
-    until_pods(stage, SHOP, MESHED * PODS_OF_EACH).await?;
-    until_pods(stage, QUIET, NOT_ASKING * PODS_OF_EACH).await?;
+    harness.rise().await?;
+    create(harness, QUIET, sets("quiet", 0, NOT_ASKING)).await?;
+    create(harness, SHOP, sets("meshed", 0, MESHED)).await?;
+    until_pods(harness, SHOP, MESHED * PODS_OF_EACH).await?;
+    until_pods(harness, QUIET, NOT_ASKING * PODS_OF_EACH).await?;
     // Its endpoints stay: that the webhook has nobody to call is what the dry-run shows.
-    stage.injector.suffer(Fault::Absent).await?;
-    create(stage, SHOP, sets("missed", MESHED, MISSED)).await?;
-    until_pods(stage, SHOP, (MESHED + MISSED) * PODS_OF_EACH).await?;
-    check_meshed(stage, SHOP, MESHED * PODS_OF_EACH).await
+    harness.injector.suffer(Fault::Absent).await?;
+    create(harness, SHOP, sets("missed", MESHED, MISSED)).await?;
+    until_pods(harness, SHOP, (MESHED + MISSED) * PODS_OF_EACH).await?;
+    check_meshed(harness, SHOP, MESHED * PODS_OF_EACH).await
 }
 
-async fn until_at_rest(stage: &Stage) -> Result<()> {
+async fn until_at_rest(harness: &Harness) -> Result<()> {
     let began = Instant::now();
     loop {
-        let before = stage.api_server_cpu()?;
+        let before = harness.api_server_cpu()?;
         sleep(REST).await;
-        let share = stage.api_server_cpu()?.saturating_sub(before).as_secs_f64() / REST.as_secs_f64();
+        let share = harness.api_server_cpu()?.saturating_sub(before).as_secs_f64() / REST.as_secs_f64();
         if share < REST_SHARE {
             return Ok(());
         }
@@ -127,14 +127,14 @@ async fn until_at_rest(stage: &Stage) -> Result<()> {
 }
 
 /// The API server's CPU time from now until a window from `began` has passed.
-async fn cpu_of_window(stage: &Stage, began: Instant) -> Result<Duration> {
-    let before = stage.api_server_cpu()?;
+async fn cpu_of_window(harness: &Harness, began: Instant) -> Result<Duration> {
+    let before = harness.api_server_cpu()?;
     tokio::time::sleep_until(began + WINDOW).await;
-    Ok(stage.api_server_cpu()?.saturating_sub(before))
+    Ok(harness.api_server_cpu()?.saturating_sub(before))
 }
 
-fn tell_requests(stage: &Stage, table: &mut Table) -> Result<()> {
-    let requests = stage.requests_of_controllers()?;
+fn tell_requests(harness: &Harness, table: &mut Table) -> Result<()> {
+    let requests = harness.requests_of_controllers()?;
     let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
     for request in &requests {
         *kinds.entry(format!("{} {}", request.verb, request.resource)).or_default() += 1;

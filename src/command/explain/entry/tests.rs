@@ -78,7 +78,7 @@ fn keys(entry: &Entry) -> (&'static str, Vec<&'static str>) {
 }
 
 #[test]
-fn the_entry_as_documented_is_fine_and_known_by_any_of_its_marks() {
+fn the_documented_entry_is_ok_and_found_by_any_of_its_marks() {
     let renamed = Container { name: "hold".to_owned(), ..entry() };
     let mirrored = Container { image: Some("mirror/linkerd-gate@sha256:0".to_owned()), ..renamed.clone() };
     let own_image = Container { image: Some("mine:1".to_owned()), ..renamed.clone() };
@@ -96,7 +96,7 @@ fn a_pod_without_it_has_none() {
 }
 
 #[test]
-fn everything_that_is_pasted_wrong_is_told() {
+fn every_mistake_in_a_pasted_entry_is_reported() {
     let change = |change: fn(&mut Container)| {
         let mut container = entry();
         change(&mut container);
@@ -146,14 +146,14 @@ fn variables_are_judged_as_wait_itself_judges_them() {
 }
 
 #[test]
-fn the_variables_that_are_looked_for_are_those_of_wait() {
+fn the_explained_variables_are_those_of_wait() {
     for (name, field) in FIELDS {
         assert!(table::find(name).unwrap().accepted.contains(field), "{name}");
     }
 }
 
 #[test]
-fn the_one_that_waits_is_the_entry_whatever_else_looks_like_the_gate() {
+fn the_container_that_waits_is_the_entry_among_the_gates() {
     let agent = Container { args: Some(vec!["agent".to_owned()]), ..entry() };
     let sidecar = Container { name: "agent".to_owned(), restart_policy: Some("Always".to_owned()), ..agent.clone() };
     for pod in [pod(vec![sidecar, entry()], vec![app()]), pod(vec![entry()], vec![agent])] {
@@ -163,7 +163,7 @@ fn the_one_that_waits_is_the_entry_whatever_else_looks_like_the_gate() {
 }
 
 #[test]
-fn among_containers_it_holds_nobody() {
+fn an_entry_among_the_containers_is_wrong() {
     assert_eq!(keys(&find(&pod(vec![], vec![app(), entry()]))), ("wrong", vec!["not_an_init_container"]));
 }
 
@@ -254,8 +254,8 @@ fn what_may_let_a_missed_pod_start_does_not_hold_it() {
 }
 
 #[test]
-fn it_must_be_told_to_wait_and_nothing_else() {
-    let told = |command: &[&str], args: &[&str]| {
+fn the_entry_must_run_wait_without_more_arguments() {
+    let found_with = |command: &[&str], args: &[&str]| {
         let list = |words: &[&str]| {
             Some(words.iter().map(ToString::to_string).collect::<Vec<_>>()).filter(|list| !list.is_empty())
         };
@@ -264,14 +264,14 @@ fn it_must_be_told_to_wait_and_nothing_else() {
     for (command, args) in
         [(&[][..], &["wait"][..]), (&["/linkerd-gate"], &["wait"]), (&["/linkerd-gate", "wait"], &[])]
     {
-        assert_eq!(keys(&told(command, args)), ("ok", vec![]));
+        assert_eq!(keys(&found_with(command, args)), ("ok", vec![]));
     }
     for (command, args) in [
         (&[][..], &["wait", "--help"][..]),
         (&["/linkerd-gate", "wait"], &["-h"]),
         (&["/linkerd-gate", "wait", "-h"], &[]),
     ] {
-        assert_eq!(keys(&told(command, args)), ("wrong", vec!["more_arguments"]));
+        assert_eq!(keys(&found_with(command, args)), ("wrong", vec!["more_arguments"]));
     }
 }
 

@@ -131,8 +131,8 @@ fn yaml_document(text: &mut Text<'_>, place: &mut Place, sink: &mut dyn Sink) ->
         }
         Template::Shell => ": if it is a template, fill it in first: envsubst < FILE | linkerd-gate explain -f -",
     });
-    let told = |Fault { line, message }: Fault| Fault { line, message: format!("{message}{hint}") };
-    yaml::documents(text, place, sink).map_err(told)
+    let with_hint = |Fault { line, message }: Fault| Fault { line, message: format!("{message}{hint}") };
+    yaml::documents(text, place, sink).map_err(with_hint)
 }
 
 /// A stream of JSON objects. What begins like JSON and is none may still be YAML, which JSON is a part of.

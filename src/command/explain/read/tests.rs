@@ -93,7 +93,7 @@ fn empty_documents_are_none() {
 }
 
 #[test]
-fn what_only_looks_like_a_separator_is_none() {
+fn a_separator_in_a_string_or_comment_does_not_split() {
     for text in ["a: |\n  ---\n", "a: '\n  ---'\n", "a: 1\n#---\n"] {
         assert_eq!(roots(text), [(1, 1)], "{text}");
     }
@@ -147,19 +147,19 @@ fn what_begins_like_json_may_be_yaml() {
 }
 
 #[test]
-fn the_last_of_two_keys_counts_and_both_are_told() {
+fn the_last_of_two_equal_keys_counts_and_both_are_reported() {
     for text in ["a: 1\nb: {c: 1,\n c: 2}\na: 3\n", "{\"a\": 1,\n\"b\": {\"c\": 1,\n \"c\": 2},\n\"a\": 3}"] {
         let all = read_all(text.as_bytes());
         let root = &all.documents[0].1;
         assert_eq!(root.get("a").unwrap().value, Value::Signed(3), "{text}");
-        let mut told: Vec<_> = all.repeated.iter().map(|repeated| (repeated.line, repeated.key.as_str())).collect();
-        told.sort_unstable();
-        assert_eq!(told, [(3, "c"), (4, "a")], "{text}");
+        let mut lines: Vec<_> = all.repeated.iter().map(|repeated| (repeated.line, repeated.key.as_str())).collect();
+        lines.sort_unstable();
+        assert_eq!(lines, [(3, "c"), (4, "a")], "{text}");
     }
 }
 
 #[test]
-fn items_come_one_by_one_and_merge_keys_and_aliases_are_followed() {
+fn list_items_are_split_and_merge_keys_and_aliases_are_followed() {
     let all = read_all(
         "kind: List\nitems:\n- &one {a: &b 1, c: *b}\n- {<<: *one, a: 2}\n- <<: [{p: 1}, {p: 2, q: 3}]\n".as_bytes(),
     );
@@ -173,7 +173,7 @@ fn items_come_one_by_one_and_merge_keys_and_aliases_are_followed() {
 }
 
 #[test]
-fn what_is_too_much_is_refused_in_words() {
+fn too_deep_or_too_large_input_is_refused_with_a_message() {
     let bomb = |levels: u8| {
         let mut text = "a: &a [x,x,x,x,x,x,x,x,x]\n".to_owned();
         for level in b'b'..b'b' + levels {
@@ -283,7 +283,7 @@ fn a_misfit_names_no_type_of_rust() {
 }
 
 #[test]
-fn what_yaml_takes_for_a_boolean_or_a_number_is_not_quietly_a_string() {
+fn a_yaml_boolean_or_number_is_reported_as_unquoted() {
     for value in ["on", "yes", "No", "true", "y", "1", "1.5", "0x10"] {
         let text = format!("apiVersion: v1\nkind: Pod\nmetadata:\n  annotations: {{linkerd.io/inject: {value}}}\n");
         assert_eq!(misfit(&text).unquoted.as_deref(), Some(value));

@@ -21,26 +21,26 @@ fn at_once(_: Pause) -> Duration {
 }
 
 /// One candidate and the Lease as an API server has it.
-struct Scene {
+struct Model {
     elector: Elector,
     lease: Option<LeaseRecord>,
     version: u64,
 }
 
-impl Scene {
+impl Model {
     fn of(elector: Elector) -> Self {
         Self { elector, lease: None, version: 0 }
     }
 
     /// A candidate that leads since second 0, by an answer that came at once.
     fn leading() -> Self {
-        let mut scene = Self::of(Elector::new(holder("a")));
-        scene.observe(NO_PAUSE);
-        let write = scene.write(NO_PAUSE);
-        scene.answer(&write, NO_PAUSE);
-        scene.observe(NO_PAUSE);
-        assert_eq!(scene.step(NO_PAUSE), Step::Lead(Acquired::Vacant(VacancyReason::Absent)));
-        scene
+        let mut model = Self::of(Elector::new(holder("a")));
+        model.observe(NO_PAUSE);
+        let write = model.write(NO_PAUSE);
+        model.answer(&write, NO_PAUSE);
+        model.observe(NO_PAUSE);
+        assert_eq!(model.step(NO_PAUSE), Step::Lead(Acquired::Vacant(VacancyReason::Absent)));
+        model
     }
 
     fn step(&mut self, now: Duration) -> Step {
@@ -96,142 +96,142 @@ fn before_the_watch_shows_anything_it_only_waits() {
 
 #[test]
 fn a_leader_renews_every_five_seconds_and_at_once_for_news() {
-    let mut scene = Scene::leading();
-    assert_eq!(scene.step(NO_PAUSE), Step::Wait { until: Some(second(5)) });
-    let soon = scene.elector.step(second(1), Some(millis(1500)), &mut at_once);
+    let mut model = Model::leading();
+    assert_eq!(model.step(NO_PAUSE), Step::Wait { until: Some(second(5)) });
+    let soon = model.elector.step(second(1), Some(millis(1500)), &mut at_once);
     assert_eq!(soon, Step::Wait { until: Some(millis(1500)) });
-    assert!(matches!(scene.elector.step(second(1), Some(NO_PAUSE), &mut at_once), Step::Write(_)));
+    assert!(matches!(model.elector.step(second(1), Some(NO_PAUSE), &mut at_once), Step::Write(_)));
 }
 
 #[test]
 fn leadership_counts_from_when_the_acquisition_was_sent() {
-    let mut scene = Scene::of(Elector::new(holder("a")));
-    scene.observe(NO_PAUSE);
-    let write = scene.write(NO_PAUSE);
-    scene.answer_late(&write, NO_PAUSE, millis(2500));
-    assert!(matches!(scene.step(millis(2500)), Step::Lead(_)));
-    assert_eq!(scene.elector.renewed(), Some(NO_PAUSE));
-    assert!(scene.elector.leads(millis(9999)) && !scene.elector.leads(second(10)));
-    assert_eq!(scene.step(millis(2500)), Step::Wait { until: Some(second(5)) }, "not seven seconds and a half");
+    let mut model = Model::of(Elector::new(holder("a")));
+    model.observe(NO_PAUSE);
+    let write = model.write(NO_PAUSE);
+    model.answer_late(&write, NO_PAUSE, millis(2500));
+    assert!(matches!(model.step(millis(2500)), Step::Lead(_)));
+    assert_eq!(model.elector.renewed(), Some(NO_PAUSE));
+    assert!(model.elector.leads(millis(9999)) && !model.elector.leads(second(10)));
+    assert_eq!(model.step(millis(2500)), Step::Wait { until: Some(second(5)) }, "not seven seconds and a half");
 }
 
 #[test]
 fn an_acquisition_that_is_answered_too_late_does_not_lead() {
-    let mut scene = Scene::of(Elector::new(holder("a")));
-    scene.observe(NO_PAUSE);
-    let write = scene.write(NO_PAUSE);
+    let mut model = Model::of(Elector::new(holder("a")));
+    model.observe(NO_PAUSE);
+    let write = model.write(NO_PAUSE);
     // The process was stopped: nothing was stepped meanwhile.
-    scene.answer_late(&write, NO_PAUSE, second(11));
-    let again = scene.write(second(11));
+    model.answer_late(&write, NO_PAUSE, second(11));
+    let again = model.write(second(11));
     assert_eq!(again.record.map(|record| record.resource_version), Some("1".to_owned()), "renewed first");
-    assert!(!scene.elector.leads(second(11)));
+    assert!(!model.elector.leads(second(11)));
 }
 
 #[test]
 fn a_write_that_hangs_does_not_cost_the_lease() {
-    let mut scene = Scene::leading();
-    let hanging = scene.write(second(5));
-    assert_eq!(scene.step(millis(10_999)), Step::Wait { until: Some(second(11)) });
-    assert!(!scene.elector.leads(millis(10_999)), "it begins nothing before it is renewed");
-    let second_try = scene.write(second(11));
-    scene.answer_late(&second_try, second(11), millis(11_100));
-    assert!(scene.elector.leads(millis(20_999)));
-    scene.elector.answered(hanging.number, Err(WriteError::Failed("late".to_owned())), second(12), &mut at_once);
-    assert!(scene.elector.failure().is_none(), "an answer nobody waits for changes nothing");
+    let mut model = Model::leading();
+    let hanging = model.write(second(5));
+    assert_eq!(model.step(millis(10_999)), Step::Wait { until: Some(second(11)) });
+    assert!(!model.elector.leads(millis(10_999)), "it begins nothing before it is renewed");
+    let second_try = model.write(second(11));
+    model.answer_late(&second_try, second(11), millis(11_100));
+    assert!(model.elector.leads(millis(20_999)));
+    model.elector.answered(hanging.number, Err(WriteError::Failed("late".to_owned())), second(12), &mut at_once);
+    assert!(model.elector.failure().is_none(), "an answer nobody waits for changes nothing");
 }
 
 #[test]
 fn answers_that_take_five_seconds_do_not_cost_the_lease() {
-    let mut scene = Scene::leading();
+    let mut model = Model::leading();
     for round in 1..9 {
-        let write = scene.write(second(round * 5));
-        scene.answer_late(&write, second(round * 5), second(round * 5 + 5));
+        let write = model.write(second(round * 5));
+        model.answer_late(&write, second(round * 5), second(round * 5 + 5));
     }
 }
 
 #[test]
-fn a_leader_whose_writes_hang_steps_down_when_the_lease_has_expired() {
-    let mut scene = Scene::leading();
-    scene.write(second(5));
-    scene.write(second(11));
-    assert_eq!(scene.step(second(11)), Step::Wait { until: Some(second(15)) });
-    assert!(matches!(scene.step(second(15)), Step::StepDown(LossReason::Unrenewed { .. })));
+fn a_leader_with_hung_writes_steps_down_when_the_lease_expires() {
+    let mut model = Model::leading();
+    model.write(second(5));
+    model.write(second(11));
+    assert_eq!(model.step(second(11)), Step::Wait { until: Some(second(15)) });
+    assert!(matches!(model.step(second(15)), Step::StepDown(LossReason::Unrenewed { .. })));
 }
 
 #[test]
 fn a_write_whose_answer_is_lost_counts_once_the_watch_shows_it() {
-    let mut scene = Scene::leading();
-    let hanging = scene.write(second(5));
-    scene.take(&holder("a"), "5s");
-    let second_try = scene.write(second(11));
+    let mut model = Model::leading();
+    let hanging = model.write(second(5));
+    model.take(&holder("a"), "5s");
+    let second_try = model.write(second(11));
     assert_eq!(second_try.record, hanging.record);
-    scene.elector.answered(second_try.number, Err(WriteError::Conflict), second(12), &mut at_once);
-    assert_eq!(scene.step(second(12)), Step::Wait { until: Some(millis(13_500)) }, "until the watch shows why");
-    scene.observe(second(13));
-    assert_eq!((scene.elector.accepted(), scene.elector.renewed()), (hanging.number, Some(second(5))));
-    assert!(scene.elector.leads(millis(14_999)));
-    assert_eq!(scene.write(second(13)).record, scene.lease.clone());
+    model.elector.answered(second_try.number, Err(WriteError::Conflict), second(12), &mut at_once);
+    assert_eq!(model.step(second(12)), Step::Wait { until: Some(millis(13_500)) }, "until the watch shows why");
+    model.observe(second(13));
+    assert_eq!((model.elector.accepted(), model.elector.renewed()), (hanging.number, Some(second(5))));
+    assert!(model.elector.leads(millis(14_999)));
+    assert_eq!(model.write(second(13)).record, model.lease.clone());
 }
 
 #[test]
-fn a_write_that_the_watch_shows_counts_before_its_answer_and_without_it() {
-    let mut scene = Scene::leading();
-    let write = scene.write(second(5));
-    scene.take(&holder("a"), "5s");
-    scene.observe(millis(5100));
-    assert_eq!((scene.elector.accepted(), scene.elector.renewed()), (write.number, Some(second(5))));
-    assert!(scene.elector.is_writing(), "the answer may come yet");
-    assert_eq!(scene.write(second(11)).record, scene.lease.clone(), "no conflict with what it wrote itself");
-    assert!(scene.elector.leads(millis(14_999)));
+fn a_write_counts_once_the_watch_shows_it() {
+    let mut model = Model::leading();
+    let write = model.write(second(5));
+    model.take(&holder("a"), "5s");
+    model.observe(millis(5100));
+    assert_eq!((model.elector.accepted(), model.elector.renewed()), (write.number, Some(second(5))));
+    assert!(model.elector.is_writing(), "the answer may come yet");
+    assert_eq!(model.write(second(11)).record, model.lease.clone(), "no conflict with what it wrote itself");
+    assert!(model.elector.leads(millis(14_999)));
 }
 
 #[test]
-fn a_renewal_that_is_answered_after_its_deadline_does_not_keep_a_leader() {
-    let mut scene = Scene::leading();
-    let renewal = scene.write(second(5));
+fn a_renewal_answered_after_its_deadline_keeps_no_leader() {
+    let mut model = Model::leading();
+    let renewal = model.write(second(5));
     // Stopped until second 21, with the answer waiting.
-    scene.answer_late(&renewal, second(5), second(21));
-    assert!(!scene.elector.leads(second(21)));
-    assert!(matches!(scene.step(second(21)), Step::StepDown(LossReason::Unrenewed { .. })));
+    model.answer_late(&renewal, second(5), second(21));
+    assert!(!model.elector.leads(second(21)));
+    assert!(matches!(model.step(second(21)), Step::StepDown(LossReason::Unrenewed { .. })));
 }
 
 #[test]
 fn a_leader_that_was_stopped_steps_down_before_it_writes() {
-    let mut scene = Scene::leading();
-    assert!(matches!(scene.step(second(10)), Step::StepDown(LossReason::Unrenewed { .. })));
-    assert!(!scene.elector.leads(second(10)));
+    let mut model = Model::leading();
+    assert!(matches!(model.step(second(10)), Step::StepDown(LossReason::Unrenewed { .. })));
+    assert!(!model.elector.leads(second(10)));
     // The Lease still names it: it renews first, and leads after the answer.
-    let write = scene.write(second(10));
-    scene.answer(&write, second(10));
-    assert_eq!(scene.step(second(10)), Step::Lead(Acquired::Again));
+    let write = model.write(second(10));
+    model.answer(&write, second(10));
+    assert_eq!(model.step(second(10)), Step::Lead(Acquired::Again));
 }
 
 #[test]
 fn a_leader_steps_down_when_another_holds_the_lease() {
-    let mut scene = Scene::leading();
-    scene.take(&holder("b"), "elsewhere");
-    scene.observe(second(6));
-    assert_eq!(scene.step(second(6)), Step::StepDown(LossReason::To(holder("b"))));
-    assert_eq!(scene.step(second(6)), Step::Wait { until: Some(second(6) + LEASE_DURATION) });
-    assert_eq!(scene.elector.held(), None);
+    let mut model = Model::leading();
+    model.take(&holder("b"), "elsewhere");
+    model.observe(second(6));
+    assert_eq!(model.step(second(6)), Step::StepDown(LossReason::To(holder("b"))));
+    assert_eq!(model.step(second(6)), Step::Wait { until: Some(second(6) + LEASE_DURATION) });
+    assert_eq!(model.elector.held(), None);
 }
 
 #[test]
 fn what_others_write_to_the_lease_does_not_cost_a_conflict() {
-    let mut scene = Scene::leading();
-    scene.take(&holder("a"), "0ns");
-    scene.observe(second(1));
-    assert_eq!(scene.write(second(5)).record, scene.lease.clone());
+    let mut model = Model::leading();
+    model.take(&holder("a"), "0ns");
+    model.observe(second(1));
+    assert_eq!(model.write(second(5)).record, model.lease.clone());
 }
 
 #[test]
 fn a_lease_that_is_deleted_under_its_leader_is_made_again() {
-    let mut scene = Scene::leading();
-    let write = scene.write(second(5));
-    scene.lease = None;
-    scene.elector.answered(write.number, Err(WriteError::Conflict), second(5), &mut at_once);
-    scene.observe(second(6));
-    assert_eq!(scene.write(second(6)).record, None);
+    let mut model = Model::leading();
+    let write = model.write(second(5));
+    model.lease = None;
+    model.elector.answered(write.number, Err(WriteError::Conflict), second(5), &mut at_once);
+    model.observe(second(6));
+    assert_eq!(model.write(second(6)).record, None);
 }
 
 #[test]
@@ -283,7 +283,7 @@ mod two {
         /// The last version that its watch showed; nothing before it showed any.
         shown: Option<u64>,
         /// By what it was told: what a role acts on.
-        told: bool,
+        acts: bool,
     }
 
     fn weather() -> impl Strategy<Value = Weather> {
@@ -310,7 +310,7 @@ mod two {
                 arriving: Vec::new(),
                 answers: Vec::new(),
                 shown: None,
-                told: false,
+                acts: false,
             });
             // In the end the sun shines: somebody leads then.
             let days = days.into_iter().chain([(Weather::Fair, Weather::Fair, 400)]);
@@ -357,8 +357,8 @@ mod two {
                     loop {
                         match candidate.elector.step(now, None, &mut |_| millis(500)) {
                             Step::Wait { .. } => break,
-                            Step::Lead(_) => candidate.told = true,
-                            Step::StepDown(_) => candidate.told = false,
+                            Step::Lead(_) => candidate.acts = true,
+                            Step::StepDown(_) => candidate.acts = false,
                             Step::Write(write) => {
                                 let renewed = format!("{} {tick}", candidate.elector.me);
                                 candidate.elector.sent(write.number, renewed.clone());
@@ -372,24 +372,24 @@ mod two {
                             }
                         }
                     }
-                    prop_assert!(candidate.told || !candidate.elector.leads(now), "leads before it was told");
+                    prop_assert!(candidate.acts || !candidate.elector.leads(now), "leads before it was told");
                 }
                 let leading = candidates.iter().filter(|candidate| candidate.elector.leads(now)).count();
                 prop_assert!(leading < 2, "both lead at {now:?}");
             }
-            prop_assert!(candidates.iter().any(|candidate| candidate.told), "nobody leads in the end");
+            prop_assert!(candidates.iter().any(|candidate| candidate.acts), "nobody leads in the end");
         }
     }
 }
 
 /// Renews every five seconds from `from` on, and returns the first other step before `until`.
-fn renewing(scene: &mut Scene, from: u64, until: u64) -> Option<(Duration, Step)> {
+fn renewing(model: &mut Model, from: u64, until: u64) -> Option<(Duration, Step)> {
     for now in (from..until).map(second) {
-        match scene.step(now) {
+        match model.step(now) {
             Step::Write(write) => {
-                scene.elector.sent(write.number, format!("{now:?}"));
-                scene.answer(&write, now);
-                scene.observe(now);
+                model.elector.sent(write.number, format!("{now:?}"));
+                model.answer(&write, now);
+                model.observe(now);
             }
             Step::Wait { .. } => {}
             other => return Some((now, other)),
@@ -400,42 +400,42 @@ fn renewing(scene: &mut Scene, from: u64, until: u64) -> Option<(Duration, Step)
 
 #[test]
 fn a_leader_whose_probes_hang_steps_down_though_it_renews() {
-    let mut scene = Scene::leading();
-    scene.elector.note_probes(second(24));
-    let (at, step) = renewing(&mut scene, 1, 300).expect("it renews an old verdict for ever");
+    let mut model = Model::leading();
+    model.elector.note_probes(second(24));
+    let (at, step) = renewing(&mut model, 1, 300).expect("it renews an old verdict for ever");
     let since = PROBE_DEADLINE;
     assert_eq!((at, step), (second(24) + since, Step::StepDown(LossReason::ProbesHang { since })));
-    assert!(!scene.elector.leads(at));
-    assert!(scene.elector.held().is_some(), "it is to be given up");
+    assert!(!model.elector.leads(at));
+    assert!(model.elector.held().is_some(), "it is to be given up");
 }
 
 #[test]
 fn a_leader_that_never_probed_steps_down_too() {
-    let mut scene = Scene::leading();
-    assert_eq!(renewing(&mut scene, 1, 300).expect("it leads for ever").0, PROBE_DEADLINE);
+    let mut model = Model::leading();
+    assert_eq!(renewing(&mut model, 1, 300).expect("it leads for ever").0, PROBE_DEADLINE);
 }
 
 #[test]
 fn a_leader_whose_probes_end_keeps_the_lease() {
-    let mut scene = Scene::leading();
+    let mut model = Model::leading();
     for round in 1..20 {
         let from = (round - 1) * 20 + 1;
-        assert_eq!(renewing(&mut scene, from, from + 20), None);
-        scene.elector.note_probes(second(round * 20 + 24));
+        assert_eq!(renewing(&mut model, from, from + 20), None);
+        model.elector.note_probes(second(round * 20 + 24));
     }
 }
 
 #[test]
-fn who_stepped_down_for_its_probes_lets_others_take_the_lease_first() {
-    let mut scene = Scene::leading();
-    let (at, _) = renewing(&mut scene, 1, 300).expect("it leads for ever");
+fn a_leader_that_stepped_down_lets_others_take_the_lease_first() {
+    let mut model = Model::leading();
+    let (at, _) = renewing(&mut model, 1, 300).expect("it leads for ever");
     // It was given up; and where that failed, it is still ours.
-    let mut failed = Scene { elector: scene.elector.clone(), lease: scene.lease.clone(), version: scene.version };
-    scene.lease = scene.lease.map(|lease| LeaseRecord { holder: None, ..lease });
-    for scene in [&mut scene, &mut failed] {
-        scene.observe(at);
-        assert_eq!(scene.step(at), Step::Wait { until: Some(at + STAND_BACK) });
-        assert!(matches!(scene.step(at + STAND_BACK), Step::Write(_)), "nobody else took it");
+    let mut failed = Model { elector: model.elector.clone(), lease: model.lease.clone(), version: model.version };
+    model.lease = model.lease.map(|lease| LeaseRecord { holder: None, ..lease });
+    for model in [&mut model, &mut failed] {
+        model.observe(at);
+        assert_eq!(model.step(at), Step::Wait { until: Some(at + STAND_BACK) });
+        assert!(matches!(model.step(at + STAND_BACK), Step::Write(_)), "nobody else took it");
     }
     const { assert!(STAND_BACK.as_secs() > LEASE_DURATION.as_secs()) };
 }

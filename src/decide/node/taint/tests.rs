@@ -32,9 +32,9 @@ fn facts<'a>(node: &'a NodeView, gate: &'a Gate) -> NodeFacts<'a> {
         closed_since: None,
         age: Age::AfterUs,
         gate,
-        yield_to: &[],
+        suppressed_by: &[],
         repair: RepairWait::Nothing,
-        by_hand: None,
+        manual_override: None,
     }
 }
 
@@ -47,12 +47,12 @@ fn opened_boot(taint: AnnotationEdit) -> NodeChange {
     NodeChange { taint, opened_boot: AnnotationEdit::Set(BOOT.to_owned()), ..NodeChange::NOTHING }
 }
 
-fn by_hand(open: bool) -> ManualOverride {
+fn manual_override(open: bool) -> ManualOverride {
     ManualOverride { open, until: "2026-01-01T06:00:00Z".parse().unwrap() }
 }
 
 #[test]
-fn a_node_is_closed_after_every_reboot_and_opened_by_proof_in_one_write() {
+fn a_reboot_closes_a_node_and_a_proof_opens_it_in_one_write() {
     let rebooted = NodeView { opened_boot: Some(EARLIER.to_owned()), ..NodeView::default() };
     let plan = NodePlan::of(&policy(), &facts(&rebooted, &Gate::closed()));
     assert_eq!(plan.state, NodeState::Closed { since: Duration::from_secs(40), why: Closed::Unproven });
@@ -66,7 +66,7 @@ fn a_node_is_closed_after_every_reboot_and_opened_by_proof_in_one_write() {
 }
 
 #[test]
-fn an_opened_node_stays_open_for_its_boot_whatever_the_gate_says_later() {
+fn an_opened_node_stays_open_for_its_boot() {
     let node = NodeView { opened_boot: Some(BOOT.to_owned()), ..NodeView::default() };
     for gate in [Gate::closed(), open()] {
         let plan = NodePlan::of(&policy(), &facts(&node, &gate));
@@ -81,7 +81,7 @@ fn an_opened_node_stays_open_for_its_boot_whatever_the_gate_says_later() {
 }
 
 #[test]
-fn installing_closes_nothing_that_runs_and_a_node_that_joins_later_is_closed() {
+fn an_install_closes_only_nodes_that_join_later() {
     let fresh = NodeView { created: Some(100), ..NodeView::default() };
     let gate = Gate::closed();
     let of = |installed| {
@@ -101,7 +101,7 @@ fn installing_closes_nothing_that_runs_and_a_node_that_joins_later_is_closed() {
 }
 
 #[test]
-fn no_node_is_closed_for_longer_than_it_may_be_however_often_its_agent_is_started() {
+fn agent_restarts_do_not_extend_the_longest_time_closed() {
     let node = tainted("3f2a9c1e5b1d-40");
     let gate = Gate::closed();
     let at = |seconds| {
@@ -123,7 +123,7 @@ fn no_node_is_closed_for_longer_than_it_may_be_however_often_its_agent_is_starte
 }
 
 #[test]
-fn a_taint_from_an_earlier_boot_does_not_count_towards_this_ones_bound() {
+fn a_taint_of_an_earlier_boot_does_not_count_towards_the_bound() {
     let node = tainted("aaaaaaaa5b1d-3");
     let gate = Gate::closed();
     let plan = NodePlan::of(&policy(), &NodeFacts { uptime: Duration::from_hours(1), ..facts(&node, &gate) });
@@ -131,7 +131,7 @@ fn a_taint_from_an_earlier_boot_does_not_count_towards_this_ones_bound() {
 }
 
 #[test]
-fn a_taint_removed_by_hand_comes_back_while_nothing_is_proven() {
+fn a_removed_taint_is_restored_while_nothing_is_proven() {
     let node = NodeView { opened_boot: Some(EARLIER.to_owned()), ..NodeView::default() };
     let gate = Gate::closed();
     let facts = NodeFacts { closed_since: Some(Duration::from_secs(12)), ..facts(&node, &gate) };
@@ -143,7 +143,7 @@ fn what_must_run_here_comes_before_the_taint() {
     let node = tainted("3f2a9c1e5b1d-40");
     let gate = Gate::closed();
     let to = ["kube-system/cni".to_owned()];
-    let plan = NodePlan::of(&policy(), &NodeFacts { yield_to: &to, ..facts(&node, &gate) });
+    let plan = NodePlan::of(&policy(), &NodeFacts { suppressed_by: &to, ..facts(&node, &gate) });
     assert_eq!(
         (plan.state.as_str(), plan.change),
         ("taint-suppressed", Some(taint(None))),
@@ -152,22 +152,28 @@ fn what_must_run_here_comes_before_the_taint() {
 }
 
 #[test]
-fn a_persons_word_comes_before_everything() {
+fn a_manual_override_takes_precedence_over_everything() {
     let opened = NodeView { opened_boot: Some(BOOT.to_owned()), ..NodeView::default() };
     let gate = open();
-    let closed = NodePlan::of(&policy(), &NodeFacts { by_hand: Some(by_hand(false)), ..facts(&opened, &gate) });
+    let closed =
+        NodePlan::of(&policy(), &NodeFacts { manual_override: Some(manual_override(false)), ..facts(&opened, &gate) });
     assert_eq!(closed.change, Some(taint(Some("3f2a9c1e5b1d-hand"))));
-    let late = NodeFacts { uptime: Duration::from_hours(9), by_hand: Some(by_hand(false)), ..facts(&opened, &gate) };
+    let late = NodeFacts {
+        uptime: Duration::from_hours(9),
+        manual_override: Some(manual_override(false)),
+        ..facts(&opened, &gate)
+    };
     assert!(matches!(NodePlan::of(&policy(), &late).state, NodeState::Closed { .. }), "it has an end of its own");
 
     let node = tainted("3f2a9c1e5b1d-40");
     let gate = Gate::closed();
-    let plan = NodePlan::of(&policy(), &NodeFacts { by_hand: Some(by_hand(true)), ..facts(&node, &gate) });
+    let plan =
+        NodePlan::of(&policy(), &NodeFacts { manual_override: Some(manual_override(true)), ..facts(&node, &gate) });
     assert_eq!(plan.change, Some(taint(None)), "and what was opened by hand is not remembered as proven");
 }
 
 #[test]
-fn where_nodes_are_not_tainted_a_taint_is_lifted_and_the_boot_noted() {
+fn a_node_not_to_be_tainted_loses_its_taint_and_notes_the_boot() {
     let gate = Gate::closed();
     let rebooted = NodeView { opened_boot: Some(EARLIER.to_owned()), ..NodeView::default() };
     let noted = NodeView { left_open_boot: Some(BOOT.to_owned()), ..rebooted.clone() };
@@ -186,8 +192,8 @@ fn where_nodes_are_not_tainted_a_taint_is_lifted_and_the_boot_noted() {
         let opened = NodeView { opened_boot: Some(BOOT.to_owned()), ..NodeView::default() };
         assert_eq!(of(&opened, &gate), None);
         // By a person's word likewise.
-        let by_hand = NodeFacts { by_hand: Some(by_hand(false)), ..facts(&noted, &gate) };
-        assert_eq!(NodePlan::of(&policy, &by_hand).change, None);
+        let manual_override = NodeFacts { manual_override: Some(manual_override(false)), ..facts(&noted, &gate) };
+        assert_eq!(NodePlan::of(&policy, &manual_override).change, None);
     }
 }
 
@@ -228,20 +234,20 @@ fn a_boot_that_ran_unclosed_is_not_closed_when_nodes_are() {
 }
 
 #[test]
-fn time_that_was_closed_by_hand_does_not_count() {
+fn time_closed_by_an_override_does_not_count() {
     let gate = Gate::closed();
-    let at = |node: &NodeView, seconds, by_hand, closed_since| {
+    let at = |node: &NodeView, seconds, manual_override, closed_since| {
         let uptime = Duration::from_secs(seconds);
-        NodePlan::of(&policy(), &NodeFacts { uptime, closed_since, by_hand, ..facts(node, &gate) })
+        NodePlan::of(&policy(), &NodeFacts { uptime, closed_since, manual_override, ..facts(node, &gate) })
     };
     let unproven = tainted("3f2a9c1e5b1d-40");
-    let closed = at(&unproven, 100, Some(by_hand(false)), Some(Duration::from_secs(40)));
+    let closed = at(&unproven, 100, Some(manual_override(false)), Some(Duration::from_secs(40)));
     assert_eq!(closed.change, Some(taint(Some("3f2a9c1e5b1d-hand"))));
     assert_eq!(closed.closed_since(Some(Duration::from_secs(40))), None);
 
     // Hours later the person takes the word back: closed since then, whatever the process remembers or forgot.
-    let by_hand = tainted("3f2a9c1e5b1d-hand");
-    let cleared = at(&by_hand, 9000, None, None);
+    let manual_override = tainted("3f2a9c1e5b1d-hand");
+    let cleared = at(&manual_override, 9000, None, None);
     assert_eq!(cleared.state, NodeState::Closed { since: Duration::from_mins(150), why: Closed::Unproven });
     assert_eq!(cleared.change, Some(taint(Some("3f2a9c1e5b1d-9000"))));
     let stamped = tainted("3f2a9c1e5b1d-9000");
@@ -250,10 +256,11 @@ fn time_that_was_closed_by_hand_does_not_count() {
 }
 
 #[test]
-fn time_that_was_open_by_hand_does_not_count_either() {
+fn time_opened_by_an_override_does_not_count() {
     let gate = Gate::closed();
     let node = NodeView { taints: None, ..tainted("x") };
-    let opened = NodePlan::of(&policy(), &NodeFacts { by_hand: Some(by_hand(true)), ..facts(&node, &gate) });
+    let opened =
+        NodePlan::of(&policy(), &NodeFacts { manual_override: Some(manual_override(true)), ..facts(&node, &gate) });
     assert_eq!(opened.closed_since(Some(Duration::from_secs(40))), None);
     let uptime = Duration::from_hours(2);
     let over = NodePlan::of(&policy(), &NodeFacts { uptime, closed_since: None, ..facts(&node, &gate) });
@@ -280,7 +287,7 @@ fn a_taint_of_our_key_that_ends_pods_is_not_ours() {
 }
 
 #[test]
-fn a_machine_that_goes_down_is_closed_and_one_that_we_leave_is_as_if_we_had_never_been() {
+fn a_shutdown_closes_a_node_and_an_uninstall_removes_all_marks() {
     let node = NodeView { opened_boot: Some(BOOT.to_owned()), shutting_down: true, ..NodeView::default() };
     let gate = open();
     assert_eq!(NodePlan::of(&policy(), &facts(&node, &gate)).change, Some(taint(Some("3f2a9c1e5b1d-40"))));
@@ -305,7 +312,7 @@ fn taints_of_others_are_left_alone() {
 }
 
 #[test]
-fn kubelets_word_of_a_shutdown_is_read() {
+fn the_node_condition_reports_a_shutdown() {
     let node = |message: &str| {
         let condition =
             serde_json::json!({"type": "Ready", "status": "False", "reason": "KubeletNotReady", "message": message});
@@ -350,20 +357,20 @@ fn a_node_that_could_open_waits_until_the_controller_is_done() {
 }
 
 #[test]
-fn a_person_opens_a_node_that_waits_and_what_must_run_there_does() {
+fn an_override_or_a_missing_daemon_opens_a_node_that_waits() {
     let node = tainted("3f2a9c1e5b1d-40");
     let gate = open();
     let waits = NodeFacts { repair: RepairWait::Pods(3), ..facts(&node, &gate) };
     let to = ["kube-system/cni".to_owned()];
-    let yields = NodePlan::of(&policy(), &NodeFacts { yield_to: &to, ..waits.clone() });
-    assert_eq!((yields.state.as_str(), yields.change), ("taint-suppressed", Some(taint(None))));
+    let suppressions = NodePlan::of(&policy(), &NodeFacts { suppressed_by: &to, ..waits.clone() });
+    assert_eq!((suppressions.state.as_str(), suppressions.change), ("taint-suppressed", Some(taint(None))));
     let unproven = Gate::closed();
-    let by_hand = NodeFacts { by_hand: Some(by_hand(true)), gate: &unproven, ..waits };
-    assert_eq!(NodePlan::of(&policy(), &by_hand).change, Some(taint(None)));
+    let manual_override = NodeFacts { manual_override: Some(manual_override(true)), gate: &unproven, ..waits };
+    assert_eq!(NodePlan::of(&policy(), &manual_override).change, Some(taint(None)));
 }
 
 #[test]
-fn a_node_that_joined_with_our_taint_is_taken_over_and_opened_when_proven() {
+fn a_node_registered_with_our_taint_is_opened_when_proven() {
     let fresh = NodeView { created: Some(100), ..NodeView::default() };
     // As the policy of `agent.bornClosed` and a kubelet's --register-with-taints leave it: no value, no note of a boot.
     let registered = Taint { key: TAINT_KEY.to_owned(), effect: TAINT_EFFECT.to_owned(), ..Taint::default() };

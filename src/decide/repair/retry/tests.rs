@@ -13,7 +13,7 @@ const QUOTA: &str = "pods \"a\" is forbidden: exceeded quota: small";
 
 /// Owners as a controller sees them, and what Events tell of them.
 #[derive(Default)]
-struct Scene {
+struct Model {
     replica_sets: BTreeMap<String, OwnerView>,
     stateful_sets: BTreeMap<String, OwnerView>,
     daemon_sets: BTreeMap<String, OwnerView>,
@@ -60,7 +60,7 @@ fn job(name: &str, has: usize) -> OwnerView {
     OwnerView::of_job(&job)
 }
 
-impl Scene {
+impl Model {
     fn owner(&mut self, view: OwnerView) -> &mut Self {
         let all = match view.reference.kind {
             Kind::ReplicaSet => &mut self.replica_sets,
@@ -119,237 +119,237 @@ impl Scene {
 }
 
 /// So many ReplicaSets whose creates were refused.
-fn many(count: usize) -> Scene {
-    let mut scene = Scene::default();
+fn many(count: usize) -> Model {
+    let mut model = Model::default();
     for place in 0..count {
-        scene.owner(replica_set(&format!("web{place:03}"), 0, Some(GUARD)));
+        model.owner(replica_set(&format!("web{place:03}"), 0, Some(GUARD)));
     }
-    scene
+    model
 }
 
 #[test]
-fn a_refusal_is_ours_where_the_guard_or_the_injectors_webhook_refused() {
+fn only_refusals_by_the_guard_or_the_injector_webhook_are_ours() {
     assert!(is_ours(GUARD) && is_ours(WEBHOOK) && !is_ours(QUOTA) && !is_ours(""));
     assert!(!is_ours("ValidatingAdmissionPolicy 'linkerd-gate-of-somebody-else' denied request"));
 }
 
 #[test]
-fn all_four_kinds_are_nudged_where_they_were_refused_and_nothing_else_is() {
-    let mut scene = Scene::default();
-    scene.owner(replica_set("guarded", 0, Some(GUARD))).owner(replica_set("failed", 0, Some(WEBHOOK)));
-    scene.owner(replica_set("short", 0, Some(QUOTA))).owner(replica_set("slow", 1, None));
-    scene.refused(&stateful_set("db", 0), "1").refused(&daemon_set("log", 0), "1").refused(&job("report", 0), "1");
-    scene.owner(stateful_set("calm", 0)).owner(daemon_set("quiet", 0)).owner(job("idle", 0));
+fn only_refused_owners_of_the_four_kinds_are_retried() {
+    let mut model = Model::default();
+    model.owner(replica_set("guarded", 0, Some(GUARD))).owner(replica_set("failed", 0, Some(WEBHOOK)));
+    model.owner(replica_set("short", 0, Some(QUOTA))).owner(replica_set("slow", 1, None));
+    model.refused(&stateful_set("db", 0), "1").refused(&daemon_set("log", 0), "1").refused(&job("report", 0), "1");
+    model.owner(stateful_set("calm", 0)).owner(daemon_set("quiet", 0)).owner(job("idle", 0));
     // The condition is a ReplicaSet's state: an Event may be older than its last success.
-    scene.refused(&replica_set("old", 1, None), "1");
+    model.refused(&replica_set("old", 1, None), "1");
     let controller = OwnerView {
         reference: OwnerReference { kind: Kind::ReplicationController, ..stateful_set("rc", 0).reference },
         ..stateful_set("rc", 0)
     };
-    scene.refused(&controller, "1");
+    model.refused(&controller, "1");
     let going = OwnerView { deleting: true, ..stateful_set("going", 0) };
-    scene.refused(&going, "1").refused(&stateful_set("full", 3), "1").owner(replica_set("full", 3, Some(GUARD)));
-    assert_eq!(scene.retried(), ["failed", "guarded", "db", "log", "report"]);
-    assert_eq!(scene.retries.under_way(), 5);
-    assert!(scene.retried().is_empty());
+    model.refused(&going, "1").refused(&stateful_set("full", 3), "1").owner(replica_set("full", 3, Some(GUARD)));
+    assert_eq!(model.retried(), ["failed", "guarded", "db", "log", "report"]);
+    assert_eq!(model.retries.under_way(), 5);
+    assert!(model.retried().is_empty());
 }
 
 #[test]
-fn nobody_is_nudged_while_injection_is_not_proven() {
-    let mut scene = many(3);
-    assert_eq!(scene.step(false), (Vec::new(), None));
-    assert_eq!(scene.retried().len(), 3);
+fn no_owner_is_retried_while_injection_is_not_proven() {
+    let mut model = many(3);
+    assert_eq!(model.step(false), (Vec::new(), None));
+    assert_eq!(model.retried().len(), 3);
 }
 
 #[test]
-fn a_window_of_them_is_under_way_at_a_time_and_grows_with_each_that_succeeds() {
-    let mut scene = many(40);
-    assert_eq!(scene.retried().len(), 10);
-    assert!(scene.retried().is_empty());
+fn retries_are_limited_by_a_window_that_grows_with_successes() {
+    let mut model = many(40);
+    assert_eq!(model.retried().len(), 10);
+    assert!(model.retried().is_empty());
     (0..4).for_each(|place| {
-        scene.owner(replica_set(&format!("web{place:03}"), 3, None));
+        model.owner(replica_set(&format!("web{place:03}"), 3, None));
     });
-    assert_eq!(scene.retried().len(), 12);
-    assert_eq!((scene.retries.window(), scene.retries.under_way()), (18, 18));
+    assert_eq!(model.retried().len(), 12);
+    assert_eq!((model.retries.window(), model.retries.under_way()), (18, 18));
 }
 
 #[test]
-fn the_window_is_halved_once_for_all_that_were_nudged_together() {
-    let mut scene = Scene::default();
+fn the_window_is_halved_once_for_owners_retried_together() {
+    let mut model = Model::default();
     let sets: Vec<OwnerView> = (0..20).map(|place| daemon_set(&format!("log{place:02}"), 0)).collect();
     for set in &sets {
-        scene.refused(set, "1");
+        model.refused(set, "1");
     }
-    assert_eq!(scene.retried().len(), 10);
+    assert_eq!(model.retried().len(), 10);
     for (place, set) in sets.iter().take(5).enumerate() {
-        scene.after(1).refused(set, "2").retried();
-        assert_eq!(scene.retries.window(), 5, "{place}");
+        model.after(1).refused(set, "2").retried();
+        assert_eq!(model.retries.window(), 5, "{place}");
     }
     // One that was retried after that is another matter.
-    assert_eq!(scene.retries.under_way(), 5);
-    scene.refused(&sets[5], "2").refused(&sets[6], "2");
-    assert_eq!(scene.after(1).retried(), ["log10", "log11"]);
-    scene.after(1).refused(&sets[10], "2").retried();
-    assert_eq!(scene.retries.window(), 2);
+    assert_eq!(model.retries.under_way(), 5);
+    model.refused(&sets[5], "2").refused(&sets[6], "2");
+    assert_eq!(model.after(1).retried(), ["log10", "log11"]);
+    model.after(1).refused(&sets[10], "2").retried();
+    assert_eq!(model.retries.window(), 2);
 }
 
 #[test]
-fn an_event_that_names_anothers_uid_makes_nobody_try_again() {
-    let mut scene = Scene::default();
+fn an_event_with_anothers_uid_triggers_no_retry() {
+    let mut model = Model::default();
     let (set, other) = (stateful_set("db", 0), daemon_set("log", 0));
-    scene.owner(set.clone()).owner(other.clone());
+    model.owner(set.clone()).owner(other.clone());
     let named = |kind: Kind, name: &str| OwnerReference { kind, name: name.to_owned(), uid: set.reference.uid.clone() };
     // In the attacker's own namespace, or of another kind or name: of all of it nothing is this owner.
-    scene.refused_in("attackers", set.reference.clone(), "90");
-    scene.refused_in("shop", named(Kind::Job, "db"), "91").refused_in("shop", named(Kind::StatefulSet, "x"), "92");
-    assert_eq!(scene.retried(), [""; 0]);
+    model.refused_in("attackers", set.reference.clone(), "90");
+    model.refused_in("shop", named(Kind::Job, "db"), "91").refused_in("shop", named(Kind::StatefulSet, "x"), "92");
+    assert_eq!(model.retried(), [""; 0]);
     // Nor do they hide what is.
-    assert_eq!(scene.refused(&set, "3").retried(), ["db"]);
+    assert_eq!(model.refused(&set, "3").retried(), ["db"]);
     // Nor does one tell that it was refused again, which would make all others wait for another proof.
-    scene.after(1).refused_in("attackers", set.reference.clone(), "99").refused(&other, "4");
-    assert_eq!((scene.retried(), scene.retries.refused_again_at()), (vec!["log".to_owned()], None));
+    model.after(1).refused_in("attackers", set.reference.clone(), "99").refused(&other, "4");
+    assert_eq!((model.retried(), model.retries.refused_again_at()), (vec!["log".to_owned()], None));
 }
 
 #[test]
-fn once_one_is_refused_again_the_others_wait_for_a_proof_from_then() {
-    let mut scene = Scene::default();
+fn after_a_second_refusal_the_others_wait_for_a_new_proof() {
+    let mut model = Model::default();
     let sets: Vec<OwnerView> = (0..20).map(|place| daemon_set(&format!("log{place:02}"), 0)).collect();
     for set in &sets {
-        scene.refused(set, "1");
+        model.refused(set, "1");
     }
-    let proven = scene.now;
-    assert_eq!(scene.retried().len(), 10);
-    scene.after(1).refused(&sets[0], "2");
+    let proven = model.now;
+    assert_eq!(model.retried().len(), 10);
+    model.after(1).refused(&sets[0], "2");
     for set in &sets[1..10] {
-        scene.owner(daemon_set(&set.reference.name, 3));
+        model.owner(daemon_set(&set.reference.name, 3));
     }
-    assert!(scene.step_proven_at(Some(proven)).0.is_empty());
-    let refused = scene.now;
-    assert_eq!(scene.retries.refused_again_at(), Some(refused));
-    assert!(scene.after(10).step_proven_at(Some(refused)).0.is_empty());
+    assert!(model.step_proven_at(Some(proven)).0.is_empty());
+    let refused = model.now;
+    assert_eq!(model.retries.refused_again_at(), Some(refused));
+    assert!(model.after(10).step_proven_at(Some(refused)).0.is_empty());
     // What is learnt is kept, unlike in an outage: the window was halved, and who was refused comes last.
-    let (retries, _) = scene.step_proven_at(Some(refused + Duration::from_secs(1)));
+    let (retries, _) = model.step_proven_at(Some(refused + Duration::from_secs(1)));
     let names: Vec<&str> = retries.iter().map(|retry| retry.owner.name.as_str()).collect();
     assert_eq!(names, ["log10", "log11", "log12", "log13", "log14"]);
 }
 
 #[test]
-fn who_is_refused_again_pauses_twice_as_long_each_time_up_to_two_minutes() {
-    let mut scene = Scene::default();
+fn a_refused_owners_pause_doubles_up_to_two_minutes() {
+    let mut model = Model::default();
     let db = stateful_set("db", 0);
-    scene.refused(&db, "0");
+    model.refused(&db, "0");
     for (time, pause) in [5, 10, 20, 40, 80, 120, 120].into_iter().enumerate() {
-        assert_eq!(scene.retried(), ["db"], "{time}");
-        assert!(scene.after(1).refused(&db, &format!("{}", time + 1)).retried().is_empty());
-        let (_, again) = scene.step(true);
-        assert_eq!(again, Some(scene.now + Duration::from_secs(pause)));
-        assert!(scene.after(pause - 1).retried().is_empty());
-        scene.after(1);
+        assert_eq!(model.retried(), ["db"], "{time}");
+        assert!(model.after(1).refused(&db, &format!("{}", time + 1)).retried().is_empty());
+        let (_, again) = model.step(true);
+        assert_eq!(again, Some(model.now + Duration::from_secs(pause)));
+        assert!(model.after(pause - 1).retried().is_empty());
+        model.after(1);
     }
-    assert_eq!(scene.retries.window(), 1);
+    assert_eq!(model.retries.window(), 1);
 }
 
 #[test]
-fn who_shows_nothing_is_under_way_for_ten_seconds_and_narrows_the_window_once() {
-    let mut scene = many(1);
-    assert_eq!(scene.retried().len(), 1);
-    assert_eq!(scene.step(true).1, Some(scene.now + Duration::from_secs(10)));
-    assert!(scene.after(9).retried().is_empty() && scene.retries.under_way() == 1);
-    assert!(scene.after(1).retried().is_empty() && scene.retries.under_way() == 0);
-    assert_eq!(scene.retries.window(), 5);
-    assert_eq!(scene.after(5).retried().len(), 1);
-    scene.after(10).retried();
-    assert_eq!(scene.retries.window(), 5);
+fn an_owner_without_progress_times_out_and_halves_the_window() {
+    let mut model = many(1);
+    assert_eq!(model.retried().len(), 1);
+    assert_eq!(model.step(true).1, Some(model.now + Duration::from_secs(10)));
+    assert!(model.after(9).retried().is_empty() && model.retries.under_way() == 1);
+    assert!(model.after(1).retried().is_empty() && model.retries.under_way() == 0);
+    assert_eq!(model.retries.window(), 5);
+    assert_eq!(model.after(5).retried().len(), 1);
+    model.after(10).retried();
+    assert_eq!(model.retries.window(), 5);
 }
 
 #[test]
 fn what_was_made_up_for_is_over_and_the_next_refusal_is_another() {
-    let mut scene = Scene::default();
-    scene.refused(&stateful_set("db", 0), "1");
-    assert_eq!(scene.retried(), ["db"]);
+    let mut model = Model::default();
+    model.refused(&stateful_set("db", 0), "1");
+    assert_eq!(model.retried(), ["db"]);
     // Its next pod waits for this one to be ready, which is none of our concern.
-    scene.after(1).owner(stateful_set("db", 1));
-    assert!(scene.retried().is_empty() && scene.retries.under_way() == 0);
-    assert!(scene.after(600).retried().is_empty());
-    scene.refused(&stateful_set("db", 1), "2");
-    assert_eq!(scene.retried(), ["db"]);
+    model.after(1).owner(stateful_set("db", 1));
+    assert!(model.retried().is_empty() && model.retries.under_way() == 0);
+    assert!(model.after(600).retried().is_empty());
+    model.refused(&stateful_set("db", 1), "2");
+    assert_eq!(model.retried(), ["db"]);
 }
 
 #[test]
-fn an_owner_that_goes_on_by_itself_is_not_nudged() {
-    let mut scene = Scene::default();
-    scene.refused(&stateful_set("db", 0), "1").step(false);
-    scene.owner(stateful_set("db", 1)).step(false);
-    assert!(scene.retried().is_empty());
+fn an_owner_that_recovers_by_itself_is_not_retried() {
+    let mut model = Model::default();
+    model.refused(&stateful_set("db", 0), "1").step(false);
+    model.owner(stateful_set("db", 1)).step(false);
+    assert!(model.retried().is_empty());
     // It had all it wanted, and was scaled up since: the refusal is of before.
-    scene.refused(&daemon_set("log", 3), "1").step(true);
-    assert!(scene.owner(daemon_set("log", 2)).retried().is_empty());
+    model.refused(&daemon_set("log", 3), "1").step(true);
+    assert!(model.owner(daemon_set("log", 2)).retried().is_empty());
 }
 
 #[test]
-fn an_owner_of_many_pods_is_under_way_as_long_as_it_gets_somewhere() {
-    let mut scene = Scene::default();
-    scene.owner(replica_set("web", 0, Some(GUARD)));
-    assert_eq!(scene.retried(), ["web"]);
-    scene.after(9).owner(replica_set("web", 1, Some(GUARD))).retried();
-    scene.after(9).retried();
-    assert_eq!((scene.retries.under_way(), scene.retries.window()), (1, 10));
-    scene.after(1).retried();
-    assert_eq!((scene.retries.under_way(), scene.retries.window()), (0, 5));
+fn an_owner_of_many_pods_stays_in_flight_while_it_progresses() {
+    let mut model = Model::default();
+    model.owner(replica_set("web", 0, Some(GUARD)));
+    assert_eq!(model.retried(), ["web"]);
+    model.after(9).owner(replica_set("web", 1, Some(GUARD))).retried();
+    model.after(9).retried();
+    assert_eq!((model.retries.under_way(), model.retries.window()), (1, 10));
+    model.after(1).retried();
+    assert_eq!((model.retries.under_way(), model.retries.window()), (0, 5));
 }
 
 #[test]
 fn what_an_outage_explains_costs_no_pause_and_no_window() {
-    let mut scene = Scene::default();
+    let mut model = Model::default();
     let sets: Vec<OwnerView> = (0..20).map(|place| daemon_set(&format!("log{place:02}"), 0)).collect();
     for set in &sets {
-        scene.refused(set, "1");
+        model.refused(set, "1");
     }
     for round in 0..6 {
-        assert_eq!(scene.retried().len(), 10, "{round}");
+        assert_eq!(model.retried().len(), 10, "{round}");
         for set in &sets {
-            scene.refused(set, &format!("{}", round + 2));
+            model.refused(set, &format!("{}", round + 2));
         }
-        scene.after(1).step(true);
-        assert_eq!((scene.retries.window(), scene.retries.under_way()), (5, 0));
+        model.after(1).step(true);
+        assert_eq!((model.retries.window(), model.retries.under_way()), (5, 0));
         // The pauses would be longer.
-        scene.after(1).step(false);
+        model.after(1).step(false);
     }
 }
 
 #[test]
-fn a_nudge_that_could_not_be_sent_is_tried_again_later() {
-    let mut scene = many(20);
-    let (retries, _) = scene.step(true);
-    scene.retries.failed(&retries[0], scene.now);
-    assert_eq!((scene.retries.window(), scene.retries.under_way()), (5, 0));
-    assert!(!scene.retried().contains(&retries[0].owner.name));
+fn a_retry_that_failed_to_send_is_repeated_later() {
+    let mut model = many(20);
+    let (retries, _) = model.step(true);
+    model.retries.failed(&retries[0], model.now);
+    assert_eq!((model.retries.window(), model.retries.under_way()), (5, 0));
+    assert!(!model.retried().contains(&retries[0].owner.name));
     (0..20).filter(|place| *place != 0).for_each(|place| {
-        scene.owner(replica_set(&format!("web{place:03}"), 3, None));
+        model.owner(replica_set(&format!("web{place:03}"), 3, None));
     });
-    assert!(scene.retried().is_empty());
-    assert_eq!(scene.after(5).retried(), ["web000"]);
+    assert!(model.retried().is_empty());
+    assert_eq!(model.after(5).retried(), ["web000"]);
 }
 
 #[test]
 fn those_that_are_refused_for_ever_do_not_take_the_others_turn() {
-    let mut scene = Scene::default();
+    let mut model = Model::default();
     let hopeless: Vec<OwnerView> = (0..50).map(|place| daemon_set(&format!("a{place:02}"), 0)).collect();
     for set in &hopeless {
-        scene.refused(set, "0");
+        model.refused(set, "0");
     }
     let last = job("z", 0);
-    scene.refused(&last, "0");
+    model.refused(&last, "0");
     for round in 1..100 {
-        let retried = scene.retried();
+        let retried = model.retried();
         if retried.contains(&"z".to_owned()) {
             assert!(round <= 51, "everybody once, even one at a time: {round}");
             return;
         }
         hopeless.iter().filter(|set| retried.contains(&set.reference.name)).for_each(|set| {
-            scene.refused(set, &format!("{round}"));
+            model.refused(set, &format!("{round}"));
         });
-        scene.after(1);
+        model.after(1);
     }
     panic!("never");
 }
@@ -360,13 +360,13 @@ proptest! {
     /// An injector that bears so many creates at a time and refuses all beyond; owners of several pods, which retry by
     /// themselves as good as never.
     #[test]
-    fn everybody_recovers_and_the_window_settles_at_what_the_injector_bears(
+    fn all_owners_recover_and_the_window_fits_the_injectors_limit(
         count in 1_usize..60,
         bears in 1_usize..40,
         takes in 1_u64..4,
         seed in any::<u64>(),
     ) {
-        let mut scene = Scene::default();
+        let mut model = Model::default();
         let mut left = Vec::new();
         for place in 0..count {
             let name = format!("o{place:03}");
@@ -375,7 +375,7 @@ proptest! {
                 1 => job(&name, 0),
                 _ => stateful_set(&name, 0),
             };
-            scene.refused(&set, "0");
+            model.refused(&set, "0");
             left.push((name, set.reference.uid));
         }
         // Creates that run: whose, and when they end.
@@ -383,7 +383,7 @@ proptest! {
         let mut refusals = 0_usize;
         let mut made_up: Vec<String> = Vec::new();
         for second in 0..2_000 {
-            let (ended, still): (Vec<_>, Vec<_>) = running.into_iter().partition(|(_, ends, _)| *ends <= scene.now);
+            let (ended, still): (Vec<_>, Vec<_>) = running.into_iter().partition(|(_, ends, _)| *ends <= model.now);
             running = still;
             for (place, _, admitted) in ended {
                 let name = &left[place].0;
@@ -393,17 +393,17 @@ proptest! {
                     _ => stateful_set(name, has.min(1)),
                 };
                 if admitted {
-                    scene.owner(done(3));
+                    model.owner(done(3));
                     made_up.push(name.clone());
                 } else {
                     refusals += 1;
-                    scene.refused(&done(0), &format!("{refusals}"));
+                    model.refused(&done(0), &format!("{refusals}"));
                 }
             }
-            let before = scene.retries.under_way();
-            let retried = scene.retried();
+            let before = model.retries.under_way();
+            let retried = model.retried();
             if !retried.is_empty() {
-                prop_assert!(scene.retries.under_way() <= scene.retries.window().max(before), "more than the window");
+                prop_assert!(model.retries.under_way() <= model.retries.window().max(before), "more than the window");
             }
             for name in retried {
                 prop_assert!(!made_up.contains(&name), "{} has made up for it", name);
@@ -411,9 +411,9 @@ proptest! {
                 let admitted = running.len() < bears;
                 // Refusals come at once, successes take their time; which differs a little.
                 let pause = if admitted { takes + (seed >> (place % 60)) % 2 } else { 1 };
-                running.push((place, scene.now + Duration::from_secs(pause), admitted));
+                running.push((place, model.now + Duration::from_secs(pause), admitted));
             }
-            scene.after(1);
+            model.after(1);
             if made_up.len() == count {
                 prop_assert!(refusals <= 4 * count + 20, "{} refusals of {} owners", refusals, count);
                 prop_assert!(second <= 60 + 6 * u64::try_from(count * 2 / bears).unwrap() * takes, "{} s", second);

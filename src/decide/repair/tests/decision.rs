@@ -2,8 +2,8 @@
 
 use super::super::scan::pod_state;
 use super::super::{KeepReason, Method, MissedState, PodState, Repair};
-use super::cast::{Draft, daemon_set, job, pod, replica_set, replication_controller, rollout, stateful_set};
-use super::scene::{Cluster, Scene, namespace};
+use super::fixtures::{Draft, daemon_set, job, pod, replica_set, replication_controller, rollout, stateful_set};
+use super::model::{Cluster, Model, namespace};
 use crate::linkerd::WebhookView;
 
 fn asking() -> Draft {
@@ -12,9 +12,9 @@ fn asking() -> Draft {
 
 /// What becomes of one pod of `owner`.
 fn fate(repair: Repair, owner: &Draft, pod: Draft) -> Result<Method, KeepReason> {
-    let mut scene = Scene::with(repair, Some(owner.clone()).filter(|owner| owner.0["kind"] != "Rollout"));
+    let mut model = Model::with(repair, Some(owner.clone()).filter(|owner| owner.0["kind"] != "Rollout"));
     let name = pod.name();
-    scene.pods([pod.of(owner)]).fate(&name)
+    model.pods([pod.of(owner)]).fate(&name)
 }
 
 fn web() -> Draft {
@@ -22,7 +22,7 @@ fn web() -> Draft {
 }
 
 #[test]
-fn a_pod_stands_as_its_containers_its_namespace_and_the_webhook_say() {
+fn a_pods_state_follows_containers_namespace_and_webhook() {
     let mut cluster = Cluster::asking();
     let stands = |cluster: &Cluster, draft: Draft| pod_state(&draft.view(), &cluster.snapshot());
     assert_eq!(stands(&cluster, pod("a")), PodState::Missed(MissedState::Held));
@@ -59,7 +59,7 @@ fn the_mode_says_what_is_replaced_and_how() {
 }
 
 #[test]
-fn a_pods_own_word_goes_before_its_namespaces_and_that_before_the_controllers() {
+fn the_pods_setting_precedes_the_namespaces_and_controllers() {
     for (controller, namespaces, pods, fate) in [
         (Repair::Held, "report", "", Err(KeepReason::Reported)),
         (Repair::Held, "report", "held", Ok(Method::Delete)),
@@ -70,90 +70,90 @@ fn a_pods_own_word_goes_before_its_namespaces_and_that_before_the_controllers() 
         (Repair::Held, "sometimes", "held", Ok(Method::Delete)),
         (Repair::Running, "held", "Running", Err(KeepReason::BadAnnotation("Running".to_owned()))),
     ] {
-        let mut scene = Scene::with(controller, [web()]);
-        scene.namespace(&asking().repaired(namespaces)).pods([pod("a").of(&web()).repaired(pods)]);
-        assert_eq!(scene.fate("a"), fate, "{controller} {namespaces} {pods}");
+        let mut model = Model::with(controller, [web()]);
+        model.namespace(&asking().repaired(namespaces)).pods([pod("a").of(&web()).repaired(pods)]);
+        assert_eq!(model.fate("a"), fate, "{controller} {namespaces} {pods}");
     }
 }
 
 #[test]
-fn an_ownerless_pod_and_a_mirror_pod_are_left_whatever_is_annotated() {
-    let mut scene = Scene::with(Repair::Running, [web()]);
+fn ownerless_and_mirror_pods_are_kept_despite_annotations() {
+    let mut model = Model::with(Repair::Running, [web()]);
     let mirror = pod("file").annotated("kubernetes.io/config.mirror", "hash").of(&web());
-    scene.pods([pod("lonely").repaired("held"), mirror.repaired("running")]);
-    assert_eq!(scene.fate("lonely"), Err(KeepReason::Ownerless));
-    assert_eq!(scene.fate("file"), Err(KeepReason::Mirror));
-    assert!(scene.told().is_empty());
+    model.pods([pod("lonely").repaired("held"), mirror.repaired("running")]);
+    assert_eq!(model.fate("lonely"), Err(KeepReason::Ownerless));
+    assert_eq!(model.fate("file"), Err(KeepReason::Mirror));
+    assert!(model.told().is_empty());
 }
 
 #[test]
-fn a_kind_that_nobody_knows_is_replaced_only_where_the_pod_itself_says_so() {
+fn a_pod_of_an_unknown_kind_is_replaced_only_if_annotated() {
     let unknown = || Err(KeepReason::UnknownOwner("argoproj.io/v1alpha1 Rollout".to_owned()));
     assert_eq!(fate(Repair::Running, &rollout("blue"), pod("a")), unknown());
     assert_eq!(fate(Repair::Running, &rollout("blue"), pod("a").repaired("held")), Ok(Method::Delete));
     assert_eq!(fate(Repair::Held, &rollout("blue"), pod("a").running().repaired("running")), Ok(Method::Evict));
     assert_eq!(fate(Repair::Running, &rollout("blue"), pod("a").repaired("report")), Err(KeepReason::Reported));
-    let mut scene = Scene::with(Repair::Held, []);
-    scene.namespace(&asking().repaired("running")).pods([pod("a").of(&rollout("blue"))]);
-    assert_eq!(scene.fate("a"), unknown());
+    let mut model = Model::with(Repair::Held, []);
+    model.namespace(&asking().repaired("running")).pods([pod("a").of(&rollout("blue"))]);
+    assert_eq!(model.fate("a"), unknown());
 }
 
 #[test]
 fn a_pod_whose_owner_is_gone_or_going_or_another_is_left() {
     let gone = |owner: &Draft| Err(KeepReason::OwnerGone(pod("a").of(owner).view().owner.unwrap()));
-    let mut scene = Scene::with(Repair::Held, []);
-    assert_eq!(scene.pods([pod("a").of(&web())]).fate("a"), gone(&web()));
-    assert_eq!(scene.owner(&web().anew()).fate("a"), gone(&web()));
-    assert_eq!(scene.owner(&web().going()).fate("a"), gone(&web()));
-    assert_eq!(scene.owner(&web()).fate("a"), Ok(Method::Delete));
+    let mut model = Model::with(Repair::Held, []);
+    assert_eq!(model.pods([pod("a").of(&web())]).fate("a"), gone(&web()));
+    assert_eq!(model.owner(&web().anew()).fate("a"), gone(&web()));
+    assert_eq!(model.owner(&web().going()).fate("a"), gone(&web()));
+    assert_eq!(model.owner(&web()).fate("a"), Ok(Method::Delete));
 }
 
 #[test]
 fn nothing_is_replaced_in_a_namespace_that_goes_away() {
-    let mut scene = Scene::with(Repair::Running, [web()]);
-    scene.namespace(&asking().going()).pods([pod("a").of(&web())]);
-    assert_eq!(scene.fate("a"), Err(KeepReason::NamespaceTerminating));
+    let mut model = Model::with(Repair::Running, [web()]);
+    model.namespace(&asking().going()).pods([pod("a").of(&web())]);
+    assert_eq!(model.fate("a"), Err(KeepReason::NamespaceTerminating));
 }
 
 #[test]
-fn what_runs_and_was_there_before_it_was_asked_for_is_left_and_what_is_held_is_not() {
-    let mut scene = Scene::with(Repair::Running, [web()]);
-    scene.namespace(&namespace("shop")).pods([pod("old").running().of(&web()), pod("held").of(&web())]);
-    assert!(scene.told().is_empty());
-    scene.namespace(&asking()).pods([pod("new").running().of(&web())]);
-    assert_eq!(scene.fate("old"), Err(KeepReason::CameBefore));
-    assert_eq!(scene.fate("held"), Ok(Method::Delete));
-    assert_eq!(scene.fate("new"), Ok(Method::Evict));
+fn a_running_pod_from_before_injection_was_requested_is_kept() {
+    let mut model = Model::with(Repair::Running, [web()]);
+    model.namespace(&namespace("shop")).pods([pod("old").running().of(&web()), pod("held").of(&web())]);
+    assert!(model.told().is_empty());
+    model.namespace(&asking()).pods([pod("new").running().of(&web())]);
+    assert_eq!(model.fate("old"), Err(KeepReason::CameBefore));
+    assert_eq!(model.fate("held"), Ok(Method::Delete));
+    assert_eq!(model.fate("new"), Ok(Method::Evict));
     // The same name is not the same pod.
-    scene.pods([pod("old").anew().running().of(&web())]);
-    assert_eq!(scene.fate("old"), Ok(Method::Evict));
+    model.pods([pod("old").anew().running().of(&web())]);
+    assert_eq!(model.fate("old"), Ok(Method::Evict));
 }
 
 #[test]
-fn what_came_before_is_forgotten_only_once_it_is_gone() {
-    let mut scene = Scene::with(Repair::Running, [web()]);
-    scene.pods([pod("old").declining()]);
+fn a_pod_from_before_is_remembered_until_it_is_gone() {
+    let mut model = Model::with(Repair::Running, [web()]);
+    model.pods([pod("old").declining()]);
     for round in 0..4 {
-        scene.pods((0..600).map(|place| pod(&format!("{round}-{place}")).declining())).told();
-        assert!(scene.tracker.came_before("uid of 0-0") == (round < 3), "{round}");
-        assert!(scene.tracker.came_before("uid of old"));
+        model.pods((0..600).map(|place| pod(&format!("{round}-{place}")).declining())).told();
+        assert!(model.tracker.came_before("uid of 0-0") == (round < 3), "{round}");
+        assert!(model.tracker.came_before("uid of old"));
         (0..600).for_each(|place| {
-            scene.gone(&format!("{round}-{place}"));
+            model.gone(&format!("{round}-{place}"));
         });
     }
 }
 
 #[test]
-fn what_would_have_to_be_evicted_is_left_where_the_controller_may_not() {
-    let mut scene = Scene::with(Repair::Running, [web()]);
-    scene.policy.evicts = false;
-    scene.pods([pod("runs").running().of(&web()), pod("held").of(&web())]);
-    assert_eq!(scene.fate("runs"), Err(KeepReason::NoEviction));
-    assert_eq!(scene.fate("held"), Ok(Method::Delete));
+fn a_pod_that_needs_an_eviction_is_kept_without_the_right() {
+    let mut model = Model::with(Repair::Running, [web()]);
+    model.policy.evicts = false;
+    model.pods([pod("runs").running().of(&web()), pod("held").of(&web())]);
+    assert_eq!(model.fate("runs"), Err(KeepReason::NoEviction));
+    assert_eq!(model.fate("held"), Ok(Method::Delete));
 }
 
 #[test]
-fn every_reason_has_a_word_of_its_own_and_a_sentence() {
+fn every_keep_reason_has_a_separate_word_and_a_sentence() {
     let owner = pod("a").of(&job("report")).view().owner.unwrap();
     let all = [
         KeepReason::Reported,

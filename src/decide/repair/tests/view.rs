@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 
 use super::super::NamespaceView;
 use super::super::object::{Detail, Ignores, JobDetail, Kind, Life, OwnerView, Repair};
-use super::cast::{Draft, daemon_set, job, pod, replica_set, replication_controller, stateful_set};
-use super::scene::namespace;
+use super::fixtures::{Draft, daemon_set, job, pod, replica_set, replication_controller, stateful_set};
+use super::model::namespace;
 use crate::linkerd::Started;
 
 fn detail(draft: &Draft) -> JobDetail {
@@ -42,7 +42,7 @@ fn a_pod_is_where_it_is_in_its_life() {
 }
 
 #[test]
-fn what_will_never_be_removed_keeps_no_version_so_that_its_changes_wake_nobody() {
+fn a_pod_that_is_never_removed_keeps_no_resource_version() {
     assert_eq!(pod("a").view().resource_version.as_deref(), Some("1"));
     assert_eq!(pod("a").meshed().view().resource_version, None);
     assert_eq!(pod("a").finished().view().resource_version, None);
@@ -71,7 +71,7 @@ fn an_owner_is_the_controller_among_those_that_are_named() {
 }
 
 #[test]
-fn another_groups_job_is_another_kind_and_every_kind_has_its_names_back() {
+fn a_kind_includes_its_group_and_converts_back_to_its_names() {
     for (version, kind, known) in [
         ("apps/v1", "ReplicaSet", Kind::ReplicaSet),
         ("apps/v1", "StatefulSet", Kind::StatefulSet),
@@ -90,7 +90,7 @@ fn another_groups_job_is_another_kind_and_every_kind_has_its_names_back() {
 }
 
 #[test]
-fn a_mirror_pod_an_agent_of_ours_and_one_that_waits_are_told_by_their_marks() {
+fn mirror_agent_and_waiting_pods_are_recognized_by_their_marks() {
     assert!(pod("a").annotated("kubernetes.io/config.mirror", "hash").view().mirror && !pod("a").view().mirror);
     let agent = pod("a").labelled("app.kubernetes.io/name", "linkerd-gate");
     assert!(!agent.view().agent);
@@ -99,7 +99,7 @@ fn a_mirror_pod_an_agent_of_ours_and_one_that_waits_are_told_by_their_marks() {
 }
 
 #[test]
-fn the_annotation_is_taken_to_the_letter_and_kept_where_it_means_nothing() {
+fn the_repair_annotation_is_read_exactly_and_bad_values_kept() {
     for (text, taken) in [
         ("report", Some(Ok(Repair::Report))),
         ("held", Some(Ok(Repair::Held))),
@@ -138,7 +138,7 @@ fn an_owner_wants_what_its_status_lacks() {
 }
 
 #[test]
-fn a_replica_sets_failure_is_kept_in_its_own_words_as_long_as_it_lasts() {
+fn a_replica_sets_failure_message_is_kept_while_it_lasts() {
     let failed = |status: &str| {
         let conditions = json!([{"type": "ReplicaFailure", "status": status, "message": "no"}]);
         replica_set("web").and("/status/conditions", conditions).owner_view().failure
@@ -181,7 +181,7 @@ fn a_job_wants_what_is_left_of_it_as_long_as_it_is_not_over() {
 }
 
 #[test]
-fn the_first_rule_that_matches_an_evicted_pod_decides_whether_its_job_ignores_it() {
+fn the_first_matching_pod_failure_policy_rule_decides() {
     let ignore = || on_disruption("Ignore");
     for (rules, ignores) in [
         (json!([]), Ignores::Nothing),
@@ -209,7 +209,7 @@ fn the_first_rule_that_matches_an_evicted_pod_decides_whether_its_job_ignores_it
 }
 
 #[test]
-fn who_else_manages_suspend_is_told() {
+fn other_managers_of_suspend_are_detected() {
     let managed = |draft: Draft| detail(&draft).managed;
     let applied = |operation: &str, fields: Value| {
         let entry = json!({"manager": "argocd-controller", "operation": operation, "fieldsV1": fields});
@@ -223,7 +223,7 @@ fn who_else_manages_suspend_is_told() {
         })))
     };
 
-    for nobody in [
+    for unmanaged in [
         job("report"),
         job("report").and("/spec/managedBy", "kubernetes.io/job-controller".into()),
         owned("batch/v1", "CronJob"),
@@ -233,16 +233,16 @@ fn who_else_manages_suspend_is_told() {
         kubectl(r#"{"spec":{"parallelism":1}}"#),
         kubectl("no JSON"),
     ] {
-        assert_eq!(managed(nobody), None);
+        assert_eq!(managed(unmanaged), None);
     }
-    for (somebody, who) in [
+    for (draft, who) in [
         (job("report").and("/spec/managedBy", "kueue.x-k8s.io/multikueue".into()), "kueue.x-k8s.io/multikueue"),
         (job("report").labelled("kueue.x-k8s.io/queue-name", "night"), "Kueue"),
         (owned("jobset.x-k8s.io/v1alpha2", "JobSet"), "JobSet nightly"),
         (applied("Apply", suspend()), "argocd-controller"),
         (kubectl(r#"{"spec":{"suspend":false}}"#), "kubectl"),
     ] {
-        let managed = managed(somebody).expect(who);
+        let managed = managed(draft).expect(who);
         assert!(managed.contains(who), "{managed}");
     }
 }
@@ -259,7 +259,7 @@ fn our_own_mark_on_a_job_is_found() {
 
 #[test]
 fn an_owner_of_the_same_name_with_another_uid_is_another() {
-    let mut cluster = super::scene::Cluster::asking();
+    let mut cluster = super::model::Cluster::asking();
     for set in [replica_set("web"), stateful_set("web"), daemon_set("web"), replication_controller("web"), job("web")] {
         cluster.put_owner(set.owner_view());
         let reference = pod("a").of(&set).view().owner.unwrap();

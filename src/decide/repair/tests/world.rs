@@ -4,8 +4,8 @@ use serde_json::json;
 
 use super::super::object::{Detail, GateView};
 use super::super::{Action, Kind, Life, MissedState, Operation, OwnerReference, OwnerView, PodView, WriteOutcome};
-use super::cast::{Draft, daemon_set, job, pod, replica_set, replication_controller, rollout, stateful_set};
-use super::scene::{Cluster, seconds};
+use super::fixtures::{Draft, daemon_set, job, pod, replica_set, replication_controller, rollout, stateful_set};
+use super::model::{Cluster, seconds};
 use crate::linkerd::Started;
 
 /// What becomes of a pod that is created.
@@ -64,7 +64,7 @@ pub struct World {
     pub injector: Injector,
     pub teams: Vec<Team>,
     pub bodies: Vec<Body>,
-    stage: Cluster,
+    cluster: Cluster,
     bare: PodView,
     meshed: PodView,
     declining: PodView,
@@ -125,7 +125,7 @@ impl World {
             injector,
             teams,
             bodies: Vec::new(),
-            stage: Cluster::asking(),
+            cluster: Cluster::asking(),
             bare: pod("any").view(),
             meshed: pod("any").meshed().view(),
             declining: pod("any").declining().view(),
@@ -290,7 +290,7 @@ impl World {
 
     /// As a controller sees it.
     pub fn cluster(&self, proven: Option<u64>) -> Cluster {
-        let mut cluster = self.stage.clone();
+        let mut cluster = self.cluster.clone();
         cluster.proven = proven.map(seconds);
         cluster.pods = self.bodies.iter().map(|body| (body.view.path(), body.view.clone())).collect();
         for (place, team) in self.teams.iter().enumerate() {

@@ -34,7 +34,10 @@ pub(super) fn of_change(state: &NodeState, gate: &Gate) -> String {
 
 /// Whether a state has an Event although nothing was written for it.
 pub(super) const fn stands_alone(state: &NodeState) -> bool {
-    matches!(state, NodeState::Closed { why: Closed::AwaitsRepair(RepairWait::Pods(_)), .. } | NodeState::Yielding(_))
+    matches!(
+        state,
+        NodeState::Closed { why: Closed::AwaitsRepair(RepairWait::Pods(_)), .. } | NodeState::TaintSuppressed(_)
+    )
 }
 
 /// That Event.
@@ -70,7 +73,7 @@ async fn note(context: &Context, node: &NodeView, state: &NodeState, message: &s
         NodeState::Open(_) => "GateOpened",
         NodeState::Closed { why: Closed::AwaitsRepair(_), .. } => "GateAwaitsRepair",
         NodeState::Closed { .. } => "GateClosed",
-        NodeState::Yielding(_) => "GateTaintSuppressed",
+        NodeState::TaintSuppressed(_) => "GateTaintSuppressed",
         NodeState::Undecided => return,
     };
     send(context, node, state.is_warning(), reason, message).await;

@@ -63,7 +63,7 @@ pub(super) struct NodeReconciler {
     /// Since when this boot of the node is known to be closed, by its uptime.
     closed_since: Option<Duration>,
     /// DaemonSets to yield to, by the last fresh word.
-    yield_to: Vec<String>,
+    suppressed_by: Vec<String>,
     /// What the controller has to do before the node opens.
     controller: ControllerLease,
     /// Whether the node was there before us.
@@ -95,7 +95,7 @@ struct Reported {
     /// The state that an Event was made for, although nothing was written for it.
     announced: Option<NodeState>,
     trouble: Option<String>,
-    by_hand: Option<String>,
+    manual_override: Option<String>,
     misspelt: Option<(&'static str, String)>,
     refusal: Option<String>,
     would: Option<String>,
@@ -118,7 +118,7 @@ struct Circumstances {
     now: Duration,
     uptime: Duration,
     repair: RepairWait,
-    by_hand: Option<ManualOverride>,
+    manual_override: Option<ManualOverride>,
 }
 
 // === impl NodeReconciler ===
@@ -131,7 +131,7 @@ impl NodeReconciler {
             ends,
             patched: None,
             closed_since: None,
-            yield_to: Vec::new(),
+            suppressed_by: Vec::new(),
             controller: ControllerLease::default(),
             age: Age::Unknown,
             reported: Reported::default(),
@@ -179,7 +179,7 @@ impl NodeReconciler {
         by_then(self.follower.stale_at(circumstances.now));
         let grace = self.context.settings.node_policy.repair_grace;
         by_then(self.controller.next(self.follower.gate(), grace, circumstances.now));
-        if let Some(word) = circumstances.by_hand {
+        if let Some(word) = circumstances.manual_override {
             let left = word.until.duration_since(wall());
             by_then(Duration::try_from(left).ok().map(|left| circumstances.now + left));
         }
@@ -245,7 +245,7 @@ impl NodeReconciler {
 
         if let Some(word) = self.follower.published(now) {
             // The last verdict holds while no prover renews it: a prover that stopped taints no node.
-            self.yield_to = word.suppressed_by(&self.context.me.name);
+            self.suppressed_by = word.suppressed_by(&self.context.me.name);
             self.ends.addresses.send_if_modified(|addresses| {
                 let news = *addresses != word.identity;
                 addresses.clone_from(&word.identity);
@@ -253,9 +253,9 @@ impl NodeReconciler {
             });
         }
         let repair = self.repair(now);
-        let by_hand = self.manual_override(record.as_ref());
+        let manual_override = self.manual_override(record.as_ref());
         self.context.metrics.verdict_fresh.set(i64::from(self.follower.is_fresh(now)));
-        Circumstances { now, uptime: uptime(now), repair, by_hand }
+        Circumstances { now, uptime: uptime(now), repair, manual_override }
     }
 
     /// What the controller has to do before the node opens.
@@ -276,7 +276,8 @@ impl NodeReconciler {
         let wanted = self.context.settings.node_policy.tainting != Tainting::Never
             && matches!(
                 state,
-                NodeState::Closed { why: Closed::Unproven | Closed::AwaitsRepair(_), .. } | NodeState::Yielding(_)
+                NodeState::Closed { why: Closed::Unproven | Closed::AwaitsRepair(_), .. }
+                    | NodeState::TaintSuppressed(_)
             );
         let changed =
             self.ends.wants_controller.send_if_modified(|current| std::mem::replace(current, wanted) != wanted);
@@ -308,13 +309,13 @@ impl NodeReconciler {
         }
         self.context.metrics.override_in_force.set(i64::from(in_force.is_some()));
         let said = in_force.map(|word| word.to_string());
-        if self.reported.by_hand != said {
+        if self.reported.manual_override != said {
             if let Some(word) = &said {
                 warn!(reason = word, "manual override in force");
             } else {
                 info!("manual override ended");
             }
-            self.reported.by_hand = said;
+            self.reported.manual_override = said;
         }
         in_force
     }
@@ -348,9 +349,9 @@ impl NodeReconciler {
             closed_since: self.closed_since,
             age: self.age,
             gate: self.follower.gate(),
-            yield_to: &self.yield_to,
+            suppressed_by: &self.suppressed_by,
             repair: circumstances.repair,
-            by_hand: circumstances.by_hand,
+            manual_override: circumstances.manual_override,
         };
         NodePlan::of(&self.context.settings.node_policy, &facts)
     }
@@ -381,8 +382,8 @@ impl NodeReconciler {
 
     /// Begins the write that the plan asks for, unless one is under way.
     fn act(&mut self, plan: NodePlan, node: NodeView) {
-        let overtaken = self.conflict.as_ref().is_some_and(|version| *version != node.resource_version);
-        let too_early = !overtaken && self.not_before.is_some_and(|not_before| Instant::now() < not_before);
+        let conflict_resolved = self.conflict.as_ref().is_some_and(|version| *version != node.resource_version);
+        let too_early = !conflict_resolved && self.not_before.is_some_and(|not_before| Instant::now() < not_before);
         if self.acting.is_some() || too_early {
             return;
         }
@@ -554,7 +555,7 @@ impl NodeReconciler {
         let prover = self.follower.observer().holder().map(|holder| holder.name.clone());
         let mut answer = GateStatus::of(gate, self.follower.policy(), prover, shown);
         answer = answer.seeing(self.follower.is_fresh(circumstances.now));
-        if let Some(word) = circumstances.by_hand {
+        if let Some(word) = circumstances.manual_override {
             answer = answer.overridden(word.open, word.to_string());
         }
         self.context.metrics.open.set(i64::from(answer.open));

@@ -59,11 +59,11 @@ fn copy(file: &str, target: &str) -> Result<()> {
 }
 
 async fn reach(address: &str) -> String {
-    let mut told = String::new();
+    let mut text = String::new();
     loop {
         match TcpStream::connect(address).await {
-            Ok(mut stream) => match stream.read_to_string(&mut told).await {
-                Ok(_) => return told.trim().to_owned(),
+            Ok(mut stream) => match stream.read_to_string(&mut text).await {
+                Ok(_) => return text.trim().to_owned(),
                 Err(error) => eprintln!("{address}: {error}"),
             },
             Err(error) => eprintln!("{address}: {error}"),

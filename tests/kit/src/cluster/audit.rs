@@ -236,7 +236,7 @@ mod tests {
 "#;
 
     #[test]
-    fn a_request_counts_once_whatever_it_comes_to_and_whatever_else_is_in_the_log() -> Result<()> {
+    fn an_audited_request_counts_once_whatever_else_is_logged() -> Result<()> {
         let requests = parse(LOG.as_bytes(), "it")?;
         let short: Vec<_> = requests.iter().map(AuditedRequest::short).collect();
         assert_eq!(short, ["watch pods", "patch shop/pods web dry-run", "get /version"]);

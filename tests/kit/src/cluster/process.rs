@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_end_is_noticed_and_its_last_words_are_kept() -> Result<()> {
+    async fn an_ended_process_is_noticed_and_its_last_output_is_kept() -> Result<()> {
         let directory = tempfile::tempdir()?;
         let process = shell("echo no disk; exit 3", directory.path())?;
         let status = process.end().await;

@@ -36,9 +36,9 @@ impl Installed {
         }
         let packages = missing();
         let missing = packages.join(" ");
-        let by_hand = format!("install them: apt-get install {missing}");
+        let instruction = format!("install them: apt-get install {missing}");
         if !nix::unistd::geteuid().is_root() {
-            bail!("missing for node-size tests: {missing}; not root, so {by_hand}");
+            bail!("missing for node-size tests: {missing}; not root, so {instruction}");
         }
         if on_path("apt-get").is_none() {
             bail!(
@@ -52,7 +52,7 @@ impl Installed {
         match (installed, Self::locate()) {
             (Ok(()), Some(installed)) => Ok(installed),
             (Ok(()), None) => bail!("apt-get installed {missing}, and still they are not found"),
-            (Err(error), _) => bail!("missing for node-size tests: {missing}; {by_hand} ({error:#})"),
+            (Err(error), _) => bail!("missing for node-size tests: {missing}; {instruction} ({error:#})"),
         }
     }
 

@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_toolchain_counts_from_the_minor_version_that_the_parts_ask_for() {
+    fn a_go_toolchain_is_accepted_from_the_required_minor_version() {
         assert!(recent_enough("go1.26.0"));
         assert!(recent_enough("go1.26"));
         assert!(recent_enough("go1.30.1"));

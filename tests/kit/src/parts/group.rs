@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn helm_is_told_its_own_version_and_that_of_its_kubernetes_libraries() {
+    fn helm_link_flags_name_its_version_and_its_libraries_version() {
         let linked = |name: &str| {
             let found = HELM.linked.iter().filter(|(variable, _)| variable.ends_with(name));
             found.map(|(_, value)| *value).collect::<Vec<_>>()
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn groups_are_told_apart_by_what_they_are_built_from() {
+    fn groups_of_parts_have_different_hashes() {
         let mut hashes: Vec<_> = ALL.iter().map(|group| group.hash()).collect();
         hashes.sort();
         hashes.dedup();

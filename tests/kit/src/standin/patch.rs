@@ -390,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn a_classic_sidecar_comes_first_among_the_containers_and_its_init_container_last() {
+    fn a_classic_sidecar_comes_first_and_its_init_container_last() {
         let mut pod = bare();
         pod["metadata"]["annotations"]["config.linkerd.io/proxy-enable-native-sidecar"] = json!("false");
         let pod = applied(pod.clone(), &inject(&pod, "shop", &asks(), &Sidecar::genuine("linkerd")));
@@ -426,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_on_a_databases_port_is_marked_opaque_and_nothing_else() {
+    fn only_a_service_on_a_database_port_is_marked_opaque() {
         let service = json!({"metadata": {"name": "db"}, "spec": {"ports": [{"port": 5432, "targetPort": 5432}]}});
         let operations = opaque_ports(&service, "Service", &Annotations::new());
         assert_eq!(

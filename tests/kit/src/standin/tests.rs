@@ -110,7 +110,7 @@ async fn the_whole_request_is_echoed() -> Result<()> {
 }
 
 #[tokio::test]
-async fn every_fault_of_an_injector_looks_different_from_outside() -> Result<()> {
+async fn every_injector_fault_is_distinguishable_by_clients() -> Result<()> {
     let (injector, caller) = injector().await?;
     let mut looks = BTreeMap::new();
     looks.insert(seen(&injector, &caller).await, None);
@@ -152,7 +152,7 @@ async fn a_slow_injector_answers_in_the_end() -> Result<()> {
 }
 
 #[tokio::test]
-async fn calls_that_are_answered_at_once_are_counted_and_those_one_after_the_other_are_not() -> Result<()> {
+async fn the_most_concurrent_calls_are_counted() -> Result<()> {
     let (certificates, calls) = (Certificates::for_injector("linkerd")?, Calls::default());
     let namespaces = Namespaces::none().asking("shop");
     let injector = Injector::new(certificates.clone(), &namespaces, Sidecar::genuine("linkerd"));
@@ -193,7 +193,7 @@ async fn a_flapping_injector_comes_and_goes_on_the_same_port() -> Result<()> {
 }
 
 #[tokio::test]
-async fn an_injector_that_answers_once_is_gone_when_its_answer_arrives() -> Result<()> {
+async fn an_injector_that_answers_once_is_gone_after_its_answer() -> Result<()> {
     let (injector, caller) = injector().await?;
     for _ in 0..3 {
         injector.suffer(Fault::Once).await?;
@@ -211,7 +211,7 @@ async fn an_injector_that_answers_once_is_gone_when_its_answer_arrives() -> Resu
 }
 
 #[tokio::test]
-async fn open_connections_survive_a_new_certificate_and_not_the_end_of_the_process() -> Result<()> {
+async fn open_connections_survive_a_new_certificate_but_no_restart() -> Result<()> {
     let (injector, caller) = injector().await?;
     let mut session = caller.connect().await?;
     injector.suffer(Fault::Certificate(Flaw::Expired)).await?;
@@ -346,7 +346,7 @@ async fn identity_does_not_speak_http_1() -> Result<()> {
 }
 
 #[tokio::test]
-async fn every_fault_of_identity_looks_different_from_outside() -> Result<()> {
+async fn every_identity_fault_is_distinguishable_by_clients() -> Result<()> {
     async fn look(identity: &Standin) -> String {
         let (handshake, answer) = patience(identity.fault());
         let address = identity.address();
@@ -408,7 +408,7 @@ async fn an_admin_port_answers_like_linkerds_controllers() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_proxy_completes_handshakes_and_is_ready_only_once_certified() -> Result<()> {
+async fn a_proxy_handles_traffic_and_is_ready_only_once_certified() -> Result<()> {
     let identity = Identity::new().start().await?;
     identity.suffer(Fault::NotReady).await?;
     let proxy = Proxy::new(&identity.address().to_string(), "web.shop.serviceaccount.identity.linkerd.cluster.local")
@@ -434,7 +434,7 @@ async fn a_proxy_completes_handshakes_and_is_ready_only_once_certified() -> Resu
 }
 
 #[tokio::test]
-async fn an_app_answers_everybody() -> Result<()> {
+async fn an_app_answers_every_client() -> Result<()> {
     let app = super::app(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
     assert_eq!(&client::get(app.address(), "/any").await?.body[..], b"here\n");
     Ok(())

@@ -44,7 +44,7 @@ pub const BARE: &str = "injection not ready: a dry-run pod came back without Lin
 ///
 /// API validation takes no loopback address in an EndpointSlice, so the injector's and identity's say one that nobody asks: the
 /// API server reaches the injector by an external name, and the agents take the word of identity's endpoints.
-pub struct Stage {
+pub struct Harness {
     pub cluster: Cluster,
     pub injector: Standin,
     /// What the injector knows of namespaces.
@@ -61,7 +61,7 @@ pub struct Agent {
     pub port: u16,
     lines: watch::Receiver<Vec<String>>,
     /// How many of its lines [`Agent::until_says`] has passed.
-    heard: AtomicUsize,
+    lines_passed: AtomicUsize,
     _boot_id: tempfile::NamedTempFile,
 }
 
@@ -99,7 +99,7 @@ pub fn object<T: DeserializeOwned>(json: Value) -> Result<T> {
 
 // === impl Stage ===
 
-impl Stage {
+impl Harness {
     /// With linkerd-gate installed.
     pub async fn set() -> Result<Self> {
         Self::set_with(ApiOptions::default()).await
@@ -107,9 +107,9 @@ impl Stage {
 
     /// The same with other options; the audit log is written in any case.
     pub async fn set_with(options: ApiOptions) -> Result<Self> {
-        let stage = Self::before_installation_with(options).await?;
-        stage.install().await?;
-        Ok(stage)
+        let harness = Self::before_installation_with(options).await?;
+        harness.install().await?;
+        Ok(harness)
     }
 
     /// Without our DaemonSet.
@@ -128,20 +128,20 @@ impl Stage {
             .await?;
         injector.suffer(Fault::Absent).await?;
 
-        let stage = Self { cluster, injector, namespaces, certificates, address, endpoints: AtomicU8::new(1) };
+        let harness = Self { cluster, injector, namespaces, certificates, address, endpoints: AtomicU8::new(1) };
         for namespace in ["linkerd", GATE] {
             let namespace = namespace_of(namespace).without_admission_webhooks();
-            stage.cluster.create_namespace(&object(namespace.json())?).await?;
+            harness.cluster.create_namespace(&object(namespace.json())?).await?;
         }
-        stage.create_probe_namespace().await?;
-        let behind = service("linkerd-proxy-injector").external_name(&stage.address.ip().to_string());
-        stage.create::<Service>("linkerd", behind.json()).await?;
-        stage.create_webhook().await?;
+        harness.create_probe_namespace().await?;
+        let behind = service("linkerd-proxy-injector").external_name(&harness.address.ip().to_string());
+        harness.create::<Service>("linkerd", behind.json()).await?;
+        harness.create_webhook().await?;
         for (name, port) in [("linkerd-proxy-injector", 8443), ("linkerd-identity", 8080)] {
             let slice = endpoint_slice(name).ready("192.0.2.1").port("port", port);
-            stage.create::<EndpointSlice>("linkerd", slice.json()).await?;
+            harness.create::<EndpointSlice>("linkerd", slice.json()).await?;
         }
-        Ok(stage)
+        Ok(harness)
     }
 
     pub async fn install(&self) -> Result<DaemonSet> {
@@ -322,7 +322,7 @@ impl Stage {
                 sink.send_modify(|lines| lines.push(line));
             }
         });
-        Ok(Agent { child, port, lines, heard: AtomicUsize::new(0), _boot_id: boot_id })
+        Ok(Agent { child, port, lines, lines_passed: AtomicUsize::new(0), _boot_id: boot_id })
     }
 }
 
@@ -399,7 +399,7 @@ impl Agent {
     /// Waits until it says a line that contains `text`, after the last line that was waited for like this, and returns it.
     pub async fn until_says(&self, text: &str) -> Result<String> {
         let mut lines = self.lines.clone();
-        let from = self.heard.load(Ordering::Relaxed);
+        let from = self.lines_passed.load(Ordering::Relaxed);
         let find = |lines: &Vec<String>| lines.iter().skip(from).position(|line| line.contains(text));
         let said = tokio::time::timeout(PATIENCE, lines.wait_for(|lines| find(lines).is_some())).await;
         let place = match said {
@@ -407,7 +407,7 @@ impl Agent {
             _ => None,
         };
         let Some(place) = place else { bail!("it does not say {text:?} after its first {from} lines") };
-        self.heard.store(from + place + 1, Ordering::Relaxed);
+        self.lines_passed.store(from + place + 1, Ordering::Relaxed);
         Ok(self.lines.borrow()[from + place].clone())
     }
 

@@ -11,42 +11,42 @@ use kube::api::{DeleteParams, PostParams};
 use serde_json::json;
 
 use self::owners::{
-    ELSEWHERE, KINDS, Key, OF_EACH, TRIES, complete, create, is_nudged, key_of, make, make_elsewhere, make_idle,
-    nudges, owner, read, recovered, refuse, set, until_tried, untouched, wrote_nothing_else,
+    ELSEWHERE, KINDS, Key, OF_EACH, TRIES, complete, create, is_retried, key_of, make, make_elsewhere, make_idle,
+    owner, read, recovered, refuse, retries, set, until_tried, untouched, wrote_nothing_else,
 };
-use super::shop::{SHOP, recover, until_meshed, until_pods};
-use super::stage::{Agent, PATIENCE, Stage, controller, object};
+use super::harness::{Agent, Harness, PATIENCE, controller, object};
+use super::workloads::{SHOP, recover, until_meshed, until_pods};
 
 #[tokio::test]
-async fn five_hundred_refused_owners_are_nudged_and_nobody_else_is() -> Result<()> {
-    let stage = set().await?;
+async fn five_hundred_refused_owners_are_retried_and_no_others() -> Result<()> {
+    let harness = set().await?;
     // What is complete before anything is refused.
     for (_, kind) in KINDS {
-        create(&stage, SHOP, kind, owner(kind, &format!("complete-{}", kind.to_lowercase()))).await?;
+        create(&harness, SHOP, kind, owner(kind, &format!("complete-{}", kind.to_lowercase()))).await?;
     }
-    until_pods(&stage, "meshed", |pods| complete(pods, KINDS.len())).await?;
-    refuse(&stage).await?;
-    let idle = make_idle(&stage).await?;
-    let elsewhere = make_elsewhere(&stage).await?;
-    let mut refused = make(&stage, SHOP, "refused", OF_EACH).await?;
+    until_pods(&harness, "meshed", |pods| complete(pods, KINDS.len())).await?;
+    refuse(&harness).await?;
+    let idle = make_idle(&harness).await?;
+    let elsewhere = make_elsewhere(&harness).await?;
+    let mut refused = make(&harness, SHOP, "refused", OF_EACH).await?;
     let mut ordered = owner("StatefulSet", "ordered");
     ordered["spec"]["replicas"] = json!(3);
     ordered["spec"]["podManagementPolicy"] = json!("OrderedReady");
-    refused.insert(create(&stage, SHOP, "StatefulSet", ordered).await?);
-    until_tried(&stage, &refused, TRIES).await?;
-    let untouched = untouched(&stage).await?;
+    refused.insert(create(&harness, SHOP, "StatefulSet", ordered).await?);
+    until_tried(&harness, &refused, TRIES).await?;
+    let untouched = untouched(&harness).await?;
 
-    let replica = stage.start_apart(controller("one"), "controller").await?;
+    let replica = harness.start_apart(controller("one"), "controller").await?;
     let done = async {
         replica.until_said("first scan complete").await?;
-        ensure!(nudges(&stage)?.is_empty(), "nobody is nudged while injection is not proven");
-        recover(&stage).await?;
+        ensure!(retries(&harness)?.is_empty(), "nobody is nudged while injection is not proven");
+        recover(&harness).await?;
         replica.until_said("retried owner whose pods were refused").await?;
         let proven = Instant::now();
         let count = KINDS.len() + refused.len() + 2;
-        until_meshed(&stage, count, |pods| complete(pods, count)).await?;
+        until_meshed(&harness, count, |pods| complete(pods, count)).await?;
         let took = proven.elapsed();
-        let beside = recovered(&stage, ELSEWHERE).await?;
+        let beside = recovered(&harness, ELSEWHERE).await?;
         eprintln!(
             "nudge: {} owners complete {:.1} s after the proof; beside them, without a nudge, {beside} of {}",
             refused.len(),
@@ -54,57 +54,57 @@ async fn five_hundred_refused_owners_are_nudged_and_nobody_else_is() -> Result<(
             elsewhere.len(),
         );
         // How much sooner that is belongs to the benchmark: a slow machine gives everybody time to go on by themselves.
-        let nudged = nudges(&stage)?;
-        let names: BTreeSet<Key> = nudged.iter().map(key_of).collect();
+        let retried = retries(&harness)?;
+        let names: BTreeSet<Key> = retried.iter().map(key_of).collect();
         ensure!(!names.is_empty(), "nobody was nudged");
         ensure!(names.is_subset(&refused), "touched, but not refused: {:?}", names.difference(&refused));
         ensure!(names.len() * 2 > refused.len(), "only {} were nudged", names.len());
-        let of_ordered = nudged.iter().filter(|request| request.name == "ordered").count();
+        let of_ordered = retried.iter().filter(|request| request.name == "ordered").count();
         ensure!(of_ordered <= 1, "its next pod is none of our concern: nudged {of_ordered} times");
         // An injector that refuses one of several at once, as on a busy machine, has its owner asked once more.
-        ensure!(nudged.len() <= 2 * names.len(), "{} nudges of {}", nudged.len(), names.len());
+        ensure!(retried.len() <= 2 * names.len(), "{} nudges of {}", retried.len(), names.len());
         for (key, before) in untouched {
-            let after = read(&stage, &key).await?;
-            ensure!(!is_nudged(&after), "{key:?} was touched");
+            let after = read(&harness, &key).await?;
+            ensure!(!is_retried(&after), "{key:?} was touched");
             if idle.contains(&key) {
                 ensure!(after.metadata.resource_version == before, "{key:?} was written");
             }
         }
-        wrote_nothing_else(&stage)?;
+        wrote_nothing_else(&harness)?;
         anyhow::Ok(())
     };
     done.await.with_context(|| replica.said())
 }
 
 #[tokio::test]
-async fn an_injector_that_refuses_after_all_is_asked_ever_less_until_it_admits() -> Result<()> {
-    let stage = set().await?;
+async fn an_injector_that_refuses_again_gets_fewer_and_fewer_retries() -> Result<()> {
+    let harness = set().await?;
     // Dry-run pods are injected all the while; the shop's pods are not, and refused.
-    stand_in_the_way(&stage).await?;
-    let refused = make(&stage, SHOP, "refused", 15).await?;
-    until_tried(&stage, &refused, 1).await?;
-    let replica = stage.start_apart(controller("one"), "controller").await?;
+    stand_in_the_way(&harness).await?;
+    let refused = make(&harness, SHOP, "refused", 15).await?;
+    until_tried(&harness, &refused, 1).await?;
+    let replica = harness.start_apart(controller("one"), "controller").await?;
     let done = async {
-        stage.move_injector(true).await?;
+        harness.move_injector(true).await?;
         replica.until_said("retried owner whose pods were refused").await?;
-        let before = proofs(&stage)?;
+        let before = proofs(&harness)?;
         until_window(&replica, 1).await?;
         // 10, 5, 2, and one at a time; some of them may have gone on while the figure was asked for.
-        let first = nudges(&stage)?;
+        let first = retries(&harness)?;
         ensure!((10..=30).contains(&first.len()), "{} nudges until the window is 1", first.len());
-        let since = proofs(&stage)? - before;
+        let since = proofs(&harness)? - before;
         ensure!(since >= 2, "each time that it was refused again it is proven anew: {since} proofs");
 
-        stage.webhooks().await?.delete(IN_THE_WAY, &DeleteParams::default()).await?;
-        until_meshed(&stage, refused.len(), |pods| complete(pods, refused.len())).await?;
-        let all = nudges(&stage)?;
+        harness.webhooks().await?.delete(IN_THE_WAY, &DeleteParams::default()).await?;
+        until_meshed(&harness, refused.len(), |pods| complete(pods, refused.len())).await?;
+        let all = retries(&harness)?;
         let names: BTreeSet<Key> = all.iter().map(key_of).collect();
         ensure!(names.is_subset(&refused), "touched, but not refused: {:?}", names.difference(&refused));
         for name in &names {
             let times = all.iter().filter(|request| key_of(request) == *name).count();
             ensure!(times <= 5, "{name:?} was nudged {times} times");
         }
-        wrote_nothing_else(&stage)
+        wrote_nothing_else(&harness)
     };
     done.await.with_context(|| replica.said())
 }
@@ -112,7 +112,7 @@ async fn an_injector_that_refuses_after_all_is_asked_ever_less_until_it_admits()
 /// A webhook by which an injector refuses the shop's pods, and only those.
 const IN_THE_WAY: &str = "linkerd-proxy-injector.in-the-way.example";
 
-async fn stand_in_the_way(stage: &Stage) -> Result<()> {
+async fn stand_in_the_way(harness: &Harness) -> Result<()> {
     let configuration = json!({
         "metadata": {"name": IN_THE_WAY},
         "webhooks": [{
@@ -125,13 +125,13 @@ async fn stand_in_the_way(stage: &Stage) -> Result<()> {
             "sideEffects": "None",
         }],
     });
-    stage.webhooks().await?.create(&PostParams::default(), &object(configuration)?).await?;
+    harness.webhooks().await?.create(&PostParams::default(), &object(configuration)?).await?;
     Ok(())
 }
 
 /// How many dry-run pods were sent.
-fn proofs(stage: &Stage) -> Result<usize> {
-    Ok(stage.requests_of("controller")?.iter().filter(|request| request.dry_run).count())
+fn proofs(harness: &Harness) -> Result<usize> {
+    Ok(harness.requests_of("controller")?.iter().filter(|request| request.dry_run).count())
 }
 
 /// Waits until so many nudges may be under way, which nobody tells of by himself.

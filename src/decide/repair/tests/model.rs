@@ -11,7 +11,7 @@ use super::super::{
     Action, ClusterOverride, Decision, KeepReason, Kind, NamespaceView, Operation, OwnerView, Owners, PodView, Repair,
     RepairPolicy, Scan, Snapshot, Tracker, UngateReason, WriteOutcome, plan,
 };
-use super::cast::{Draft, SHOP};
+use super::fixtures::{Draft, SHOP};
 use crate::linkerd::{TokenProjection, WebhookView};
 
 /// What is there.
@@ -29,7 +29,7 @@ pub struct Cluster {
 
 /// What is there, what is remembered, and the time.
 #[derive(Clone, Debug)]
-pub struct Scene {
+pub struct Model {
     pub cluster: Cluster,
     pub policy: RepairPolicy,
     pub tracker: Tracker,
@@ -118,7 +118,7 @@ impl Cluster {
     }
 }
 
-impl Scene {
+impl Model {
     /// Everything works, for an hour already: all tokens are there.
     pub fn with(repair: Repair, owners: impl IntoIterator<Item = Draft>) -> Self {
         let policy = policy(repair);

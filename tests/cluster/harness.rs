@@ -26,14 +26,14 @@ use serde_json::{Value, json};
 pub const PATIENCE: Duration = Duration::from_mins(4);
 
 /// The cluster.
-pub struct Stage {
+pub struct Harness {
     pub cluster: Cluster,
 }
 
 /// A Linkerd of one test's own: its namespace, its services, its webhook configuration, and a namespace that asks for it.
 /// Injector and identity are absent at first, as after a boot.
 pub struct Linkerd<'a> {
-    stage: &'a Stage,
+    harness: &'a Harness,
     /// Linkerd's namespace.
     pub namespace: String,
     /// The namespace whose pods ask.
@@ -92,7 +92,7 @@ pub mod images {
 
 // === impl Stage ===
 
-impl Stage {
+impl Harness {
     pub async fn set() -> Result<Self> {
         let cluster = Cluster::start().await?;
         cluster.load_image(&images::gate_archive()).await?;
@@ -110,7 +110,7 @@ impl Stage {
         self.cluster.create_namespace(&object(namespace(&shop).asking().labelled("test", name).json())?).await?;
         if LinkerdDirectory::from_environment()?.is_some() {
             let namespace = linkerd::NAMESPACE.to_owned();
-            let linkerd = Linkerd { stage: self, namespace, shop, source: Source::Genuine };
+            let linkerd = Linkerd { harness: self, namespace, shop, source: Source::Genuine };
             linkerd.stop().await?;
             return Ok(linkerd);
         }
@@ -146,7 +146,7 @@ impl Stage {
         webhooks.create(&PostParams::default(), &object(webhook.json())?).await?;
 
         let source = Source::Played { injector: Box::new(injector), identity: Box::new(identity) };
-        let linkerd = Linkerd { stage: self, namespace, shop, source };
+        let linkerd = Linkerd { harness: self, namespace, shop, source };
         linkerd.until_called().await?;
         Ok(linkerd)
     }
@@ -323,10 +323,10 @@ impl Linkerd<'_> {
 
     /// Waits until so many pods of a genuine Linkerd's Deployment are ready, and there are no others.
     async fn scale(&self, name: &str, replicas: u32) -> Result<()> {
-        let deployments: Api<Deployment> = self.stage.api(&self.namespace).await?;
+        let deployments: Api<Deployment> = self.harness.api(&self.namespace).await?;
         let patch = Patch::Merge(json!({"spec": {"replicas": replicas}}));
         deployments.patch(name, &PatchParams::default(), &patch).await?;
-        let pods: Api<Pod> = self.stage.api(&self.namespace).await?;
+        let pods: Api<Pod> = self.harness.api(&self.namespace).await?;
         let of_it = ListParams::default().labels(&format!("linkerd.io/proxy-deployment={name}"));
         if replicas == 0 {
             // A proxy takes its time to end.
@@ -343,7 +343,7 @@ impl Linkerd<'_> {
     async fn until_called(&self) -> Result<()> {
         let Source::Played { injector, .. } = &self.source else { return Ok(()) };
         injector.recover().await?;
-        let pods: Api<Pod> = self.stage.api(&self.shop).await?;
+        let pods: Api<Pod> = self.harness.api(&self.shop).await?;
         let dry_run = PostParams { dry_run: true, ..PostParams::default() };
         let probe: Pod = object(linkerd_gate_kit::object::pod("is-it-called").running(images::STANDIN).json())?;
         let called = async {

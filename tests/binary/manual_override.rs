@@ -15,8 +15,8 @@ fn refused(arguments: &[&str]) -> (Option<i32>, String) {
 }
 
 #[test]
-fn bad_usage_is_refused_before_anything_is_asked_and_says_what_is_accepted() {
-    for (arguments, told) in [
+fn bad_usage_is_refused_before_any_request_with_what_is_valid() {
+    for (arguments, expected) in [
         (&["open", "worker-1"][..], "--for <TIME>"),
         (&["open", "--for", "1h"], "<NODE>"),
         (&["open", "worker-1", "--all", "--for", "1h"], "--all"),
@@ -30,7 +30,7 @@ fn bad_usage_is_refused_before_anything_is_asked_and_says_what_is_accepted() {
     ] {
         let (code, said) = refused(arguments);
         assert_eq!(code, Some(2), "{arguments:?}: {said}");
-        assert!(said.contains(told), "{arguments:?} does not say {told:?}:\n{said}");
+        assert!(said.contains(expected), "{arguments:?} does not say {expected:?}:\n{said}");
     }
 }
 
@@ -45,7 +45,7 @@ fn without_a_kubeconfig_it_says_where_one_is_named() {
 }
 
 #[test]
-fn a_context_that_is_not_there_is_named_and_an_api_server_that_does_not_answer_is_told() {
+fn a_missing_context_and_an_unreachable_api_server_are_reported() {
     // Nothing listens where a listener has just been closed.
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let mut kubeconfig = tempfile::NamedTempFile::new().unwrap();

@@ -27,7 +27,7 @@ pub const PATIENCE: Duration = Duration::from_mins(2);
 pub const API: &str = "/apis/admissionregistration.k8s.io/v1";
 
 /// A cluster and its administrator.
-pub struct Stage {
+pub struct Harness {
     /// The cluster.
     pub cluster: Cluster,
     /// May do everything.
@@ -128,7 +128,7 @@ impl Expected {
 
 // === impl Stage ===
 
-impl Stage {
+impl Harness {
     /// A cluster without policies and without Linkerd.
     pub async fn set() -> Result<Self> {
         Self::set_with(ApiOptions::default()).await
@@ -138,9 +138,9 @@ impl Stage {
     pub async fn set_with(options: ApiOptions) -> Result<Self> {
         let cluster = Cluster::start_with(options).await?;
         let admin = cluster.client().await?;
-        let stage = Self { cluster, admin };
-        stage.watch_parameters().await?;
-        Ok(stage)
+        let harness = Self { cluster, admin };
+        harness.watch_parameters().await?;
+        Ok(harness)
     }
 
     /// Applies one of the files as a person does, and takes no field for granted.

@@ -54,7 +54,7 @@ pub enum Outcome {
 }
 
 /// The cluster.
-pub struct Stage {
+pub struct Harness {
     pub cluster: Cluster,
     pub admin: Client,
     pub injector: Standin,
@@ -94,7 +94,7 @@ pub fn repository(path: &str) -> PathBuf {
 
 // === impl Stage ===
 
-impl Stage {
+impl Harness {
     /// A cluster with Linkerd's injector, and nothing of linkerd-gate.
     pub async fn set(options: ApiOptions) -> Result<Self> {
         let cluster = Cluster::start_with(options).await?;
@@ -120,25 +120,25 @@ impl Stage {
         for (namespace, address) in [("linkerd", of_injector), (OTHER, of_other)] {
             cluster.expose(namespace, "linkerd-proxy-injector", address, &[(443, 443)]).await?;
         }
-        let stage = Self { cluster, admin, injector, _webhook: webhook, _addresses: addresses };
-        stage.configure(webhook_configuration("linkerd").ca_bundle(certificates.ca_bundle()).json()).await?;
+        let harness = Self { cluster, admin, injector, _webhook: webhook, _addresses: addresses };
+        harness.configure(webhook_configuration("linkerd").ca_bundle(certificates.ca_bundle()).json()).await?;
         for (name, again) in [("a-before", false), ("z-after", false), ("z-again", true)] {
-            stage.configure(others_webhook(name, again, others.ca_bundle())).await?;
+            harness.configure(others_webhook(name, again, others.ca_bundle())).await?;
         }
-        stage.until("the injector is called", &asking("is-it-so"), |outcome| *outcome == Outcome::Meshed).await?;
-        Ok(stage)
+        harness.until("the injector is called", &asking("is-it-so"), |outcome| *outcome == Outcome::Meshed).await?;
+        Ok(harness)
     }
 
     /// The same with hold and guard, as the default for Kubernetes 1.36 and later has them.
     pub async fn with_admission(options: ApiOptions) -> Result<Self> {
-        let stage = Self::set(options).await?;
+        let harness = Self::set(options).await?;
         for file in ["60-admission-hold.yaml", "61-admission-guard.yaml", "62-admission-release.yaml"] {
-            stage.apply(&repository("deploy/manifests").join(file)).await?;
+            harness.apply(&repository("deploy/manifests").join(file)).await?;
         }
-        stage.injector_is_down().await?;
-        stage.until("pods are held", &asking("is-it-so"), |outcome| *outcome == Outcome::Held).await?;
-        stage.until_the_others_are_in_force().await?;
-        Ok(stage)
+        harness.injector_is_down().await?;
+        harness.until("pods are held", &asking("is-it-so"), |outcome| *outcome == Outcome::Held).await?;
+        harness.until_the_others_are_in_force().await?;
+        Ok(harness)
     }
 
     /// The API server reads validating policies apart from mutating ones, and a moment later as may be.

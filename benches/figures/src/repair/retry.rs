@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 
 use super::held::{apply, until_asked};
 use super::{HURRIED, KINDS, LOOK_EVERY, SHOP, check_meshed, create, load, number, owner, pods, set};
-use crate::agents::{Agent, PATIENCE, Stage, ports};
+use crate::agents::{Agent, Harness, PATIENCE, ports};
 use crate::gate::Gate;
 use crate::said;
 use crate::table::{GATE, Table, Target};
@@ -30,7 +30,7 @@ struct Recovery {
     /// The most calls that the injector answered at once.
     calls: usize,
     /// How many owners were nudged.
-    nudges: usize,
+    retries: usize,
 }
 
 /// By the least that as many pods take.
@@ -67,52 +67,52 @@ pub(super) async fn measure(gate: &Gate, table: &mut Table, least: Duration) -> 
     let how = "counted by the injector's stand-in, proofs included";
     table.figure("1,000 refused owners: calls of the injector at once", "", how).value(GATE, number(thousand.calls));
     let how = "audit log: patches of owners";
-    table.figure("1,000 refused owners: retries", "", how).value(GATE, number(thousand.nudges));
+    table.figure("1,000 refused owners: retries", "", how).value(GATE, number(thousand.retries));
     Ok(())
 }
 
 /// A cluster in which so many owners have been refused for a while.
-async fn refused(count: usize, controller_manager: &[&str]) -> Result<Stage> {
-    let stage = set(count.div_ceil(200), controller_manager).await?;
-    stage.fall().await?;
-    guard(&stage).await?;
+async fn refused(count: usize, controller_manager: &[&str]) -> Result<Harness> {
+    let harness = set(count.div_ceil(200), controller_manager).await?;
+    harness.fall().await?;
+    guard(&harness).await?;
     said(&format!("repair: {count} owners are refused; load {}", load()?));
     let nodes = count.div_ceil(200);
     let owners = (0..count).map(|place| {
         let kind = KINDS[place % KINDS.len()].1;
         (kind, owner(kind, &format!("{}-{place}", kind.to_lowercase()), 1, place / KINDS.len() % nodes))
     });
-    create(&stage, SHOP, owners.collect()).await?;
+    create(&harness, SHOP, owners.collect()).await?;
     let began = Instant::now();
-    let events: Api<Event> = Api::namespaced(stage.client(), SHOP);
+    let events: Api<Event> = Api::namespaced(harness.client(), SHOP);
     loop {
-        let mut told = BTreeSet::new();
+        let mut with_event = BTreeSet::new();
         for event in events.list(&ListParams::default().fields("reason=FailedCreate")).await? {
-            told.insert(event.involved_object.name);
+            with_event.insert(event.involved_object.name);
         }
-        if told.len() == count && began.elapsed() >= REFUSED_FOR {
-            return Ok(stage);
+        if with_event.len() == count && began.elapsed() >= REFUSED_FOR {
+            return Ok(harness);
         }
-        ensure!(began.elapsed() < PATIENCE, "{} of {count} owners were refused", told.len());
+        ensure!(began.elapsed() < PATIENCE, "{} of {count} owners were refused", with_event.len());
         sleep(Duration::from_secs(1)).await;
     }
 }
 
 async fn recover(gate: &Gate, count: usize, controller_manager: &[&str]) -> Result<Recovery> {
-    let stage = refused(count, controller_manager).await?;
-    let mut controller = stage.start_controller(gate.binary(), ports(1)[0]).await?;
+    let harness = refused(count, controller_manager).await?;
+    let mut controller = harness.start_controller(gate.binary(), ports(1)[0]).await?;
     controller.until_said("first scan complete").await?;
-    ensure!(pods(&stage, SHOP).await? == 0, "nobody goes on");
+    ensure!(pods(&harness, SHOP).await? == 0, "nobody goes on");
     said(&format!("repair: the injector is back; load {}", load()?));
-    let before = stage.api_server_cpu()?;
-    stage.rise().await?;
+    let before = harness.api_server_cpu()?;
+    harness.rise().await?;
     let proven = controller.until_said("retried owner whose pods were refused").await?;
-    let (window, last) = watch(&stage, &controller, count).await?;
-    check_meshed(&stage, SHOP, count).await?;
-    let spent = stage.api_server_cpu()?.saturating_sub(before);
-    let requests = stage.requests_of_controllers()?;
-    let nudges = requests.iter().filter(|request| request.verb == "patch" && request.resource != "leases");
-    let times: Vec<_> = nudges.map(|request| request.received).collect();
+    let (window, last) = watch(&harness, &controller, count).await?;
+    check_meshed(&harness, SHOP, count).await?;
+    let spent = harness.api_server_cpu()?.saturating_sub(before);
+    let requests = harness.requests_of_controllers()?;
+    let retries = requests.iter().filter(|request| request.verb == "patch" && request.resource != "leases");
+    let times: Vec<_> = retries.map(|request| request.received).collect();
     let after = |place: usize| times.get(place).map_or(f64::NAN, |at| at.duration_since(times[0]).as_secs_f64());
     said(&format!(
         "repair: {} nudges, half of them within {:.1} s, the last after {:.1}; all pods there after {:.1}; {:.1} s of the API \
@@ -123,17 +123,17 @@ async fn recover(gate: &Gate, count: usize, controller_manager: &[&str]) -> Resu
         (last - proven).as_secs_f64(),
         spent.as_secs_f64(),
     ));
-    let nudges = times.len();
-    Ok(Recovery { took: last - proven, window, calls: stage.calls.most(), nudges })
+    let retries = times.len();
+    Ok(Recovery { took: last - proven, window, calls: harness.calls.most(), retries })
 }
 
 /// Until all pods are there: the widest window, and when that was.
-async fn watch(stage: &Stage, controller: &Agent, count: usize) -> Result<(f64, Instant)> {
+async fn watch(harness: &Harness, controller: &Agent, count: usize) -> Result<(f64, Instant)> {
     let began = Instant::now();
     let mut window: f64 = 0.0;
     loop {
         window = window.max(controller.metric("linkerd_gate_retry_window_owners").await?);
-        let now = pods(stage, SHOP).await?;
+        let now = pods(harness, SHOP).await?;
         if now >= count {
             return Ok((window, Instant::now()));
         }
@@ -144,14 +144,14 @@ async fn watch(stage: &Stage, controller: &Agent, count: usize) -> Result<(f64, 
 
 /// How many of 500 refused owners have their pod after that time, if nobody nudges them.
 async fn by_themselves(time: Duration) -> Result<usize> {
-    let stage = refused(500, &HURRIED).await?;
-    stage.rise().await?;
+    let harness = refused(500, &HURRIED).await?;
+    harness.rise().await?;
     sleep(time).await;
-    pods(&stage, SHOP).await
+    pods(&harness, SHOP).await
 }
 
 /// Puts the guard there, and waits until it refuses.
-async fn guard(stage: &Stage) -> Result<()> {
-    apply(stage, "61-admission-guard.yaml").await?;
-    until_asked(stage, "the guard refuses", |pod| pod.is_none()).await
+async fn guard(harness: &Harness) -> Result<()> {
+    apply(harness, "61-admission-guard.yaml").await?;
+    until_asked(harness, "the guard refuses", |pod| pod.is_none()).await
 }

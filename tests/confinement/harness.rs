@@ -39,7 +39,7 @@ const NAMESPACES: [&str; 4] = ["cert-manager", "linkerd", "storage", "shop"];
 
 /// A cluster on which the files of agent and controller in `deploy/manifests` were applied, with an agent's pod on each of three
 /// nodes, and controllers' pods on none: they wait for a node that is ready.
-pub struct Stage {
+pub struct Harness {
     /// The cluster.
     pub cluster: Cluster,
 }
@@ -73,12 +73,12 @@ pub fn optional(file: &str) -> Result<Vec<Value>> {
 }
 
 /// The stage on which both service accounts may do everything, as far as RBAC goes. One for all tests.
-pub async fn with_every_right() -> Result<&'static Stage> {
-    static STAGE: OnceCell<Stage> = OnceCell::const_new();
-    STAGE
+pub async fn with_every_right() -> Result<&'static Harness> {
+    static HARNESS: OnceCell<Harness> = OnceCell::const_new();
+    HARNESS
         .get_or_try_init(|| async {
-            let stage = Stage::as_installed().await?;
-            let admin = stage.admin().await?;
+            let harness = Harness::as_installed().await?;
+            let admin = harness.admin().await?;
             let binding = json!({
                 "apiVersion": "rbac.authorization.k8s.io/v1",
                 "kind": "ClusterRoleBinding",
@@ -93,7 +93,7 @@ pub async fn with_every_right() -> Result<&'static Stage> {
             // RBAC follows a change a moment later: the first right that only this binding gives.
             let secret = json!({"metadata": {"name": "any"}});
             let write = Write::create("/api/v1/namespaces/shop/secrets", &secret).dry_run();
-            for client in [stage.agent("node-a").await?, stage.controller().await?] {
+            for client in [harness.agent("node-a").await?, harness.controller().await?] {
                 tokio::time::timeout(PATIENCE, async {
                     while send(&client, &write).await.is_err() {
                         tokio::task::yield_now().await;
@@ -102,21 +102,21 @@ pub async fn with_every_right() -> Result<&'static Stage> {
                 .await
                 .context("a service account did not get every right")?;
             }
-            Ok(stage)
+            Ok(harness)
         })
         .await
 }
 
 // === impl Stage ===
 
-impl Stage {
+impl Harness {
     /// The stage on which the agents have the rights that the manifests give them.
     pub async fn as_installed() -> Result<Self> {
         // Nobody reports these nodes' status, which this controller would write onto them again and again.
         let controllers = "--controllers=*,-node-lifecycle-controller".to_owned();
         let options = ApiOptions { controller_manager: vec![controllers], ..ApiOptions::default() };
-        let stage = Self { cluster: Cluster::start_with(options).await? };
-        let admin = stage.admin().await?;
+        let harness = Self { cluster: Cluster::start_with(options).await? };
+        let admin = harness.admin().await?;
         for name in NODES {
             send(&admin, &Write::create("/api/v1/nodes", &node(name))).await?;
         }
@@ -125,14 +125,14 @@ impl Stage {
                 "storage" => namespace(name).labelled("linkerd-gate/essential", "true"),
                 _ => namespace(name),
             };
-            stage.cluster.create_namespace(&serde_json::from_value(namespace.json())?).await?;
+            harness.cluster.create_namespace(&serde_json::from_value(namespace.json())?).await?;
         }
         // Nobody serves it, and its failure policy lets every pod pass.
         let configuration = webhook_configuration("linkerd").json();
         let configurations = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations";
         send(&admin, &Write::create(configurations, &configuration)).await?;
-        stage.install().await?;
-        Ok(stage)
+        harness.install().await?;
+        Ok(harness)
     }
 
     /// An administrator.

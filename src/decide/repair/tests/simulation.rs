@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::super::{
     Action, Decision, Kind, Life, MissedState, Repair, RepairPolicy, Scan, Tracker, WriteOutcome, plan,
 };
-use super::scene::{Cluster, policy, seconds, words};
+use super::model::{Cluster, policy, seconds, words};
 use super::world::{Injector, World};
 
 /// The prober looks so often, in seconds.
@@ -76,7 +76,7 @@ struct Removal {
 }
 
 /// The world, the controller in it, and what is held against it.
-struct Stage {
+struct Harness {
     world: World,
     story: Story,
     policy: RepairPolicy,
@@ -99,7 +99,7 @@ struct Stage {
     at_rest: bool,
 }
 
-impl Stage {
+impl Harness {
     fn new(story: Story) -> Self {
         let world = World::new(story.begins, story.waits, story.gates);
         let policy =
@@ -321,39 +321,39 @@ impl Stage {
 
 fn play(story: Story) -> Result<(), TestCaseError> {
     let events = story.events.clone();
-    let mut stage = Stage::new(story);
+    let mut harness = Harness::new(story);
     for (pause, event) in events {
         for _ in 0..pause {
-            stage.tick()?;
+            harness.tick()?;
         }
-        stage.happen(event);
+        harness.happen(event);
     }
     // From now on everything works.
-    stage.happen(Event::Injector(Injector::Up));
-    stage.happen(Event::Fail(None));
-    for team in &mut stage.world.teams {
+    harness.happen(Event::Injector(Injector::Up));
+    harness.happen(Event::Fail(None));
+    for team in &mut harness.world.teams {
         (team.refused, team.protected, team.grace) = (false, false, 2);
     }
     let mut waited = 0;
-    while !(stage.at_rest && stage.tracker.open_breakers() == 0 && waited > 20) {
-        if stage.at_rest && stage.tracker.open_breakers() > 0 {
+    while !(harness.at_rest && harness.tracker.open_breakers() == 0 && waited > 20) {
+        if harness.at_rest && harness.tracker.open_breakers() > 0 {
             // The hour in which owners are left alone.
-            stage.world.now += 600;
+            harness.world.now += 600;
         }
-        stage.tick()?;
+        harness.tick()?;
         waited += 1;
-        prop_assert!(waited < 1_500, "it does not come to rest: {:?}", stage.again);
+        prop_assert!(waited < 1_500, "it does not come to rest: {:?}", harness.again);
     }
-    stage.check_rate()?;
-    for team in &stage.world.teams {
+    harness.check_rate()?;
+    for team in &harness.world.teams {
         prop_assert_eq!(team.failures, 0, "a Job failed by us: {:?}", team);
         prop_assert_eq!(&team.mark, &None, "a Job is still suspended: {:?}", team);
     }
-    for (place, team) in stage.world.teams.iter().enumerate().filter(|(_, team)| team.waits && team.wants > 0) {
+    for (place, team) in harness.world.teams.iter().enumerate().filter(|(_, team)| team.waits && team.wants > 0) {
         // Strict Jobs can have pods that are meshed beside held ones: only those that our gate holds are ended then.
         let counted = team.reference.kind == Kind::Job && !team.gates;
         let exempt = matches!(team.reference.kind, Kind::Other(_)) || team.declines || counted;
-        let meshed = stage.world.of(place).all(|body| body.view.bare.is_none() || body.is_going());
+        let meshed = harness.world.of(place).all(|body| body.view.bare.is_none() || body.is_going());
         prop_assert!(exempt || meshed, "a pod of {:?} is missed for ever", team);
     }
     Ok(())
@@ -363,7 +363,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
-    fn whatever_happens_the_rules_hold_and_in_the_end_everything_is_meshed(story in story()) {
+    fn the_repair_rules_hold_and_all_pods_are_meshed_in_the_end(story in story()) {
         play(story)?;
     }
 }

@@ -79,36 +79,36 @@ pub mod images {
 }
 
 /// The cluster.
-pub struct Stage {
+pub struct Harness {
     pub cluster: Cluster,
 }
 
 // === impl Stage ===
 
-impl Stage {
+impl Harness {
     /// A cluster, with Linkerd in it and a shop whose pods ask for it. No gate yet.
     pub async fn set(options: ClusterOptions, linkerd: impl FnOnce(ControlPlane) -> ControlPlane) -> Result<Self> {
         let cluster = Cluster::start_with(options).await?;
         for image in [images::GATE, images::STANDIN, images::APP, images::PAUSE] {
             cluster.load_image(&images::archive(image)).await?;
         }
-        let stage = Self { cluster };
+        let harness = Self { cluster };
         if let Some(directory) = LinkerdDirectory::from_environment()? {
-            directory.install(&stage.cluster).await?;
+            directory.install(&harness.cluster).await?;
         } else {
             let plane = control_plane(LINKERD, images::STANDIN, images::STANDIN_PROGRAM)?
                 .where_namespace_asks(SHOP)
                 .where_namespace_asks("linkerd-gate-probe");
-            stage.apply(&linkerd(plane).objects()?).await?;
+            harness.apply(&linkerd(plane).objects()?).await?;
         }
         for namespace in [namespace(SHOP).asking(), namespace("cert-manager")] {
-            stage.cluster.create_namespace(&serde_json::from_value(namespace.json())?).await?;
+            harness.cluster.create_namespace(&serde_json::from_value(namespace.json())?).await?;
         }
         // What else a mesh needs at boot: it stands in the way of nobody, and nobody may stand in its way.
         let cainjector = pod("cainjector").running(images::PAUSE);
-        stage.apply(&[deployment("cainjector").in_namespace("cert-manager").of(cainjector).json()]).await?;
-        stage.until_linkerd_is_ready().await?;
-        Ok(stage)
+        harness.apply(&[deployment("cainjector").in_namespace("cert-manager").of(cainjector).json()]).await?;
+        harness.until_linkerd_is_ready().await?;
+        Ok(harness)
     }
 
     /// Runs a scenario; where it fails, what the cluster and the agents said is told.
@@ -190,10 +190,10 @@ impl Stage {
     }
 
     /// The shop: one Deployment of pods as anybody writes them, one whose pods have the entry of `wait`.
-    pub async fn open_the_shop(&self, with_entry: bool) -> Result<()> {
-        let mut objects = vec![shop_of("plain", None)];
+    pub async fn create_workloads(&self, with_entry: bool) -> Result<()> {
+        let mut objects = vec![workload("plain", None)];
         if with_entry {
-            objects.push(shop_of("held", Some(())));
+            objects.push(workload("held", Some(())));
         }
         self.apply(&objects).await?;
         let names: &[&str] = if with_entry { &["plain", "held"] } else { &["plain"] };
@@ -397,7 +397,7 @@ fn manifests() -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-fn shop_of(name: &str, entry: Option<()>) -> Value {
+fn workload(name: &str, entry: Option<()>) -> Value {
     let mut app = pod(name).running(images::STANDIN).with_args(&["app", "8080"]).serving_on(8080);
     if entry.is_some() {
         app = app.with_gate(gate(images::GATE));

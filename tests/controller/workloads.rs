@@ -9,7 +9,7 @@ use linkerd_gate::linkerd::meshed;
 use linkerd_gate_kit::cluster::{self, AuditedRequest};
 use serde_json::{Value, json};
 
-use super::stage::{PATIENCE, Stage};
+use super::harness::{Harness, PATIENCE};
 
 /// Where the workloads are.
 pub const SHOP: &str = "shop";
@@ -18,45 +18,45 @@ pub const SHOP: &str = "shop";
 pub type Pods = BTreeMap<String, Pod>;
 
 /// A cluster with a Linkerd whose injector is absent, and a namespace that asks.
-pub async fn opened() -> Result<Stage> {
-    let stage = Stage::set().await?;
-    stage
+pub async fn opened() -> Result<Harness> {
+    let harness = Harness::set().await?;
+    harness
         .cluster
-        .create_namespace(&super::stage::object(linkerd_gate_kit::object::namespace(SHOP).asking().json())?)
+        .create_namespace(&super::harness::object(linkerd_gate_kit::object::namespace(SHOP).asking().json())?)
         .await?;
-    Ok(stage)
+    Ok(harness)
 }
 
 /// Lets the injector answer; provers look at once.
-pub async fn recover(stage: &Stage) -> Result<()> {
-    stage.injector.recover().await?;
-    stage.move_injector(true).await
+pub async fn recover(harness: &Harness) -> Result<()> {
+    harness.injector.recover().await?;
+    harness.move_injector(true).await
 }
 
-pub async fn pods(stage: &Stage) -> Result<Api<Pod>> {
-    Ok(Api::namespaced(stage.cluster.client().await?, SHOP))
+pub async fn pods(harness: &Harness) -> Result<Api<Pod>> {
+    Ok(Api::namespaced(harness.cluster.client().await?, SHOP))
 }
 
 /// Waits until the shop's pods are like that.
-pub async fn until_pods(stage: &Stage, what: &str, condition: impl Fn(&Pods) -> bool) -> Result<Pods> {
+pub async fn until_pods(harness: &Harness, what: &str, condition: impl Fn(&Pods) -> bool) -> Result<Pods> {
     let found = |pods: &Pods| condition(pods).then(|| pods.clone());
-    cluster::until_any(&pods(stage).await?, &ListParams::default(), what, PATIENCE, found).await
+    cluster::until_any(&pods(harness).await?, &ListParams::default(), what, PATIENCE, found).await
 }
 
 /// Waits until so many of the shop's pods have a proxy, and then until they are `complete`. Each tenth of them has [`PATIENCE`] of its own:
 /// how long all of them take depends on the machine, and a tenth that does not come is a fault.
-pub async fn until_meshed(stage: &Stage, count: usize, complete: impl Fn(&Pods) -> bool) -> Result<Pods> {
+pub async fn until_meshed(harness: &Harness, count: usize, complete: impl Fn(&Pods) -> bool) -> Result<Pods> {
     let number = |pods: &Pods| pods.values().filter(|pod| meshed(pod)).count();
     for tenth in 1..=10 {
         let part = (count * tenth).div_ceil(10);
-        until_pods(stage, &format!("{part} of {count} meshed"), |pods| number(pods) >= part).await?;
+        until_pods(harness, &format!("{part} of {count} meshed"), |pods| number(pods) >= part).await?;
     }
-    until_pods(stage, "meshed", complete).await
+    until_pods(harness, "meshed", complete).await
 }
 
 /// Waits for an Event of that reason about something of that name in the shop.
-pub async fn until_event(stage: &Stage, kind: &str, name: &str, reason: &str) -> Result<Event> {
-    let events: Api<Event> = Api::namespaced(stage.cluster.client().await?, SHOP);
+pub async fn until_event(harness: &Harness, kind: &str, name: &str, reason: &str) -> Result<Event> {
+    let events: Api<Event> = Api::namespaced(harness.cluster.client().await?, SHOP);
     let only = ListParams::default().fields(&format!("involvedObject.kind={kind},involvedObject.name={name}"));
     let found =
         |all: &BTreeMap<String, Event>| all.values().find(|event| event.reason.as_deref() == Some(reason)).cloned();

@@ -21,7 +21,7 @@ use tokio::process::Command;
 pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The cluster and the injector.
-pub struct Stage {
+pub struct Harness {
     /// The cluster.
     pub cluster: Cluster,
     /// The injector.
@@ -54,7 +54,7 @@ pub fn has_proxy(pod: &Pod) -> bool {
 
 // === impl Stage ===
 
-impl Stage {
+impl Harness {
     /// A cluster with Linkerd's webhook, and nothing of ours.
     pub async fn set() -> Result<Self> {
         // Nobody reports the nodes' status, which this controller would write onto them again and again.

@@ -8,7 +8,7 @@ use linkerd_gate::decide::node::essential::DaemonPodView;
 use linkerd_gate_kit::cluster;
 use serde_json::{Value, json};
 
-use super::stage::{PATIENCE, Stage, agent_of, is_closed, opened, told};
+use super::harness::{Harness, PATIENCE, agent_of, is_closed, opened, told};
 
 /// A DaemonSet of kube-system on the nodes of a pool, whose pods tolerate what these nodes without a kubelet have, and not our taint.
 fn daemon_set(name: &str, pool: &str) -> Value {
@@ -32,8 +32,8 @@ fn daemon_set(name: &str, pool: &str) -> Value {
 }
 
 /// Waits until a node has its pod of that DaemonSet.
-async fn until_pod_on(stage: &Stage, set: &str, node: &str) -> Result<()> {
-    let pods: Api<Pod> = Api::namespaced(stage.cluster.client().await?, "kube-system");
+async fn until_pod_on(harness: &Harness, set: &str, node: &str) -> Result<()> {
+    let pods: Api<Pod> = Api::namespaced(harness.cluster.client().await?, "kube-system");
     let only = ListParams::default().labels(&format!("app={set}"));
     let is_there = |pods: &std::collections::BTreeMap<String, Pod>| {
         // Nodes without a kubelet have no room for it: it stays Pending, and is for that node all the same.
@@ -43,48 +43,48 @@ async fn until_pod_on(stage: &Stage, set: &str, node: &str) -> Result<()> {
     cluster::until_any(&pods, &only, &format!("a pod of {set} on {node}"), PATIENCE, is_there).await
 }
 
-async fn label(stage: &Stage, node: &str) -> Result<()> {
+async fn label(harness: &Harness, node: &str) -> Result<()> {
     let pool = Patch::Merge(json!({"metadata": {"labels": {"pool": "lb"}}}));
-    stage.nodes().await?.patch(node, &PatchParams::default(), &pool).await?;
+    harness.nodes().await?.patch(node, &PatchParams::default(), &pool).await?;
     Ok(())
 }
 
 #[tokio::test]
-async fn a_node_yields_only_while_it_lacks_an_essential_pod() -> Result<()> {
-    let stage = Stage::set().await?;
+async fn a_taint_is_suppressed_only_while_an_essential_pod_is_missing() -> Result<()> {
+    let harness = Harness::set().await?;
     for node in ["node-0", "node-1"] {
-        stage.node_of_an_earlier_boot(node).await?;
+        harness.node_of_an_earlier_boot(node).await?;
     }
-    label(&stage, "node-0").await?;
-    stage.create::<DaemonSet>("kube-system", daemon_set("svclb-web", "lb")).await?;
+    label(&harness, "node-0").await?;
+    harness.create::<DaemonSet>("kube-system", daemon_set("svclb-web", "lb")).await?;
     // What matches no node opens none.
-    stage.create::<DaemonSet>("kube-system", daemon_set("left-over", "nowhere")).await?;
-    until_pod_on(&stage, "svclb-web", "node-0").await?;
+    harness.create::<DaemonSet>("kube-system", daemon_set("left-over", "nowhere")).await?;
+    until_pod_on(&harness, "svclb-web", "node-0").await?;
 
-    let has_it = stage.start_apart(agent_of("node-0", "boot-1"), "has-it").await?;
+    let has_it = harness.start_apart(agent_of("node-0", "boot-1"), "has-it").await?;
     has_it.until_says("gate: waiting: injection not ready").await.with_context(|| has_it.said())?;
-    let lacks_it = stage.start_apart(agent_of("node-1", "boot-1"), "lacks-it").await?;
+    let lacks_it = harness.start_apart(agent_of("node-1", "boot-1"), "lacks-it").await?;
     let story = async {
         // Both are closed: one has its pod, which the taint does not end, and the other is to have none.
         for node in ["node-0", "node-1"] {
-            stage.until_node(node, "closed", is_closed).await?;
+            harness.until_node(node, "closed", is_closed).await?;
         }
         ensure!(has_it.metric("linkerd_gate_taint_suppressing_daemonsets", "").await? == 0);
         // The other joins the pool: it yields until its pod is there, and says so.
-        label(&stage, "node-1").await?;
-        let event = stage.until_event("node-1", "GateTaintSuppressed").await?;
+        label(&harness, "node-1").await?;
+        let event = harness.until_event("node-1", "GateTaintSuppressed").await?;
         ensure!(event.type_.as_deref() == Some("Warning"), "{event:?}");
         ensure!(event.message.is_some_and(|told| told.ends_with(": kube-system/svclb-web")), "to what?");
-        until_pod_on(&stage, "svclb-web", "node-1").await?;
-        stage.until_node("node-1", "closed again", is_closed).await?;
+        until_pod_on(&harness, "svclb-web", "node-1").await?;
+        harness.until_node("node-1", "closed again", is_closed).await?;
         has_it.until_said("taint suppressed: a DaemonSet does not tolerate it").await?;
         has_it.until_said("taint no longer suppressed").await?;
-        ensure!(is_closed(&stage.nodes().await?.get("node-0").await?));
+        ensure!(is_closed(&harness.nodes().await?.get("node-0").await?));
         ensure!(has_it.times_said("node not tainted: these DaemonSets") == 0, "it yielded to a pod that it has");
         ensure!(lacks_it.times_said("node not tainted: these DaemonSets") == 1);
-        stage.injector.recover().await?;
+        harness.injector.recover().await?;
         for node in ["node-0", "node-1"] {
-            stage.until_node(node, "open", |node| !is_closed(node)).await?;
+            harness.until_node(node, "open", |node| !is_closed(node)).await?;
         }
         anyhow::Ok(())
     };
@@ -93,24 +93,24 @@ async fn a_node_yields_only_while_it_lacks_an_essential_pod() -> Result<()> {
 
 #[tokio::test]
 async fn no_node_waits_for_a_daemon_set_that_is_ignored() -> Result<()> {
-    let stage = Stage::set().await?;
-    stage.node_of_an_earlier_boot("node-0").await?;
+    let harness = Harness::set().await?;
+    harness.node_of_an_earlier_boot("node-0").await?;
     // Closed before the DaemonSets come, so that it lacks both.
     let agent = agent_of("node-0", "boot-1").with("IGNORED_DAEMON_SETS", "kube-system/svclb-*");
-    let agent = stage.start_apart(agent, "agent").await?;
+    let agent = harness.start_apart(agent, "agent").await?;
     let story = async {
-        stage.until_node("node-0", "closed", is_closed).await?;
-        label(&stage, "node-0").await?;
-        stage.create::<DaemonSet>("kube-system", daemon_set("svclb-web", "lb")).await?;
+        harness.until_node("node-0", "closed", is_closed).await?;
+        label(&harness, "node-0").await?;
+        harness.create::<DaemonSet>("kube-system", daemon_set("svclb-web", "lb")).await?;
         let mut optional = daemon_set("optional", "lb");
         optional["metadata"]["labels"] = json!({"linkerd-gate/essential": "false"});
-        stage.create::<DaemonSet>("kube-system", optional).await?;
+        harness.create::<DaemonSet>("kube-system", optional).await?;
         // One that counts comes after them: what it does is seen, and names it alone.
-        stage.create::<DaemonSet>("kube-system", daemon_set("cni", "lb")).await?;
-        let event = stage.until_event("node-0", "GateTaintSuppressed").await?;
+        harness.create::<DaemonSet>("kube-system", daemon_set("cni", "lb")).await?;
+        let event = harness.until_event("node-0", "GateTaintSuppressed").await?;
         ensure!(event.message.is_some_and(|told| told.ends_with(": kube-system/cni")), "to what else?");
         // It is closed again as soon as its pod is there, which may be before anybody looks.
-        let node = stage.nodes().await?.get("node-0").await?;
+        let node = harness.nodes().await?.get("node-0").await?;
         ensure!(opened(&node).as_deref() == Some("an-earlier-boot"), "it is noted as opened: {node:?}");
         anyhow::Ok(())
     };

@@ -23,7 +23,7 @@ pub const IMAGE: &str = "registry.example.com/linkerd-gate:0.1.0";
 pub const OURS: &str = "linkerd-gate";
 
 /// A cluster whose Deployments, DaemonSets and nodes are what the test writes.
-pub struct Stage {
+pub struct Harness {
     pub cluster: Cluster,
     pub admin: Client,
     pub injector: Standin,
@@ -40,7 +40,7 @@ pub struct Ran {
 
 // === impl Stage ===
 
-impl Stage {
+impl Harness {
     /// A cluster without Linkerd.
     pub async fn set() -> Result<Self> {
         Self::of(Release::Current).await

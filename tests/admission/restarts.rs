@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::answer::{Answer, GATE, create, gates};
-use crate::stage::{Admission, PATIENCE, Parameters, Stage};
+use crate::harness::{Admission, Harness, PATIENCE, Parameters};
 
 /// Of asked pods.
 const WRITERS: usize = 8;
@@ -45,7 +45,7 @@ struct Kill {
 }
 
 /// What all writers share.
-struct Storm {
+struct Restarts {
     stop: AtomicBool,
     asked: Mutex<Tally>,
     unasked: Mutex<Tally>,
@@ -54,23 +54,23 @@ struct Storm {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn not_one_asked_pod_is_admitted_while_the_api_server_is_killed_again_and_again() -> Result<()> {
-    storm_over(Admission::Refuse).await
+async fn a_killed_api_server_admits_no_bare_pod() -> Result<()> {
+    restart_under_load(Admission::Refuse).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn not_one_asked_pod_is_stored_without_the_gate_while_the_api_server_is_killed() -> Result<()> {
-    storm_over(Admission::Hold).await
+async fn a_killed_api_server_stores_no_pod_without_the_gate() -> Result<()> {
+    restart_under_load(Admission::Hold).await
 }
 
-async fn storm_over(admission: Admission) -> Result<()> {
-    let stage = Stage::set().await?;
+async fn restart_under_load(admission: Admission) -> Result<()> {
+    let harness = Harness::set().await?;
     for namespace in [namespace("asked").asking(), namespace("unasked")] {
-        stage.cluster.create_namespace(&serde_json::from_value(namespace.json())?).await?;
+        harness.cluster.create_namespace(&serde_json::from_value(namespace.json())?).await?;
     }
-    stage.await_admission(admission, true, Parameters::Labelled).await?;
+    harness.await_admission(admission, true, Parameters::Labelled).await?;
 
-    let storm = Arc::new(Storm {
+    let restarts = Arc::new(Restarts {
         stop: AtomicBool::new(false),
         asked: Mutex::default(),
         unasked: Mutex::default(),
@@ -78,45 +78,45 @@ async fn storm_over(admission: Admission) -> Result<()> {
     });
     let mut writers = JoinSet::new();
     for number in 0..WRITERS {
-        writers.spawn(write(storm.clone(), stage.cluster.client().await?, "asked", number));
+        writers.spawn(write(restarts.clone(), harness.cluster.client().await?, "asked", number));
     }
-    writers.spawn(write(storm.clone(), stage.cluster.client().await?, "unasked", WRITERS));
+    writers.spawn(write(restarts.clone(), harness.cluster.client().await?, "unasked", WRITERS));
 
-    let kills = kill_again_and_again(&stage, &storm).await;
-    storm.stop.store(true, Ordering::Relaxed);
+    let kills = kill_again_and_again(&harness, &restarts).await;
+    restarts.stop.store(true, Ordering::Relaxed);
     while let Some(ended) = writers.join_next().await {
         ended??;
     }
     let kills = kills?;
-    storm.no_asked_pod_was_admitted(&stage, admission, kills.len()).await?;
-    storm.a_server_that_starts_looks_at_asked_pods_first_of_all(&kills)?;
-    storm.no_other_pod_was_refused_but_by_a_server_that_starts(&kills)
+    restarts.no_asked_pod_was_admitted(&harness, admission, kills.len()).await?;
+    restarts.a_server_that_starts_looks_at_asked_pods_first_of_all(&kills)?;
+    restarts.no_other_pod_was_refused_but_by_a_server_that_starts(&kills)
 }
 
 /// Kills the API server and starts it, each time after enough has been written.
-async fn kill_again_and_again(stage: &Stage, storm: &Storm) -> Result<Vec<Kill>> {
+async fn kill_again_and_again(harness: &Harness, restarts: &Restarts) -> Result<Vec<Kill>> {
     let mut kills = Vec::new();
     for _ in 0..KILLS {
-        storm.until_enough().await?;
-        stage.cluster.kill_api_server()?;
+        restarts.until_enough().await?;
+        harness.cluster.kill_api_server()?;
         let dead = Instant::now();
-        stage.cluster.start_api_server().await?;
+        harness.cluster.start_api_server().await?;
         kills.push(Kill { dead, ready: Instant::now() });
     }
-    storm.until_enough().await?;
+    restarts.until_enough().await?;
     Ok(kills)
 }
 
 /// Creates one pod after the other, each under a name of its own, until it is told to stop.
-async fn write(storm: Arc<Storm>, client: Client, namespace: &'static str, writer: usize) -> Result<()> {
+async fn write(restarts: Arc<Restarts>, client: Client, namespace: &'static str, writer: usize) -> Result<()> {
     let mut number = 0;
-    while !storm.stop.load(Ordering::Relaxed) {
+    while !restarts.stop.load(Ordering::Relaxed) {
         number += 1;
         let name = format!("pod-{writer}-{number}");
         let pod: Pod = serde_json::from_value(pod(&name).in_namespace(namespace).running("app:test").json())?;
         let answer = create(&client, &pod).await?;
         let unanswered = matches!(answer, Answer::Unanswered(_));
-        storm.count(namespace == "asked", answer);
+        restarts.count(namespace == "asked", answer);
         if unanswered {
             tokio::time::sleep(KNOCK).await;
         }
@@ -126,7 +126,7 @@ async fn write(storm: Arc<Storm>, client: Client, namespace: &'static str, write
 
 // === impl Storm ===
 
-impl Storm {
+impl Restarts {
     fn count(&self, asked: bool, answer: Answer) {
         match &answer {
             Answer::Missed(_) | Answer::Held(..) if asked => self.progress.send_modify(|(missed, _)| *missed += 1),
@@ -150,7 +150,7 @@ impl Storm {
         Ok(())
     }
 
-    async fn no_asked_pod_was_admitted(&self, stage: &Stage, admission: Admission, kills: usize) -> Result<()> {
+    async fn no_asked_pod_was_admitted(&self, harness: &Harness, admission: Admission, kills: usize) -> Result<()> {
         let (answers, unanswered) = {
             let tally = locked(&self.asked);
             (tally.answers.clone(), tally.unanswered)
@@ -166,7 +166,7 @@ impl Storm {
         let (as_wanted, not_wanted) = if admission == Admission::Hold { (held, missed) } else { (missed, held) };
         ensure!(as_wanted >= (kills + 1) * ENOUGH.0 && not_wanted == 0, "{held} held, {missed} refused");
         // What was on its way when the server died may have been stored without an answer.
-        let pods: Api<Pod> = Api::namespaced(stage.admin.clone(), "asked");
+        let pods: Api<Pod> = Api::namespaced(harness.admin.clone(), "asked");
         let stored = pods.list(&ListParams::default()).await?.items;
         let bare = stored.iter().filter(|pod| gates(pod) != [GATE]).count();
         ensure!(bare == 0, "{bare} of {} asked pods were stored without the gate", stored.len());

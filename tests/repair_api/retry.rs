@@ -28,7 +28,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::stage::{PATIENCE, cluster, create, in_namespace, merge, seen};
+use crate::harness::{PATIENCE, cluster, create, in_namespace, merge, seen};
 
 /// The guard's name: by it a refusal is told to be ours.
 const GUARD: &str = "linkerd-gate-guard";
@@ -48,7 +48,7 @@ struct Watched {
 }
 
 #[tokio::test]
-async fn a_nudge_wakes_owners_of_all_four_kinds_that_were_refused() -> Result<()> {
+async fn a_retry_makes_refused_owners_of_all_four_kinds_create_pods() -> Result<()> {
     in_namespace("refused", async |client, namespace| {
         let mut watched = Watched::all(&client);
         let (sink, mut refusals) = watch::channel(Seen::default());
@@ -56,7 +56,7 @@ async fn a_nudge_wakes_owners_of_all_four_kinds_that_were_refused() -> Result<()
         let full = cluster().await?.namespace("full", &[]).await?;
         refuse(&client, &namespace).await?;
         make_owners(&client, &namespace).await?;
-        make_what_somebody_else_refuses(&client, &full).await?;
+        make_owners_refused_by_quota(&client, &full).await?;
 
         // All of them are told of; who is refused for another reason is not.
         let mine = |view: &OwnerView| view.namespace == namespace;
@@ -66,12 +66,12 @@ async fn a_nudge_wakes_owners_of_all_four_kinds_that_were_refused() -> Result<()
             owners.push(seen(reader, &format!("a {kind} that lacks pods"), lacking).await?);
         }
         for owner in &owners {
-            let told = |all: &Seen<RefusedCreate>| {
+            let named = |all: &Seen<RefusedCreate>| {
                 let of_this =
                     |refusal: &&RefusedCreate| refusal.namespace == namespace && refusal.owner == owner.reference;
                 all.iter().find(of_this).cloned()
             };
-            let refusal = seen(&mut refusals, &format!("the refusal of {}", owner.reference), told).await?;
+            let refusal = seen(&mut refusals, &format!("the refusal of {}", owner.reference), named).await?;
             ensure!(!refusal.stamp.is_empty(), "{refusal:?}");
         }
         let failure =
@@ -92,10 +92,10 @@ async fn a_nudge_wakes_owners_of_all_four_kinds_that_were_refused() -> Result<()
         // By now none would try again by itself for a while.
         until_refused_for_long(&client, &namespace, &owners).await?;
         admit(&client, &namespace).await?;
-        let nudged = Timestamp::now();
+        let retried = Timestamp::now();
         for owner in &owners {
             another_owner_is_not_touched(&client, &namespace, owner).await?;
-            let outcome = retry_owner(client.clone(), &of(owner), nudged).await;
+            let outcome = retry_owner(client.clone(), &of(owner), retried).await;
             ensure!(outcome == WriteOutcome::Done, "{}: {outcome:?}", owner.reference);
         }
         let pods: Api<Pod> = Api::namespaced(client.clone(), &namespace);
@@ -110,7 +110,7 @@ async fn a_nudge_wakes_owners_of_all_four_kinds_that_were_refused() -> Result<()
             })
             .await?;
         }
-        only_an_annotation_was_written(&client, &namespace, nudged).await
+        only_an_annotation_was_written(&client, &namespace, retried).await
     })
     .await
 }
@@ -209,7 +209,7 @@ async fn make_owners(client: &Client, namespace: &str) -> Result<()> {
     Ok(())
 }
 
-async fn make_what_somebody_else_refuses(client: &Client, namespace: &str) -> Result<()> {
+async fn make_owners_refused_by_quota(client: &Client, namespace: &str) -> Result<()> {
     let quota = json!({"metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}});
     create(&Api::<ResourceQuota>::namespaced(client.clone(), namespace), quota).await?;
     create(&Api::<ReplicaSet>::namespaced(client.clone(), namespace), apps("ReplicaSet")).await?;
@@ -250,10 +250,10 @@ async fn another_owner_is_not_touched(client: &Client, namespace: &str, owner: &
     let another = OwnerReference { uid: "00000000-0000-0000-0000-000000000000".to_owned(), ..reference.clone() };
     let gone = OwnerReference { name: "gone".to_owned(), ..reference };
     for owner in [another, gone] {
-        let told = owner.to_string();
+        let named = owner.to_string();
         let outcome =
             retry_owner(client.clone(), &OwnerRetry { namespace: place.clone(), owner, has }, Timestamp::now()).await;
-        ensure!(outcome == WriteOutcome::Conflict, "{told}: {outcome:?}");
+        ensure!(outcome == WriteOutcome::Conflict, "{named}: {outcome:?}");
     }
     ensure!(annotations().await?.is_none(), "{}: it was touched", owner.reference);
     Ok(())
@@ -270,8 +270,8 @@ where
     Ok(metadata.annotations.and_then(|all| all.get(RETRIED_AT).cloned()))
 }
 
-async fn only_an_annotation_was_written(client: &Client, namespace: &str, nudged: Timestamp) -> Result<()> {
-    let expected = Some(nudged.to_string());
+async fn only_an_annotation_was_written(client: &Client, namespace: &str, retried: Timestamp) -> Result<()> {
+    let expected = Some(retried.to_string());
     ensure!(annotation::<ReplicaSet>(client, namespace).await? == expected, "the ReplicaSet has no mark");
     ensure!(annotation::<StatefulSet>(client, namespace).await? == expected, "the StatefulSet has no mark");
     ensure!(annotation::<Job>(client, namespace).await? == expected, "the Job has no mark");

@@ -14,8 +14,8 @@ use linkerd_gate_kit::object::namespace;
 use linkerd_gate_kit::standin::Fault;
 use serde_json::{Value, json};
 
-use super::super::shop::{Pods, SHOP};
-use super::super::stage::{PATIENCE, PROBE, Stage, object};
+use super::super::harness::{Harness, PATIENCE, PROBE, object};
+use super::super::workloads::{Pods, SHOP};
 
 /// What makes pods and is nudged, by its `apiVersion`.
 pub const KINDS: [(&str, &str); 4] =
@@ -42,23 +42,23 @@ pub const TRIES_OF_A_JOB: i32 = 4;
 pub type Key = (String, String, String);
 
 /// A cluster with a node, an injector that answers, and a namespace that asks.
-pub async fn set() -> Result<Stage> {
+pub async fn set() -> Result<Harness> {
     // Five hundred owners are more than the controllers' clients may tell of by default.
     let hurried = ["--kube-api-qps=500", "--kube-api-burst=1000"];
     let options = ApiOptions { controller_manager: hurried.map(str::to_owned).to_vec(), ..ApiOptions::default() };
-    let stage = Stage::set_with(options).await?;
-    stage.cluster.start_kwok().await?;
-    stage.cluster.fake_nodes(4).await?;
+    let harness = Harness::set_with(options).await?;
+    harness.cluster.start_kwok().await?;
+    harness.cluster.fake_nodes(4).await?;
     for namespace in [
         namespace(SHOP).asking(),
         namespace(FULL),
         namespace(ELSEWHERE).labelled("linkerd-gate/admission", "exempt").labelled("somebody", "else"),
     ] {
-        stage.cluster.create_namespace(&object(namespace.json())?).await?;
+        harness.cluster.create_namespace(&object(namespace.json())?).await?;
     }
-    stage.injector.recover().await?;
-    stage.until_dry_run("injected", |answer| answer.as_ref().is_ok_and(meshed)).await?;
-    Ok(stage)
+    harness.injector.recover().await?;
+    harness.until_dry_run("injected", |answer| answer.as_ref().is_ok_and(meshed)).await?;
+    Ok(harness)
 }
 
 /// So many meshed pods, besides those of the owner that tries again when it likes.
@@ -68,17 +68,17 @@ pub fn complete(pods: &Pods, count: usize) -> bool {
 }
 
 /// Takes the injector away and puts the guard there.
-pub async fn refuse(stage: &Stage) -> Result<()> {
-    stage.injector.suffer(Fault::Absent).await?;
+pub async fn refuse(harness: &Harness) -> Result<()> {
+    harness.injector.suffer(Fault::Absent).await?;
     let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/manifests/61-admission-guard.yaml");
     for document in serde_saphyr::from_multiple::<Value>(&std::fs::read_to_string(file)?)? {
-        apply(stage, document).await?;
+        apply(harness, document).await?;
     }
-    for document in somebody_else() {
-        apply(stage, document).await?;
+    for document in foreign_policy() {
+        apply(harness, document).await?;
     }
     let by_the_guard = |answer: &kube::Result<_>| refused_by(answer, "ValidatingAdmissionPolicy 'linkerd-gate-guard'");
-    stage.until_dry_run_in(SHOP, "refused by the guard", by_the_guard).await
+    harness.until_dry_run_in(SHOP, "refused by the guard", by_the_guard).await
 }
 
 pub fn refused_by<T>(answer: &kube::Result<T>, who: &str) -> bool {
@@ -86,7 +86,7 @@ pub fn refused_by<T>(answer: &kube::Result<T>, who: &str) -> bool {
 }
 
 /// A policy of somebody else, which refuses as the guard does and is none of our concern.
-pub fn somebody_else() -> [Value; 2] {
+pub fn foreign_policy() -> [Value; 2] {
     let proxy = "exists(c, c.name == 'linkerd-proxy')";
     let meshed = format!("object.spec.containers.{proxy} || object.spec.?initContainers.orValue([]).{proxy}");
     let policy = json!({
@@ -112,11 +112,11 @@ pub fn somebody_else() -> [Value; 2] {
     [policy, binding]
 }
 
-pub async fn apply(stage: &Stage, document: Value) -> Result<()> {
+pub async fn apply(harness: &Harness, document: Value) -> Result<()> {
     let document: DynamicObject = object(document)?;
     let types = document.types.clone().context("no kind")?;
     let resource = ApiResource::from_gvk(&GroupVersionKind::try_from(&types)?);
-    let api: Api<DynamicObject> = Api::all_with(stage.cluster.client().await?, &resource);
+    let api: Api<DynamicObject> = Api::all_with(harness.cluster.client().await?, &resource);
     let parameters =
         PatchParams { field_validation: Some(ValidationDirective::Strict), ..PatchParams::apply("nudge-test") };
     let name = document.metadata.name.clone().context("no name")?;
@@ -156,18 +156,18 @@ pub fn resource_of(kind: &str) -> ApiResource {
     ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind))
 }
 
-pub async fn api_of(stage: &Stage, namespace: &str, kind: &str) -> Result<Api<DynamicObject>> {
-    Ok(Api::namespaced_with(stage.cluster.client().await?, namespace, &resource_of(kind)))
+pub async fn api_of(harness: &Harness, namespace: &str, kind: &str) -> Result<Api<DynamicObject>> {
+    Ok(Api::namespaced_with(harness.cluster.client().await?, namespace, &resource_of(kind)))
 }
 
-pub async fn create(stage: &Stage, namespace: &str, kind: &str, owner: Value) -> Result<Key> {
-    let api = api_of(stage, namespace, kind).await?;
+pub async fn create(harness: &Harness, namespace: &str, kind: &str, owner: Value) -> Result<Key> {
+    let api = api_of(harness, namespace, kind).await?;
     let made = api.create(&PostParams::default(), &object(owner)?).await?;
     Ok((resource_of(kind).plural, namespace.to_owned(), made.metadata.name.context("no name")?))
 }
 
 /// So many owners of each kind.
-pub async fn make(stage: &Stage, namespace: &str, name: &str, of_each: usize) -> Result<BTreeSet<Key>> {
+pub async fn make(harness: &Harness, namespace: &str, name: &str, of_each: usize) -> Result<BTreeSet<Key>> {
     let each = KINDS.iter().flat_map(|(_, kind)| (0..of_each).map(move |index| (*kind, index)));
     stream::iter(each)
         .map(|(kind, index)| {
@@ -176,7 +176,7 @@ pub async fn make(stage: &Stage, namespace: &str, name: &str, of_each: usize) ->
                 ELSEWHERE => json!({"linkerd.io/inject": "enabled"}),
                 _ => json!({}),
             };
-            create(stage, namespace, kind, owner)
+            create(harness, namespace, kind, owner)
         })
         .buffer_unordered(16)
         .try_collect()
@@ -184,18 +184,18 @@ pub async fn make(stage: &Stage, namespace: &str, name: &str, of_each: usize) ->
 }
 
 /// Owners that want nothing: from the beginning, or no more after they were refused.
-pub async fn make_idle(stage: &Stage) -> Result<BTreeSet<Key>> {
+pub async fn make_idle(harness: &Harness) -> Result<BTreeSet<Key>> {
     let mut idle = BTreeSet::new();
     for (kind, path, nothing) in
         [("ReplicaSet", "replicas", json!(0)), ("StatefulSet", "replicas", json!(0)), ("Job", "suspend", json!(true))]
     {
         let mut never = owner(kind, &format!("never-{}", kind.to_lowercase()));
         never["spec"][path] = nothing.clone();
-        idle.insert(create(stage, SHOP, kind, never).await?);
-        let key = create(stage, SHOP, kind, owner(kind, &format!("no-more-{}", kind.to_lowercase()))).await?;
-        until_tried(stage, &BTreeSet::from([key.clone()]), 1).await?;
+        idle.insert(create(harness, SHOP, kind, never).await?);
+        let key = create(harness, SHOP, kind, owner(kind, &format!("no-more-{}", kind.to_lowercase()))).await?;
+        until_tried(harness, &BTreeSet::from([key.clone()]), 1).await?;
         let patch = json!({"spec": {path: nothing}});
-        let api = api_of(stage, SHOP, kind).await?;
+        let api = api_of(harness, SHOP, kind).await?;
         api.patch(&key.2, &PatchParams::default(), &Patch::Merge(patch)).await?;
         idle.insert(key);
     }
@@ -203,17 +203,17 @@ pub async fn make_idle(stage: &Stage) -> Result<BTreeSet<Key>> {
 }
 
 /// Owners that somebody else refuses: by a quota, or as the guard does. And one that no nudge wakes.
-pub async fn make_elsewhere(stage: &Stage) -> Result<BTreeSet<Key>> {
+pub async fn make_elsewhere(harness: &Harness) -> Result<BTreeSet<Key>> {
     let quota = json!({"metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}});
-    stage.create::<ResourceQuota>(FULL, quota).await?;
-    make(stage, FULL, "full", 1).await?;
-    create(stage, SHOP, "ReplicationController", owner("ReplicationController", "old")).await?;
-    make(stage, ELSEWHERE, "beside", BESIDE).await
+    harness.create::<ResourceQuota>(FULL, quota).await?;
+    make(harness, FULL, "full", 1).await?;
+    create(harness, SHOP, "ReplicationController", owner("ReplicationController", "old")).await?;
+    make(harness, ELSEWHERE, "beside", BESIDE).await
 }
 
 /// Waits until those were refused so often: the next try by themselves is far away then. Each tenth of them has [`PATIENCE`] of its own.
-pub async fn until_tried(stage: &Stage, owners: &BTreeSet<Key>, tries: i32) -> Result<()> {
-    let events: Api<Event> = Api::all(stage.cluster.client().await?);
+pub async fn until_tried(harness: &Harness, owners: &BTreeSet<Key>, tries: i32) -> Result<()> {
+    let events: Api<Event> = Api::all(harness.cluster.client().await?);
     let only = ListParams::default().fields("reason=FailedCreate");
     for tenth in 1..=10 {
         let part = (owners.len() * tenth).div_ceil(10);
@@ -241,11 +241,11 @@ fn tried(all: &BTreeMap<String, Event>, owners: &BTreeSet<Key>, tries: i32) -> u
 }
 
 /// All owners that are not to be touched, each with its version.
-pub async fn untouched(stage: &Stage) -> Result<BTreeMap<Key, Option<String>>> {
+pub async fn untouched(harness: &Harness) -> Result<BTreeMap<Key, Option<String>>> {
     let mut all = BTreeMap::new();
     for kind in KINDS.iter().map(|(_, kind)| *kind).chain(["ReplicationController"]) {
         for namespace in [SHOP, FULL, ELSEWHERE] {
-            for owner in api_of(stage, namespace, kind).await?.list(&ListParams::default()).await? {
+            for owner in api_of(harness, namespace, kind).await?.list(&ListParams::default()).await? {
                 let name = owner.metadata.name.unwrap_or_default();
                 if !name.starts_with("refused-") && name != "ordered" {
                     let key = (resource_of(kind).plural, namespace.to_owned(), name);
@@ -258,13 +258,13 @@ pub async fn untouched(stage: &Stage) -> Result<BTreeMap<Key, Option<String>>> {
     Ok(all)
 }
 
-pub async fn read(stage: &Stage, key: &Key) -> Result<DynamicObject> {
+pub async fn read(harness: &Harness, key: &Key) -> Result<DynamicObject> {
     let kinds = KINDS.iter().map(|(_, kind)| *kind).chain(["ReplicationController"]);
     let kind = kinds.into_iter().find(|kind| resource_of(kind).plural == key.0).context("no such kind")?;
-    Ok(api_of(stage, &key.1, kind).await?.get(&key.2).await?)
+    Ok(api_of(harness, &key.1, kind).await?.get(&key.2).await?)
 }
 
-pub fn is_nudged(owner: &DynamicObject) -> bool {
+pub fn is_retried(owner: &DynamicObject) -> bool {
     let annotations = owner.metadata.annotations.iter().flatten();
     let managers = owner.metadata.managed_fields.iter().flatten();
     annotations.into_iter().any(|(key, _)| key.starts_with("linkerd-gate/"))
@@ -272,15 +272,15 @@ pub fn is_nudged(owner: &DynamicObject) -> bool {
 }
 
 /// How many pods there are in a namespace.
-pub async fn recovered(stage: &Stage, namespace: &str) -> Result<usize> {
-    let pods: Api<Pod> = Api::namespaced(stage.cluster.client().await?, namespace);
+pub async fn recovered(harness: &Harness, namespace: &str) -> Result<usize> {
+    let pods: Api<Pod> = Api::namespaced(harness.cluster.client().await?, namespace);
     Ok(pods.list_metadata(&ListParams::default()).await?.items.len())
 }
 
 /// What the controller has patched of owners.
-pub fn nudges(stage: &Stage) -> Result<Vec<AuditedRequest>> {
+pub fn retries(harness: &Harness) -> Result<Vec<AuditedRequest>> {
     let of_owners = |request: &AuditedRequest| request.verb == "patch" && request.resource != "leases";
-    Ok(stage.requests_of("controller")?.into_iter().filter(of_owners).collect())
+    Ok(harness.requests_of("controller")?.into_iter().filter(of_owners).collect())
 }
 
 pub fn key_of(request: &AuditedRequest) -> Key {
@@ -288,13 +288,13 @@ pub fn key_of(request: &AuditedRequest) -> Key {
 }
 
 /// Besides nudges a controller that has nothing to repair writes its Lease, Events, and dry-run pods.
-pub fn wrote_nothing_else(stage: &Stage) -> Result<()> {
-    for request in stage.requests_of("controller")? {
+pub fn wrote_nothing_else(harness: &Harness) -> Result<()> {
+    for request in harness.requests_of("controller")? {
         let reads = ["get", "list", "watch"].contains(&request.verb.as_str());
         let known = ["leases", "events"].contains(&request.resource.as_str())
             || request.resource == "pods" && request.dry_run && request.namespace == PROBE;
-        let nudges = request.verb == "patch" && request.namespace == SHOP && request.subresource.is_empty();
-        ensure!(reads || known || nudges, "{request:?}");
+        let retries = request.verb == "patch" && request.namespace == SHOP && request.subresource.is_empty();
+        ensure!(reads || known || retries, "{request:?}");
     }
     Ok(())
 }

@@ -15,14 +15,14 @@ use crate::helm::{NAMESPACE, Setting, all_on, chart, helm, render, with_image};
 pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A cluster.
-pub struct Stage {
+pub struct Harness {
     /// The cluster.
     pub cluster: Cluster,
 }
 
 // === impl Stage ===
 
-impl Stage {
+impl Harness {
     /// Runs Helm as the administrator. What it said, where it refused.
     pub async fn helm(&self, words: &[&str], settings: &[Setting]) -> Result<String, String> {
         let mut helm = tokio::process::Command::from(helm());
@@ -70,9 +70,9 @@ impl Stage {
 
     /// Tries a pod, until what the API server says satisfies the condition: what it admits by reaches it a moment after it was
     /// written. First the pod that it would store, or nothing where it refuses, then its warnings or its refusal.
-    pub async fn until_told(&self, what: &str, pod: &Value, condition: impl Fn(&Value, &str) -> bool) -> Result<()> {
+    pub async fn until_answer(&self, what: &str, pod: &Value, condition: impl Fn(&Value, &str) -> bool) -> Result<()> {
         let mut last = String::new();
-        let told = async {
+        let tried = async {
             loop {
                 let mut kubectl = tokio::process::Command::new(self.cluster.kubectl());
                 kubectl.args(["create", "--dry-run=server", "--output=json", "--filename=-"]);
@@ -85,7 +85,7 @@ impl Stage {
                 last = format!("{said}\n{:#}", stored["spec"]);
             }
         };
-        match tokio::time::timeout(PATIENCE, told).await {
+        match tokio::time::timeout(PATIENCE, tried).await {
             Ok(outcome) => outcome,
             Err(_) => bail!("{what}: not within {} s; last: {last}", PATIENCE.as_secs()),
         }
