@@ -17,9 +17,9 @@ use super::watch::{Seen, follow, follow_kept, follow_some};
 use crate::decide::repair::retry::{RefusedCreate, is_ours};
 use crate::decide::repair::{Kind, NamespaceView, OwnerReference, OwnerView, PodView};
 
-/// How many objects are asked for at a time while a list is read. Of real pods that is 2 to 5 MB of text, twice for a moment, beside
+/// How many objects are asked for at a time while a list is read. Of real pods that is 1 to 2 MB of text, twice for a moment, beside
 /// what is kept of those before.
-const PAGE: u32 = 250;
+const PAGE: u32 = 100;
 
 /// Follows all pods, for ever. Seen are those outside the mesh, what else their owners have, and all pods of the owners whose uids are
 /// `awaited`; of the others there is only a number, [`Seen::hidden`].
