@@ -664,6 +664,7 @@ mod tests {
             metrics.gate_answered(StatusCode::from_bytes(code.as_bytes()).unwrap());
         }
         metrics.refused_connections.inc();
+        metrics.unproven_openings.inc();
         let text = metrics.text();
         let zero: Vec<_> = text.lines().filter(|line| line.contains("_total") && line.ends_with(" 0")).collect();
         assert!(zero.is_empty(), "{zero:?}");
