@@ -231,8 +231,8 @@ fn coverage(state: &State, admission: &Admission, view: &WebhookView) -> Option<
 /// Where dry-run pods are sent, as the agents have it.
 fn probe_namespace(state: &State) -> String {
     let agents = state.agents().ok().flatten().and_then(|it| it.spec.as_ref()?.template.spec.as_ref());
-    let told = agents.and_then(|spec| variable(spec, "agent", "LINKERD_GATE_PROBE_NAMESPACE"));
-    told.unwrap_or_else(|| "linkerd-gate-probe".to_owned())
+    let given = agents.and_then(|spec| variable(spec, "agent", "LINKERD_GATE_PROBE_NAMESPACE"));
+    given.unwrap_or_else(|| "linkerd-gate-probe".to_owned())
 }
 
 fn is_exempt(namespaces: &[Namespace], name: &str) -> bool {

@@ -111,7 +111,7 @@ impl State {
     }
 
     /// Whether the policy and its binding are there, and the binding takes a configuration of Linkerd's webhook as its parameter and does
-    /// more than tell. Nothing acts where admission could not be read: whoever says so as a fact has to look at that first.
+    /// more than tell. Nothing acts where admission could not be read: a check that states it as a fact reads that first.
     pub fn acts(&self, name: &str) -> bool {
         let (Ok(admission), Ok(mutating), Ok(view)) = (&self.admission, &self.mutating, self.webhooks()) else {
             return false;

@@ -347,8 +347,8 @@ async fn injectors(client: &Client, scope: &Scope, state: &State) -> Read<Vec<In
 /// (`system:basic-user`), and nothing is stored.
 async fn asker(client: &Client) -> Option<String> {
     let review = Api::<SelfSubjectReview>::all(client.clone());
-    let told = review.create(&PostParams::default(), &SelfSubjectReview::default()).await.ok()?;
-    let name = told.status?.user_info?.username.filter(|name| !name.is_empty())?;
+    let review = review.create(&PostParams::default(), &SelfSubjectReview::default()).await.ok()?;
+    let name = review.status?.user_info?.username.filter(|name| !name.is_empty())?;
     Some(match name.strip_prefix("system:serviceaccount:") {
         Some(account) => format!("--serviceaccount={account}"),
         None => format!("--user={name}"),

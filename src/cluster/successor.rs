@@ -103,7 +103,7 @@ async fn send(client: Client, namespace: &str, owner: &OwnerReference, template:
                 let refusal = Some((status.code, status.message.as_str()));
                 not_injected(&sent, metadata_of(client, namespace).await.ok().as_ref(), refusal)
             }
-            RefusedBy::Told(cause, why) => Trial::Refused(cause, why),
+            RefusedBy::Known(cause, why) => Trial::Refused(cause, why),
         },
         Err(error) => Trial::Failed(describe("try out the pod that would be made instead", &error)),
     }

@@ -48,25 +48,25 @@ pub enum RefusedBy {
     FullQuota(Exceeded),
     /// The injector or the call to it, or the API server itself: the annotations may tell more, see [`not_injected`].
     InjectorOrServer,
-    /// Something else, which needs nothing more to be told.
-    Told(RefusalCause, String),
+    /// A refusal whose text says enough.
+    Known(RefusalCause, String),
 }
 
 /// Who refused a dry-run with this HTTP code and message.
 pub fn refused_by(code: u16, message: &str) -> RefusedBy {
-    let told = |cause, who: &str| RefusedBy::Told(cause, format!("not evicted: {who}: {message}"));
+    let known = |cause, who: &str| RefusedBy::Known(cause, format!("not evicted: {who}: {message}"));
     if code == 403 && message.contains("cannot create resource") {
         RefusedBy::Rights
     } else if code == 403 && message.contains("violates PodSecurity") {
-        told(RefusalCause::PodSecurity, "Pod Security would refuse the pod that would be made instead")
+        known(RefusalCause::PodSecurity, "Pod Security would refuse the pod that would be made instead")
     } else if let Some(exceeded) = Exceeded::read(message) {
         RefusedBy::FullQuota(exceeded)
     } else if message.contains("failed quota: ") {
-        told(RefusalCause::Quota, "a quota would refuse the pod that would be made instead")
+        known(RefusalCause::Quota, "a quota would refuse the pod that would be made instead")
     } else if message.contains(INJECTOR_WEBHOOK) || code >= 500 && !message.contains("admission webhook") {
         RefusedBy::InjectorOrServer
     } else {
-        told(RefusalCause::Admission, "the pod that would be made instead would be refused")
+        known(RefusalCause::Admission, "the pod that would be made instead would be refused")
     }
 }
 
@@ -171,7 +171,7 @@ mod tests {
     #[test]
     fn each_refusal_is_classified_by_its_text() {
         let cause = |code, message: &str| match refused_by(code, message) {
-            RefusedBy::Told(cause, why) => {
+            RefusedBy::Known(cause, why) => {
                 assert!(why.starts_with("not evicted: ") && why.ends_with(message), "{why}");
                 cause
             }

@@ -35,10 +35,10 @@ fn exhausted(model: &mut Model) -> usize {
         come_back(model, &acts);
         done += acts.len();
         // What came back is seen before the next proof.
-        model.told();
+        model.due_text();
         model.after(31);
     }
-    model.told();
+    model.due_text();
     done
 }
 
@@ -57,8 +57,8 @@ fn an_owner_that_grew_while_the_injector_was_away_is_no_loop() {
     assert_eq!(model.act(&WriteOutcome::Conflict).len(), 3);
     // Its controller was not done with making them.
     model.after(1).pods((3..10).map(|place| pod(&format!("a{place}")).of(&web())));
-    model.told();
-    model.after(31).told();
+    model.due_text();
+    model.after(31).due_text();
     assert!(!model.tracker.is_breaker_open("uid of web") && !model.due().is_empty());
     assert_eq!(exhausted(&mut model), 3, "and then it is one");
 }
@@ -99,7 +99,7 @@ fn a_new_webhook_or_a_meshed_pod_resets_the_breaker() {
     model.cluster.webhooks = WebhookView::new([&other]).unwrap();
     assert_eq!(exhausted(&mut model), 3);
     model.pods([pod("b").meshed().of(&web())]);
-    assert!(!model.told().is_empty());
+    assert!(!model.due_text().is_empty());
     assert_eq!(model.tracker.open_breakers(), 0);
 }
 
@@ -109,11 +109,11 @@ fn after_a_possible_loop_one_pod_is_replaced_per_cooldown() {
     let acts = model.done();
     assert_eq!(acts.len(), 3);
     come_back(&mut model, &acts[..1]);
-    model.gone("a1").gone("a2").told();
+    model.gone("a1").gone("a2").due_text();
     model.pods([pod("b").declining().of(&web()), pod("c").declining().ready().of(&web())]);
-    assert!(model.after(29).told().is_empty());
-    assert_eq!(model.after(1).told().len(), 0, "b has not started");
-    assert_eq!(model.after(30).told().len(), 1);
+    assert!(model.after(29).due_text().is_empty());
+    assert_eq!(model.after(1).due_text().len(), 0, "b has not started");
+    assert_eq!(model.after(30).due_text().len(), 1);
 }
 
 #[test]
@@ -123,8 +123,8 @@ fn a_failure_explained_by_an_outage_does_not_count() {
         let acts = model.done();
         assert_eq!(acts.len(), 3);
         come_back(&mut model, &acts);
-        assert!(model.told().is_empty(), "the proof is from before");
-        assert!(model.after(5).without_proof().told().is_empty());
+        assert!(model.due_text().is_empty(), "the proof is from before");
+        assert!(model.after(5).without_proof().due_text().is_empty());
         assert_eq!(model.tracker.open_breakers(), 0);
         model.after(5);
     }
@@ -136,16 +136,16 @@ fn a_failure_counts_only_with_a_later_proof_each_time() {
     for _ in 0..2 {
         let acts = model.done();
         come_back(&mut model, &acts);
-        model.told();
-        model.after(31).told();
+        model.due_text();
+        model.after(31).due_text();
     }
     let acts = model.done();
     assert_eq!(acts.len(), 1);
     come_back(&mut model, &acts);
     model.now += seconds(1);
-    assert!(model.told().is_empty() && model.tracker.open_breakers() == 0, "its proof is from before");
-    assert!(model.without_proof().told().is_empty() && model.tracker.open_breakers() == 0);
-    model.after(1).told();
+    assert!(model.due_text().is_empty() && model.tracker.open_breakers() == 0, "its proof is from before");
+    assert!(model.without_proof().due_text().is_empty() && model.tracker.open_breakers() == 0);
+    model.after(1).due_text();
     assert_eq!(model.tracker.open_breakers(), 0, "there was an outage");
 }
 
@@ -187,7 +187,7 @@ fn failures_add_up_regardless_of_the_cooldown() {
         let acts = model.done();
         come_back(&mut model, &acts);
         done += acts.len();
-        model.told();
+        model.due_text();
         model.after(60);
     }
     assert_eq!(done, 3);
@@ -203,8 +203,8 @@ fn a_suspended_jobs_failures_count_for_each_pod() {
     model.gone("a").gone("b").gone("c").owner(&suspended.and("/status", json!({})));
     assert_eq!(model.after(1).done(), ["resume report"]);
     model.owner(&report).pods(["d", "e", "f"].map(|name| pod(name).of(&report)));
-    assert!(model.after(1).told().is_empty());
-    assert!(model.after(40).told().is_empty());
+    assert!(model.after(1).due_text().is_empty());
+    assert!(model.after(40).due_text().is_empty());
     assert_eq!(model.fate("d"), Err(KeepReason::Broken));
 }
 

@@ -83,7 +83,7 @@ fn ownerless_and_mirror_pods_are_kept_despite_annotations() {
     model.pods([pod("lonely").repaired("held"), mirror.repaired("running")]);
     assert_eq!(model.fate("lonely"), Err(KeepReason::Ownerless));
     assert_eq!(model.fate("file"), Err(KeepReason::Mirror));
-    assert!(model.told().is_empty());
+    assert!(model.due_text().is_empty());
 }
 
 #[test]
@@ -119,7 +119,7 @@ fn nothing_is_replaced_in_a_namespace_that_goes_away() {
 fn a_running_pod_from_before_injection_was_requested_is_kept() {
     let mut model = Model::with(Repair::Running, [web()]);
     model.namespace(&namespace("shop")).pods([pod("old").running().of(&web()), pod("held").of(&web())]);
-    assert!(model.told().is_empty());
+    assert!(model.due_text().is_empty());
     model.namespace(&asking()).pods([pod("new").running().of(&web())]);
     assert_eq!(model.fate("old"), Err(KeepReason::CameBefore));
     assert_eq!(model.fate("held"), Ok(Method::Delete));
@@ -134,7 +134,7 @@ fn a_pod_from_before_is_remembered_until_it_is_gone() {
     let mut model = Model::with(Repair::Running, [web()]);
     model.pods([pod("old").declining()]);
     for round in 0..4 {
-        model.pods((0..600).map(|place| pod(&format!("{round}-{place}")).declining())).told();
+        model.pods((0..600).map(|place| pod(&format!("{round}-{place}")).declining())).due_text();
         assert!(model.tracker.came_before("uid of 0-0") == (round < 3), "{round}");
         assert!(model.tracker.came_before("uid of old"));
         (0..600).for_each(|place| {

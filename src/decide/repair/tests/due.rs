@@ -32,14 +32,14 @@ fn a_removal_names_exactly_the_observed_pod() {
 fn nothing_is_due_without_a_proof_newer_than_the_last_miss() {
     let web = replica_set("web");
     let mut model = Model::with(Repair::Held, [web.clone()]);
-    assert!(model.pods(held(&["a", "b"], &web)).without_proof().told().is_empty());
+    assert!(model.pods(held(&["a", "b"], &web)).without_proof().due_text().is_empty());
     assert_eq!(model.after(0).done(), ["delete a", "delete b"]);
     let old = model.cluster.proven;
     model.gone("a").pods(held(&["c"], &web)).after(40);
     model.cluster.proven = old;
-    assert!(model.told().is_empty(), "the proof is from before");
+    assert!(model.due_text().is_empty(), "the proof is from before");
     model.gone("b").after(30);
-    assert_eq!(model.told(), ["delete c"]);
+    assert_eq!(model.due_text(), ["delete c"]);
 }
 
 #[test]
@@ -49,11 +49,11 @@ fn an_operation_in_flight_is_not_repeated() {
     model.pods(held(&["a"], &web));
     let due = model.due();
     model.begin(&due[0]);
-    assert!(model.told().is_empty());
+    assert!(model.due_text().is_empty());
     model.tracker.acted(&due[0], &WriteOutcome::Done, model.now);
-    assert!(model.after(59).told().is_empty(), "its deletion is not seen yet");
+    assert!(model.after(59).due_text().is_empty(), "its deletion is not seen yet");
     assert_eq!(model.again, Some(model.now + seconds(1)));
-    assert_eq!(model.after(1).told(), ["delete a"], "it is still there: the act was lost");
+    assert_eq!(model.after(1).due_text(), ["delete a"], "it is still there: the act was lost");
 }
 
 #[test]
@@ -62,7 +62,7 @@ fn a_pod_whose_deletion_conflicted_is_due_again_at_once() {
     let mut model = Model::with(Repair::Held, [web.clone()]);
     model.pods(held(&["a"], &web));
     assert_eq!(model.act(&WriteOutcome::Conflict), ["delete a"]);
-    assert_eq!(model.told(), ["delete a"]);
+    assert_eq!(model.due_text(), ["delete a"]);
 }
 
 #[test]
@@ -72,14 +72,14 @@ fn a_failed_deletion_is_retried_after_pauses_up_to_five_minutes() {
     model.pods(held(&["a"], &web));
     for pause in [15, 30, 60, 120, 240, 300, 300] {
         assert_eq!(model.act(&WriteOutcome::Failed("no".to_owned())), ["delete a"]);
-        assert!(model.after(pause - 1).told().is_empty(), "{pause}");
+        assert!(model.after(pause - 1).due_text().is_empty(), "{pause}");
         assert_eq!(model.again, Some(model.now + seconds(1)));
         model.after(1);
     }
     assert_eq!(model.done(), ["delete a"]);
     model.after(60);
     assert_eq!(model.act(&WriteOutcome::Refused("a budget".to_owned())), ["delete a"]);
-    assert_eq!(model.after(15).told(), ["delete a"]);
+    assert_eq!(model.after(15).due_text(), ["delete a"]);
 }
 
 #[test]
@@ -92,11 +92,11 @@ fn due_pods_fit_the_window_and_each_owner_gets_one_first() {
     }
     let ten = "a1 b1 c1 d1 a2 b2 c2 d2 a3 b3";
     assert_eq!(model.done(), ten.split(' ').map(|name| format!("delete {name}")).collect::<Vec<_>>());
-    assert!(model.told().is_empty());
+    assert!(model.due_text().is_empty());
     assert_eq!(model.again, Some(model.now + seconds(10)), "what shows nothing frees its place");
     // Two of them come meshed, which makes places for two and for two more; `a` is trusted with more than three.
     model.gone("a1").gone("b1").pods([pod("e").meshed().of(&sets[0]), pod("f").meshed().of(&sets[1])]);
-    assert_eq!(model.after(1).told(), ["delete a4", "delete b4", "delete c3", "delete d3"]);
+    assert_eq!(model.after(1).due_text(), ["delete a4", "delete b4", "delete c3", "delete d3"]);
 }
 
 #[test]
@@ -121,11 +121,11 @@ fn three_pods_of_an_owner_are_deleted_until_one_returns_meshed() {
     let mut model = Model::with(Repair::Held, [web.clone()]);
     model.pods(held(&["a", "b", "c", "d", "e", "f"], &web));
     assert_eq!(model.done(), ["delete a", "delete b", "delete c"]);
-    assert!(model.after(1).told().is_empty());
+    assert!(model.after(1).due_text().is_empty());
     model.gone("a").pods([pod("g").meshed().of(&web)]);
-    assert_eq!(model.after(1).told(), ["delete d", "delete e", "delete f"]);
+    assert_eq!(model.after(1).due_text(), ["delete d", "delete e", "delete f"]);
     // It is trusted for a few seconds only: what it makes may be another by then.
-    assert_eq!(model.after(5).told(), ["delete d"]);
+    assert_eq!(model.after(5).due_text(), ["delete d"]);
 }
 
 #[test]
@@ -145,13 +145,13 @@ fn missing_replacements_count_while_their_owner_lacks_pods() {
     model.pods(held(&["a", "b", "c", "d", "e"], &web));
     assert_eq!(model.done().len(), 3);
     model.gone("a").gone("b").gone("c").owner(&lacking);
-    assert!(model.after(300).told().is_empty(), "somebody refuses what it makes");
+    assert!(model.after(300).due_text().is_empty(), "somebody refuses what it makes");
     // It was scaled down meanwhile: nothing is to come.
-    assert_eq!(model.owner(&web).told(), ["delete d", "delete e"]);
+    assert_eq!(model.owner(&web).due_text(), ["delete d", "delete e"]);
     model.owner(&lacking).after(600);
-    assert!(model.told().is_empty());
+    assert!(model.due_text().is_empty());
     model.pods([pod("f").meshed().of(&web)]);
-    assert_eq!(model.told(), ["delete d"]);
+    assert_eq!(model.due_text(), ["delete d"]);
 }
 
 #[test]
@@ -160,19 +160,19 @@ fn a_stateful_set_goes_one_at_a_time_from_the_last_on() {
     let mut model = Model::with(Repair::Held, [db.clone()]);
     model.pods(held(&["db-0", "db-2", "db-10"], &db));
     assert_eq!(model.done(), ["delete db-10"]);
-    assert!(model.after(1).told().is_empty());
+    assert!(model.after(1).due_text().is_empty());
     model.pods([pod("db-10").going().of(&db)]);
-    assert!(model.after(600).told().is_empty(), "its grace period is long");
+    assert!(model.after(600).due_text().is_empty(), "its grace period is long");
     model.gone("db-10");
-    assert!(model.after(1).told().is_empty(), "it is gone, and not back yet");
+    assert!(model.after(1).due_text().is_empty(), "it is gone, and not back yet");
     model.pods([pod("db-10").anew().meshed().of(&db)]);
-    assert!(model.after(1).told().is_empty(), "it is back, and has not started");
+    assert!(model.after(1).due_text().is_empty(), "it is back, and has not started");
     model.pods([pod("db-10").anew().meshed().running().of(&db)]);
     assert_eq!(model.after(1).done(), ["delete db-2"]);
     // A successor that never starts does not hold up those that never ran for ever.
     model.pods([pod("db-2").anew().meshed().of(&db)]);
-    assert!(model.after(59).told().is_empty());
-    assert_eq!(model.after(1).told(), ["delete db-0"]);
+    assert!(model.after(59).due_text().is_empty());
+    assert_eq!(model.after(1).due_text(), ["delete db-0"]);
 }
 
 #[test]
@@ -182,9 +182,9 @@ fn a_stateful_set_whose_pod_does_not_come_back_loses_no_other() {
     model.pods(held(&["db-0", "db-1"], &db));
     assert_eq!(model.done(), ["delete db-1"]);
     model.gone("db-1").owner(&db.clone().and("/status", json!({"replicas": 2})));
-    assert!(model.after(300).told().is_empty());
+    assert!(model.after(300).due_text().is_empty());
     model.pods([pod("db-1").anew().meshed().running().of(&db)]);
-    assert_eq!(model.told(), ["delete db-0"]);
+    assert_eq!(model.due_text(), ["delete db-0"]);
 }
 
 #[test]
@@ -194,9 +194,9 @@ fn an_operation_without_an_answer_may_have_succeeded() {
     model.pods(held(&["db-0", "db-1"], &db));
     assert_eq!(model.act(&WriteOutcome::Failed("no answer".to_owned())), ["delete db-1"]);
     model.gone("db-1").owner(&db.clone().and("/status", json!({"replicas": 2})));
-    assert!(model.after(300).told().is_empty());
+    assert!(model.after(300).due_text().is_empty());
     model.pods([pod("db-1").anew().meshed().running().of(&db)]);
-    assert_eq!(model.told(), ["delete db-0"]);
+    assert_eq!(model.due_text(), ["delete db-0"]);
 }
 
 #[test]
@@ -205,7 +205,7 @@ fn a_new_controller_waits_for_pods_that_another_has_deleted() {
     let mut model = Model::with(Repair::Held, [db.clone(), log()]);
     model.pods(held(&["db-0"], &db)).pods([pod("db-1").going().of(&db)]);
     model.pods(held(&["x", "y", "z"], &log())).pods([pod("w").going().of(&log())]);
-    assert_eq!(model.told(), ["delete x"]);
+    assert_eq!(model.due_text(), ["delete x"]);
 }
 
 #[test]
@@ -213,13 +213,13 @@ fn a_stateful_set_loses_a_running_pod_only_if_others_are_ready() {
     let db = stateful_set("db");
     let mut model = Model::with(Repair::Running, [db.clone()]);
     model.pods(running(&["db-0", "db-1"], &db)).pods([pod("db-2").running().meshed().of(&db)]);
-    assert!(model.told().is_empty(), "db-2 is not ready");
+    assert!(model.due_text().is_empty(), "db-2 is not ready");
     model.pods([pod("db-2").ready().meshed().of(&db)]);
     model.owner(&db.clone().and("/status", json!({"replicas": 2})));
-    assert!(model.told().is_empty(), "one is missing");
+    assert!(model.due_text().is_empty(), "one is missing");
     assert_eq!(model.owner(&db).done(), ["evict db-1"]);
     model.pods([pod("db-1").anew().ready().meshed().of(&db)]);
-    assert!(model.after(29).told().is_empty());
+    assert!(model.after(29).due_text().is_empty());
     assert_eq!(model.again, Some(model.now + seconds(1)));
     assert_eq!(model.after(1).done(), ["evict db-0"]);
 }
@@ -229,7 +229,7 @@ fn what_never_ran_goes_before_what_runs() {
     let db = stateful_set("db");
     let mut model = Model::with(Repair::Running, [db.clone()]);
     model.pods(running(&["db-1", "db-2"], &db)).pods(held(&["db-0"], &db));
-    assert_eq!(model.told(), ["delete db-0"]);
+    assert_eq!(model.due_text(), ["delete db-0"]);
 }
 
 #[test]
@@ -237,17 +237,17 @@ fn a_daemon_sets_budget_applies_to_held_and_running_pods() {
     let mut model = Model::with(Repair::Running, [log()]);
     model.pods(held(&["a", "b", "c"], &log()));
     assert_eq!(model.done(), ["delete a", "delete b"]);
-    assert!(model.after(1).told().is_empty());
+    assert!(model.after(1).due_text().is_empty());
     model.pods([pod("a").anew().meshed().running().of(&log())]);
-    assert_eq!(model.after(1).told(), ["delete c"]);
+    assert_eq!(model.after(1).due_text(), ["delete c"]);
 
     let mut model = Model::with(Repair::Running, [log()]);
     model.pods(running(&["a", "b"], &log())).pods([pod("c").meshed().of(&log()), pod("d").meshed().of(&log())]);
-    assert!(model.told().is_empty(), "two are unavailable already");
+    assert!(model.due_text().is_empty(), "two are unavailable already");
     model.pods([pod("d").meshed().ready().of(&log())]);
-    assert_eq!(model.told(), ["evict a"]);
+    assert_eq!(model.due_text(), ["evict a"]);
     model.owner(&log().and("/status/currentNumberScheduled", 9.into()));
-    assert!(model.told().is_empty(), "one is missing and one is unavailable");
+    assert!(model.due_text().is_empty(), "one is missing and one is unavailable");
 }
 
 #[test]
@@ -257,12 +257,12 @@ fn running_pods_are_evicted_one_by_one_after_ready_and_cooldown() {
         model.pods(running(&["a", "b", "c"], &web));
         assert_eq!(model.done(), ["evict a"]);
         model.gone("a").pods([pod("d").meshed().running().of(&web)]);
-        assert!(model.after(600).told().is_empty(), "what came instead is not ready");
+        assert!(model.after(600).due_text().is_empty(), "what came instead is not ready");
         model.pods([pod("d").meshed().ready().of(&web)]);
         assert_eq!(model.after(1).done(), ["evict b"]);
         model.gone("b").pods([pod("e").meshed().ready().of(&web)]);
-        assert!(model.after(29).told().is_empty());
-        assert_eq!(model.after(1).told(), ["evict c"]);
+        assert!(model.after(29).due_text().is_empty());
+        assert_eq!(model.after(1).due_text(), ["evict c"]);
     }
 }
 
@@ -271,8 +271,8 @@ fn an_owner_that_lacks_pods_loses_no_running_pod() {
     for web in [replica_set("web"), replication_controller("web")] {
         let web = web.and("/spec", json!({"replicas": 3})).and("/status", json!({"replicas": 2}));
         let mut model = Model::with(Repair::Running, [web.clone()]);
-        assert!(model.pods(running(&["a", "b"], &web)).told().is_empty());
-        assert_eq!(model.owner(&web.and("/status", json!({"replicas": 3}))).told(), ["evict a"]);
+        assert!(model.pods(running(&["a", "b"], &web)).due_text().is_empty());
+        assert_eq!(model.owner(&web.and("/status", json!({"replicas": 3}))).due_text(), ["evict a"]);
     }
 }
 
@@ -282,7 +282,7 @@ fn evictions_have_a_separate_rate_and_delay_no_deletion() {
     let mut model = Model::with(Repair::Running, sets.clone());
     model.pods(running(&["a1"], &sets[0])).pods(running(&["b1"], &sets[1])).pods(held(&["c1"], &sets[2]));
     assert_eq!(model.done(), ["evict a1", "delete c1"]);
-    assert!(model.after(9).told().is_empty());
+    assert!(model.after(9).due_text().is_empty());
     assert_eq!(model.again, Some(model.now + seconds(1)));
-    assert_eq!(model.after(1).told(), ["evict b1"]);
+    assert_eq!(model.after(1).due_text(), ["evict b1"]);
 }

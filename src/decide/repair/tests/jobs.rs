@@ -41,7 +41,7 @@ fn a_job_that_ignores_disruptions_has_pods_evicted_once_started() {
     assert_eq!(model.fate("a"), Ok(Method::Suspend));
     model.pods([pod("b").running().of(&report())]);
     assert_eq!((model.fate("a"), model.fate("b")), (Ok(Method::Evict), Ok(Method::Evict)));
-    assert_eq!(model.told(), ["evict a"], "evictions have their rate");
+    assert_eq!(model.due_text(), ["evict a"], "evictions have their rate");
 }
 
 #[test]
@@ -65,17 +65,17 @@ fn a_job_is_suspended_if_all_its_active_pods_are_held() {
     assert_eq!((due.len(), resource_version.as_str(), pods.len()), (1, "1", 3));
     model.without_proof();
     assert_eq!(model.done(), ["suspend report a b c"], "that stops its clock, and waits for no proof");
-    assert!(model.after(59).told().is_empty());
+    assert!(model.after(59).due_text().is_empty());
 }
 
 #[test]
 fn a_job_is_not_suspended_with_unseen_pods_or_an_override() {
     let mut model = model(report().and("/status/active", 4.into()));
-    assert!(model.told().is_empty());
+    assert!(model.due_text().is_empty());
     model.owner(&report());
     for manual in [ClusterOverride::Open, ClusterOverride::Closed] {
         model.cluster.manual = Some(manual);
-        assert!(model.told().is_empty(), "{manual:?}");
+        assert!(model.due_text().is_empty(), "{manual:?}");
     }
 }
 
@@ -86,15 +86,15 @@ fn gated_pods_of_a_job_with_others_are_deleted_uncounted() {
         model.pods([other, pod("b").gated().tracked(), pod("a").gated()].map(|pod| pod.of(&report())));
         // What was begun before and not ended comes first.
         assert_eq!((model.fate("a"), model.fate("b")), (Ok(Method::Delete), Ok(Method::Untrack)));
-        assert!(model.without_proof().told().is_empty());
+        assert!(model.without_proof().due_text().is_empty());
         let due = model.after(1).due();
         assert!(matches!(due[1].operation, Operation::Untrack { gate: 1, .. }), "{due:?}");
-        assert_eq!(model.told(), ["delete a", "untrack b"]);
+        assert_eq!(model.due_text(), ["delete a", "untrack b"]);
     }
     // Another program's suspension, and the whole Job held.
     let mut model = Model::with(Repair::Held, [report().labelled("kueue.x-k8s.io/queue-name", "night")]);
     model.pods(["a", "b", "c"].map(|name| pod(name).gated().tracked().of(&report())));
-    assert_eq!(model.told(), ["untrack a", "untrack b", "untrack c"]);
+    assert_eq!(model.due_text(), ["untrack a", "untrack b", "untrack c"]);
 }
 
 #[test]
@@ -120,7 +120,7 @@ fn a_job_with_a_running_meshed_or_kept_pod_is_left() {
         let mut model = model(report());
         model.pods([other.of(&report())]);
         assert_eq!(model.fate("a"), Err(KeepReason::JobWouldCount));
-        assert!(model.told().is_empty());
+        assert!(model.due_text().is_empty());
     }
     let mut model = model(report());
     model.pods([pod("c").repaired("held").of(&report())]);
@@ -155,39 +155,39 @@ fn a_job_that_is_managed_suspended_or_over_is_left() {
 #[test]
 fn a_suspended_job_resumes_once_proven_and_its_pods_are_gone() {
     let mut model = model(suspended().and("/status/active", 3.into()));
-    assert!(model.told().is_empty());
+    assert!(model.due_text().is_empty());
     model.pods(pods().map(Draft::going)).owner(&suspended());
-    assert!(model.after(1).told().is_empty(), "they are still going");
+    assert!(model.after(1).due_text().is_empty(), "they are still going");
     model.gone("a").gone("b").pods([pod("c").finished().of(&report())]);
-    assert!(model.without_proof().told().is_empty());
+    assert!(model.without_proof().due_text().is_empty());
     assert_eq!(model.after(1).done(), ["resume report"]);
 }
 
 #[test]
 fn a_suspended_job_waits_for_proof_but_not_for_a_stuck_pod() {
     let mut model = model(suspended().and("/status/active", 3.into()));
-    assert!(model.told().is_empty());
-    assert!(model.after(3600).without_proof().told().is_empty());
-    assert_eq!(model.after(0).told(), ["resume report"]);
+    assert!(model.due_text().is_empty());
+    assert!(model.after(3600).without_proof().due_text().is_empty());
+    assert_eq!(model.after(0).due_text(), ["resume report"]);
 }
 
 #[test]
 fn another_mark_is_of_another_suspension_and_has_its_own_minute() {
     let mut model = model(suspended().and("/status/active", 3.into()));
-    assert!(model.told().is_empty());
+    assert!(model.due_text().is_empty());
     model.owner(&suspended().and("/status/active", 3.into()).annotated("linkerd-gate/suspended-at", "now"));
-    assert!(model.after(60).told().is_empty());
+    assert!(model.after(60).due_text().is_empty());
     assert_eq!(model.again, Some(model.now + seconds(60)));
-    assert_eq!(model.after(60).told(), ["resume report"]);
+    assert_eq!(model.after(60).due_text(), ["resume report"]);
 }
 
 #[test]
 fn a_job_whose_pods_are_no_longer_held_resumes_without_proof() {
     let story = |change: &dyn Fn(&mut Model)| {
         let mut model = Model::with(Repair::Held, [suspended()]);
-        assert!(model.without_proof().told().is_empty());
+        assert!(model.without_proof().due_text().is_empty());
         change(&mut model);
-        model.told() == ["resume report"]
+        model.due_text() == ["resume report"]
     };
     assert!(story(&|model| model.policy.enforces = false), "audit");
     assert!(story(&|model| model.policy.repair = Repair::Report), "report");
@@ -204,7 +204,7 @@ fn a_job_whose_pods_are_no_longer_held_resumes_without_proof() {
     assert!(!story(&|model| model.cluster.webhooks = WebhookView::default()), "Linkerd is gone, for how long?");
     let gone = |model: &mut Model| {
         model.cluster.webhooks = WebhookView::default();
-        assert!(model.told().is_empty());
+        assert!(model.due_text().is_empty());
         model.after(600).without_proof();
     };
     assert!(story(&gone), "Linkerd is gone for ten minutes");
@@ -215,36 +215,36 @@ fn a_job_suspended_for_hold_max_resumes_for_good() {
     let suspended = suspended().annotated("linkerd-gate/suspended-at", "2026-01-01T12:00:00Z");
     let mut model = Model::with(Repair::Held, [suspended]);
     model.policy.hold_max = Some(seconds(60));
-    assert!(model.without_proof().told().is_empty());
+    assert!(model.without_proof().due_text().is_empty());
     assert_eq!(model.after(60).without_proof().done(), ["resume report"]);
     model.owner(&report()).pods(["a", "b", "c"].map(|name| pod(name).gated().tracked().of(&report())));
     let later = "2026-01-01T12:01:00Z";
     model.pods([pod("a").gated().tracked().of(&report()).and("/metadata/creationTimestamp", later.into())]);
     assert_eq!(model.after(1).without_proof().ungated().len(), 3);
-    assert!(model.told().is_empty());
+    assert!(model.due_text().is_empty());
 }
 
 #[test]
 fn a_foreign_resume_clears_our_mark_and_a_foreign_suspend_stays() {
     let mut model = Model::with(Repair::Held, [suspended().and("/spec/suspend", false.into())]);
-    assert_eq!(model.without_proof().told(), ["resume report"]);
+    assert_eq!(model.without_proof().due_text(), ["resume report"]);
     let mut model = Model::with(Repair::Held, [report().and("/spec/suspend", true.into()).and("/status", json!({}))]);
-    assert!(model.after(3600).told().is_empty());
-    assert!(model.owner(&suspended().going()).after(3600).told().is_empty());
+    assert!(model.after(3600).due_text().is_empty());
+    assert!(model.owner(&suspended().going()).after(3600).due_text().is_empty());
 }
 
 #[test]
 fn a_resume_is_not_repeated_before_a_change_and_never_given_up() {
     let mut model = Model::with(Repair::Held, [suspended()]);
     assert_eq!(model.done(), ["resume report"]);
-    assert!(model.after(59).told().is_empty());
+    assert!(model.after(59).due_text().is_empty());
     assert_eq!(model.again, Some(model.now + seconds(1)));
-    assert_eq!(model.after(1).told(), ["resume report"], "whoever began it never told what came of it");
+    assert_eq!(model.after(1).due_text(), ["resume report"], "whoever began it never told what came of it");
     assert_eq!(model.act(&WriteOutcome::Failed("no".to_owned())), ["resume report"]);
-    assert!(model.after(14).told().is_empty());
+    assert!(model.after(14).due_text().is_empty());
     assert_eq!(model.after(1).done(), ["resume report"]);
     model.owner(&suspended().and("/metadata/resourceVersion", "2".into()));
-    assert_eq!(model.after(1).told(), ["resume report"], "it changed, and is still suspended");
+    assert_eq!(model.after(1).due_text(), ["resume report"], "it changed, and is still suspended");
 }
 
 #[test]
@@ -265,6 +265,6 @@ fn a_job_whose_pods_came_back_meshed_is_at_rest() {
     model.gone("a").gone("b").gone("c").owner(&suspended());
     assert_eq!(model.after(1).done(), ["resume report"]);
     model.owner(&report()).pods(["d", "e", "f"].map(|name| pod(name).meshed().running().of(&report())));
-    assert!(model.after(1).told().is_empty());
-    assert!(model.after(3600).told().is_empty() && model.again.is_none());
+    assert!(model.after(1).due_text().is_empty());
+    assert!(model.after(3600).due_text().is_empty() && model.again.is_none());
 }

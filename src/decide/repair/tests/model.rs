@@ -192,7 +192,7 @@ impl Model {
     }
 
     /// What is due, in words.
-    pub fn told(&mut self) -> Vec<String> {
+    pub fn due_text(&mut self) -> Vec<String> {
         self.due().iter().map(words).collect()
     }
 

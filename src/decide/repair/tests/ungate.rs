@@ -30,9 +30,9 @@ fn reason(pod: Draft) -> Option<UngateReason> {
 #[test]
 fn a_held_pod_stays_gated_and_is_deleted_once_proven() {
     let mut model = model(held("a"));
-    assert_eq!((model.ungated(), model.told()), (vec![], vec![]));
+    assert_eq!((model.ungated(), model.due_text()), (vec![], vec![]));
     assert_eq!(model.fate("a"), Ok(Method::Delete));
-    assert_eq!(model.after(0).told(), ["delete a"]);
+    assert_eq!(model.after(0).due_text(), ["delete a"]);
 }
 
 #[test]
@@ -149,7 +149,7 @@ fn a_foreign_finalizer_or_a_release_annotation_keeps_a_pod() {
     assert_eq!(model.fate("a"), Err(KeepReason::ForeignFinalizer("example.com/keep".to_owned())));
     assert_eq!(model.fate("b"), Err(KeepReason::Released));
     assert_eq!(model.fate("lonely"), Err(KeepReason::Ownerless));
-    assert!(model.told().is_empty());
+    assert!(model.due_text().is_empty());
 }
 
 #[test]
@@ -162,10 +162,10 @@ fn only_what_a_node_could_start_before_its_turn_is_pending() {
         pod("reported").unscheduled().of(&web()).repaired("report"),
         pod("meshed").unscheduled().meshed().of(&web()),
     ]);
-    model.told();
+    model.due_text();
     assert_eq!(model.pending, 1, "whether or not injection is proven");
     model.policy.enforces = false;
-    model.told();
+    model.due_text();
     assert_eq!(model.pending, 0, "audit replaces nothing");
     model.policy.enforces = true;
     model.after(0);
