@@ -15,7 +15,7 @@ MDBOOK := $(CACHE)/tools/mdbook/bin/mdbook
 
 .PHONY: help
 help: ## List the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 .PHONY: demo
 demo: ## Play a cluster boot without and with the gate: real processes, no cluster, a table and a picture
@@ -56,6 +56,17 @@ image: ## Build the container image without a container engine, for `docker load
 	  --label "org.opencontainers.image.licenses=Apache-2.0" \
 	  --label "org.opencontainers.image.version=$(VERSION)" \
 	  --label "org.opencontainers.image.revision=$(shell git rev-parse HEAD 2>/dev/null || echo unknown)"
+
+# IMAGE's tag is left out: the version is the tag. CI adds the programs, checksums, SBOM and signatures.
+.PHONY: release-files
+release-files: ## Write install*.yaml, the packaged chart and the notes of a release into target/release-files (IMAGE=NAME)
+	cargo build --locked --quiet --package linkerd-gate --bin linkerd-gate
+	.github/release/files.sh "$${CARGO_TARGET_DIR:-target}/debug/linkerd-gate" \
+	  "$$(cargo run --locked --quiet --package linkerd-gate-kit --bin kit -- find helm)" $(VERSION) $(IMAGE:%:$(VERSION)=%) target/release-files
+
+.PHONY: workflows
+workflows: ## Lint the workflows of .github with actionlint
+	"$$(cargo run --locked --quiet --package linkerd-gate-kit --bin kit -- find actionlint)" -shellcheck= -pyflakes=
 
 .PHONY: lint
 lint: $(CARGO_DENY) ## Check format, lints, licences, banned crates and documentation

@@ -11,6 +11,7 @@ mod monitoring;
 mod namespaces;
 mod placed;
 mod quickstart;
+mod release;
 mod uninstall;
 mod values;
 mod variables;

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use linkerd_gate_kit::{
     image::{Architecture, Image, size_of, static_binary},
-    parts::{ApiParts, NodeParts, Release, find_helm, find_kwok},
+    parts::{ApiParts, NodeParts, Release, find_actionlint, find_helm, find_kwok, find_promtool},
 };
 
 /// The test kit's tools: genuine cluster parts, images without a container engine.
@@ -25,6 +25,12 @@ enum Command {
         #[arg(value_enum, default_value = "node")]
         set: Set,
     },
+    /// Prints where a program is that tests use, and fetches and builds it first.
+    Find {
+        /// Which one.
+        #[arg(value_enum)]
+        program: Program,
+    },
     /// Makes a container image out of a static binary, for `ctr images import`, `docker load` or `podman load`.
     Image(ImageArguments),
     /// Builds a package's program of the same name as a static one, in its release profile, and prints where it is.
@@ -38,6 +44,14 @@ enum Command {
 enum Set {
     Api,
     Node,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Program {
+    Actionlint,
+    Helm,
+    Kwok,
+    Promtool,
 }
 
 #[derive(Args)]
@@ -71,6 +85,7 @@ struct ImageArguments {
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Parts { set } => parts(set),
+        Command::Find { program } => find(program).map(|path| println!("{}", path.display())),
         Command::Image(arguments) => image(&arguments),
         Command::Static { package } => {
             eprintln!("building {package} as a static binary (about 3 minutes the first time)");
@@ -97,6 +112,15 @@ fn parts(set: Set) -> Result<()> {
     println!("kwok: {}", find_kwok()?.display());
     println!("helm: {}", find_helm()?.display());
     Ok(())
+}
+
+fn find(program: Program) -> Result<PathBuf> {
+    match program {
+        Program::Actionlint => find_actionlint(),
+        Program::Helm => find_helm(),
+        Program::Kwok => find_kwok(),
+        Program::Promtool => find_promtool(),
+    }
 }
 
 fn image(arguments: &ImageArguments) -> Result<()> {

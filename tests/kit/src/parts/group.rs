@@ -167,6 +167,16 @@ pub(super) const PROMTOOL: Group = Group {
     cold: Duration::from_mins(2),
 };
 
+pub(super) const ACTIONLINT: Group = Group {
+    name: "actionlint",
+    go_mod: include_str!("../../parts/actionlint/go.mod"),
+    go_sum: include_str!("../../parts/actionlint/go.sum"),
+    packages: &["github.com/rhysd/actionlint/cmd/actionlint"],
+    linked: &[],
+    tags: "",
+    cold: Duration::from_secs(20),
+};
+
 // === impl Group ===
 
 impl Group {
@@ -281,7 +291,8 @@ fn explain(words: &str) -> String {
 mod tests {
     use super::*;
 
-    const ALL: &[&Group] = &[&ETCD, &CONTROL, &OLDEST, &NEWEST, &NODE, &CONTAINERD, &COREDNS, &KWOK, &HELM, &PROMTOOL];
+    const ALL: &[&Group] =
+        &[&ETCD, &CONTROL, &OLDEST, &NEWEST, &NODE, &CONTAINERD, &COREDNS, &KWOK, &HELM, &PROMTOOL, &ACTIONLINT];
 
     #[test]
     fn every_program_is_a_tool_of_its_pinned_module_file() {

@@ -6,7 +6,7 @@
 //!
 //! There are two sets, so that a test of API size does not wait for a container runtime: [`ApiParts`] and [`NodeParts`]. Who
 //! asks for fake nodes needs [kwok](find_kwok) too, who renders the chart [Helm](find_helm), who tests alerts
-//! [promtool](find_promtool).
+//! [promtool](find_promtool), [actionlint](find_actionlint).
 
 mod cache;
 mod debian;
@@ -170,6 +170,13 @@ pub fn find_helm() -> Result<PathBuf> {
 /// This blocks, for two minutes when the cache is cold, and says so on stderr.
 pub fn find_promtool() -> Result<PathBuf> {
     Ok(group::PROMTOOL.build()?.join("promtool"))
+}
+
+/// Finds actionlint, which checks GitHub's workflows, or fetches and builds it.
+///
+/// This blocks, for twenty seconds when the cache is cold, and says so on stderr.
+pub fn find_actionlint() -> Result<PathBuf> {
+    Ok(group::ACTIONLINT.build()?.join("actionlint"))
 }
 
 /// The Kubernetes release that the parts are built from, for instance `v1.36.3`.
