@@ -1,144 +1,168 @@
 //! Plays one boot from its first instant to its last.
 
 use crate::{
-    api_server::ApiServer,
+    api_server::{Admission, Admitted, ApiServer, Key},
+    controller::Controller,
     kubelet,
     narrator::{Narrator, Tone},
-    story::{self, Part, Variant},
+    story::{self, Owner, Part, Variant},
     timeline::{PodLine, State, Timeline},
 };
 use anyhow::{Context as _, Result, bail};
+use linkerd_gate::decide::hold;
 use linkerd_gate_kit::{
-    object::{gate, pod},
+    object::{endpoint_slice, namespace, pod, webhook_configuration},
     standin::{Certificates, Identity, Injector, Namespaces, Sidecar, Standin, client::WebhookCaller},
 };
 use serde_json::{Value, json};
 use std::{
     collections::BTreeSet,
-    fs,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 
-/// The exit code with which a gate asks for its pod to be created again.
-const MUST_BE_REPLACED: i32 = 75;
-
 /// How long after the story's end a pod may still take to run before something is wrong.
-const GRACE: Duration = Duration::from_secs(5);
+const GRACE: Duration = Duration::from_secs(10);
 
-/// A boot about to be played.
-pub struct Boot<'a> {
-    variant: Variant,
-    program: &'a Path,
-    certificates: Certificates,
-    /// The CA bundle, mounted into pods in a real cluster, and a termination log for each.
-    files: TempDir,
-}
+/// The ReplicaSet of every Deployment ends like this; genuine ones differ.
+const TEMPLATE: &str = "7d9c5b8f6d";
 
 /// What every pod of a boot shares.
 struct Cluster {
     api_server: ApiServer,
     narrator: Narrator,
-    program: PathBuf,
     /// Whose apps have not started yet.
     missing: Mutex<BTreeSet<&'static str>>,
 }
 
-// === impl Boot ===
+/// Plays it.
+///
+/// # Errors
+/// Something went otherwise than the story says: an app that never started, a controller that ended.
+pub async fn play(variant: Variant, program: &Path) -> Result<Timeline> {
+    let files = TempDir::new().context("a place for the kubeconfig")?;
+    let certificates = Certificates::for_injector(story::LINKERD)?;
+    let identity = Identity::new().start().await?;
+    identity.stop().await?;
+    let namespaces = Namespaces::none().asking(story::NAMESPACE).asking(story::PROBES);
+    let sidecar = Sidecar::genuine(story::LINKERD).identity_at(&identity.address().to_string());
+    let injector = Injector::new(certificates.clone(), &namespaces, sidecar).start().await?;
+    injector.stop().await?;
 
-impl<'a> Boot<'a> {
-    /// Nothing runs yet.
-    pub fn new(variant: Variant, program: &'a Path) -> Result<Self> {
-        let files = TempDir::new().context("a place for the CA bundle")?;
-        let certificates = Certificates::for_injector(story::LINKERD)?;
-        fs::write(files.path().join("ca.crt"), certificates.ca_bundle())?;
-        Ok(Self { variant, program, certificates, files })
-    }
-
-    /// Plays it.
-    ///
-    /// # Errors
-    /// Something went otherwise than the story says: a gate that ended early, late or in another way than it may.
-    pub async fn play(self) -> Result<Timeline> {
-        let identity = Identity::new().start().await?;
-        identity.stop().await?;
-        let namespaces = Namespaces::none().asking(story::NAMESPACE);
-        let sidecar = Sidecar::genuine(story::LINKERD).identity_at(&identity.address().to_string());
-        let injector = Injector::new(self.certificates.clone(), &namespaces, sidecar).start().await?;
-        injector.stop().await?;
-
-        let webhook = WebhookCaller::new(injector.address(), story::LINKERD, self.certificates.ca_bundle())?;
-        let specs: Vec<Value> =
-            (0_u8..).zip(story::PODS).map(|(number, (name, _))| self.pod(name, number, &injector, &identity)).collect();
-        let cluster = Arc::new(Cluster {
-            api_server: ApiServer::new(story::NAMESPACE, webhook),
-            narrator: Narrator::new(),
-            program: self.program.to_owned(),
-            missing: Mutex::new(story::PODS.iter().map(|(name, _)| *name).collect()),
-        });
-        cluster.narrator.say("nodes", Tone::Plain, "are back; Linkerd is not");
-
-        let mut lives = JoinSet::new();
-        for (index, ((name, at), spec)) in story::PODS.into_iter().zip(specs).enumerate() {
-            fs::write(self.termination_log(name), "")?;
-            let cluster = Arc::clone(&cluster);
-            lives.spawn(async move {
-                cluster.narrator.until(Duration::from_millis(at)).await;
-                let line = cluster.live(name, &spec).await.with_context(|| name.to_owned())?;
-                anyhow::Ok((index, line))
-            });
+    let webhook = WebhookCaller::new(injector.address(), story::LINKERD, certificates.ca_bundle())?;
+    let holds = variant == Variant::WithGate;
+    let api_server = ApiServer::start(Admission { webhook, holds }).await?;
+    furnish(&api_server, certificates.ca_bundle());
+    let narrator = Narrator::new();
+    let missing = Mutex::new(story::WORKLOADS.iter().map(|(name, ..)| *name).collect());
+    let cluster = Arc::new(Cluster { api_server, narrator, missing });
+    narrator.say("nodes", Tone::Plain, "are back; Linkerd is not");
+    let controller = match variant {
+        Variant::WithoutGate => None,
+        Variant::WithGate => {
+            Some(Controller::start(program, files.path(), &cluster.api_server.kubeconfig(), narrator)?)
         }
-        let pods = async {
-            let patience = tokio::time::timeout(story::END + GRACE, all(lives));
-            patience.await.with_context(|| format!("the boot is over, and not started are: {}", cluster.missing()))?
-        };
-        let (linkerd, pods) = tokio::try_join!(linkerd_comes_up(&cluster.narrator, &injector, &identity), pods)?;
-        cluster.narrator.until(story::END).await;
-        Ok(Timeline { variant: self.variant, pods, linkerd })
-    }
+    };
 
-    /// The pod as its Job's template has it, and the addresses that its node will give it.
-    fn pod(&self, name: &str, number: u8, injector: &Standin, identity: &Standin) -> Value {
-        let plain = pod(name).in_namespace(story::NAMESPACE).running("shop:1");
-        let mut object = match self.variant {
-            Variant::WithoutGate => plain.json(),
-            Variant::WithGate => {
-                let path = |path: &Path| path.display().to_string();
-                let gate = gate("linkerd-gate:demo")
-                    .variable_from("LINKERD_GATE_POD_NAME", "metadata.name")
-                    .variable_from("LINKERD_GATE_POD_NAMESPACE", "metadata.namespace")
-                    .variable("LINKERD_GATE_ON_MISSED", "exit")
-                    .variable("LINKERD_GATE_CA_FILE", &path(&self.files.path().join("ca.crt")))
-                    .variable("LINKERD_GATE_TERMINATION_LOG", &path(&self.termination_log(name)))
-                    .variable("LINKERD_GATE_LINKERD_NAMESPACE", story::LINKERD)
-                    .variable("LINKERD_GATE_INJECTOR_ADDRESS", &injector.address().to_string())
-                    .variable("LINKERD_GATE_IDENTITY_ADDRESS", &identity.address().to_string());
-                plain.with_gate(gate).json()
-            }
-        };
-        object["spec"]["restartPolicy"] = json!("Never");
-        // The node's agent is asked there: on this very machine, whatever its network has at an address that looks like a node's.
-        object["status"] = json!({"podIP": format!("10.244.0.{}", number + 2), "hostIP": "127.0.0.20"});
-        object
+    let mut lives = JoinSet::new();
+    for (index, (name, owner, at)) in story::WORKLOADS.into_iter().enumerate() {
+        let cluster = Arc::clone(&cluster);
+        lives.spawn(async move {
+            cluster.narrator.until(Duration::from_millis(at)).await;
+            let line = cluster.live(name, owner).await.with_context(|| name.to_owned())?;
+            anyhow::Ok((index, line))
+        });
     }
+    let pods = async {
+        let patience = tokio::time::timeout(story::END + GRACE, all(lives));
+        patience.await.with_context(|| format!("the boot is over, and not started are: {}", cluster.missing()))?
+    };
+    let played = tokio::try_join!(linkerd_comes_up(&cluster, &injector, &identity), pods);
+    if played.is_ok() {
+        narrator.until(story::END).await;
+    }
+    let logged = match controller {
+        None => Vec::new(),
+        Some(controller) => controller.stop().await?,
+    };
+    let (linkerd, pods) = played.with_context(|| format!("the controller logged {}", in_lines(&logged)))?;
+    Ok(Timeline { variant, pods, linkerd, logged })
+}
 
-    fn termination_log(&self, pod: &str) -> PathBuf {
-        self.files.path().join(format!("{pod}.termination-log"))
+fn in_lines(logged: &[String]) -> String {
+    if logged.is_empty() { "nothing".to_owned() } else { format!("\n  {}", logged.join("\n  ")) }
+}
+
+/// What is in the cluster before anything happens.
+fn furnish(api_server: &ApiServer, ca_bundle: &str) {
+    let store = api_server.store();
+    let put = |collection: &str, object: Value| {
+        store.put(&Key::of(collection, &object), object);
+    };
+    for name in [story::NAMESPACE, story::PROBES] {
+        put("/api/v1/namespaces", namespace(name).asking().labelled("kubernetes.io/metadata.name", name).json());
     }
+    for name in [story::LINKERD, story::GATE] {
+        put("/api/v1/namespaces", namespace(name).labelled("kubernetes.io/metadata.name", name).json());
+    }
+    let webhook = webhook_configuration(story::LINKERD).ca_bundle(ca_bundle).json();
+    put("/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations", webhook);
+    put("/api/v1/nodes", json!({"metadata": {"name": "node-0"}, "spec": {}, "status": {}}));
+    for part in [Part::Injector, Part::Identity] {
+        answers(api_server, part, false);
+    }
+    for (name, owner, _) in story::WORKLOADS {
+        let selector = json!({"matchLabels": {"app": name}});
+        let metadata = json!({"name": name, "namespace": story::NAMESPACE});
+        let spec = json!({"replicas": 1, "selector": selector});
+        let (kind, collection) = match owner {
+            Owner::Deployment => ("Deployment", "/apis/apps/v1/deployments"),
+            Owner::StatefulSet => ("StatefulSet", "/apis/apps/v1/statefulsets"),
+        };
+        let owner_object = json!({"metadata": metadata, "spec": spec, "status": {"replicas": 1}});
+        let stored = store.put(&Key::of(collection, &owner_object), owner_object);
+        if owner == Owner::Deployment {
+            let set = json!({
+                "metadata": {
+                    "name": format!("{name}-{TEMPLATE}"), "namespace": story::NAMESPACE,
+                    "ownerReferences": [reference(kind, &stored)],
+                },
+                "spec": spec, "status": {"replicas": 1},
+            });
+            put("/apis/apps/v1/replicasets", set);
+        }
+    }
+}
+
+fn reference(kind: &str, owner: &Value) -> Value {
+    let metadata = &owner["metadata"];
+    json!({"apiVersion": "apps/v1", "kind": kind, "name": metadata["name"], "uid": metadata["uid"], "controller": true})
+}
+
+/// What the EndpointSlice of a part says.
+fn answers(api_server: &ApiServer, part: Part, ready: bool) {
+    let (of, name, number) = match part {
+        Part::Injector => ("linkerd-proxy-injector", "proxy-injector", 8443),
+        Part::Identity => ("linkerd-identity", "grpc", 8080),
+    };
+    let endpoints = endpoint_slice(of).in_namespace(story::LINKERD).port(name, number);
+    let object = if ready { endpoints.ready("10.244.0.2") } else { endpoints.not_ready("10.244.0.2") }.json();
+    let key = Key::of("/apis/discovery.k8s.io/v1/endpointslices", &object);
+    api_server.store().put(&key, object);
 }
 
 /// Linkerd, as the story has it.
 async fn linkerd_comes_up(
-    narrator: &Narrator,
+    cluster: &Cluster,
     injector: &Standin,
     identity: &Standin,
 ) -> Result<Vec<(Duration, Part, bool)>> {
     let mut changes = Vec::new();
     for change in story::LINKERD_COMES_UP {
-        narrator.until(change.at).await;
+        cluster.narrator.until(change.at).await;
         let part = match change.part {
             Part::Injector => injector,
             Part::Identity => identity,
@@ -148,8 +172,9 @@ async fn linkerd_comes_up(
         } else {
             part.stop().await?;
         }
-        changes.push((narrator.now(), change.part, change.answers));
-        narrator.say("linkerd", Tone::Plain, change.words);
+        answers(&cluster.api_server, change.part, change.answers);
+        changes.push((cluster.narrator.now(), change.part, change.answers));
+        cluster.narrator.say("linkerd", Tone::Plain, change.words);
     }
     Ok(changes)
 }
@@ -167,12 +192,12 @@ async fn all(mut running: JoinSet<Result<(usize, PodLine)>>) -> Result<Vec<PodLi
 // === impl Cluster ===
 
 impl Cluster {
-    /// A pod's life, from its creation until its app runs: its Job makes another when its gate asks for that.
-    async fn live(&self, name: &'static str, spec: &Value) -> Result<PodLine> {
-        let mut line = PodLine { name, states: Vec::new(), created_again: None, gate_said: Vec::new() };
-        while !self.start(spec, &mut line).await? {
+    /// A workload's life until its app runs. As its controller does, it creates a pod whenever the one before is deleted.
+    async fn live(&self, name: &'static str, owner: Owner) -> Result<PodLine> {
+        let mut line = PodLine { name, states: Vec::new(), created_again: None };
+        while !self.start(owner, &mut line).await? {
             if line.created_again.is_some() {
-                bail!("its gate wants it to be created a third time");
+                bail!("its pod was deleted twice");
             }
             line.created_again = Some(self.narrator.now());
         }
@@ -185,71 +210,80 @@ impl Cluster {
         missing.iter().copied().collect::<Vec<_>>().join(", ")
     }
 
-    /// Creates the pod and runs it; false when it has to be created again.
-    async fn start(&self, spec: &Value, line: &mut PodLine) -> Result<bool> {
+    /// Creates the pod and runs it; false when it was deleted instead.
+    async fn start(&self, owner: Owner, line: &mut PodLine) -> Result<bool> {
         let created = self.narrator.now();
-        let mut spec = spec.clone();
-        let suffix = story::SUFFIXES[usize::from(line.created_again.is_some())];
-        spec["metadata"]["name"] = json!(format!("{}-{suffix}", line.name));
-        let admitted = self.api_server.create(&spec).await?;
-        let pod = &admitted.pod;
-        let mut proxy = None;
-        for container in pod["spec"]["initContainers"].as_array().into_iter().flatten() {
-            match container["name"].as_str() {
-                // It writes firewall rules, which loopback can do without.
-                Some("linkerd-init") => {}
-                Some("linkerd-proxy") => {
-                    line.states.push((created, State::Certifying));
-                    if line.created_again.is_none() {
-                        self.narrator.say(line.name, Tone::Waiting, "created with Linkerd's proxy");
-                    }
-                    proxy = Some(kubelet::run_proxy(container).await?);
-                }
-                Some("linkerd-gate") => {
-                    if proxy.is_none() {
-                        line.states.push((created, State::Held));
-                        self.narrator.say(line.name, Tone::Waiting, "created bare; its gate holds it");
-                    }
-                    if !self.pass_gate(container, pod, proxy.is_some(), line).await? {
-                        return Ok(false);
-                    }
-                }
-                other => bail!("an init container {other:?} that is not in this story"),
-            }
+        let again = line.created_again.is_some();
+        let Admitted { pod, missed, held } = self.api_server.create_pod(self.pod(line.name, owner, again)?).await?;
+        if held {
+            line.states.push((created, State::Held));
+            self.narrator.say(line.name, Tone::Waiting, "created without a proxy; the API server holds it");
+            self.until_it_is_deleted(&pod).await?;
+            return Ok(false);
         }
-        match (&admitted.missed, proxy.is_some()) {
+        if missed.is_none() {
+            line.states.push((created, State::Certifying));
+            let words = if again { "created again, with a proxy" } else { "created with a proxy" };
+            self.narrator.say(line.name, Tone::Waiting, words);
+        }
+        let proxy = kubelet::run_proxy(&pod).await?;
+        self.runs(pod);
+        match (&missed, proxy.is_some()) {
             (None, true) => {
                 line.states.push((self.narrator.now(), State::Inside));
                 self.narrator.say(line.name, Tone::Good, "runs in the mesh");
             }
             (Some(why), false) => {
                 line.states.push((created, State::Outside));
-                self.narrator.say(line.name, Tone::Bad, &format!("runs OUTSIDE the mesh: created bare ({why})"));
+                self.narrator.say(
+                    line.name,
+                    Tone::Bad,
+                    &format!("runs OUTSIDE the mesh: created without a proxy ({why})"),
+                );
             }
             (missed, meshed) => bail!("neither missed nor meshed: {missed:?}, {meshed}"),
         }
         Ok(true)
     }
 
-    /// Runs the gate to its end and holds it to what it may do; false when the pod has to be created again.
-    async fn pass_gate(&self, container: &Value, pod: &Value, meshed: bool, line: &mut PodLine) -> Result<bool> {
-        let ended = kubelet::run_gate(&self.program, container, pod).await?;
-        let ready = self.narrator.now() >= story::READY;
-        if line.gate_said.is_empty() {
-            line.gate_said.clone_from(&ended.said);
+    /// A held pod has no node, so that nothing of it starts. Whoever removes the gate instead of the pod breaks the promise.
+    async fn until_it_is_deleted(&self, pod: &Value) -> Result<()> {
+        let key = Key::of("/api/v1/pods", pod);
+        let gated = |found: &Value| found["spec"]["schedulingGates"][0]["name"] == hold::GATE;
+        let is_it = |found: &Value| found["metadata"]["uid"] == pod["metadata"]["uid"];
+        let store = self.api_server.store();
+        store.until(&key, |found| found.is_none_or(|found| !is_it(found) || !gated(found))).await;
+        if store.get(&key).is_some_and(|found| is_it(&found)) {
+            bail!("its scheduling gate was removed, so that it starts without a proxy");
         }
-        match ended.code {
-            0 if meshed => Ok(true),
-            MUST_BE_REPLACED if !meshed && ready => {
-                self.narrator.say(line.name, Tone::Waiting, "its gate ends with code 75; its Job creates another pod");
-                Ok(false)
+        Ok(())
+    }
+
+    /// The pod as its owner's template has it.
+    fn pod(&self, name: &str, owner: Owner, again: bool) -> Result<Value> {
+        let (kind, collection, owner_name, pod_name) = match owner {
+            Owner::Deployment => {
+                let set = format!("{name}-{TEMPLATE}");
+                let pod = format!("{set}-{}", story::SUFFIXES[usize::from(again)]);
+                ("ReplicaSet", "/apis/apps/v1/replicasets", set, pod)
             }
-            code => bail!(
-                "its gate ended with code {code} in a {} pod while Linkerd was {}; it said:\n  {}",
-                if meshed { "meshed" } else { "bare" },
-                if ready { "ready" } else { "not ready" },
-                if ended.said.is_empty() { "nothing".to_owned() } else { ended.said.join("\n  ") }
-            ),
-        }
+            Owner::StatefulSet => ("StatefulSet", "/apis/apps/v1/statefulsets", name.to_owned(), format!("{name}-0")),
+        };
+        let key = Key { collection: collection.to_owned(), namespace: story::NAMESPACE.to_owned(), name: owner_name };
+        let owner = self.api_server.store().get(&key).context("its owner is not there")?;
+        let mut object = pod(&pod_name).in_namespace(story::NAMESPACE).labelled("app", name).running("shop:1").json();
+        object["metadata"]["ownerReferences"] = json!([reference(kind, &owner)]);
+        object["status"] = json!({"phase": "Pending"});
+        Ok(object)
+    }
+
+    /// Its app runs, and its kubelet says so.
+    fn runs(&self, mut pod: Value) {
+        pod["spec"]["nodeName"] = json!("node-0");
+        let running = json!({"name": "app", "ready": true, "started": true, "restartCount": 0, "image": "shop:1",
+            "imageID": "shop:1", "state": {"running": {}}});
+        pod["status"] = json!({"phase": "Running", "containerStatuses": [running]});
+        let key = Key::of("/api/v1/pods", &pod);
+        self.api_server.store().put(&key, pod);
     }
 }

@@ -1,15 +1,13 @@
 //! Plays the same cluster boot twice, without and with linkerd-gate, and draws what happened.
 //!
-//! No cluster, no network, no container engine. **Real**: every `linkerd-gate wait` is a process of the program that you just
-//! built, with the environment that kubelet would give it, and it judges for itself when to end. **Played by this process**:
+//! No cluster, no network, no container engine. **Real**: the process `linkerd-gate controller` of the program that you just
+//! built. It lists and watches, proves injection by dry-run pods, decides for itself, and deletes the held pods. **Played by this
+//! process**:
 //!
 //! - Linkerd's injector and identity, by the test kit's stand-ins, on loopback;
-//! - an API server that does one thing: it calls the injector over HTTPS and, `failurePolicy: Ignore`, admits the pod as it is
-//!   when the call fails;
-//! - a kubelet that runs a pod's init containers in order and then says that its app has started;
-//! - Jobs, whose `podFailurePolicy` ignores exit code 75 (`examples/job.yaml`): one whose pod's gate ends with it makes a new
-//!   pod. Other owners do no such thing; how their pods get into the mesh is not part of this story, and the screen, the table
-//!   and the picture say so.
+//! - an API server that keeps objects in memory. It calls the injector over HTTPS and, `failurePolicy: Ignore`, admits the pod as
+//!   it is when the call fails. In the second boot it also holds the pod, by the same rules as the hold policy;
+//! - the owners, which create a pod whenever theirs is deleted, and a kubelet, which starts a pod that is not held.
 //!
 //! ```text
 //! cluster-boot [LINKERD_GATE_BINARY] [PICTURE.svg]
@@ -17,6 +15,7 @@
 
 mod api_server;
 mod boot;
+mod controller;
 mod kubelet;
 mod narrator;
 mod picture;
@@ -24,7 +23,6 @@ mod story;
 mod timeline;
 
 use crate::{
-    boot::Boot,
     story::Variant,
     timeline::{Timeline, table},
 };
@@ -52,23 +50,22 @@ async fn run() -> Result<()> {
     let picture = arguments.next().map_or_else(default_picture, Ok)?;
 
     println!("The same boot twice, about {} s each.", story::END.as_secs());
-    println!("Real: the processes {} wait. Played by this program: everything else.", program.display());
-    for line in story::OWNERS {
-        println!("{line}");
-    }
+    println!("Real: the process {} controller. Played by this program: everything else.", program.display());
+    println!("{}", story::SCALE);
     let mut timelines = Vec::new();
     for variant in [Variant::WithoutGate, Variant::WithGate] {
         println!("\n{}", variant.heading());
-        timelines.push(Boot::new(variant, &program)?.play().await?);
+        timelines.push(boot::play(variant, &program).await?);
     }
     let [without, with] = &timelines[..] else { bail!("two boots, two timelines") };
 
-    println!("\nWhat a held pod's gate said, word for word:");
-    for line in with.words_of_first_gate() {
+    let (shown, _, _) = story::WORKLOADS[0];
+    println!("\nWhat the controller logged, word for word, without the lines of workloads other than {shown}:");
+    let one_or_all = |line: &&String| line.contains(&format!(" {shown}-")) || !line.contains(" owner=");
+    for line in with.logged.iter().filter(one_or_all) {
         println!("  | {line}");
     }
     println!("\n{}", table(without, with));
-    println!("{}\n", story::OWNERS.join("\n"));
     std::fs::write(&picture, picture::draw(without, with)).with_context(|| picture.display().to_string())?;
     println!("Both boots as a picture: {}", picture.display());
     check(without, with)
@@ -78,10 +75,10 @@ async fn run() -> Result<()> {
 fn check(without: &Timeline, with: &Timeline) -> Result<()> {
     let (outside, gated) = (without.started_outside(), with.started_outside());
     if gated != 0 {
-        bail!("{gated} pods started outside the mesh although they had the gate");
+        bail!("{gated} pods started outside the mesh although linkerd-gate was installed");
     }
     if with.last_early_pod_inside().is_none() {
-        bail!("not every pod that the gate held ended up in the mesh");
+        bail!("not every pod that was held ended up in the mesh");
     }
     if outside == 0 {
         bail!("no pod started outside the mesh without the gate: there was nothing to show");

@@ -16,14 +16,14 @@ const MARGIN: f64 = 28.0;
 const LANE: f64 = 18.0;
 const BAR: f64 = 13.0;
 /// From the panel's top to its first row, which leaves room for its heading.
-const HEADING: f64 = 54.0;
+const HEADING: f64 = 76.0;
 
 /// Colours by class, so that a dark page can have its own.
 const STYLE: &str = "
 text { font-family: ui-sans-serif, system-ui, sans-serif; font-size: 12px; fill: #26323d }
 .card { fill: #fdfdfc; stroke: #d8dde2 }
 .title { font-size: 20px; font-weight: 700 }
-.heading { font-size: 15px; font-weight: 700 }
+.heading { font-size: 18px; font-weight: 700 }
 .muted { fill: #5f6c79 }
 .end { text-anchor: end }
 .middle { text-anchor: middle }
@@ -73,24 +73,18 @@ struct Canvas {
 
 /// Both boots, as an SVG document.
 pub fn draw(without: &Timeline, with: &Timeline) -> String {
-    let top = 170.0;
+    let top = 126.0;
     let second = top + panel_height(without) + 22.0;
     let height = second + panel_height(with) + 14.0;
     let mut canvas = Canvas::new(height);
     canvas.text(MARGIN, 40.0, "title", "One cluster boot, played twice");
-    canvas.text(
-        MARGIN,
-        61.0,
-        "muted",
-        &format!(
-            "{} pods that ask for the Linkerd mesh are created while Linkerd itself is still coming up. Drawn by make demo.",
-            without.pods.len()
-        ),
+    let pods = without.pods.len();
+    let about = format!(
+        "{pods} pods that request the Linkerd mesh are created. Linkerd itself still comes up. Drawn by make demo."
     );
-    for (line, y) in story::OWNERS.into_iter().zip([79.0, 97.0, 115.0]) {
-        canvas.text(MARGIN, y, "muted", line);
-    }
-    canvas.legend(142.0);
+    canvas.text(MARGIN, 61.0, "muted", &about);
+    canvas.text(MARGIN, 79.0, "muted", story::SCALE);
+    canvas.legend(104.0);
     canvas.panel(without, top);
     canvas.panel(with, second);
     canvas.finish()
@@ -109,28 +103,28 @@ fn x(instant: Duration) -> f64 {
     LEFT + (RIGHT - LEFT) * (instant.as_secs_f64() / story::END.as_secs_f64()).min(1.0)
 }
 
-/// What a panel proves, in words, and whether that is good.
-fn heading(timeline: &Timeline) -> (String, &'static str) {
+/// What a panel proves, whether that is good, and why.
+fn heading(timeline: &Timeline) -> (String, &'static str, String) {
     let pods = timeline.pods.len();
     match timeline.variant {
         Variant::WithoutGate => (
-            format!(
-                "Without the gate: {} of {pods} apps start outside the mesh, and nothing brings them in",
-                timeline.started_outside()
-            ),
+            format!("Without linkerd-gate: {} of {pods} apps run outside the mesh", timeline.started_outside()),
             "heading bad",
+            "The injector does not answer, so the API server admits each pod without a proxy. Nothing adds one later."
+                .to_owned(),
         ),
         Variant::WithGate => {
             let after = timeline.last_early_pod_inside().map_or_else(
-                || "but some that were held not at all".to_owned(),
-                |after| {
-                    format!(
-                        "the held ones within {:.1} s of Linkerd being ready",
-                        (after.as_secs_f64() * 10.0).ceil() / 10.0
-                    )
-                },
+                || "(not all of them).".to_owned(),
+                |after| format!("(all within {:.1} s).", (after.as_secs_f64() * 10.0).ceil() / 10.0),
             );
-            (format!("With the gate: {} of {pods} apps start in the mesh, {after}", timeline.inside()), "heading good")
+            (
+                format!("With linkerd-gate: {} of {pods} apps run in the mesh", timeline.inside()),
+                "heading good",
+                format!(
+                    "The API server holds such a pod. Once Linkerd is ready, the controller deletes it and its owner creates it again {after}"
+                ),
+            )
         }
     }
 }
@@ -220,8 +214,9 @@ impl Canvas {
     }
 
     fn panel(&mut self, timeline: &Timeline, top: f64) {
-        let (words, class) = heading(timeline);
-        self.text(MARGIN, top + 16.0, class, &words);
+        let (words, class, why) = heading(timeline);
+        self.text(MARGIN, top + 18.0, class, &words);
+        self.text(MARGIN, top + 37.0, "muted", &why);
         let first = top + HEADING;
         let bottom = first + rows(timeline.pods.len() + 2) + 2.0;
         self.axis(first - LANE / 2.0, bottom);
@@ -277,7 +272,9 @@ impl Canvas {
 
     fn answering(&mut self, from: Duration, to: Duration, y: f64) {
         self.bar(x(from), x(to), y, "on");
-        self.text(f64::midpoint(x(from), x(to)), y + 3.6, "bar middle", "answers");
+        if x(to) - x(from) > 8.0 + width("answers") {
+            self.text(f64::midpoint(x(from), x(to)), y + 3.6, "bar middle", "answers");
+        }
     }
 
     fn pod(&mut self, pod: &PodLine, y: f64) {
@@ -305,9 +302,9 @@ mod tests {
     use super::*;
 
     fn timeline(variant: Variant, states: Vec<(Duration, State)>) -> Timeline {
-        let pods = vec![PodLine { name: "web", states, created_again: None, gate_said: Vec::new() }];
+        let pods = vec![PodLine { name: "web", states, created_again: None }];
         let linkerd = vec![(Duration::from_secs(5), Part::Identity, true), (story::READY, Part::Injector, true)];
-        Timeline { variant, pods, linkerd }
+        Timeline { variant, pods, linkerd, logged: Vec::new() }
     }
 
     #[test]
@@ -318,8 +315,8 @@ mod tests {
             vec![(Duration::from_secs(1), State::Held), (Duration::from_millis(6800), State::Inside)],
         );
         let picture = draw(&without, &with);
-        assert!(picture.contains("1 of 1 apps start outside the mesh"));
-        assert!(picture.contains("the held ones within 0.8 s of Linkerd being ready"));
+        assert!(picture.contains("1 of 1 apps run outside the mesh"));
+        assert!(picture.contains("(all within 0.8 s)"));
         assert_eq!(picture.matches("<text").count(), picture.matches("</text>").count());
     }
 

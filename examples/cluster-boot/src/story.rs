@@ -7,8 +7,17 @@ use std::time::Duration;
 pub enum Variant {
     /// As it is without linkerd-gate.
     WithoutGate,
-    /// Every pod has the gate's init container.
+    /// With what the default install brings: the hold policy and a controller.
     WithGate,
+}
+
+/// Who owns a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// A Deployment, by a ReplicaSet: its next pod has another name.
+    Deployment,
+    /// A StatefulSet: its next pod has the same name.
+    StatefulSet,
 }
 
 /// A part of Linkerd.
@@ -39,39 +48,38 @@ pub const NAMESPACE: &str = "shop";
 /// Linkerd's own.
 pub const LINKERD: &str = "linkerd";
 
-/// Who makes a pod again, and whose pods nobody makes again: without this the story would claim too much.
-///
-/// The back-off is `DefaultJobPodFailureBackOff` of Kubernetes' job controller, which counts ignored failures as well.
-pub const OWNERS: [&str; 3] = [
-    "Each pod belongs to a Job whose podFailurePolicy ignores exit code 75: once Linkerd is ready, the Job creates another instead.",
-    "A genuine Job controller backs off for 10 s before it does so; that pause is left out here.",
-    "The pods of a Deployment or a StatefulSet are held until they are deleted (LINKERD_GATE_ON_MISSED=replace does that).",
+/// Where linkerd-gate is installed, and where its dry-run pods are.
+pub const GATE: &str = "linkerd-gate";
+pub const PROBES: &str = "linkerd-gate-probe";
+
+/// What is left out: the table, the screen and the picture say so.
+pub const SCALE: &str =
+    "A real boot takes minutes, and has hundreds of pods. The nodes, kubelets and owners are played by this program.";
+
+/// Each workload has one pod. Its name, its kind, and when its pod is created, in milliseconds.
+pub const WORKLOADS: [(&str, Owner, u64); 12] = [
+    ("web", Owner::Deployment, 300),
+    ("cart", Owner::Deployment, 600),
+    ("checkout", Owner::Deployment, 900),
+    ("orders-db", Owner::StatefulSet, 1200),
+    ("payments", Owner::Deployment, 1500),
+    ("catalog", Owner::Deployment, 1900),
+    ("search", Owner::Deployment, 2300),
+    ("sessions", Owner::StatefulSet, 2800),
+    ("login", Owner::Deployment, 3500),
+    ("mail", Owner::Deployment, 4400),
+    ("queue", Owner::StatefulSet, 5300),
+    ("reports", Owner::Deployment, 7200),
 ];
 
-/// When each Job's pod is created, in milliseconds, by the Job's name.
-pub const PODS: [(&str, u64); 12] = [
-    ("report", 300),
-    ("invoices", 600),
-    ("backup", 900),
-    ("import", 1200),
-    ("export", 1500),
-    ("reindex", 1900),
-    ("resize", 2300),
-    ("mailing", 2800),
-    ("billing", 3500),
-    ("sync", 4400),
-    ("cleanup", 5300),
-    ("forecast", 7200),
-];
-
-/// What a Job appends to its name for its first pod and for the one after it; genuine ones are random.
+/// What a ReplicaSet appends to its name for its first pod and for the one after it; genuine ones are random.
 pub const SUFFIXES: [&str; 2] = ["q7x2m", "d4k9t"];
 
 /// Linkerd comes up: the injector first, only to be gone again (its own proxy still lacks a certificate), then identity, then
 /// the injector for good.
 pub const LINKERD_COMES_UP: [Change; 4] = [
     Change { at: ms(3100), part: Part::Injector, answers: true, words: "the injector answers …" },
-    Change { at: ms(4000), part: Part::Injector, answers: false, words: "… and is gone again" },
+    Change { at: ms(3600), part: Part::Injector, answers: false, words: "… and is gone again" },
     Change { at: ms(5000), part: Part::Identity, answers: true, words: "identity answers" },
     Change { at: READY, part: Part::Injector, answers: true, words: "the injector answers again: Linkerd is ready" },
 ];
@@ -80,7 +88,7 @@ pub const LINKERD_COMES_UP: [Change; 4] = [
 pub const READY: Duration = ms(6000);
 
 /// When the story is over.
-pub const END: Duration = ms(9000);
+pub const END: Duration = ms(10_000);
 
 const fn ms(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds)
@@ -92,8 +100,8 @@ impl Variant {
     /// One line above its events.
     pub fn heading(self) -> &'static str {
         match self {
-            Self::WithoutGate => "── Boot 1: without the gate ─────────────────────────────────────────────",
-            Self::WithGate => "── Boot 2: every pod with the init container `linkerd-gate wait` ─────────",
+            Self::WithoutGate => "── Boot 1: without linkerd-gate ──────────────────────────────────────────",
+            Self::WithGate => "── Boot 2: with the default install: the hold policy and a controller ────",
         }
     }
 }

@@ -12,25 +12,25 @@ pub struct Timeline {
     pub pods: Vec<PodLine>,
     /// When each part of Linkerd began or ceased to answer.
     pub linkerd: Vec<(Duration, Part, bool)>,
+    /// What the controller logged; empty without one.
+    pub logged: Vec<String>,
 }
 
 /// One pod, its re-creation included.
 #[derive(Clone, Debug)]
 pub struct PodLine {
-    /// Its Job's name.
+    /// Its workload's name.
     pub name: &'static str,
     /// Its states one after the other, each until the next; the last until the end.
     pub states: Vec<(Duration, State)>,
-    /// When its Job created another in its place.
+    /// When its owner created another in its place.
     pub created_again: Option<Duration>,
-    /// What its first gate said.
-    pub gate_said: Vec<String>,
 }
 
 /// What a pod is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// The gate holds it, bare: its app has not started.
+    /// The API server holds it, without a proxy: its app has not started.
     Held,
     /// It has a proxy, which has no certificate yet: its app has not started.
     Certifying,
@@ -43,20 +43,20 @@ pub enum State {
 /// The numbers that the two boots are compared by.
 pub fn table(without: &Timeline, with: &Timeline) -> String {
     let rows = [
-        ("Jobs, each with one pod", count(without.pods.len()), count(with.pods.len())),
+        ("workloads, each with one pod", count(without.pods.len()), count(with.pods.len())),
         ("apps started outside the mesh", count(without.started_outside()), count(with.started_outside())),
         ("apps in the mesh at the end", count(without.inside()), count(with.inside())),
-        ("pods that their Job replaced (exit code 75)", count(without.created_again()), count(with.created_again())),
+        ("pods held, deleted and created again", count(without.created_again()), count(with.created_again())),
         (
-            "from Linkerd ready to the last early pod in the mesh (no back-off)",
+            "from Linkerd ready to the last held pod's app in the mesh",
             delay(without.last_early_pod_inside()),
             delay(with.last_early_pod_inside()),
         ),
     ];
-    let mut text = format!("{:67}{:>13}{:>13}\n", "", "without gate", "with gate");
+    let mut text = format!("{:58}{:>22}{:>19}\n", "", "without linkerd-gate", "with linkerd-gate");
     for (what, without, with) in rows {
         // Writing to a string does not fail.
-        let _ = writeln!(text, "{what:67}{without:>13}{with:>13}");
+        let _ = writeln!(text, "{what:58}{without:>22}{with:>19}");
     }
     text
 }
@@ -92,11 +92,6 @@ impl Timeline {
         let early = self.pods.iter().filter(|pod| pod.created() < story::READY);
         let since: Option<Vec<Duration>> = early.map(PodLine::inside_since).collect();
         Some(since?.into_iter().max()?.saturating_sub(story::READY))
-    }
-
-    /// The log of the gate that began first; empty without gates.
-    pub fn words_of_first_gate(&self) -> &[String] {
-        self.pods.iter().map(|pod| &pod.gate_said[..]).find(|words| !words.is_empty()).unwrap_or_default()
     }
 }
 
