@@ -27,7 +27,7 @@ test: lint ## Run every check and every test, on genuine Kubernetes parts that i
 	cargo test --locked --workspace
 
 # Tests that need neither root nor a part of Kubernetes.
-CHECKED := layers words book reference corpus cluster_api cluster_api_repair cluster_manual_override cluster_held_pod cluster_uninstall manifests serve
+CHECKED := layers words book reference corpus foreign_bytes cluster_api cluster_api_repair cluster_manual_override cluster_held_pod cluster_uninstall manifests serve
 
 .PHONY: check
 check: ## Check format and lints, run unit tests and the scripted API server; no root, no Kubernetes (under 3 min, once built)
@@ -39,6 +39,11 @@ check: ## Check format and lints, run unit tests and the scripted API server; no
 .PHONY: soak
 soak: ## Create and delete owners and boot nodes for an hour on kwok, print the memory of controller and prover, and fail if it grows
 	LINKERD_GATE_TESTS_SOAK="$${SOAK:-1h}" cargo test --locked --package linkerd-gate --test controller soak -- --nocapture
+
+# FUZZ=10m, for instance: so long for each property.
+.PHONY: fuzz
+fuzz: ## Break what others write (environment, objects, annotations, manifests) for an hour a property; a case that fails is kept
+	LINKERD_GATE_TESTS_FUZZ="$${FUZZ:-1h}" cargo test --locked --package linkerd-gate --test foreign_bytes -- --nocapture
 
 # BENCH="--json", "--alone", "--only holding", …
 .PHONY: bench

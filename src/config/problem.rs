@@ -55,9 +55,11 @@ impl Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Whoever sets a variable may call it anything.
+        let name = self.variable.escape_debug();
         match &self.value {
-            Some(value) => write!(out, "{}={value:?}: {}", self.variable, self.complaint)?,
-            None => write!(out, "{} is not set: {}", self.variable, self.complaint)?,
+            Some(value) => write!(out, "{name}={value:?}: {}", self.complaint)?,
+            None => write!(out, "{name} is not set: {}", self.complaint)?,
         }
         match self.role.and_then(|role| role.find(&self.variable)).or_else(|| table::find(&self.variable)) {
             Some(known) => {

@@ -37,6 +37,23 @@ impl Text<'_> {
         self.line_start = true;
         true
     }
+
+    fn next_byte(&mut self) -> Option<u8> {
+        let byte = self.buffer.as_bytes().get(self.at).copied()?;
+        self.at += 1;
+        self.line_start = byte == b'\n';
+        if self.line_start {
+            self.line.set(self.line.get() + 1);
+        }
+        if let Some(recorded) = &mut self.recorded {
+            if recorded.text.len() < RECORDED {
+                recorded.text.push(byte);
+            } else {
+                recorded.overflown = true;
+            }
+        }
+        Some(byte)
+    }
 }
 
 // === impl JsonBytes ===
@@ -44,6 +61,13 @@ impl Text<'_> {
 impl<'t, 'a> JsonBytes<'t, 'a> {
     pub(super) fn new(text: &'t mut Text<'a>) -> Self {
         Self(text)
+    }
+}
+
+impl Drop for JsonBytes<'_, '_> {
+    /// A parser that found a fault has stopped at any byte. What reads on reads whole characters.
+    fn drop(&mut self) {
+        while !self.0.buffer.is_char_boundary(self.0.at) && self.0.next_byte().is_some() {}
     }
 }
 
@@ -56,22 +80,8 @@ impl Read for JsonBytes<'_, '_> {
                 None => Ok(0),
             };
         }
-        let (Some(first), Some(byte)) = (into.first_mut(), text.buffer.as_bytes().get(text.at).copied()) else {
-            return Ok(0);
-        };
+        let (Some(first), Some(byte)) = (into.first_mut(), text.next_byte()) else { return Ok(0) };
         *first = byte;
-        text.at += 1;
-        text.line_start = byte == b'\n';
-        if text.line_start {
-            text.line.set(text.line.get() + 1);
-        }
-        if let Some(recorded) = &mut text.recorded {
-            if recorded.text.len() < RECORDED {
-                recorded.text.push(byte);
-            } else {
-                recorded.overflown = true;
-            }
-        }
         if !text.took(1) {
             return Err(io::Error::other("too long"));
         }
