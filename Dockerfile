@@ -1,13 +1,13 @@
 # syntax=docker/dockerfile:1
-# One static binary in an otherwise empty image, for every architecture that buildx builds. `make image` builds the same layout
+# Two static programs in an otherwise empty image, for every architecture that buildx builds. `make image` builds the same layout
 # without a container engine; a test compares the two.
 FROM --platform=$TARGETPLATFORM rust:1.95-alpine AS build
 RUN apk add --no-cache musl-dev
 WORKDIR /src
 COPY . .
 # Alpine's Rust links statically against musl.
-RUN cargo build --locked --release --package linkerd-gate --bin linkerd-gate \
- && install -D target/release/linkerd-gate /image/linkerd-gate
+RUN cargo build --locked --release --package linkerd-gate --bin linkerd-gate --bin gate-wait \
+ && mkdir /image && cp target/release/linkerd-gate target/release/gate-wait /image/
 
 FROM scratch
 ARG VERSION=0.1.0
@@ -18,6 +18,8 @@ LABEL org.opencontainers.image.title="linkerd-gate" \
       org.opencontainers.image.version="$VERSION" \
       org.opencontainers.image.revision="$REVISION"
 COPY --from=build /image/linkerd-gate /linkerd-gate
+COPY --from=build /image/gate-wait /gate-wait
 # Linkerd's own uid: Linkerd does not redirect traffic of this user into a proxy that does not run yet.
 USER 2102:2102
-ENTRYPOINT ["/linkerd-gate"]
+# The program that waits in users' pods. It hands everything but `wait` over to /linkerd-gate.
+ENTRYPOINT ["/gate-wait"]

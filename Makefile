@@ -53,9 +53,10 @@ bench: ## Measure size, memory, CPU and latencies of waits and agents beside kub
 .PHONY: image
 image: ## Build the container image without a container engine, for `docker load` or `ctr images import` (IMAGE=NAME:TAG)
 	@mkdir -p $(dir $(IMAGE_FILE))
-	cargo run --locked --quiet --package linkerd-gate-kit --bin kit -- image \
-	  --binary "$$(cargo run --locked --quiet --package linkerd-gate-kit --bin kit -- static linkerd-gate)" \
-	  --tag $(IMAGE) --output $(IMAGE_FILE) --entrypoint /linkerd-gate --user 2102:2102 \
+	programs="$$(cargo run --locked --quiet --package linkerd-gate-kit --bin kit -- static)" \
+	&& cargo run --locked --quiet --package linkerd-gate-kit --bin kit -- image \
+	  --program "/gate-wait=$$programs/gate-wait" --program "/linkerd-gate=$$programs/linkerd-gate" \
+	  --tag $(IMAGE) --output $(IMAGE_FILE) --entrypoint /gate-wait --user 2102:2102 \
 	  --label "org.opencontainers.image.title=linkerd-gate" \
 	  --label "org.opencontainers.image.description=Keeps Kubernetes workloads from starting outside the Linkerd mesh" \
 	  --label "org.opencontainers.image.licenses=Apache-2.0" \

@@ -1,23 +1,28 @@
-//! What the binary runs: argv becomes a role or a command, its end becomes an exit code; nothing else.
+//! What the two programs run: argv becomes a role or a command, its end becomes an exit code; nothing else.
+
+mod process;
+mod waiting;
 
 use std::io::{StdoutLock, Write as _};
-use std::path::Path;
 use std::process::ExitCode;
 
+use self::process::{misconfigured, run};
+pub use self::waiting::main as wait_main;
+
+use crate::cli;
 use crate::cli::{
     CheckArguments, Cli, Command, ExplainArguments, PlaceArguments, VersionArguments, for_linkerd, tip_for_role,
     write_completion,
 };
-use crate::cluster::Person;
+use crate::cluster::{self, Person, Replacing};
 use crate::command::explain::{ExplainError, Explained, Live, explain, explain_live};
 use crate::command::manual_override::{self, OverrideCommand, SayError};
 use crate::command::not_done::NotDone;
 use crate::command::{check, install, recreate, release, status, uninstall, version};
-use crate::config::{AgentSettings, ControllerSettings, LogFilter, LogFormat, Problems, Wait};
+use crate::config::{AgentSettings, ControllerSettings, OwnPod};
 use crate::exit::Exit;
-use crate::role::wait::{self, write_termination_message};
+use crate::role::wait::Replacer;
 use crate::role::{agent, controller};
-use crate::{cli, observe, shutdown, telemetry};
 use clap::Parser as _;
 
 /// Says it on standard error. `eprintln` would panic where that is closed or full.
@@ -99,15 +104,10 @@ pub fn main() -> ExitCode {
 }
 
 fn run_wait() -> Exit {
-    let check_ca_file = |path: &Path| observe::check_ca_file(path).map_err(|error| error.to_string());
-    let settings = match Wait::read(std::env::vars_os(), check_ca_file) {
-        Ok(settings) => settings,
-        Err(problems) => return misconfigured(&problems),
-    };
-    let log = settings.termination_log.clone();
-    run(&log, &settings.log.clone(), settings.log_format, async |signalled| {
-        wait::run(&settings, signalled).await.map_err(|error| error.to_string())
-    })
+    match waiting::settings() {
+        Ok(settings) => waiting::run(&settings, InCluster),
+        Err(problems) => misconfigured(&problems),
+    }
 }
 
 fn run_agent() -> Exit {
@@ -130,37 +130,6 @@ fn run_controller() -> Exit {
     run(&log, &settings.log.clone(), settings.log_format, async |signalled| {
         Box::pin(controller::run(settings, signalled)).await.map_err(|error| error.to_string())
     })
-}
-
-/// Runs a role on one thread until it ends, or until SIGTERM has ended it.
-fn run(
-    termination_log: &Path,
-    filter: &LogFilter,
-    format: LogFormat,
-    role: impl AsyncFnOnce(Signalled) -> Result<Exit, String>,
-) -> Exit {
-    telemetry::install(filter, format);
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return refuse(termination_log, Exit::Internal, &format!("cannot start: {error}")),
-    };
-    let ended = runtime.block_on(async {
-        let signalled =
-            shutdown::signalled().map_err(|error| (Exit::Internal, format!("cannot catch SIGTERM: {error}")))?;
-        role(Box::pin(signalled)).await.map_err(|why| (Exit::Usage, why))
-    });
-    // A look that was dropped may leave a blocking task behind; the process does not wait for it.
-    runtime.shutdown_background();
-    ended.unwrap_or_else(|(exit, why)| refuse(termination_log, exit, &why))
-}
-
-/// The shutdown signal.
-type Signalled = std::pin::Pin<Box<dyn Future<Output = &'static str>>>;
-
-fn misconfigured(problems: &Problems) -> Exit {
-    let log = std::env::var_os("LINKERD_GATE_TERMINATION_LOG").filter(|path| !path.is_empty());
-    let log = log.unwrap_or_else(|| "/dev/termination-log".into());
-    refuse(log, Exit::Usage, &problems.to_string())
 }
 
 fn run_explain(arguments: ExplainArguments) -> Exit {
@@ -264,10 +233,16 @@ fn run_command(command: impl AsyncFnOnce(&mut StdoutLock<'static>) -> Result<(),
     }
 }
 
-/// The last line, where people look: standard error, and what `kubectl describe pod` shows.
-fn refuse(termination_log: impl AsRef<Path>, exit: Exit, why: &str) -> Exit {
-    write_termination_message(termination_log.as_ref(), why);
-    // Not `eprintln`, which panics where standard error is closed.
-    let _ = writeln!(std::io::stderr(), "linkerd-gate: {why}"); // Standard error may be closed.
-    exit
+/// Replaces the pod through the API server.
+struct InCluster;
+
+// === impl InCluster ===
+
+impl Replacer for InCluster {
+    async fn replace(&self, pod: &OwnPod) -> Result<Replacing, String> {
+        // The configuration has all three: `replace` is refused without them.
+        let [namespace, name, uid] =
+            [&pod.namespace, &pod.name, &pod.uid].map(|part| part.as_deref().unwrap_or_default());
+        cluster::replace(cluster::in_cluster, namespace, name, uid).await.map_err(|error| error.to_string())
+    }
 }

@@ -33,4 +33,4 @@ pub(crate) mod role;
 pub(crate) mod shutdown;
 pub(crate) mod telemetry;
 
-pub use self::entry::main;
+pub use self::entry::{main, wait_main};

@@ -163,9 +163,12 @@ fn the_dockerfile_and_make_image_make_the_same_layout() {
         let name = label.split('=').next().unwrap();
         assert!(image.contains(&format!("org.opencontainers.image.{name}=")), "{name} is in the Dockerfile only");
     }
-    for (line, flag) in
-        [("USER 2102:2102", "--user 2102:2102"), ("ENTRYPOINT [\"/linkerd-gate\"]", "--entrypoint /linkerd-gate")]
-    {
+    for (line, flag) in [
+        ("USER 2102:2102", "--user 2102:2102"),
+        ("ENTRYPOINT [\"/gate-wait\"]", "--entrypoint /gate-wait"),
+        ("COPY --from=build /image/linkerd-gate /linkerd-gate", "--program \"/linkerd-gate=$programs/linkerd-gate\""),
+        ("COPY --from=build /image/gate-wait /gate-wait", "--program \"/gate-wait=$programs/gate-wait\""),
+    ] {
         assert!(dockerfile.lines().any(|found| found == line), "the Dockerfile has no {line}");
         assert!(image.contains(flag), "make image has no {flag}");
     }

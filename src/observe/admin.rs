@@ -8,21 +8,21 @@ use futures::stream::FuturesUnordered;
 use reqwest::StatusCode;
 
 use super::dns::Dns;
-use super::{ADDRESSES_ASKED, error, plain_client};
+use super::{ADDRESSES_ASKED, PlainClient, error};
 use crate::config::Address;
 use crate::decide::ProbeResult;
 
 /// Asks `/ready` of an admin port.
 pub(super) struct Admin {
     address: Address,
-    client: reqwest::Client,
+    client: PlainClient,
 }
 
 // === impl Admin ===
 
 impl Admin {
-    pub(super) fn new(address: Address) -> Result<Self, reqwest::Error> {
-        Ok(Self { address, client: plain_client().http1_only().build()? })
+    pub(super) fn new(address: Address) -> Self {
+        Self { address, client: PlainClient::new(reqwest::ClientBuilder::http1_only) }
     }
 
     pub(super) async fn look(&self, names: &Dns) -> ProbeResult {
@@ -30,7 +30,11 @@ impl Admin {
     }
 
     pub(super) async fn ask(&self, address: SocketAddr) -> ProbeResult {
-        match self.client.get(format!("http://{address}/ready")).send().await {
+        let client = match self.client.get() {
+            Ok(client) => client,
+            Err(why) => return why,
+        };
+        match client.get(format!("http://{address}/ready")).send().await {
             Ok(response) if response.status() == StatusCode::OK => ProbeResult::Ready,
             Ok(response) => {
                 ProbeResult::not_ready(format!("{address} answered /ready with HTTP {}", response.status()))

@@ -6,7 +6,6 @@ use super::admin::Admin;
 use super::dns::Dns;
 use super::identity::Identity;
 use super::injector::Injector;
-use super::tls::CaFileError;
 use crate::config::{Component, Linkerd};
 use crate::decide::{Evidence, Probe, ProbeResult};
 
@@ -46,36 +45,20 @@ pub enum Issuer {
     Unchecked,
 }
 
-/// Why looking cannot even begin.
-#[derive(Debug, thiserror::Error)]
-pub enum DirectError {
-    /// The CA bundle cannot be used.
-    #[error("LINKERD_GATE_CA_FILE {0}")]
-    CaFile(#[from] CaFileError),
-    /// The HTTP client cannot be made.
-    #[error("cannot make an HTTP client: {0}")]
-    Client(#[from] reqwest::Error),
-}
-
 // === impl Direct ===
 
 impl Direct {
-    /// Prepares to look at what `linkerd` requires. Reads the CA bundle, sends nothing.
-    pub fn new(linkerd: &Linkerd, require: impl Fn(Component) -> bool) -> Result<Self, DirectError> {
-        let required = |component: Component| require(component).then_some(());
-        let ca_file = linkerd.ca_file.clone();
-        Ok(Self {
+    /// Prepares to look at what `linkerd` requires. Sends nothing, and reads the CA bundle only when it looks.
+    pub fn new(linkerd: &Linkerd, require: impl Fn(Component) -> bool) -> Self {
+        let injector = || Injector::new(linkerd.injector.clone(), &linkerd.injector_name, linkerd.ca_file.clone());
+        Self {
             names: Dns::default(),
-            injector: required(Component::Injector)
-                .map(|()| Injector::new(linkerd.injector.clone(), &linkerd.injector_name, ca_file))
-                .transpose()?,
-            identity: required(Component::Identity).map(|()| Identity::new(linkerd.identity.clone())).transpose()?,
-            destination: required(Component::Destination)
-                .map(|()| Admin::new(linkerd.destination.clone()))
-                .transpose()?,
-            policy: required(Component::Policy).map(|()| Admin::new(linkerd.policy.clone())).transpose()?,
+            injector: require(Component::Injector).then(injector),
+            identity: require(Component::Identity).then(|| Identity::new(linkerd.identity.clone())),
+            destination: require(Component::Destination).then(|| Admin::new(linkerd.destination.clone())),
+            policy: require(Component::Policy).then(|| Admin::new(linkerd.policy.clone())),
             last: None,
-        })
+        }
     }
 
     /// How the injector's issuer is checked; nothing where the injector is not asked.

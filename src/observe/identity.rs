@@ -7,7 +7,7 @@
 use std::net::SocketAddr;
 
 use super::dns::Dns;
-use super::{admin, error, plain_client};
+use super::{PlainClient, admin, error};
 use crate::config::Address;
 use crate::decide::ProbeResult;
 
@@ -20,14 +20,14 @@ const EMPTY_MESSAGE: [u8; 5] = [0; 5];
 /// Asks identity.
 pub(super) struct Identity {
     address: Address,
-    client: reqwest::Client,
+    client: PlainClient,
 }
 
 // === impl Identity ===
 
 impl Identity {
-    pub(super) fn new(address: Address) -> Result<Self, reqwest::Error> {
-        Ok(Self { address, client: plain_client().http2_prior_knowledge().build()? })
+    pub(super) fn new(address: Address) -> Self {
+        Self { address, client: PlainClient::new(reqwest::ClientBuilder::http2_prior_knowledge) }
     }
 
     pub(super) async fn look(&self, names: &Dns) -> ProbeResult {
@@ -35,8 +35,11 @@ impl Identity {
     }
 
     pub(super) async fn ask(&self, address: SocketAddr) -> ProbeResult {
-        let request = self
-            .client
+        let client = match self.client.get() {
+            Ok(client) => client,
+            Err(why) => return why,
+        };
+        let request = client
             .post(format!("http://{address}/io.linkerd.proxy.identity.Identity/Certify"))
             .header("content-type", "application/grpc")
             .header("te", "trailers")

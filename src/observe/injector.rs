@@ -11,7 +11,7 @@ use reqwest::StatusCode;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
 use super::dns::Dns;
-use super::tls::{CaFileError, Trust};
+use super::tls::Trust;
 use super::{client, error};
 use crate::config::{Address, DnsName};
 use crate::decide::ProbeResult;
@@ -21,9 +21,8 @@ pub(super) struct Injector {
     address: Address,
     url: String,
     ca_file: Option<PathBuf>,
-    /// The trust that `client` was made with.
-    trust: Trust,
-    client: reqwest::Client,
+    /// The client, made when it is first used, and the trust that it was made with.
+    client: Option<(Trust, reqwest::Client)>,
     pinned: Pinned,
 }
 
@@ -34,23 +33,21 @@ struct Pinned(Arc<Mutex<Option<SocketAddr>>>);
 // === impl Injector ===
 
 impl Injector {
-    pub(super) fn new(address: Address, name: &DnsName, ca_file: Option<PathBuf>) -> Result<Self, CaFileError> {
-        let trust = Trust::read(ca_file.as_deref())?;
-        let pinned = Pinned::default();
-        let client = https(&trust, &pinned).map_err(CaFileError::Content)?;
+    pub(super) fn new(address: Address, name: &DnsName, ca_file: Option<PathBuf>) -> Self {
         let url = format!("https://{name}:{}/", address.port);
-        Ok(Self { address, url, ca_file, trust, client, pinned })
+        Self { address, url, ca_file, client: None, pinned: Pinned::default() }
     }
 
     /// Whether the certificate's issuer is checked.
     pub(super) fn verifies_issuer(&self) -> bool {
-        matches!(self.trust, Trust::Bundle(_))
+        self.ca_file.is_some()
     }
 
     pub(super) async fn look(&mut self, names: &Dns) -> ProbeResult {
-        if let Err(why) = self.follow_ca_file() {
-            return ProbeResult::unknown(why);
-        }
+        let client = match self.follow_ca_file() {
+            Ok(client) => client,
+            Err(why) => return ProbeResult::unknown(why),
+        };
         let addresses = match names.resolve(&self.address).await {
             Ok(addresses) => addresses,
             Err(outcome) => return outcome,
@@ -58,7 +55,7 @@ impl Injector {
         // A service has one address per family: the first that serves is enough, the last word is the reason.
         let mut last = ProbeResult::unknown("no address was asked");
         for address in addresses.into_iter().take(super::ADDRESSES_ASKED) {
-            last = self.ask(address).await;
+            last = self.ask(&client, address).await;
             if last.is_ready() {
                 break;
             }
@@ -66,9 +63,9 @@ impl Injector {
         last
     }
 
-    async fn ask(&self, address: SocketAddr) -> ProbeResult {
+    async fn ask(&self, client: &reqwest::Client, address: SocketAddr) -> ProbeResult {
         self.pinned.set(address);
-        match self.client.get(&self.url).send().await {
+        match client.get(&self.url).send().await {
             Ok(response) if response.status() == StatusCode::OK && is_page(&response) => ProbeResult::not_ready(
                 format!("{address} answered with a web page: something else than Linkerd's injector is there"),
             ),
@@ -78,16 +75,22 @@ impl Injector {
         }
     }
 
-    /// A mounted bundle changes when the injector's certificate is rotated: a pod must not be held by an old one.
-    fn follow_ca_file(&mut self) -> Result<(), String> {
-        let Some(path) = &self.ca_file else { return Ok(()) };
-        let trust =
-            Trust::read(Some(path)).map_err(|error| format!("LINKERD_GATE_CA_FILE={} {error}", path.display()))?;
-        if trust != self.trust {
-            self.client = https(&trust, &self.pinned)?;
-            self.trust = trust;
+    /// The client. A mounted bundle changes when the injector's certificate is rotated: a pod must not be held by an old one.
+    fn follow_ca_file(&mut self) -> Result<reqwest::Client, String> {
+        let trust = match (&self.ca_file, &self.client) {
+            (None, Some((_, client))) => return Ok(client.clone()),
+            (None, None) => Trust::NameOnly,
+            (Some(path), _) => {
+                Trust::read(Some(path)).map_err(|error| format!("LINKERD_GATE_CA_FILE={} {error}", path.display()))?
+            }
+        };
+        match &self.client {
+            Some((last, client)) if *last == trust => Ok(client.clone()),
+            _ => {
+                let client = https(&trust, &self.pinned)?;
+                Ok(self.client.insert((trust, client)).1.clone())
+            }
         }
-        Ok(())
     }
 }
 

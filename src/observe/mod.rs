@@ -15,14 +15,16 @@ mod served;
 mod tls;
 
 use std::path::Path;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 pub use self::agent::{AgentClient, AgentError};
-pub use self::control_plane::{ControlPlane, ControlPlaneError};
-pub use self::direct::{Direct, DirectError, Issuer};
+pub use self::control_plane::ControlPlane;
+pub use self::direct::{Direct, Issuer};
 pub use self::served::served;
 pub use self::tls::CaFileError;
 use self::tls::Trust;
+use crate::decide::ProbeResult;
 
 /// How long a DNS answer may take: longer than the resolver's own two tries of 1.1 s. One that is up answers a cluster name
 /// in milliseconds.
@@ -66,7 +68,37 @@ fn client(trust: &Trust) -> Result<reqwest::ClientBuilder, rustls::Error> {
         .user_agent(concat!("linkerd-gate/", env!("CARGO_PKG_VERSION"))))
 }
 
-/// A client of ports that do not speak TLS.
+/// A client of ports that do not speak TLS, made when it is first used: a `wait` that follows its agent asks Linkerd nothing,
+/// and an unused client costs memory.
+struct PlainClient {
+    version: fn(reqwest::ClientBuilder) -> reqwest::ClientBuilder,
+    made: OnceLock<reqwest::Client>,
+}
+
+// === impl PlainClient ===
+
+impl PlainClient {
+    /// A client whose requests are of the HTTP version that `version` chooses.
+    fn new(version: fn(reqwest::ClientBuilder) -> reqwest::ClientBuilder) -> Self {
+        Self { version, made: OnceLock::new() }
+    }
+
+    /// The client.
+    ///
+    /// # Errors
+    /// What to report of a probe that could not be made.
+    fn get(&self) -> Result<&reqwest::Client, ProbeResult> {
+        if let Some(client) = self.made.get() {
+            return Ok(client);
+        }
+        let client = (self.version)(plain_client())
+            .build()
+            .map_err(|error| ProbeResult::unknown(format!("cannot make an HTTP client: {error}")))?;
+        Ok(self.made.get_or_init(|| client))
+    }
+}
+
+/// Settings of a client of ports that do not speak TLS.
 fn plain_client() -> reqwest::ClientBuilder {
     client(&Trust::NameOnly)
         .unwrap_or_else(|error| unreachable!("TLS settings without a bundle cannot be wrong: {error}"))

@@ -13,7 +13,6 @@ use crate::cluster::ClientError;
 use crate::decide::readiness::policy::NothingRequired;
 use crate::http::{self, Face, Limits};
 use crate::metrics::Metrics;
-use crate::observe::ControlPlaneError;
 use crate::retry::Schedule;
 
 /// How long the last writes may take after a signal. Kubelet kills a container 30 s after it.
@@ -41,9 +40,6 @@ pub enum StartError {
     /// There is no access to the API server.
     #[error(transparent)]
     Client(#[from] ClientError),
-    /// Nothing can be asked.
-    #[error(transparent)]
-    ControlPlane(#[from] ControlPlaneError),
     /// Nothing is required.
     #[error(transparent)]
     Policy(#[from] NothingRequired),

@@ -14,7 +14,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
-use crate::support::{Linkerd, Wait, missed};
+use super::missed;
+use crate::support::{Linkerd, Wait};
 
 const PATIENCE: Duration = Duration::from_mins(1);
 

@@ -2,7 +2,8 @@
 
 use linkerd_gate_kit::standin::Fault;
 
-use crate::support::{Linkerd, missed};
+use super::missed;
+use crate::support::Linkerd;
 
 #[tokio::test]
 async fn a_meshed_pod_passes_at_once_without_a_connection() {

@@ -2,7 +2,8 @@
 
 use linkerd_gate::config::table;
 
-use crate::support::{Linkerd, missed};
+use super::{PROGRAM, missed};
+use crate::support::Linkerd;
 
 /// A value that this variable does not take; nothing where every text is taken, because it is somebody's name.
 fn bad(variable: &str) -> Option<&'static str> {
@@ -93,7 +94,7 @@ async fn the_value_that_a_refusal_gives_is_taken() {
 
 #[test]
 fn outside_a_pod_both_variables_that_are_missing_are_named() {
-    let output = std::process::Command::new(env!("CARGO_BIN_EXE_linkerd-gate"))
+    let output = std::process::Command::new(PROGRAM)
         .arg("agent")
         .env_clear()
         .envs([

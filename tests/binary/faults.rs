@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use linkerd_gate_kit::standin::{Certificates, Fault, Flaw};
 
-use crate::support::{Linkerd, missed};
+use super::missed;
+use crate::support::Linkerd;
 
 /// With `ON_MISSED=open` every mistake would be an exit with 0.
 async fn logged_line(linkerd: &Linkerd, verified: bool, text: &str) -> String {

@@ -2,8 +2,10 @@
 
 use std::process::{Command, Output};
 
+use super::PROGRAM;
+
 fn run(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_linkerd-gate")).args(arguments).env_clear().output().unwrap()
+    Command::new(PROGRAM).args(arguments).env_clear().output().unwrap()
 }
 
 /// The exit code, and what was said; nothing may have been done.

@@ -4,8 +4,10 @@ use std::process::Command;
 
 use linkerd_gate::config::table;
 
+use super::PROGRAM;
+
 fn stdout(arguments: &[&str]) -> String {
-    let output = Command::new(env!("CARGO_BIN_EXE_linkerd-gate")).args(arguments).env_clear().output().unwrap();
+    let output = Command::new(PROGRAM).args(arguments).env_clear().output().unwrap();
     assert!(output.status.success(), "{arguments:?}: {output:?}");
     String::from_utf8(output.stdout).unwrap()
 }
@@ -46,7 +48,7 @@ fn version_works_without_a_cluster_and_names_the_problem() {
     assert_eq!(json, serde_json::json!({"client": env!("CARGO_PKG_VERSION")}));
 
     let output =
-        Command::new(env!("CARGO_BIN_EXE_linkerd-gate")).args(["version", "-o", "json"]).env_clear().output().unwrap();
+        Command::new(PROGRAM).args(["version", "-o", "json"]).env_clear().output().unwrap();
     assert_eq!(output.status.code(), Some(69), "{output:?}");
     let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(json["servers"]["kubernetes"], serde_json::Value::Null);
@@ -70,7 +72,7 @@ fn a_flag_for_a_role_is_answered_by_its_variable() {
         (&["wait", "--on-missed=exit"], "LINKERD_GATE_ON_MISSED=exit linkerd-gate wait"),
         (&["agent", "--nothing-known"], "linkerd-gate agent --help"),
     ] {
-        let output = Command::new(env!("CARGO_BIN_EXE_linkerd-gate")).args(arguments).env_clear().output().unwrap();
+        let output = Command::new(PROGRAM).args(arguments).env_clear().output().unwrap();
         let said = String::from_utf8(output.stderr).unwrap();
         assert!(output.status.code() == Some(2) && said.contains(tip), "{arguments:?}: {said}");
     }
@@ -79,7 +81,7 @@ fn a_flag_for_a_role_is_answered_by_its_variable() {
 #[test]
 fn bad_usage_exits_2_on_standard_error_only() {
     for arguments in [&[][..], &["wiat"], &["wait", "now"], &["wait", "--timeout", "3s"]] {
-        let output = Command::new(env!("CARGO_BIN_EXE_linkerd-gate")).args(arguments).env_clear().output().unwrap();
+        let output = Command::new(PROGRAM).args(arguments).env_clear().output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
         assert!(output.stdout.is_empty() && !output.stderr.is_empty(), "{arguments:?}");
     }

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use linkerd_gate_kit::standin::Fault;
 use nix::sys::signal::Signal;
 
-use crate::support::{Ended, Linkerd, Running, missed};
+use super::missed;
+use crate::support::{Ended, Linkerd, Running};
 
 /// A third of the 30 s after which kubelet kills (`terminationGracePeriodSeconds`): far more than it takes, and yet no pod
 /// would be killed.

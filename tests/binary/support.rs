@@ -1,6 +1,7 @@
 //! A running `linkerd-gate wait`, and stand-ins for it to ask.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +19,7 @@ const PATIENCE: Duration = Duration::from_mins(1);
 /// What `wait` is told, before it starts.
 #[derive(Clone)]
 pub struct Wait {
+    program: PathBuf,
     variables: BTreeMap<String, String>,
     termination_log: Arc<tempfile::NamedTempFile>,
 }
@@ -45,9 +47,10 @@ pub struct Linkerd {
     pub ca_file: tempfile::NamedTempFile,
 }
 
-/// A `wait` in a pod that nothing injected.
-pub fn missed() -> Wait {
-    let wait = Wait { variables: BTreeMap::new(), termination_log: Arc::new(tempfile::NamedTempFile::new().unwrap()) };
+/// A `wait` by this program in a pod that nothing injected.
+pub fn missed_by(program: impl Into<PathBuf>) -> Wait {
+    let termination_log = Arc::new(tempfile::NamedTempFile::new().unwrap());
+    let wait = Wait { program: program.into(), variables: BTreeMap::new(), termination_log };
     let log = wait.termination_log.path().to_str().unwrap().to_owned();
     wait.with("INJECTED_BY", "").with("TERMINATION_LOG", log)
 }
@@ -106,7 +109,7 @@ impl Wait {
     }
 
     pub fn start(self) -> Running {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_linkerd-gate"))
+        let mut child = Command::new(&self.program)
             .arg("wait")
             .env_clear()
             .envs(&self.variables)
@@ -169,6 +172,12 @@ impl Running {
         }
         let how = status.code().map_or_else(|| status.to_string(), |code| format!("with {code}"));
         panic!("it ended {how} while it had to hold; it said:\n{}", self.said.join("\n"))
+    }
+
+    /// The name of the program that the process runs.
+    pub fn program(&self) -> String {
+        let path = std::fs::read_link(format!("/proc/{}/exe", self.child.id().unwrap())).unwrap();
+        path.file_name().unwrap().to_str().unwrap().to_owned()
     }
 
     pub fn is_running(&mut self) -> bool {

@@ -54,7 +54,7 @@ impl NameServer {
 
     /// A wait that asks for Linkerd by its names.
     pub fn wait(&self, gate: &Gate, on_missed: OnMissed) -> Command {
-        let mut command = self.command(gate.binary());
+        let mut command = self.command(gate.waiting());
         command.arg("wait");
         bare(command, on_missed)
     }

@@ -98,7 +98,7 @@ async fn start(harness: &Harness, gate: &Gate, nodes: &BTreeMap<String, String>)
     let all: Vec<_> = nodes.iter().zip(ports).collect();
     let mut agents = Vec::new();
     for some in all.chunks(AT_ONCE) {
-        let starting = some.iter().map(|((node, pod), port)| harness.start(gate.binary(), node, pod, *port));
+        let starting = some.iter().map(|((node, pod), port)| harness.start(gate.full(), node, pod, *port));
         agents.extend(try_join_all(starting).await?);
     }
     Ok(agents)

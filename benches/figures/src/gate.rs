@@ -1,4 +1,4 @@
-//! `linkerd-gate wait`, as a pod runs it.
+//! The two programs of the image, as pods run them.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -7,9 +7,12 @@ use tokio::process::Command;
 
 use crate::linkerd::Linkerd;
 
-/// The program under measurement.
+/// The programs under measurement.
 pub struct Gate {
-    binary: PathBuf,
+    /// What users' pods run.
+    waiting: PathBuf,
+    /// What everything else runs.
+    full: PathBuf,
 }
 
 /// What becomes of the pod once Linkerd is ready.
@@ -24,24 +27,31 @@ pub enum OnMissed {
 // === impl Gate ===
 
 impl Gate {
-    pub fn new(binary: PathBuf) -> Self {
-        Self { binary }
+    /// The full program at this path, and the waiting program beside it.
+    pub fn new(full: PathBuf) -> Self {
+        Self { waiting: full.with_file_name("gate-wait"), full }
     }
 
-    pub fn binary(&self) -> &Path {
-        &self.binary
+    /// The program that users' pods run.
+    pub fn waiting(&self) -> &Path {
+        &self.waiting
+    }
+
+    /// The program of agents, controllers and people.
+    pub fn full(&self) -> &Path {
+        &self.full
     }
 
     /// A wait in a pod that was created bare, asking Linkerd where the stand-ins are.
     pub fn wait(&self, linkerd: &Linkerd, on_missed: OnMissed) -> Command {
-        let mut command = Command::new(&self.binary);
+        let mut command = Command::new(&self.waiting);
         command.arg("wait");
         asking(command, linkerd, on_missed)
     }
 
     /// A wait in a pod that was created bare and starts once the node's agent says open.
     pub fn wait_on_agent(&self, agent: SocketAddr) -> Command {
-        let mut command = Command::new(&self.binary);
+        let mut command = Command::new(&self.waiting);
         command.arg("wait");
         let mut command = bare(command, OnMissed::Open);
         command.env("LINKERD_GATE_AGENT_ADDRESS", agent.to_string());
@@ -50,7 +60,7 @@ impl Gate {
 
     /// A wait in a pod that is meshed: it has nothing to wait for.
     pub fn pass(&self) -> Command {
-        let mut command = Command::new(&self.binary);
+        let mut command = Command::new(&self.waiting);
         command.arg("wait").env_clear().env("LINKERD_GATE_INJECTED_BY", "linkerd");
         command
     }

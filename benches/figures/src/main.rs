@@ -1,6 +1,6 @@
 //! `make bench`: linkerd-gate's figures, all in one run, beside other programs that wait.
 //!
-//! What is measured are processes of the static release binary as they run in a pod: what the kernel says of them, and
+//! What is measured are processes of the static release binaries as they run in a pod: what the kernel says of them, and
 //! when they end. Nothing is measured from inside. Linkerd's parts are the stand-ins of the test kit, in this process.
 //!
 //! It fails only on what does not depend on how busy a machine is: sizes, memory, and latencies as ratios within one run.
@@ -29,7 +29,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
-use linkerd_gate_kit::image::static_binary;
+use linkerd_gate_kit::image::static_binaries;
 
 use crate::agents::Harness;
 use crate::gate::Gate;
@@ -49,7 +49,7 @@ struct Arguments {
     /// Measure this only.
     #[arg(long, value_enum, value_name = "WHAT")]
     only: Vec<What>,
-    /// The program to measure [default: the static release binary, built anew].
+    /// The full program to measure, with gate-wait beside it [default: the static release binaries, built anew].
     #[arg(long, value_name = "PATH")]
     binary: Option<PathBuf>,
 }
@@ -86,13 +86,15 @@ async fn main() -> Result<ExitCode> {
     let binary = if let Some(binary) = arguments.binary {
         binary
     } else {
-        said("building the static release binary (about 3 minutes when nothing of it is cached)");
-        static_binary("linkerd-gate", "linkerd-gate", "release")?
+        said("building the static release binaries (about 4 minutes when nothing of them is cached)");
+        let [full, _waiting] = static_binaries("linkerd-gate", ["linkerd-gate", "gate-wait"], "release")?;
+        full
     };
     let gate = Gate::new(binary);
     let wanted = |what| arguments.only.is_empty() || arguments.only.contains(&what);
     let mut table = Table::new();
-    table.size(GATE, gate.binary())?;
+    table.size(GATE, gate.waiting())?;
+    table.full_size(gate.full())?;
 
     // Beside it what costs a machine as little as itself; a control plane would warm nobody's caches but its own.
     let mut light = Vec::new();

@@ -73,7 +73,7 @@ async fn agent(gate: &Gate) -> Result<f64> {
     let kubeconfig = tempfile::NamedTempFile::new()?;
     std::fs::write(kubeconfig.path(), many.kubeconfig())?;
     let port = *ports(1).first().context("no port is free")?;
-    let mut command = Command::new(gate.binary());
+    let mut command = Command::new(gate.full());
     command.arg("agent").env_clear().envs([
         ("LINKERD_GATE_KUBECONFIG", kubeconfig.path().to_str().context("a strange path")?),
         ("LINKERD_GATE_TERMINATION_LOG", "/nonexistent"),
@@ -97,7 +97,7 @@ async fn controller(gate: &Gate, size: Size) -> Result<f64> {
     let kubeconfig = tempfile::NamedTempFile::new()?;
     std::fs::write(kubeconfig.path(), many.kubeconfig())?;
     let port = *ports(1).first().context("no port is free")?;
-    let mut command = Command::new(gate.binary());
+    let mut command = Command::new(gate.full());
     command.arg("controller").env_clear().envs([
         ("LINKERD_GATE_KUBECONFIG", kubeconfig.path().to_str().context("a strange path")?),
         ("LINKERD_GATE_TERMINATION_LOG", "/nonexistent"),

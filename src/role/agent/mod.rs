@@ -103,7 +103,7 @@ async fn start(settings: AgentSettings, shutdown: impl Future<Output = &'static 
     let follow_controller = controller_lease::follow(controller_client, namespace, controller_wanted, controller_sink);
     let (mut follow_node, mut follow_lease) = (follow_node, follow_lease);
     let ask_identity =
-        identity::ask(ControlPlane::new()?, context.settings.proving.identity_by, addresses, identity_sink);
+        identity::ask(ControlPlane::new(), context.settings.proving.identity_by, addresses, identity_sink);
     let follower = Follower::new(&context.settings.proving.policy())?;
     let ends = Channels {
         node,

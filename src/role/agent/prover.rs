@@ -51,12 +51,11 @@ pub(super) async fn run(
     probes_at: watch::Sender<Instant>,
 ) -> Infallible {
     let mut schedule = Schedule::asking();
-    let (parts, client) = loop {
-        // Both only make clients; what can fail is reading the service account's files.
-        match (ControlPlane::new(), context.access.watching()) {
-            (Ok(parts), Ok(client)) => break (parts, client),
-            (Err(error), _) => warn!(%error, "cannot prove injection"),
-            (_, Err(error)) => warn!(%error, "cannot prove injection"),
+    let client = loop {
+        // It only makes a client; what can fail is reading the service account's files.
+        match context.access.watching() {
+            Ok(client) => break client,
+            Err(error) => warn!(%error, "cannot prove injection"),
         }
         tokio::time::sleep(schedule.next_pause()).await;
     };
@@ -71,7 +70,7 @@ pub(super) async fn run(
         access: context.access.clone(),
         epoch: context.epoch,
         wanted: context.settings.proving.clone(),
-        control_plane: parts,
+        control_plane: ControlPlane::new(),
         metrics: Arc::clone(&context.metrics),
         seen: seen.linkerd.clone(),
     };

@@ -12,7 +12,6 @@ use super::Context;
 use super::watches::Watched;
 use crate::decide::{Gate, Transition};
 use crate::observe::ControlPlane;
-use crate::retry::Schedule;
 use crate::role::readiness::{Pauses, Prober};
 
 /// How long the first look waits for the watches' first lists.
@@ -27,20 +26,12 @@ pub(super) async fn run(
     mut reprove: watch::Receiver<Duration>,
     probes_at: watch::Sender<Instant>,
 ) -> Infallible {
-    let mut schedule = Schedule::asking();
-    let parts = loop {
-        match ControlPlane::new() {
-            Ok(parts) => break parts,
-            Err(error) => warn!(%error, "cannot prove injection"),
-        }
-        tokio::time::sleep(schedule.next_pause()).await;
-    };
     let mut watched = seen.linkerd.clone();
     let probes = Prober {
         access: context.access.clone(),
         epoch: context.epoch,
         wanted: context.settings.proving.clone(),
-        control_plane: parts,
+        control_plane: ControlPlane::new(),
         metrics: Arc::clone(&context.metrics),
         seen: seen.linkerd.clone(),
     };

@@ -14,6 +14,7 @@ use tracing::{Instrument as _, debug, error_span};
 
 pub use self::pod_class::{PodClass, Then};
 use self::self_replace::Replacement;
+pub use self::self_replace::Replacer;
 use self::source::{Source, SourceEvent};
 use self::status::Status;
 pub use self::status_log::write_termination_message;
@@ -22,15 +23,12 @@ use crate::config::{Component, OnMissed, OnTimeout, Wait, WhenMeshed};
 use crate::decide::readiness::policy::NothingRequired;
 use crate::decide::{Evidence, Gate, GateStatus, Policy, Probe, Transition};
 use crate::exit::Exit;
-use crate::observe::{AgentClient, AgentError, Direct, DirectError};
+use crate::observe::{AgentClient, AgentError, Direct};
 use crate::retry::Schedule;
 
 /// Why `wait` cannot begin.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// Nothing can be looked at.
-    #[error(transparent)]
-    Direct(#[from] DirectError),
     /// The agent cannot be asked.
     #[error(transparent)]
     Agent(#[from] AgentError),
@@ -51,17 +49,30 @@ struct Hold<'a> {
     without_agent: bool,
 }
 
+/// Whether this pod is one that deletes itself once Linkerd is ready, for which a [`Replacer`] is needed.
+pub fn replaces_itself(settings: &Wait) -> bool {
+    PodClass::of(&settings.pod).then(settings.on_missed, &settings.pod) == Then::Replace
+}
+
 /// Runs `wait` until its pod may start, must be replaced, time is over, or `shutdown` completes with a signal's name.
 ///
 /// # Errors
 /// [`StartError`] when it cannot even begin; once it looks, every failure is a reason to hold.
-pub async fn run(settings: &Wait, shutdown: impl Future<Output = &'static str>) -> Result<Exit, StartError> {
+pub async fn run(
+    settings: &Wait,
+    replacer: impl Replacer,
+    shutdown: impl Future<Output = &'static str>,
+) -> Result<Exit, StartError> {
     // At the highest level, so that no filter hides the pod of a line.
     let span = error_span!("wait", namespace = settings.pod.namespace, pod = settings.pod.name);
-    start(settings, shutdown).instrument(span).await
+    start(settings, replacer, shutdown).instrument(span).await
 }
 
-async fn start(settings: &Wait, shutdown: impl Future<Output = &'static str>) -> Result<Exit, StartError> {
+async fn start(
+    settings: &Wait,
+    replacer: impl Replacer,
+    shutdown: impl Future<Output = &'static str>,
+) -> Result<Exit, StartError> {
     let class = PodClass::of(&settings.pod);
     let mut log = StatusLog::new(settings.termination_log.clone());
     log.note(Level::Info, &messages::beginning(settings, class));
@@ -79,7 +90,7 @@ async fn start(settings: &Wait, shutdown: impl Future<Output = &'static str>) ->
     let probes = Component::VARIANTS.iter().copied().filter(|component| required(*component)).map(probe);
     let direct_policy = Policy::direct();
     let policy = Policy::new(probes, direct_policy.proofs(), direct_policy.settling())?;
-    let direct = Direct::new(&settings.linkerd, required)?;
+    let direct = Direct::new(&settings.linkerd, required);
     // Whether its own proxy could get a certificate is a question that no agent answers.
     let agent = settings.agent.clone().filter(|_| class != PodClass::Meshed).map(AgentClient::new).transpose()?;
     let source = Source::new(direct, agent, policy.clone());
@@ -92,7 +103,7 @@ async fn start(settings: &Wait, shutdown: impl Future<Output = &'static str>) ->
         signal = shutdown => Ended::Signalled(signal),
         // Time is over, also where Linkerd became ready in the same instant: the next try will find it so.
         () = deadline(settings.timeout) => Ended::TimeIsOver(settings.on_timeout),
-        exit = hold.run() => return Ok(exit),
+        exit = hold.run(replacer) => return Ok(exit),
     };
     Ok(hold.end(ended))
 }
@@ -124,10 +135,10 @@ enum Ended {
 
 impl Hold<'_> {
     /// Listens until the pod may start or must be replaced.
-    async fn run(&mut self) -> Exit {
+    async fn run(&mut self, replacer: impl Replacer) -> Exit {
         let mut looking = Schedule::looking();
         let mut watching = Schedule::watching();
-        let mut replacement = Replacement::new();
+        let mut replacement = Replacement::new(replacer);
         let mut pause = Duration::ZERO;
         loop {
             match self.source.hear(pause, self.known.agent_holds()).await {

@@ -6,13 +6,25 @@ use tokio::time::Instant;
 
 use super::messages;
 use super::status_log::{Level, StatusLog};
-use crate::cluster::{self, Replacing};
+use crate::cluster::Replacing;
 use crate::config::OwnPod;
 use crate::retry::Schedule;
 
+/// Deletes the pod that `wait` runs in, once it is proven that its successor would be injected.
+///
+/// A parameter of `wait`, because it is the one thing that needs a Kubernetes client: the waiting program has none.
+pub trait Replacer {
+    /// One attempt.
+    ///
+    /// # Errors
+    /// Why nothing was deleted, as a clause.
+    fn replace(&self, pod: &OwnPod) -> impl Future<Output = Result<Replacing, String>>;
+}
+
 /// The state of a replacement across attempts.
 #[derive(Debug)]
-pub(super) struct Replacement {
+pub(super) struct Replacement<R> {
+    replacer: R,
     schedule: Schedule,
     not_before: Instant,
     requested: bool,
@@ -20,12 +32,12 @@ pub(super) struct Replacement {
 
 // === impl Replacement ===
 
-impl Replacement {
+impl<R: Replacer> Replacement<R> {
     /// No pod replaces itself in its first seconds: should its successors come back bare for a reason that no proof shows,
     /// they must not follow one another in a frenzy. A pod that was held through a boot has long passed that.
-    pub(super) fn new() -> Self {
+    pub(super) fn new(replacer: R) -> Self {
         let not_before = Instant::now() + Schedule::replacing().next_pause();
-        Self { schedule: Schedule::asking(), not_before, requested: false }
+        Self { replacer, schedule: Schedule::asking(), not_before, requested: false }
     }
 
     /// One attempt, and how long to pause after it. Ends with the pod being deleted; SIGTERM ends the process then.
@@ -36,7 +48,7 @@ impl Replacement {
             return wait;
         }
         if !self.requested {
-            match replace(pod).await {
+            match self.replacer.replace(pod).await {
                 Ok(Replacing::Deleted) => {
                     self.requested = true;
                     log.state(Level::Warn, messages::replaced());
@@ -50,10 +62,4 @@ impl Replacement {
         }
         self.schedule.next_pause()
     }
-}
-
-async fn replace(pod: &OwnPod) -> Result<Replacing, cluster::NotReplaced> {
-    // The configuration has all three: `replace` is refused without them.
-    let [namespace, name, uid] = [&pod.namespace, &pod.name, &pod.uid].map(|part| part.as_deref().unwrap_or_default());
-    cluster::replace(cluster::in_cluster, namespace, name, uid).await
 }

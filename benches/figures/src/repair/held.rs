@@ -66,7 +66,7 @@ pub(super) async fn measure(gate: &Gate, table: &mut Table) -> Result<Duration> 
     create(&harness, SHOP, owners).await?;
     super::until_pods(&harness, SHOP, PODS).await?;
     ensure!(meshed(&harness).await? == 0, "a pod has a proxy although the injector is absent");
-    let mut controller = harness.start_controller(gate.binary(), ports(1)[0]).await?;
+    let mut controller = harness.start_controller(gate.full(), ports(1)[0]).await?;
     controller.until_said("first scan complete").await?;
     // It suspends Jobs before anything is proven, which ends their pods.
     until_suspended(&harness, OWNERS[4].1).await?;

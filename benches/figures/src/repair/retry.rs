@@ -100,7 +100,7 @@ async fn refused(count: usize, controller_manager: &[&str]) -> Result<Harness> {
 
 async fn recover(gate: &Gate, count: usize, controller_manager: &[&str]) -> Result<Recovery> {
     let harness = refused(count, controller_manager).await?;
-    let mut controller = harness.start_controller(gate.binary(), ports(1)[0]).await?;
+    let mut controller = harness.start_controller(gate.full(), ports(1)[0]).await?;
     controller.until_said("first scan complete").await?;
     ensure!(pods(&harness, SHOP).await? == 0, "nobody goes on");
     said(&format!("repair: the injector is back; load {}", load()?));

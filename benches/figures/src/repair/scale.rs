@@ -43,7 +43,7 @@ pub(super) async fn measure(gate: &Gate, table: &mut Table) -> Result<()> {
     said(&format!("repair: the API server with a controller, {} s; load {}", WINDOW.as_secs(), load()?));
     let began = Instant::now();
     let before = harness.api_server_cpu()?;
-    let mut controller = harness.start_controller(gate.binary(), ports(1)[0]).await?;
+    let mut controller = harness.start_controller(gate.full(), ports(1)[0]).await?;
     let looked = controller.until_said("first scan complete").await?;
     let missed = number(MISSED * PODS_OF_EACH);
     loop {

@@ -1,11 +1,14 @@
 //! `kit`: what the Makefile and a person need of the test kit outside a test run.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use linkerd_gate_kit::{
-    image::{Architecture, Image, size_of, static_binary},
+    image::{Architecture, Image, size_of, static_binaries},
     parts::{ApiParts, NodeParts, Release, find_actionlint, find_helm, find_kwok, find_promtool},
 };
 
@@ -31,13 +34,10 @@ enum Command {
         #[arg(value_enum)]
         program: Program,
     },
-    /// Makes a container image out of a static binary, for `ctr images import`, `docker load` or `podman load`.
+    /// Makes a container image out of static programs, for `ctr images import`, `docker load` or `podman load`.
     Image(ImageArguments),
-    /// Builds a package's program of the same name as a static one, in its release profile, and prints where it is.
-    Static {
-        /// The package.
-        package: String,
-    },
+    /// Builds linkerd-gate's two programs as static ones, in the release profile, and prints their directory.
+    Static,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -56,18 +56,18 @@ enum Program {
 
 #[derive(Args)]
 struct ImageArguments {
-    /// The static program.
-    #[arg(long)]
-    binary: PathBuf,
+    /// A static program and its path in the image; may be repeated.
+    #[arg(long = "program", value_name = "PATH=FILE", required = true)]
+    programs: Vec<String>,
     /// What the image is called: NAME:TAG.
     #[arg(long)]
     tag: String,
     /// The archive to write.
     #[arg(long)]
     output: PathBuf,
-    /// The program's path in the image, which is its entrypoint [default: / and the binary's own name].
+    /// The path of the program that the image runs.
     #[arg(long, value_name = "PATH")]
-    entrypoint: Option<String>,
+    entrypoint: String,
     /// The user that runs it, a number.
     #[arg(long, default_value = "0")]
     user: String,
@@ -87,10 +87,7 @@ fn main() -> ExitCode {
         Command::Parts { set } => parts(set),
         Command::Find { program } => find(program).map(|path| println!("{}", path.display())),
         Command::Image(arguments) => image(&arguments),
-        Command::Static { package } => {
-            eprintln!("building {package} as a static binary (about 3 minutes the first time)");
-            static_binary(&package, &package, "release").map(|path| println!("{}", path.display()))
-        }
+        Command::Static => build(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -123,17 +120,25 @@ fn find(program: Program) -> Result<PathBuf> {
     }
 }
 
+fn build() -> Result<()> {
+    eprintln!("building linkerd-gate's two programs, static (about 4 minutes the first time)");
+    let [full, _waiting] = static_binaries("linkerd-gate", ["linkerd-gate", "gate-wait"], "release")?;
+    println!("{}", full.parent().context("a program without a directory")?.display());
+    Ok(())
+}
+
 fn image(arguments: &ImageArguments) -> Result<()> {
     let architecture = match &arguments.arch {
         Some(name) => Architecture::named(name)?,
         None => Architecture::host()?,
     };
-    let name = arguments.binary.file_name().context("--binary names no file")?.to_string_lossy();
-    let program = arguments.entrypoint.clone().unwrap_or_else(|| format!("/{name}"));
-    let mut image = Image::new(&arguments.tag, architecture)
-        .with_program(&program, &arguments.binary)?
-        .with_entrypoint(&[&program])
-        .with_user(&arguments.user);
+    let programs = pairs(&arguments.programs)?;
+    let entrypoint = arguments.entrypoint.as_str();
+    ensure!(programs.iter().any(|(path, _)| *path == entrypoint), "no --program has the path {entrypoint}");
+    let mut image = Image::new(&arguments.tag, architecture).with_entrypoint(&[entrypoint]).with_user(&arguments.user);
+    for (path, file) in programs {
+        image = image.with_program(path, Path::new(file))?;
+    }
     for (name, value) in pairs(&arguments.labels)? {
         image = image.with_label(name, value);
     }

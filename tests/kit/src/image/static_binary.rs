@@ -17,14 +17,13 @@ enum Features {
     None,
 }
 
-/// Builds the program `binary` of the workspace's `package` as a static one and returns its path.
+/// Builds the programs `binaries` of the workspace's `package` as static ones and returns their paths.
 ///
-/// It is built for this machine's own target, with the C library linked in: a musl target need not be installed. Target
+/// They are built for this machine's own target, with the C library linked in: a musl target need not be installed. Target
 /// directory and flags are its own, so that neither build spoils the other's cache. `profile` is Cargo's name for it:
 /// `release`, `dev`.
-pub fn static_binary(package: &str, binary: &str, profile: &str) -> Result<PathBuf> {
-    let [path] = build(package, [binary], profile, Features::Default)?;
-    Ok(path)
+pub fn static_binaries<const N: usize>(package: &str, binaries: [&str; N], profile: &str) -> Result<[PathBuf; N]> {
+    build(package, binaries, profile, Features::Default)
 }
 
 /// A static program of this kit itself, for instance `pause`: without debugging information, since images hold it.
