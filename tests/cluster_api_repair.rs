@@ -28,6 +28,7 @@ fn target() -> Target {
         uid: "u-1".to_owned(),
         resource_version: "7".to_owned(),
         state: MissedState::Held,
+        held_since: None,
     }
 }
 

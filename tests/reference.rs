@@ -53,6 +53,7 @@ fn the_reference_names_every_event_reason_and_no_other() {
         ("src/role/controller/orphan_nodes.rs", &["reason: \""]),
         ("src/role/controller/report.rs", &["reason: \"", "(true, \"", "(false, \"", "=> (\""]),
         ("src/cluster/held_pod.rs", &["true, \"", "false, \""]),
+        ("src/decide/repair/event_text.rs", &["&str = \""]),
     ] {
         let text = fs::read_to_string(repository(file)).unwrap();
         for start in starts {

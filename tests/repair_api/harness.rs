@@ -79,6 +79,7 @@ pub fn target(pod: &Pod) -> Target {
         uid: text(&pod.metadata.uid),
         resource_version: text(&pod.metadata.resource_version),
         state: MissedState::Held,
+        held_since: None,
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use k8s_openapi::jiff::Timestamp;
 use strum::EnumCount;
 
 use super::object::{OwnerReference, Repair};
@@ -95,6 +96,8 @@ pub struct Target {
     pub resource_version: String,
     /// What it has done so far.
     pub state: MissedState,
+    /// Since when our scheduling gate holds it, where it does.
+    pub held_since: Option<Timestamp>,
 }
 
 /// Why something that waited for its turn was not sent.

@@ -16,10 +16,12 @@
 //! - [`retry`]: which owners, whose pods the API server refused, are retried.
 //! - [`successor`]: what a dry-run of the pod that would be made instead of an evicted one says.
 //! - [`quota`]: whether an eviction makes room in a full quota.
+//! - [`event_text`]: what Events say that `report` reads again.
 //! - [`recreate`]: which pods `recreate` creates again, and from which manifest.
 
 pub mod action;
 pub mod decision;
+pub mod event_text;
 pub mod object;
 pub mod plan;
 pub mod quota;

@@ -314,6 +314,7 @@ impl Target {
             uid: pod.uid.clone(),
             resource_version: pod.resource_version.clone()?,
             state,
+            held_since: pod.gate.as_ref().and_then(|gate| gate.created),
         })
     }
 }

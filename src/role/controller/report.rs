@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use k8s_openapi::jiff::Timestamp;
 use tracing::{info, warn};
 
 use super::Context;
@@ -11,6 +12,7 @@ use super::event_recorder::{EventRecorder, Note};
 use crate::cluster::event::EventSubject;
 use crate::decide::hold::GATE;
 use crate::decide::repair::action::ABSENT_FOR;
+use crate::decide::repair::event_text::{self, OUTSIDE_MESH, Outside, REPLACING};
 use crate::decide::repair::{
     Action, Decision, Dropped, Kind, Method, Missed, MissedState, Operation, OwnerReference, PodView, RepairPlan,
     Snapshot, Tracker, Ungate, WriteOutcome,
@@ -187,13 +189,13 @@ impl Reporter {
         let taken = self.recorder.note(|| Note {
             subject: EventSubject::pod(pod),
             warning: true,
-            reason: "OutsideMesh",
+            reason: OUTSIDE_MESH,
             message: format!(
                 "This pod requests injection and was created without a proxy; {}. {text}{audit} {}",
                 match state {
-                    MissedState::Held if pod.gate.is_some() => "it is held by a scheduling gate, and has no node",
-                    MissedState::Held => "no container of it has started",
-                    MissedState::Running => "it runs, or may run, outside the mesh",
+                    MissedState::Held if pod.gate.is_some() => Outside::Gated,
+                    MissedState::Held => Outside::NotStarted,
+                    MissedState::Running => Outside::Running,
                 },
                 next_command(missed)
             ),
@@ -287,7 +289,7 @@ impl Reporter {
                 if action.operation.removes().is_none() {
                     return;
                 }
-                (false, "Replacing", format!("{}: {object}. Its owner creates it again.", capital(done)))
+                (false, REPLACING, event_text::replacing(&capital(done), &object, held_since(action)))
             }
             WriteOutcome::Conflict => {
                 info!(namespace, pod, owner = %owner, "{doing}: the object changed; planning again");
@@ -428,6 +430,16 @@ fn pod_of(action: &Action) -> Option<&str> {
     match &action.operation {
         Operation::Delete([target]) | Operation::Untrack { target: [target], .. } | Operation::Evict([target]) => {
             Some(&target.name)
+        }
+        Operation::Suspend { .. } | Operation::Resume { .. } => None,
+    }
+}
+
+/// Since when the gate holds the pod of an action, where it does.
+fn held_since(action: &Action) -> Option<Timestamp> {
+    match &action.operation {
+        Operation::Delete([target]) | Operation::Untrack { target: [target], .. } | Operation::Evict([target]) => {
+            target.held_since
         }
         Operation::Suspend { .. } | Operation::Resume { .. } => None,
     }
