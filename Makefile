@@ -15,7 +15,7 @@ MDBOOK := $(CACHE)/tools/mdbook/bin/mdbook
 
 .PHONY: help
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 .PHONY: demo
 demo: ## Play a cluster boot without and with the gate: real processes, no cluster, a table and a picture
@@ -89,6 +89,28 @@ docs: ## Write the reference pages from the tables in the source
 .PHONY: book
 book: $(MDBOOK) ## Build the book of docs/ into target/book (first time: builds mdBook, about 5 minutes)
 	$(MDBOOK) build
+
+# The pages that tests hold: light, dark, and 375 px wide. Chromium is Debian's package of that name; CI does not need it.
+CHROMIUM ?= $(shell command -v chromium chromium-browser google-chrome | head -1)
+PAGES := $(wildcard src/report/tests/golden/*.html)
+
+.PHONY: report-pictures
+report-pictures: ## Draw the pages of the boot report into target/pictures: light, dark, phone, and the one in docs (needs Chromium)
+	@test -n "$(CHROMIUM)" || { echo "no Chromium here: install it, or set CHROMIUM=FILE" >&2; exit 1; }
+	@mkdir -p target/pictures
+	@for page in $(PAGES); do \
+	  name=$$(basename $$page .html); \
+	  echo "<!doctype html><body style=\"margin:0\"><iframe src=\"file://$$PWD/$$page\" width=375 height=4000 style=\"border:0\"></iframe>" > target/pictures/phone.html; \
+	  draw() { "$(CHROMIUM)" --headless --no-sandbox --disable-gpu --hide-scrollbars --no-first-run --disable-background-networking \
+	    --user-data-dir=target/pictures/profile --allow-file-access-from-files --screenshot="target/pictures/$$name-$$1.png" "$${@:3}" "$$2" 2>/dev/null; }; \
+	  draw light "file://$$PWD/$$page" --window-size=1200,2200 --blink-settings=preferredColorScheme=1; \
+	  draw dark "file://$$PWD/$$page" --window-size=1200,2200 --blink-settings=preferredColorScheme=0; \
+	  draw phone "file://$$PWD/target/pictures/phone.html" --window-size=800,4000 --blink-settings=preferredColorScheme=1; \
+	  echo "target/pictures/$$name-{light,dark,phone}.png"; \
+	  if [ $$name = power-cut ]; then draw page "file://$$PWD/$$page" --window-size=1080,880 --blink-settings=preferredColorScheme=1; fi; \
+	done
+	@mv target/pictures/power-cut-page.png docs/pictures/report.png
+	@rm -rf target/pictures/profile target/pictures/phone.html
 
 .PHONY: manifests
 manifests: ## Render deploy/manifests from deploy/chart

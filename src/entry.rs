@@ -18,7 +18,7 @@ use crate::cluster::{self, Person, Replacing};
 use crate::command::explain::{ExplainError, Explained, Live, explain, explain_live};
 use crate::command::manual_override::{self, OverrideCommand, SayError};
 use crate::command::not_done::NotDone;
-use crate::command::{check, install, recreate, release, status, uninstall, version};
+use crate::command::{check, install, recreate, release, report, status, uninstall, version};
 use crate::config::{AgentSettings, ControllerSettings, OwnPod};
 use crate::exit::Exit;
 use crate::role::wait::Replacer;
@@ -90,6 +90,10 @@ pub fn main() -> ExitCode {
         Command::Status(arguments) => {
             let (scope, output, access) = arguments.read();
             run_command(async |out| status::run(&access, &scope, output, out).await).into()
+        }
+        Command::Report(arguments) => {
+            let (scope, output, access) = arguments.read();
+            run_command(async |out| report::run(&access, &scope, output, out).await).into()
         }
         Command::ExtensionMetadata => run_command(async |out| Ok(writeln!(out, "{EXTENSION_METADATA}")?)).into(),
         Command::Version(VersionArguments { client, output, namespace, person }) => {

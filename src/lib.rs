@@ -5,6 +5,7 @@
 //! - [`linkerd`]: what Linkerd is: names, its webhook, its injection rules. Pure.
 //! - [`decide`]: evidence becomes a verdict, a verdict drives a gate. Pure.
 //! - `check`: what was read of a cluster becomes findings. Pure.
+//! - `report`: what was read of a cluster becomes the story of its last boot. Pure.
 //! - `observe`: gathers evidence. The only user of reqwest.
 //! - [`cluster`]: asks the API server and writes to it. The only user of kube.
 //! - `role`: the loops that join the above.
@@ -28,6 +29,7 @@ pub mod http;
 pub mod linkerd;
 pub mod metrics;
 pub(crate) mod observe;
+pub(crate) mod report;
 pub(crate) mod retry;
 pub(crate) mod role;
 pub(crate) mod shutdown;

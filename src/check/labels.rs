@@ -11,6 +11,6 @@ pub fn is_ours(labels: Option<&BTreeMap<String, String>>, component: &str) -> bo
 }
 
 /// The part of Linkerd's control plane that these labels say.
-pub(super) fn component(labels: Option<&BTreeMap<String, String>>) -> Option<&str> {
+pub fn component(labels: Option<&BTreeMap<String, String>>) -> Option<&str> {
     labels?.get(names::label::CONTROL_PLANE_COMPONENT).map(String::as_str)
 }

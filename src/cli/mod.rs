@@ -4,6 +4,7 @@ mod check;
 mod completion;
 mod explain;
 mod install;
+mod report;
 mod tip;
 
 use std::path::PathBuf;
@@ -15,6 +16,7 @@ pub use self::check::{CheckArguments, for_linkerd};
 pub use self::completion::{CompletionShell, write_completion};
 pub use self::explain::{ExplainArguments, Explained, Refusal};
 pub use self::install::{InstallArguments, StatusArguments};
+pub use self::report::ReportArguments;
 pub use self::tip::tip_for_role;
 use crate::cluster::{OverrideTarget, Person};
 use crate::command::recreate::Recreate;
@@ -157,6 +159,17 @@ pub enum Command {
     /// Show one screen of what there is: verdict, prover, leader, versions, nodes, pods
     #[command(after_help = format!("Examples:\n  linkerd-gate status\n  linkerd-gate status -o json\n\n{COMMAND_EXIT_CODES}"))]
     Status(StatusArguments),
+
+    /// Tell the cluster's last boot: when nodes closed and opened and why, which pods were held, what is still outside the mesh
+    #[command(
+        long_about = "Tells what the cluster's last boot did, from its Events, Nodes, Leases and pods: when each node was closed and \
+                      opened, and why; when Linkerd could inject; which pods were held, created again, or are still outside the mesh. \
+                      As Markdown for a post-mortem, as one self-contained page of HTML, or as JSON. Reads only. What could not \
+                      be read is named, and nothing is stated about it. Kubernetes keeps Events for an hour by default.",
+        after_help = COMMAND_EXIT_CODES,
+        after_long_help = format!("{}\n\n{COMMAND_EXIT_CODES}", report::EXAMPLES)
+    )]
+    Report(ReportArguments),
 
     /// What Linkerd's CLI asks of an extension; no cluster is asked
     #[command(name = "_extension-metadata", hide = true)]

@@ -157,13 +157,13 @@ fn nothing(scope: &Scope, now: Timestamp, unread: &Unread) -> State {
     }
 }
 
-async fn version(client: &Client) -> Read<Version> {
+pub(super) async fn version(client: &Client) -> Read<Version> {
     let info = client.apiserver_version().await.map_err(|error| unread(&error, "get /version"))?;
     Version::read(&info.git_version)
         .ok_or_else(|| Unread::Failed(format!("the API server's version is of no known form: {}", info.git_version)))
 }
 
-async fn all<K>(client: &Client, what: &str) -> Read<Vec<K>>
+pub(super) async fn all<K>(client: &Client, what: &str) -> Read<Vec<K>>
 where
     K: kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned,
 {
@@ -191,7 +191,7 @@ where
 }
 
 /// Goes through all objects, page by page.
-async fn each<K>(api: &Api<K>, selector: Option<&str>, act: &str, mut take: impl FnMut(K)) -> Read<()>
+pub(super) async fn each<K>(api: &Api<K>, selector: Option<&str>, act: &str, mut take: impl FnMut(K)) -> Read<()>
 where
     K: Clone + std::fmt::Debug + DeserializeOwned,
 {
@@ -267,22 +267,34 @@ async fn count(
     namespaces: &[Namespace],
     watched: BTreeSet<String>,
 ) -> Read<Survey> {
+    let mut survey = uncounted(mutating, namespaces, scope.projection)?;
+    survey.watch(watched);
+    let (pods, what) = in_namespace(client, scope.namespace.as_deref());
+    each(&pods, scope.selector.as_deref(), &what, |pod| survey.add(&pod)).await?;
+    Ok(survey)
+}
+
+/// The pods of a namespace, or all; and what listing them is called.
+pub(super) fn in_namespace(client: &Client, namespace: Option<&str>) -> (Api<Pod>, String) {
+    match namespace {
+        Some(namespace) => (Api::namespaced(client.clone(), namespace), format!("list pods in namespace {namespace}")),
+        None => (Api::all(client.clone()), "list pods in all namespaces".to_owned()),
+    }
+}
+
+/// A survey that has seen no pod yet.
+pub(super) fn uncounted(
+    mutating: &[MutatingWebhookConfiguration],
+    namespaces: &[Namespace],
+    projection: TokenProjection,
+) -> Read<Survey> {
     let view = WebhookView::new(mutating).map_err(|error| Unread::Failed(error.to_string()))?;
     let is_linkerds = |it: &&MutatingWebhookConfiguration| {
         view.webhooks.iter().any(|webhook| Some(&webhook.configuration) == it.metadata.name.as_ref())
     };
     let created = mutating.iter().filter(is_linkerds).filter_map(|it| it.metadata.creation_timestamp.as_ref());
     let installed = created.map(|created| created.0).min();
-    let mut survey = Survey::new(view, installed, scope.projection, namespaces);
-    survey.watch(watched);
-    let (pods, what) = match &scope.namespace {
-        Some(namespace) => {
-            (Api::<Pod>::namespaced(client.clone(), namespace), format!("list pods in namespace {namespace}"))
-        }
-        None => (Api::<Pod>::all(client.clone()), "list pods in all namespaces".to_owned()),
-    };
-    each(&pods, scope.selector.as_deref(), &what, |pod| survey.add(&pod)).await?;
-    Ok(survey)
+    Ok(Survey::new(view, installed, projection, namespaces))
 }
 
 /// Sends a dry-run pod: to the probe namespace, where there is one, else one that asks itself to a namespace that Linkerd's

@@ -11,7 +11,7 @@ use crate::decide::node::taint::NodeView;
 use crate::decide::repair::{OwnerReference, PodView};
 
 /// Events of what has no namespace are kept in this one (client-go, `tools/record`).
-const NAMESPACE: &str = "default";
+pub(super) const NAMESPACE: &str = "default";
 
 /// The longest message that the API server takes, in bytes (k8s.io/kubernetes, `pkg/apis/core/validation`).
 const LONGEST: usize = 1024;

@@ -19,6 +19,7 @@ pub mod raw;
 mod reduced;
 mod refused;
 pub mod repair;
+pub mod report;
 mod self_replace;
 pub mod successor;
 pub mod tolerations;

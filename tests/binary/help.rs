@@ -33,7 +33,9 @@ fn the_version_is_the_packages() {
 #[test]
 fn every_command_is_in_help_and_has_an_example_or_variables() {
     let help = stdout(&["help"]);
-    for command in ["explain", "open", "close", "clear", "release", "recreate", "uninstall", "version", "completion"] {
+    for command in
+        ["explain", "open", "close", "clear", "release", "recreate", "uninstall", "report", "version", "completion"]
+    {
         assert!(help.contains(&format!("\n  {command} ")), "{command} is not in:\n{help}");
         let own = stdout(&["help", command]);
         assert!(own.contains("Example") && own.contains(&format!("linkerd-gate {command}")), "{own}");
@@ -59,7 +61,7 @@ fn version_works_without_a_cluster_and_names_the_problem() {
 fn four_shells_complete_every_command() {
     for shell in ["bash", "zsh", "fish", "powershell"] {
         let script = stdout(&["completion", shell]);
-        for word in ["explain", "uninstall", "fail-on"] {
+        for word in ["explain", "uninstall", "report", "fail-on"] {
             assert!(script.contains(word), "{shell} does not complete {word}");
         }
     }

@@ -192,15 +192,7 @@ impl Harness {
             }
             err.push_str(&ran.err);
         }
-        let path =
-            std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/check/golden").join(format!("{name}.txt"));
-        if std::env::var_os("UPDATE_GOLDEN").is_some() {
-            std::fs::create_dir_all(path.parent().context("a folder")?)?;
-            std::fs::write(&path, &out)?;
-        }
-        let expected = std::fs::read_to_string(&path).unwrap_or_default();
-        ensure!(out == expected, "{} expects\n{expected}\nbut found\n{out}{err}", path.display());
-        Ok(())
+        is_golden(name, &out).with_context(|| err)
     }
 
     /// A pod, with this status.
@@ -224,6 +216,18 @@ impl Harness {
         nodes.patch_status(name, &PatchParams::default(), &patch).await?;
         Ok(())
     }
+}
+
+/// A page as it is committed; `UPDATE_GOLDEN=1` rewrites it.
+pub fn is_golden(name: &str, page: &str) -> Result<()> {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/check/golden").join(format!("{name}.txt"));
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::create_dir_all(path.parent().context("a folder")?)?;
+        std::fs::write(&path, page)?;
+    }
+    let expected = std::fs::read_to_string(&path).unwrap_or_default();
+    ensure!(page == expected, "{} expects\n{expected}\nbut found\n{page}", path.display());
+    Ok(())
 }
 
 /// How often a state is looked at until it is as expected.

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::harness::{Harness, IMAGE, OURS, Ran, running};
 
 /// The verdict of a gate that is open.
-const OPEN: &str = r#"{"version":1,"gate":"open","basis":"proven","proof":1}"#;
+pub const OPEN: &str = r#"{"version":1,"gate":"open","basis":"proven","proof":1}"#;
 
 // === impl Stage ===
 
@@ -140,7 +140,7 @@ impl Harness {
     }
 
     /// A Lease that was renewed so long ago.
-    async fn lease(&self, name: &str, holder: &str, verdict: &str, ago: SignedDuration) -> Result<()> {
+    pub async fn lease(&self, name: &str, holder: &str, verdict: &str, ago: SignedDuration) -> Result<()> {
         let renewed = Timestamp::now() - ago;
         let renewed = format!("{renewed:.6}");
         let mut lease = json!({

@@ -1,6 +1,7 @@
 //! `check`, `status`, live `explain` and `install` against a genuine API server, in one state after another: what is wrong is
 //! named by its code, and nothing else is.
 
+mod boots;
 #[path = "../front/mod.rs"]
 mod front;
 mod harness;

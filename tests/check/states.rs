@@ -19,6 +19,7 @@ async fn what_is_wrong_is_named_and_nothing_else_is() -> Result<()> {
         harness.an_unprepared_cluster_is_understood().await?;
         harness.linkerd_gate_is_there().await?;
         harness.versions_are_reported().await?;
+        harness.a_boot_is_reported().await?;
         // The last state of this cluster.
         harness.the_api_server_is_killed().await
     };

@@ -23,6 +23,9 @@ pub const LEFT_OPEN_BOOT: &str = "linkerd-gate/left-open-boot";
 /// The key of our taint, unless it is configured otherwise.
 pub const TAINT_KEY: &str = "linkerd-gate/closed";
 
+/// Why a node is open whose injection is proven, as its Event says it: `report` reads it again.
+pub const PROVEN: &str = "the gate is open";
+
 /// The effect of our taint. `NoExecute` would end pods that run.
 pub const TAINT_EFFECT: &str = "NoSchedule";
 
@@ -503,13 +506,13 @@ impl NodeState {
         match self {
             Self::Open(Opened::ThisBoot) => "it was opened earlier in this boot".to_owned(),
             Self::Open(Opened::Adopted) => "the node is older than the installation of linkerd-gate".to_owned(),
-            Self::Open(Opened::Proven) => "the gate is open".to_owned(),
+            Self::Open(Opened::Proven) => PROVEN.to_owned(),
             Self::Open(Opened::NotInstalled) => {
                 "Linkerd is not installed; once it is, the node is closed until injection is proven".to_owned()
             }
             Self::Open(Opened::LeftOpen) => "this boot ran unclosed (audit mode, or taint=never)".to_owned(),
             Self::Open(Opened::BeforeRepair(pods)) => format!(
-                "the gate is open; {}, but LINKERD_GATE_REPAIR_GRACE has passed: they may start outside the mesh",
+                "{PROVEN}; {}, but LINKERD_GATE_REPAIR_GRACE has passed: they may start outside the mesh",
                 RepairWait::Over(*pods)
             ),
             Self::Open(Opened::TooLongClosed) => {
