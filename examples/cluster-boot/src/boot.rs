@@ -1,7 +1,7 @@
 //! Plays one boot from its first instant to its last.
 
 use crate::{
-    api_server::{Admission, Admitted, ApiServer, Key},
+    admission::{Admission, Admitted},
     controller::Controller,
     kubelet,
     narrator::{Narrator, Tone},
@@ -11,6 +11,7 @@ use crate::{
 use anyhow::{Context as _, Result, bail};
 use linkerd_gate::decide::hold;
 use linkerd_gate_kit::{
+    memory_api::{Key, MemoryApi},
     object::{endpoint_slice, namespace, pod, webhook_configuration},
     standin::{Certificates, Identity, Injector, Namespaces, Sidecar, Standin, client::WebhookCaller},
 };
@@ -32,7 +33,8 @@ const TEMPLATE: &str = "7d9c5b8f6d";
 
 /// What every pod of a boot shares.
 struct Cluster {
-    api_server: ApiServer,
+    api_server: MemoryApi,
+    admission: Arc<Admission>,
     narrator: Narrator,
     /// Whose apps have not started yet.
     missing: Mutex<BTreeSet<&'static str>>,
@@ -54,11 +56,12 @@ pub async fn play(variant: Variant, program: &Path) -> Result<Timeline> {
 
     let webhook = WebhookCaller::new(injector.address(), story::LINKERD, certificates.ca_bundle())?;
     let holds = variant == Variant::WithGate;
-    let api_server = ApiServer::start(Admission { webhook, holds }).await?;
+    let admission = Arc::new(Admission { webhook, holds });
+    let api_server = MemoryApi::start(Arc::clone(&admission) as _).await?;
     furnish(&api_server, certificates.ca_bundle());
     let narrator = Narrator::new();
     let missing = Mutex::new(story::WORKLOADS.iter().map(|(name, ..)| *name).collect());
-    let cluster = Arc::new(Cluster { api_server, narrator, missing });
+    let cluster = Arc::new(Cluster { api_server, admission, narrator, missing });
     narrator.say("nodes", Tone::Plain, "are back; Linkerd is not");
     let controller = match variant {
         Variant::WithoutGate => None,
@@ -97,7 +100,7 @@ fn in_lines(logged: &[String]) -> String {
 }
 
 /// What is in the cluster before anything happens.
-fn furnish(api_server: &ApiServer, ca_bundle: &str) {
+fn furnish(api_server: &MemoryApi, ca_bundle: &str) {
     let store = api_server.store();
     let put = |collection: &str, object: Value| {
         store.put(&Key::of(collection, &object), object);
@@ -143,7 +146,7 @@ fn reference(kind: &str, owner: &Value) -> Value {
 }
 
 /// What the EndpointSlice of a part says.
-fn answers(api_server: &ApiServer, part: Part, ready: bool) {
+fn answers(api_server: &MemoryApi, part: Part, ready: bool) {
     let (of, name, number) = match part {
         Part::Injector => ("linkerd-proxy-injector", "proxy-injector", 8443),
         Part::Identity => ("linkerd-identity", "grpc", 8080),
@@ -214,7 +217,7 @@ impl Cluster {
     async fn start(&self, owner: Owner, line: &mut PodLine) -> Result<bool> {
         let created = self.narrator.now();
         let again = line.created_again.is_some();
-        let Admitted { pod, missed, held } = self.api_server.create_pod(self.pod(line.name, owner, again)?).await?;
+        let Admitted { pod, missed, held } = self.create_pod(self.pod(line.name, owner, again)?).await?;
         if held {
             line.states.push((created, State::Held));
             self.narrator.say(line.name, Tone::Waiting, "created without a proxy; the API server holds it");
@@ -244,6 +247,14 @@ impl Cluster {
             (missed, meshed) => bail!("neither missed nor meshed: {missed:?}, {meshed}"),
         }
         Ok(true)
+    }
+
+    /// Creates a pod as every client does: admission has its say.
+    async fn create_pod(&self, pod: Value) -> Result<Admitted> {
+        let store = self.api_server.store();
+        let admitted = self.admission.decide(store, pod).await?;
+        let pod = store.put(&Key::of("/api/v1/pods", &admitted.pod), admitted.pod);
+        Ok(Admitted { pod, ..admitted })
     }
 
     /// A held pod has no node, so that nothing of it starts. Whoever removes the gate instead of the pod breaks the promise.

@@ -13,7 +13,7 @@
 //! cluster-boot [LINKERD_GATE_BINARY] [PICTURE.svg]
 //! ```
 
-mod api_server;
+mod admission;
 mod boot;
 mod controller;
 mod kubelet;

@@ -1,7 +1,7 @@
 //! The HTTP face of the API server.
 
 use super::{
-    Shared,
+    Shared, WatchFault,
     store::{Change, Key, Selection},
 };
 use anyhow::{Context as _, Result};
@@ -15,7 +15,7 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use std::{convert::Infallible, sync::Arc};
+use std::{convert::Infallible, fmt::Write as _, sync::Arc};
 use tokio::{net::TcpListener, task::JoinSet};
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
@@ -118,7 +118,10 @@ impl Query {
 
 impl Shared {
     async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
-        match self.try_to_answer(request).await {
+        self.faults.answers().await;
+        let answer = Arc::clone(&self).try_to_answer(request).await;
+        self.faults.answers().await;
+        match answer {
             Ok(response) => response,
             Err(Refusal(code, reason, message)) => {
                 let status = json!({"apiVersion": "v1", "kind": "Status", "metadata": {}, "status": "Failure",
@@ -145,9 +148,10 @@ impl Shared {
             let Target { collection, namespace, .. } = target;
             let selection = Selection { collection, namespace, conditions: query.conditions };
             if let Some(version) = query.watched_from {
+                self.faults.note_watch(&selection.collection);
                 return Ok(self.watch(selection, version));
             }
-            let (items, version) = self.store.list(&selection);
+            let (items, version) = self.store.list_as_of(&selection, self.faults.lag);
             let list = json!({"metadata": {"resourceVersion": version.to_string()}, "items": items});
             return Ok(whole(StatusCode::OK, &list));
         };
@@ -163,6 +167,7 @@ impl Shared {
                         .all(|field| wanted[field].is_null() || wanted[field] == object["metadata"][field])
                 };
                 let deleted = self.store.delete(&key, is_it).ok_or_else(|| conflict(name))?;
+                self.faults.note_write();
                 Ok(whole(StatusCode::OK, &deleted))
             }
             Method::PATCH | Method::PUT => {
@@ -171,7 +176,7 @@ impl Shared {
                 if format == Some("application/json-patch+json") {
                     let operations: json_patch::Patch =
                         serde_json::from_value(body).map_err(|error| bad(&error.into()))?;
-                    json_patch::patch(&mut changed, &operations).map_err(|_| conflict(name))?;
+                    json_patch::patch(&mut changed, &operations).map_err(|error| invalid(&error))?;
                 } else {
                     let version = &body["metadata"]["resourceVersion"];
                     if !version.is_null() && *version != found["metadata"]["resourceVersion"] {
@@ -179,7 +184,9 @@ impl Shared {
                     }
                     json_patch::merge(&mut changed, &body);
                 }
-                Ok(whole(StatusCode::OK, &self.store.put(&key, changed)))
+                let stored = self.store.put(&key, changed);
+                self.faults.note_write();
+                Ok(whole(StatusCode::OK, &stored))
             }
             _ => Err(Refusal(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", path)),
         }
@@ -190,7 +197,7 @@ impl Shared {
             object["metadata"]["namespace"] = json!(namespace);
         }
         if target.collection == "/api/v1/pods" {
-            object = self.admission.admit(&self.store, object).await.map_err(|error| bad(&error))?.pod;
+            object = self.admission.admit(&self.store, object).await.map_err(|error| bad(&error))?;
         }
         if query.dry_run {
             return Ok(whole(StatusCode::CREATED, &object));
@@ -204,16 +211,27 @@ impl Shared {
         if self.store.get(&key).is_some() {
             return Err(Refusal(StatusCode::CONFLICT, "AlreadyExists", format!("{} is there", key.name)));
         }
-        Ok(whole(StatusCode::CREATED, &self.store.put(&key, object)))
+        let stored = self.store.put(&key, object);
+        self.faults.note_write();
+        Ok(whole(StatusCode::CREATED, &stored))
     }
 
     /// Changes, one a line, until the client ends it.
     fn watch(self: Arc<Self>, selection: Selection, version: usize) -> Response<Body> {
-        let state = (self, selection, version);
-        let changes = stream::unfold(state, |(shared, selection, version)| async move {
+        let changes = stream::unfold(Some((self, selection, version)), |state| async move {
+            let (shared, selection, version) = state?;
             let (changes, version) = shared.store.changes(&selection, version).await;
-            let lines: String = changes.iter().map(line).collect();
-            Some((Ok(Frame::data(Bytes::from(lines))), (shared, selection, version)))
+            tokio::time::sleep(shared.faults.lag).await;
+            shared.faults.answers().await;
+            let (told, fault) = shared.faults.cut(&changes);
+            let mut lines: String = changes.iter().take(told).map(line).collect();
+            if fault == Some(WatchFault::Expired) {
+                let expired = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+                    "message": "too old resource version", "reason": "Expired", "code": 410});
+                let _ = writeln!(lines, "{}", json!({"type": "ERROR", "object": expired})); // Writing to a string does not fail.
+            }
+            let next = fault.is_none().then_some((shared, selection, version));
+            Some((Ok(Frame::data(Bytes::from(lines))), next))
         });
         let mut response = Response::new(StreamBody::new(changes).boxed_unsync());
         response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
@@ -221,7 +239,7 @@ impl Shared {
     }
 }
 
-/// Kubernetes 1.36 has both kinds of admission policies, of which none is stored here: `Admission` plays the one that matters.
+/// Kubernetes 1.36 has both kinds of admission policies, of which none is stored here: whatever admits plays them.
 fn policy_kinds() -> Value {
     let kinds = ["ValidatingAdmissionPolicy", "MutatingAdmissionPolicy"];
     let resources = kinds.map(|kind| {
@@ -252,6 +270,15 @@ fn whole(code: StatusCode, body: &Value) -> Response<Body> {
 
 fn bad(error: &anyhow::Error) -> Refusal {
     Refusal(StatusCode::BAD_REQUEST, "BadRequest", format!("{error:#}"))
+}
+
+/// As a genuine one answers where a `test` does not hold, or a path is not there.
+fn invalid(error: &json_patch::PatchError) -> Refusal {
+    Refusal(
+        StatusCode::UNPROCESSABLE_ENTITY,
+        "Invalid",
+        format!("the server rejected our request due to an error in our request: {error}"),
+    )
 }
 
 fn conflict(name: &str) -> Refusal {

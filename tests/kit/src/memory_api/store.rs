@@ -1,10 +1,10 @@
 //! The objects, the log of their changes, and selectors.
 
-use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
     sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant, SystemTime},
 };
 use tokio::sync::watch;
 
@@ -28,6 +28,7 @@ pub struct Change {
     pub kind: &'static str,
     /// The object after it, or as it was last.
     pub object: Value,
+    at: Instant,
 }
 
 /// What a request for several objects selects.
@@ -94,10 +95,17 @@ impl Store {
         for field in ["uid", "creationTimestamp"] {
             metadata[field] = before[field].clone();
         }
-        metadata["resourceVersion"] = json!(version.to_string());
+        if let Some(stored) = inner.objects.get(key) {
+            metadata["resourceVersion"] = stored["metadata"]["resourceVersion"].clone();
+            // A write that changes nothing is none, and no watch hears of it.
+            if *stored == object {
+                return object;
+            }
+        }
+        object["metadata"]["resourceVersion"] = json!(version.to_string());
         inner.objects.insert(key.clone(), object.clone());
         let kind = if known.is_some() { "MODIFIED" } else { "ADDED" };
-        inner.log.push(Change { key: key.clone(), kind, object: object.clone() });
+        inner.log.push(Change { key: key.clone(), kind, object: object.clone(), at: Instant::now() });
         self.version.send_replace(version);
         object
     }
@@ -114,7 +122,10 @@ impl Store {
             return None;
         }
         let object = inner.objects.remove(key)?;
-        inner.log.push(Change { key: key.clone(), kind: "DELETED", object: object.clone() });
+        let version = inner.log.len() + 1;
+        let mut object = object;
+        object["metadata"]["resourceVersion"] = json!(version.to_string());
+        inner.log.push(Change { key: key.clone(), kind: "DELETED", object: object.clone(), at: Instant::now() });
         self.version.send_replace(inner.log.len());
         Some(object)
     }
@@ -124,6 +135,25 @@ impl Store {
         let inner = self.lock();
         let selected = inner.objects.iter().filter(|(key, object)| selection.takes(key, object));
         (selected.map(|(_, object)| object.clone()).collect(), inner.log.len())
+    }
+
+    /// The selected objects as they were so long ago, and the version of that instant.
+    pub fn list_as_of(&self, selection: &Selection, ago: Duration) -> (Vec<Value>, usize) {
+        if ago.is_zero() {
+            return self.list(selection);
+        }
+        let inner = self.lock();
+        let Some(then) = Instant::now().checked_sub(ago) else { return (Vec::new(), 0) };
+        let known = inner.log.partition_point(|change| change.at <= then);
+        let mut objects = BTreeMap::new();
+        for change in &inner.log[..known] {
+            match change.kind {
+                "DELETED" => objects.remove(&change.key),
+                _ => objects.insert(&change.key, &change.object),
+            };
+        }
+        let selected = objects.into_iter().filter(|(key, object)| selection.takes(key, object));
+        (selected.map(|(_, object)| object.clone()).collect(), known)
     }
 
     /// The changes of selected objects after that version, once there is one, and the version up to which they go.
@@ -163,7 +193,7 @@ impl Store {
 
 /// Now, as an API server writes it: without fractions of a second.
 fn now() -> String {
-    Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default().to_string()
+    humantime::format_rfc3339_seconds(SystemTime::now()).to_string()
 }
 
 #[cfg(test)]
@@ -184,7 +214,8 @@ mod tests {
         let store = Store::default();
         let (key, object) = pod("web", "Pending");
         let first = store.put(&key, object.clone());
-        let second = store.put(&key, object.clone());
+        assert_eq!(store.put(&key, object.clone()), first, "a write that changes nothing");
+        let second = store.put(&key, pod("web", "Running").1);
         assert_eq!(first["metadata"]["uid"], second["metadata"]["uid"]);
         assert_ne!(first["metadata"]["resourceVersion"], second["metadata"]["resourceVersion"]);
         assert!(store.delete(&key, |_| false).is_none() && store.get(&key).is_some());

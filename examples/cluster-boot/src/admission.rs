@@ -1,7 +1,7 @@
 //! Admission: Linkerd's webhook, and the hold policy where it is installed.
 
-use super::{Selection, Store};
 use anyhow::{Context as _, Result, bail};
+use async_trait::async_trait;
 use k8s_openapi::api::{
     admissionregistration::v1::MutatingWebhookConfiguration,
     core::v1::{Namespace, Pod},
@@ -10,6 +10,7 @@ use linkerd_gate::{
     decide::hold,
     linkerd::{self, TokenProjection, WebhookView},
 };
+use linkerd_gate_kit::memory_api::{self, Selection, Store};
 use linkerd_gate_kit::standin::client::{self, Verdict, WebhookCaller};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -40,7 +41,7 @@ impl Admission {
     ///
     /// # Errors
     /// The webhook denied it: the one answer that `Ignore` does not ignore, and not part of this story.
-    pub async fn admit(&self, store: &Store, pod: Value) -> Result<Admitted> {
+    pub async fn decide(&self, store: &Store, pod: Value) -> Result<Admitted> {
         let namespace = pod["metadata"]["namespace"].as_str().unwrap_or_default().to_owned();
         let (mut pod, missed) = match self.webhook.review(&namespace, &pod).await {
             Ok(Verdict::Allowed(operations)) => (client::apply(pod, &operations)?, None),
@@ -52,6 +53,13 @@ impl Admission {
             pod["spec"]["schedulingGates"] = json!([{"name": hold::GATE}]);
         }
         Ok(Admitted { pod, missed, held })
+    }
+}
+
+#[async_trait]
+impl memory_api::Admission for Admission {
+    async fn admit(&self, store: &Store, pod: Value) -> Result<Value> {
+        Ok(self.decide(store, pod).await?.pod)
     }
 }
 

@@ -1,0 +1,305 @@
+//! One cluster: an API server in memory, owners that create pods, and Linkerd, which is back.
+
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use async_trait::async_trait;
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+use linkerd_gate::decide::hold;
+use linkerd_gate::linkerd::{self, TokenProjection, WebhookView};
+use linkerd_gate_kit::memory_api::{Admission, Faults, Key, MemoryApi, Selection, Store};
+use linkerd_gate_kit::object::{endpoint_slice, namespace, pod, webhook_configuration};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::io::AsyncReadExt as _;
+use tokio::process::{Child, Command};
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+const SHOP: &str = "shop";
+const PROBES: &str = "linkerd-gate-probe";
+
+/// Owners with one pod each, all of which are held at first.
+const OWNERS: [(&str, &str, &str); 4] = [
+    ("ReplicaSet", "/apis/apps/v1/replicasets", "web-7d9c5b8f6d"),
+    ("ReplicaSet", "/apis/apps/v1/replicasets", "cart-5b8f6d7d9c"),
+    ("StatefulSet", "/apis/apps/v1/statefulsets", "db"),
+    ("DaemonSet", "/apis/apps/v1/daemonsets", "logs"),
+];
+
+/// What a prover looks at of Linkerd.
+const SERVICES: [&str; 2] = ["linkerd-identity", "linkerd-proxy-injector"];
+const SLICES: &str = "/apis/discovery.k8s.io/v1/endpointslices";
+
+/// How many pods are held.
+pub const HELD: usize = OWNERS.len();
+
+/// Pods that the controller leaves alone by default: one that never asked, and one that runs.
+const BYSTANDERS: [&str; 2] = ["opted-out", "runs-bare"];
+
+/// Nothing waits for it but a test that fails. A Lease whose holder was killed takes 20 s of it.
+const PATIENCE: Duration = Duration::from_mins(2);
+
+/// From one thing that happens to the next: each then comes as an event of its own, and not in the first lists.
+const TEMPO: Duration = Duration::from_millis(250);
+
+/// A cluster; it ends with this value.
+pub struct World {
+    api: Arc<MemoryApi>,
+    deleted: Arc<AtomicUsize>,
+    files: TempDir,
+    _owners: JoinSet<()>,
+}
+
+/// A controller's process.
+pub struct Controller {
+    child: tokio::sync::Mutex<Child>,
+}
+
+/// Linkerd's injector, which answers from some instant on, and the hold policy.
+#[derive(Default)]
+struct Linkerd {
+    answers: AtomicBool,
+}
+
+#[async_trait]
+impl Admission for Linkerd {
+    async fn admit(&self, _: &Store, mut pod: Value) -> Result<Value> {
+        if !requests_injection(&pod)? {
+            return Ok(pod);
+        }
+        if self.answers.load(Ordering::Relaxed) {
+            pod["metadata"]["labels"]["linkerd.io/control-plane-ns"] = json!("linkerd");
+            let proxy = json!({"name": "linkerd-proxy", "image": "cr.l5d.io/linkerd/proxy:edge-26.8.3", "restartPolicy": "Always"});
+            pod["spec"]["initContainers"] = json!([proxy]);
+        } else {
+            pod["spec"]["schedulingGates"] = json!([{"name": hold::GATE}]);
+        }
+        Ok(pod)
+    }
+}
+
+fn asking() -> Value {
+    namespace(SHOP).asking().labelled("kubernetes.io/metadata.name", SHOP).json()
+}
+
+fn requests_injection(pod: &Value) -> Result<bool> {
+    let namespace: Namespace = serde_json::from_value(asking())?;
+    let pod: Pod = serde_json::from_value(pod.clone())?;
+    Ok(linkerd::missed(&pod, &namespace, &WebhookView::chart_default(), TokenProjection::Enabled))
+}
+
+// === impl World ===
+
+impl World {
+    /// Once a controller watches, the owners create their pods, one after the other; then Linkerd answers.
+    pub async fn start(faults: Faults) -> Result<Self> {
+        let linkerd = Arc::new(Linkerd::default());
+        let api = Arc::new(MemoryApi::start_with(Arc::clone(&linkerd) as _, faults).await?);
+        let store = api.store();
+        let put = |collection: &str, object: Value| store.put(&Key::of(collection, &object), object);
+        put("/api/v1/namespaces", asking());
+        put("/api/v1/namespaces", namespace(PROBES).asking().labelled("kubernetes.io/metadata.name", PROBES).json());
+        for name in ["linkerd", "linkerd-gate"] {
+            put("/api/v1/namespaces", namespace(name).json());
+        }
+        let authority = rcgen::generate_simple_self_signed(vec!["linkerd-proxy-injector.linkerd.svc".to_owned()])?;
+        let webhook = webhook_configuration("linkerd").ca_bundle(&authority.cert.pem()).json();
+        put("/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations", webhook);
+        put("/api/v1/nodes", json!({"metadata": {"name": "node-0"}, "spec": {}, "status": {}}));
+        for service in SERVICES {
+            put(SLICES, endpoint_slice(service).in_namespace("linkerd").not_ready("10.244.0.2").json());
+        }
+        for bystander in BYSTANDERS {
+            let plain = pod(bystander).in_namespace(SHOP).running("shop:1");
+            let plain = if bystander == "opted-out" { plain.not_asking() } else { plain };
+            put("/api/v1/pods", started(plain.json()));
+        }
+        let deleted = Arc::new(AtomicUsize::new(0));
+        let mut owners = JoinSet::new();
+        let mut created = Vec::new();
+        for (kind, collection, name) in OWNERS {
+            let selector = json!({"matchLabels": {"app": name}});
+            let object = json!({"metadata": {"name": name, "namespace": SHOP}, "spec": {"replicas": 1, "selector": selector},
+                "status": {"replicas": 1, "desiredNumberScheduled": 1}});
+            let owner = put(collection, object);
+            let (begin, told) = oneshot::channel::<()>();
+            let (done, first) = oneshot::channel::<()>();
+            created.push((begin, first));
+            let (api, linkerd, deleted) = (Arc::clone(&api), Arc::clone(&linkerd), Arc::clone(&deleted));
+            owners.spawn(async move {
+                let mut done = Some(done);
+                // The story ended before it began.
+                let Ok(()) = told.await else { return };
+                for number in 0.. {
+                    // This one's admission never fails.
+                    let Ok(pod) = linkerd.admit(api.store(), owned(kind, name, &owner, number)).await else { return };
+                    let pod = if is_meshed(&pod) { started(pod) } else { pod };
+                    let last = api.store().put(&Key::of("/api/v1/pods", &pod), pod);
+                    let _ = done.take().map(|done| done.send(())); // Nothing waits where the story has ended.
+                    let (key, uid) = (Key::of("/api/v1/pods", &last), last["metadata"]["uid"].clone());
+                    api.store().until(&key, |found| found.is_none_or(|found| found["metadata"]["uid"] != uid)).await;
+                    deleted.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        let played = Arc::clone(&api);
+        owners.spawn(async move {
+            played.faults().until_watched(&["/api/v1/pods", SLICES]).await;
+            for (begin, first) in created {
+                sleep(TEMPO).await;
+                let _ = begin.send(()); // An owner lives as long as this.
+                let _ = first.await;
+            }
+            sleep(TEMPO).await;
+            linkerd.answers.store(true, Ordering::Relaxed);
+            for service in SERVICES {
+                let slice =
+                    endpoint_slice(service).in_namespace("linkerd").port("port", 8443).ready("10.244.0.2").json();
+                played.store().put(&Key::of(SLICES, &slice), slice);
+            }
+        });
+        Ok(Self { api, deleted, files: TempDir::new()?, _owners: owners })
+    }
+
+    /// Starts the controller, as its pod's kubelet does: again under the same name after it was killed.
+    pub fn controller(&self) -> Result<Controller> {
+        let at = |name: &str| self.files.path().join(name);
+        std::fs::write(at("kubeconfig"), self.api.kubeconfig())?;
+        std::fs::write(at("termination-log"), "")?;
+        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let child = Command::new(env!("CARGO_BIN_EXE_linkerd-gate"))
+            .arg("controller")
+            .env_clear()
+            .env("LINKERD_GATE_KUBECONFIG", at("kubeconfig"))
+            .env("LINKERD_GATE_TERMINATION_LOG", at("termination-log"))
+            .env("LINKERD_GATE_POD_NAME", "linkerd-gate-controller-x2x9z")
+            .env("LINKERD_GATE_POD_NAMESPACE", "linkerd-gate")
+            .env("LINKERD_GATE_POD_UID", "0b6f9e52-9b1f-4e0a-8d5a-0d2f3b3f9c11")
+            .env("LINKERD_GATE_NODE_NAME", "node-0")
+            .env("LINKERD_GATE_LISTEN_PORT", port.to_string())
+            .env("LINKERD_GATE_IDENTITY", "endpoints")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .context("the controller")?;
+        Ok(Controller { child: tokio::sync::Mutex::new(child) })
+    }
+
+    /// Waits until each owner's pod has a proxy.
+    pub async fn until_all_are_meshed(&self, controller: &Controller) -> Result<()> {
+        let store = self.api.store();
+        let meshed = async {
+            let (mut pods, mut version) = self.pods();
+            while !pods.iter().all(|pod| is_bystander(pod) || is_meshed(pod)) || pods.len() != HELD + BYSTANDERS.len() {
+                (_, version) = store.changes(&selection(), version).await;
+                (pods, _) = self.pods();
+            }
+        };
+        if timeout(PATIENCE, meshed).await.is_err() {
+            bail!(
+                "pods are not in the mesh: {:#?}; the controller logged:\n{}",
+                self.pods().0,
+                controller.end().await?
+            );
+        }
+        Ok(())
+    }
+
+    /// What holds whatever went wrong.
+    pub fn check(&self) -> Result<()> {
+        ensure!(self.deleted() == HELD, "{} pods were deleted, and {HELD} were held", self.deleted());
+        let (pods, _) = self.pods();
+        for bystander in BYSTANDERS {
+            let found = pods.iter().find(|pod| pod["metadata"]["name"] == bystander);
+            let found = found.with_context(|| format!("{bystander} was deleted"))?;
+            ensure!(found["status"]["phase"] == "Running", "{found}");
+        }
+        Ok(())
+    }
+
+    fn pods(&self) -> (Vec<Value>, usize) {
+        self.api.store().list(&selection())
+    }
+
+    /// How many of the owners' pods were deleted so far.
+    pub fn deleted(&self) -> usize {
+        self.deleted.load(Ordering::Relaxed)
+    }
+
+    /// How many writes of clients there were.
+    pub fn writes(&self) -> usize {
+        self.api.faults().writes()
+    }
+
+    /// Whether the fault has happened: a story may have less to write, or to tell, than the one before.
+    pub fn happened(&self) -> bool {
+        self.api.faults().happened()
+    }
+
+    /// Waits until no client is answered any more.
+    pub async fn until_silent(&self) {
+        self.api.faults().until_silent().await;
+    }
+
+    /// From now on clients are answered.
+    pub fn speak_again(&self) {
+        self.api.faults().speak_again();
+    }
+}
+
+// === impl Controller ===
+
+impl Controller {
+    /// Kills it, wherever it is.
+    pub async fn kill(&self) -> Result<()> {
+        Ok(self.child.lock().await.kill().await?)
+    }
+
+    /// Kills it, and returns what it logged.
+    async fn end(&self) -> Result<String> {
+        self.kill().await?;
+        let mut logged = String::new();
+        if let Some(mut log) = self.child.lock().await.stderr.take() {
+            log.read_to_string(&mut logged).await?;
+        }
+        Ok(logged)
+    }
+}
+
+fn selection() -> Selection {
+    Selection { collection: "/api/v1/pods".to_owned(), namespace: Some(SHOP.to_owned()), ..Selection::default() }
+}
+
+fn is_bystander(pod: &Value) -> bool {
+    BYSTANDERS.iter().any(|name| pod["metadata"]["name"] == *name)
+}
+
+fn is_meshed(pod: &Value) -> bool {
+    serde_json::from_value::<Pod>(pod.clone()).is_ok_and(|pod| linkerd::meshed(&pod))
+}
+
+fn owned(kind: &str, name: &str, owner: &Value, number: usize) -> Value {
+    let suffix = if kind == "StatefulSet" { "0".to_owned() } else { format!("{number:05}") };
+    let mut object = pod(&format!("{name}-{suffix}")).in_namespace(SHOP).labelled("app", name).running("shop:1").json();
+    let metadata = &owner["metadata"];
+    object["metadata"]["ownerReferences"] = json!([{"apiVersion": "apps/v1", "kind": kind, "name": metadata["name"],
+        "uid": metadata["uid"], "controller": true}]);
+    object["status"] = json!({"phase": "Pending"});
+    object
+}
+
+/// As its kubelet reports it.
+fn started(mut pod: Value) -> Value {
+    pod["spec"]["nodeName"] = json!("node-0");
+    let running = json!({"name": "app", "ready": true, "started": true, "restartCount": 0, "image": "shop:1", "imageID": "shop:1",
+        "state": {"running": {}}});
+    pod["status"] = json!({"phase": "Running", "containerStatuses": [running]});
+    pod
+}
