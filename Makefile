@@ -35,6 +35,16 @@ check: ## Check format and lints, run unit tests and the scripted API server; no
 	cargo clippy --locked --workspace --all-targets --quiet -- -D warnings
 	cargo test --locked --quiet --package linkerd-gate --lib $(CHECKED:%=--test %)
 
+# SEEDS=20000, for instance.
+.PHONY: simulate
+simulate: ## Play the simulation with a million seeds (about an hour on two cores)
+	LINKERD_GATE_SIMULATION_SEEDS="$${SEEDS:-1000000}" cargo test --locked --package linkerd-gate-simulation whatever_befalls -- --nocapture
+
+# NAMES="proof-for-ever breaker-never-opens", SEEDS=2000
+.PHONY: mutations
+mutations: ## Break one rule of the core after the other, in a copy, and show which seed of the simulation sees it (about 30 min)
+	tests/simulation/mutations/run $${NAMES:-}
+
 # SOAK=10m, for instance.
 .PHONY: soak
 soak: ## Create and delete owners and boot nodes for an hour on kwok, print the memory of controller and prover, and fail if it grows

@@ -19,10 +19,6 @@ use crate::decide::{self, PendingRepair, PublishedVerdict};
 use crate::metrics::{Metrics, Written};
 use crate::retry::Schedule;
 
-/// The least pause between two renewals of which the second only carries another number of pending pods: every agent watches
-/// the Lease, and to an agent some pods are as many as none are few.
-const RECOUNTED: Duration = Duration::from_secs(1);
-
 /// What a leader publishes in its Lease.
 pub(super) trait Content: Clone + PartialEq {
     /// As an annotation.
@@ -320,6 +316,6 @@ impl Content for PendingRepair {
     }
 
     fn due(&self, written: &Self) -> Duration {
-        if (self.pods() > 0) == (written.pods() > 0) { RECOUNTED } else { Duration::ZERO }
+        self.renewed_after(*written)
     }
 }

@@ -17,8 +17,8 @@ use crate::decide::readiness::probe_result::ProbeResult;
 /// A word counts only while its holder is seen renewing it. Where there is no fresh one the gate stays as it is, and says so.
 ///
 /// A renewed verdict is no new proof: a prover proves an open gate again only now and then.
-/// So an agent that starts opens by no proof that was published when it looked first: it may be from before its node lost its
-/// power, and the injector with it. And a proof that was last seen to change [`PROOF_LIFETIME`] ago confirms nothing: the prover renews
+/// So an agent that starts opens by no proof that was published when it looked first, nor by the first one that is published where
+/// nothing was: it may be from before its node lost its power, and the injector with it. And a proof that was last seen to change [`PROOF_LIFETIME`] ago confirms nothing: the prover renews
 /// its Lease, but its probes hang.
 #[derive(Clone, Debug)]
 pub struct Follower {
@@ -35,9 +35,9 @@ pub struct Follower {
 /// Whether anything was proven since an agent looked first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum ProofHistory {
-    /// It has not looked.
+    /// It has seen no verdict yet that it could read.
     Unseen,
-    /// Nothing was: still only what was published then is, if anything is.
+    /// Nothing was: still only what the first verdict says is published, which is a proof or none.
     Only(Option<ProofId>),
     /// Another proof was published.
     Newer,
@@ -74,7 +74,10 @@ impl Follower {
             (Some((seen, at)), Some(proof)) if seen == *proof => Some((seen, at)),
             (_, proof) => proof.clone().map(|proof| (proof, now)),
         };
-        self.proofs.note(proof);
+        // One that cannot be read may have a proof: the next one that can is the first.
+        if let Some(Ok(_)) = &self.word {
+            self.proofs.note(proof);
+        }
     }
 
     /// Notes that this boot of the node has been open already: an agent that was merely restarted need not wait for
@@ -295,8 +298,15 @@ mod tests {
         // The gate was closed in between, and nothing was proven since.
         let again = [Some(record(1, open(1))), Some(record(2, refused())), Some(record(3, open(1)))];
         assert!(!after(&again).gate().is_open());
-        // Where nothing was published at the first look, whatever is proven was proven since.
-        assert!(after(&[None, Some(record(1, open(1))), Some(record(2, open(1)))]).gate().is_open());
+        // Where the first verdict has no proof, whatever is proven was proven since.
+        assert!(after(&[None, Some(record(1, refused())), Some(record(2, open(1)))]).gate().is_open());
+        // A prover whose Lease was deleted makes it again, with the proof that it had.
+        let deleted = [None, Some(record(1, open(1))), Some(record(2, open(1)))];
+        assert!(!after(&deleted).gate().is_open());
+        assert!(after(&[deleted.as_slice(), &[Some(record(3, open(2)))]].concat()).gate().is_open());
+        // Nor does a verdict in the format of another version say that there was no proof.
+        let unreadable = [Some(record(1, r#"{"version":99}"#.to_owned())), Some(record(2, open(1)))];
+        assert!(!after(&[unreadable.as_slice(), &[Some(record(3, open(1)))]].concat()).gate().is_open());
     }
 
     #[test]

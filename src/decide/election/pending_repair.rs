@@ -9,6 +9,8 @@
 //!
 //! It is a format between programs of different versions, as [the verdict](crate::decide::election::published_verdict) is: fields may be added.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::format::{self, Unreadable};
@@ -18,6 +20,10 @@ pub const ANNOTATION: &str = "linkerd-gate/pending-repair";
 
 /// The format that this program writes, and the only one that it reads.
 pub const VERSION: u32 = 1;
+
+/// The least pause between two renewals of which the second only carries another number of pending pods: every agent watches
+/// the Lease, and to an agent some pods are as many as none are few.
+const RECOUNTED: Duration = Duration::from_secs(1);
 
 /// What the leading controller still has to do before a node may open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,6 +60,11 @@ impl PendingRepair {
         self.pods
     }
 
+    /// How long after the last renewal, at the earliest, this has to be in the Lease, which carries `written`.
+    pub const fn renewed_after(self, written: Self) -> Duration {
+        if (self.pods > 0) == (written.pods > 0) { RECOUNTED } else { Duration::ZERO }
+    }
+
     /// Reads the annotation's value.
     ///
     /// # Errors
@@ -80,6 +91,13 @@ mod tests {
         let uncounted = PendingRepair::uncounted();
         assert_eq!(uncounted.write(), r#"{"version":1,"pods":1,"counted":false}"#);
         assert_eq!(PendingRepair::read(&uncounted.write()), Ok(uncounted));
+    }
+
+    #[test]
+    fn a_first_or_last_pending_pod_is_published_at_once() {
+        let renewed = |pods, written| PendingRepair::new(pods).renewed_after(PendingRepair::new(written));
+        assert_eq!((renewed(0, 3), renewed(3, 0)), (Duration::ZERO, Duration::ZERO));
+        assert_eq!((renewed(2, 3), renewed(3, 2)), (RECOUNTED, RECOUNTED));
     }
 
     #[test]

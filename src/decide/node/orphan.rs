@@ -1,12 +1,13 @@
 //! Nodes that are closed and have no agent any more to open them: the controller opens them, as late as an agent would at the latest.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
 
 use super::taint::NodeView;
 use crate::decide::manual_override::ManualOverride;
+use crate::decide::repair::{Life, PodView};
 
 /// Since when nodes have been without an agent, as far as we have seen, by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,6 +20,13 @@ pub struct Orphans {
 /// After how long an opening is tried again that lost a race, or failed: kubelets change their nodes all the time, and a node that has waited
 /// for ten minutes must not wait for ten more.
 pub const RETRY: Duration = Duration::from_secs(5);
+
+/// The nodes that have an agent which is ready, by name: of all pods, by `namespace/name`, those of the agents' namespace.
+pub fn with_agents<'a>(pods: &'a BTreeMap<String, PodView>, namespace: &str) -> BTreeSet<&'a str> {
+    let prefix = format!("{namespace}/");
+    let pods = pods.range(prefix.clone()..).take_while(|(key, _)| key.starts_with(&prefix)).map(|(_, pod)| pod);
+    pods.filter(|pod| pod.agent && pod.life == Life::Ready).filter_map(|pod| pod.node.as_deref()).collect()
+}
 
 // === impl Orphans ===
 

@@ -18,6 +18,9 @@ pub struct ControllerLease {
     observer: LeaseObserver,
     pods: usize,
     listed: bool,
+    /// Whether a person has closed the node or everything, and when that was seen last: nothing is replaced meanwhile.
+    overridden: bool,
+    overridden_at: Option<Duration>,
 }
 
 /// What a node that could open waits for.
@@ -45,9 +48,30 @@ impl ControllerLease {
         self.pods = published.and_then(Result::ok).map_or(0, PendingRepair::pods);
     }
 
+    /// Notes whether a person's `close` is in force at `now`. The controller replaces nothing while it is, so the grace begins when
+    /// it ends.
+    pub fn note_override(&mut self, closed: bool, now: Duration) {
+        if closed || self.overridden {
+            self.overridden_at = Some(now);
+        }
+        self.overridden = closed;
+    }
+
+    /// What was seen of the Lease before a pause says nothing of now.
+    pub fn clear(&mut self) {
+        let Self { overridden, overridden_at, .. } = *self;
+        *self = Self { overridden, overridden_at, ..Self::default() };
+    }
+
+    /// When the grace is over of a node whose gate is `gate`; nothing while that is closed.
+    fn over_at(&self, gate: &Gate, grace: Duration) -> Option<Duration> {
+        let since = gate.open_since()?;
+        Some(self.overridden_at.map_or(since, |at| at.max(since)).saturating_add(grace))
+    }
+
     /// What a node waits for at `now`, whose gate is `gate`. Both by the clock of that gate.
     pub fn wait(&self, gate: &Gate, grace: Duration, now: Duration) -> RepairWait {
-        let over = gate.open_since().is_some_and(|since| now.saturating_sub(since) >= grace);
+        let over = self.over_at(gate, grace).is_some_and(|at| at <= now);
         if !self.listed {
             return if over { RepairWait::Nothing } else { RepairWait::Unseen };
         }
@@ -63,7 +87,7 @@ impl ControllerLease {
 
     /// When [`Self::wait`] may have another answer although the Lease does not change.
     pub fn next(&self, gate: &Gate, grace: Duration, now: Duration) -> Option<Duration> {
-        let over = gate.open_since().map(|since| since.saturating_add(grace));
+        let over = self.over_at(gate, grace);
         [over, self.observer.valid_until()].into_iter().flatten().filter(|at| *at > now).min()
     }
 }
@@ -136,6 +160,23 @@ mod tests {
         assert_eq!(lease.next(&open_since(20), GRACE, second(49)), Some(second(50)));
         assert_eq!(lease.wait(&open_since(20), GRACE, second(49)), RepairWait::Pods(3));
         assert_eq!(lease.wait(&open_since(20), GRACE, second(50)), RepairWait::Over(3));
+    }
+
+    #[test]
+    fn the_grace_begins_when_an_override_that_closes_ends() {
+        let mut lease = ControllerLease::default();
+        lease.note_override(true, second(30));
+        for renewal in 0..30 {
+            lease.note(Some(&pods(renewal, 3)), second(u64::from(renewal) * 5));
+        }
+        lease.note_override(false, second(120));
+        assert_eq!(lease.wait(&open_since(10), GRACE, second(149)), RepairWait::Pods(3));
+        assert_eq!(lease.next(&open_since(10), GRACE, second(149)), Some(second(150)));
+        assert_eq!(lease.wait(&open_since(10), GRACE, second(150)), RepairWait::Over(3));
+        lease.clear();
+        assert_eq!(lease.wait(&open_since(10), GRACE, second(149)), RepairWait::Unseen, "the override is remembered");
+        lease.note_override(false, second(200));
+        assert_eq!(lease.wait(&open_since(10), GRACE, second(200)), RepairWait::Nothing, "and begins nothing again");
     }
 
     #[test]

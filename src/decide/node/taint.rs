@@ -467,6 +467,12 @@ impl NodeState {
         }
     }
 
+    /// Whether the agent follows the controllers' Lease: while the node is closed, for whatever reason, or should be. It may open
+    /// in a moment, and must know by then what is still to be replaced. A thousand open nodes need not.
+    pub const fn follows_controller(&self) -> bool {
+        matches!(self, Self::Closed { .. } | Self::TaintSuppressed(_))
+    }
+
     /// Whether a person should look.
     pub const fn is_warning(&self) -> bool {
         matches!(self, Self::Open(Opened::TooLongClosed | Opened::BeforeRepair(_)) | Self::TaintSuppressed(_))

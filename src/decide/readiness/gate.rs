@@ -118,10 +118,11 @@ impl Gate {
     }
 
     /// When the evidence was taken by which the gate is open for certain at `now`; nothing where it is not open, the latest
-    /// evidence did not confirm it, or that was [`PROOF_LIFETIME`] ago.
+    /// evidence did not confirm it, or that was [`PROOF_LIFETIME`] ago. That Linkerd is not installed proves no injection: it may
+    /// be installed in a moment, and its injector answer minutes later.
     pub fn proven_at(&self, now: Duration) -> Option<Duration> {
         match self {
-            Self::Open { latest, degraded: None, .. } => {
+            Self::Open { basis: Basis::Proven | Basis::Reachable, latest, degraded: None, .. } => {
                 Some(*latest).filter(|latest| now.saturating_sub(*latest) < PROOF_LIFETIME)
             }
             Self::Open { .. } | Self::Settling { .. } | Self::Closed { .. } => None,
@@ -309,6 +310,13 @@ mod tests {
         let policy = Policy::direct();
         let gate = after(&policy, [ready(0), ready(250), refused(500)]);
         assert_eq!(gate.to_string(), "closed: injector not ready: connection refused");
+    }
+
+    #[test]
+    fn a_gate_that_is_open_without_linkerd_is_no_proof() {
+        let gate = after(&Policy::proven(), [absent(0), absent(600), absent(1200)]);
+        assert_eq!((gate.is_open(), gate.basis()), (true, Some(Basis::NotInstalled)));
+        assert_eq!(gate.proven_at(Duration::from_millis(1200)), None);
     }
 
     #[test]

@@ -161,6 +161,23 @@ impl fmt::Display for Dropped {
     }
 }
 
+// === impl Action ===
+
+impl Action {
+    /// The objects that it writes to, by uid, and the version of each that was looked at.
+    pub fn written_versions(&self) -> impl Iterator<Item = (&str, &str)> {
+        let (pods, job) = match &self.operation {
+            Operation::Delete(target) | Operation::Untrack { target, .. } | Operation::Evict(target) => {
+                (target.as_slice(), None)
+            }
+            Operation::Suspend { resource_version, .. } | Operation::Resume { resource_version, .. } => {
+                (&[] as &[Target], Some((self.owner.uid.as_str(), resource_version.as_str())))
+            }
+        };
+        pods.iter().map(|pod| (pod.uid.as_str(), pod.resource_version.as_str())).chain(job)
+    }
+}
+
 // === impl Operation ===
 
 impl Operation {
@@ -181,6 +198,11 @@ impl Operation {
             // What is suspended makes nothing; when a Job goes on is decided where that is planned.
             Self::Suspend { .. } | Self::Resume { .. } => false,
         }
+    }
+
+    /// Whether it undoes a write of ours, so that it waits for nothing but the Lease.
+    pub const fn reverts(&self) -> bool {
+        matches!(self, Self::Resume { .. })
     }
 
     /// One word, for metrics and logs.

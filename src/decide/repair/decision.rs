@@ -137,8 +137,9 @@ fn method(
                 && ungate::reason(pod, standing, snapshot, tracker, policy).is_none()
                 && mode_of(pod, namespace, policy).is_ok_and(|mode| mode >= Repair::Held)
         };
-        // One that was resumed because its pods had been held for too long is not suspended again.
-        let suspends = !tracker.is_released(&reference.uid);
+        // One that was resumed because its pods had been held for too long is not suspended again, unless what it makes then is
+        // injected: `wait` would hold its pods for ever.
+        let suspends = !tracker.is_released(&reference.uid) || snapshot.proven.is_some();
         return method_of_job(pod, state, job, siblings, policy, suspends, may_end);
     }
     match state {

@@ -11,6 +11,7 @@
 //! - [`mod@resume`]: when a Job that we suspended is resumed.
 //! - [`tracker`]: what was done and with which result: replacements, failures, breakers, cooldowns.
 //! - [`mod@plan`]: which actions are due now.
+//! - [`step`]: one turn: what of a plan is begun, and what is still sent.
 //! - [`window`]: how many replacements or retries may be pending, by their results.
 //! - [`token_bucket`]: the rate of evictions.
 //! - [`retry`]: which owners, whose pods the API server refused, are retried.
@@ -29,6 +30,7 @@ pub mod recreate;
 pub mod resume;
 pub mod retry;
 pub mod scan;
+pub mod step;
 pub mod successor;
 pub mod token_bucket;
 pub mod tracker;
@@ -40,6 +42,7 @@ pub use self::decision::{Decision, KeepReason};
 pub use self::object::{Kind, Life, NamespaceView, OwnerReference, OwnerView, PodView, Repair};
 pub use self::plan::{Missed, RepairPlan, plan};
 pub use self::scan::{ClusterOverride, MissedState, Owners, PodState, Scan, Snapshot};
+pub use self::step::{Due, Permit, Room};
 pub use self::token_bucket::{Rate, TokenBucket};
 pub use self::tracker::{Tracker, WriteOutcome};
 

@@ -237,6 +237,9 @@ fn due(
             continue;
         }
         let Some(target) = Target::of(pod, *state) else { continue };
+        if tracker.is_stale(&target.uid, &target.resource_version, now) {
+            continue;
+        }
         let act = match way {
             Method::Delete => Operation::Delete([target]),
             Method::Untrack => {
@@ -257,7 +260,8 @@ fn due(
             Method::Suspend => {
                 let held = pods.iter().filter_map(|(pod, state, _)| Target::of(pod, *state)).collect();
                 let version = view.and_then(|view| view.resource_version.clone());
-                let Some(resource_version) = version.filter(|_| idle) else { continue };
+                let fresh = |version: &String| !tracker.is_stale(&owner.uid, version, now);
+                let Some(resource_version) = version.filter(fresh).filter(|_| idle) else { continue };
                 actions.push(Action {
                     namespace: pod.namespace.clone(),
                     owner: (*owner).clone(),

@@ -29,7 +29,8 @@ pub(super) fn due(
         let uid = &job.reference.uid;
         let resource_version = job.resource_version.clone()?;
         let failing = tracker.owner(uid).is_some_and(|past| past.again_at > now);
-        if job.deleting || failing || tracker.resumes(uid, &resource_version, now) {
+        let waits = tracker.resumes(uid, &resource_version, now) || tracker.is_stale(uid, &resource_version, now);
+        if job.deleting || failing || waits {
             return None;
         }
         let overdue = is_overdue(mark, policy, snapshot);

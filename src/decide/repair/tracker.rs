@@ -52,6 +52,9 @@ pub struct Tracker {
     absent_since: Option<Duration>,
     /// Whether that is long enough.
     uninstalled: bool,
+    /// Versions of pods and Jobs to which a write conflicted, by uid, and when: the same write to the same version would conflict
+    /// again, and again, until the watch shows another.
+    stale: BTreeMap<String, (String, Duration)>,
     /// When a replacement was seen last that came back missed.
     pub(super) missed_again_at: Option<Duration>,
     webhooks: Option<WebhookView>,
@@ -161,6 +164,7 @@ impl Tracker {
             evictions: TokenBucket::empty(policy.eviction_rate, std::num::NonZeroU32::MIN, now),
             absent_since: None,
             uninstalled: false,
+            stale: BTreeMap::new(),
             missed_again_at: None,
             webhooks: None,
             cooldown: policy.cooldown,
@@ -203,6 +207,7 @@ impl Tracker {
             None => self.window.widen(arrivals.good),
         }
         self.owners.retain(|_, owner| owner.is_needed(self.cooldown, now));
+        self.stale.retain(|_, (_, since)| now < *since + PATIENCE);
         let gated: BTreeSet<&str> = scan.gated.iter().map(|(pod, _)| pod.uid.as_str()).collect();
         self.ungating.retain(|uid, _| gated.contains(uid.as_str()));
         if !self.released.is_empty() {
@@ -276,16 +281,29 @@ impl Tracker {
     /// Notes what became of that.
     pub fn ungated(&mut self, ungate: &Ungate, outcome: &WriteOutcome, now: Duration) {
         match outcome {
-            WriteOutcome::Done => {}
-            WriteOutcome::Conflict => {
-                self.ungating.remove(&ungate.uid);
-            }
+            // Not again for this version of the pod, until that has taken too long.
+            WriteOutcome::Done | WriteOutcome::Conflict => {}
             WriteOutcome::Refused(_) | WriteOutcome::Failed(_) => {
                 if let Some(ungating) = self.ungating.get_mut(&ungate.uid) {
                     ungating.again_at = now + pause(ungating.failures);
                     ungating.failures += 1;
                 }
             }
+        }
+    }
+
+    /// Notes that a gate is not being taken off after all: nothing was sent.
+    pub fn ungating_dropped(&mut self, ungate: &Ungate) {
+        self.ungating.remove(&ungate.uid);
+    }
+
+    /// Notes that nothing was sent for an action that had begun: it may be planned again at once.
+    pub fn dropped(&mut self, action: &Action) {
+        if let Some(marked) = self.marked.get_mut(&action.owner.uid) {
+            marked.resuming = None;
+        }
+        if let Some(owner) = self.owners.get_mut(&action.owner.uid) {
+            owner.land(&action.operation);
         }
     }
 
@@ -302,6 +320,8 @@ impl Tracker {
                 if let Some(owner) = remembered {
                     owner.land(&action.operation);
                 }
+                let versions = action.written_versions();
+                self.stale.extend(versions.map(|(uid, version)| (uid.to_owned(), (version.to_owned(), now))));
             }
             WriteOutcome::Refused(_) | WriteOutcome::Failed(_) => {
                 if let Some(marked) = self.marked.get_mut(&action.owner.uid) {
@@ -327,6 +347,12 @@ impl Tracker {
                 }
             }
         }
+    }
+
+    /// Whether a write to this version of an object conflicted lately: what is seen of it is old.
+    pub(super) fn is_stale(&self, uid: &str, resource_version: &str, now: Duration) -> bool {
+        let stale = self.stale.get(uid);
+        stale.is_some_and(|(version, since)| version == resource_version && now < *since + PATIENCE)
     }
 
     /// Whether a pod was seen when it was not asked for.
@@ -427,7 +453,8 @@ impl Tracker {
         });
         let ungating = self.ungating.values().map(|ungating| ungating.again_at);
         let absent = self.absent_since.iter().map(|since| *since + ABSENT_FOR);
-        owners.chain(marked).chain(ungating).chain(absent)
+        let stale = self.stale.values().map(|(_, since)| *since + PATIENCE);
+        owners.chain(marked).chain(ungating).chain(absent).chain(stale)
     }
 }
 

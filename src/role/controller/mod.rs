@@ -43,10 +43,6 @@ use crate::http::Face;
 use crate::metrics::Metrics;
 use crate::role::process::{STEP_DOWN_DEADLINE, StartError, serve, wall};
 
-/// How soon it is looked again whether something may be done that may not be done now: what that depends on is seen by more watches than
-/// each loop waits for.
-const RECHECK: Duration = Duration::from_secs(1);
-
 /// What all loops share.
 struct Context {
     settings: ControllerSettings,

@@ -1,6 +1,5 @@
 //! Opens nodes whose agent is gone, as late as an agent would at the latest: nothing must wait for what no longer lives.
 
-use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,12 +10,13 @@ use tracing::warn;
 
 use super::event_recorder::{EventRecorder, Note};
 use super::watches::Watched;
-use super::{Context, RECHECK, leads, repair, wall};
+use super::{Context, leads, repair, wall};
 use crate::cluster::event::EventSubject;
 use crate::cluster::node;
-use crate::decide::node::orphan::{Orphans, RETRY};
+use crate::decide::node::orphan::{self, Orphans, RETRY};
 use crate::decide::node::taint::NodeView;
-use crate::decide::repair::{Life, WriteOutcome};
+use crate::decide::repair::step::RECHECK;
+use crate::decide::repair::{Permit, WriteOutcome};
 
 /// The least pause between two looks: nodes report every few seconds.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -60,14 +60,13 @@ fn look(
     let (nodes, pods) = (seen.nodes.borrow(), seen.pods.borrow());
     let (Some(nodes), Some(pods)) = (&nodes.objects, &pods.objects) else { return (Vec::new(), None) };
     // The override for all nodes holds here too.
-    if !seen.node_watch_errors().is_empty() || !leads(renewed) || seen.close_override().is_some() {
+    let (leads, in_sync) = (leads(renewed), seen.node_watch_errors().is_empty());
+    let permit = Permit { leads, in_sync, closed: seen.close_override().is_some() };
+    if !permit.is_free() {
         return (Vec::new(), Some(context.now() + RECHECK));
     }
     let settings = &context.settings;
-    let agents = format!("{}/", settings.namespace);
-    let agents = pods.range(agents.clone()..).take_while(|(key, _)| key.starts_with(&agents)).map(|(_, pod)| pod);
-    let has_agent: BTreeSet<&str> =
-        agents.filter(|pod| pod.agent && pod.life == Life::Ready).filter_map(|pod| pod.node.as_deref()).collect();
+    let has_agent = orphan::with_agents(pods, &settings.namespace);
     let has_agent = |node: &str| has_agent.contains(node);
     let (key, longest) = (settings.taint_key.as_str(), settings.orphan_after);
     let (due, again) = orphans.step(nodes.values(), has_agent, key, longest, context.now(), wall());

@@ -13,9 +13,10 @@ use super::event_recorder::EventRecorder;
 use super::report::Reporter;
 use super::watches::Watched;
 use super::writes::{Writes, Written};
-use super::{Context, RECHECK, leads, prover};
+use super::{Context, leads, prover};
 use crate::decide::manual_override::ManualOverride;
-use crate::decide::repair::{Action, Operation, Scan, Tracker, Ungate, WriteOutcome, plan};
+use crate::decide::repair::step::{self, RECHECK};
+use crate::decide::repair::{Action, Due, Permit, Scan, Tracker, Ungate, WriteOutcome, plan};
 use crate::decide::{Gate, PendingRepair};
 
 /// The least pause between two plans: what changes together is planned for together.
@@ -26,15 +27,6 @@ const SHARE: u32 = 10;
 
 /// So many things said in audit mode are remembered.
 pub(super) const MANY: usize = 10_000;
-
-/// What is to be done.
-#[derive(Default)]
-struct Due {
-    actions: Vec<Action>,
-    ungates: Vec<Ungate>,
-    /// When to plan again at the latest.
-    again: Option<Duration>,
-}
 
 struct Repairer {
     context: Arc<Context>,
@@ -144,9 +136,8 @@ impl Repairer {
         let manual_override = self.seen.close_override();
         self.log_override(manual_override);
         let leads = leads(&self.renewed);
-        let sees = self.troubles.is_empty();
-        let free = sees && manual_override.is_none() && leads;
-        self.writes.set_free(free);
+        let permit = Permit { leads, in_sync: self.troubles.is_empty(), closed: manual_override.is_some() };
+        self.writes.set_free(permit.is_free());
         let proven = self.gate.borrow_and_update().proven_at(now).filter(|_| leads);
         if !self.seen.sees_webhooks() {
             self.tracker.note_watches_lost();
@@ -156,31 +147,13 @@ impl Repairer {
             let scan = Scan::of(snapshot, |owner| tracker.remembers(owner));
             let broken = tracker.observe(snapshot, &scan, now);
             let plan = plan(snapshot, &scan, tracker, &context.settings.repair, now);
-            reporter.report(&plan, snapshot, tracker, &broken, free && proven.is_some(), now);
+            reporter.report(&plan, snapshot, tracker, &broken, permit.is_free() && proven.is_some(), now);
             let count = PendingRepair::new(plan.pending);
             pending.send_if_modified(|before| std::mem::replace(before, count) != count);
-            // A Job that is suspended is resumed whatever else may not be done: that reverts our own act.
-            let resumes = |action: &Action| matches!(action.operation, Operation::Resume { .. });
-            let may = |action: &Action| free || leads && resumes(action);
-            // What finds no room is planned for again when there is some.
-            let actions: Vec<_> = plan.actions.into_iter().filter(may).take(writes.room_for_actions()).collect();
-            for action in &actions {
-                tracker.begin(action, scan.siblings_of(&action.owner.uid), now);
-            }
-            // A person's `close` is about what waits for injection; the plan knows whose gate that is.
-            let ungates = plan.ungates.into_iter().filter(|_| sees && leads);
-            let ungates: Vec<_> = ungates.take(writes.room_for_ungates()).collect();
-            for ungate in &ungates {
-                tracker.begin_ungating(ungate, now);
-            }
-            Due { actions, ungates, again: plan.again }
+            step::begin(plan, &scan, tracker, permit, writes.room(), now)
         });
         self.seen.await_pods_of(self.tracker.awaited());
-        let soon = Some(now + RECHECK);
-        let Some(mut due) = planned else { return Due { again: soon, ..Due::default() } };
-        if !free {
-            due.again = due.again.into_iter().chain(soon).min();
-        }
+        let Some(due) = planned else { return Due { again: Some(now + RECHECK), ..Due::default() } };
         if let Some(at) = self.tracker.missed_again_at() {
             // What came back missed says that the proof may be wrong: another one tells.
             prover::reprove(&self.reprove, at);
@@ -192,7 +165,7 @@ impl Repairer {
         let (audited, actions) = if self.context.acts() {
             (Vec::new(), actions)
         } else {
-            actions.into_iter().partition(|action| !matches!(action.operation, Operation::Resume { .. }))
+            actions.into_iter().partition(|action| !action.operation.reverts())
         };
         self.audit(&audited);
         self.writes.act(actions);
@@ -220,7 +193,7 @@ impl Repairer {
         match written {
             Written::Acted(action, Err(why)) => {
                 super::report::dropped(&action, why);
-                self.tracker.acted(&action, &WriteOutcome::Conflict, now);
+                self.tracker.dropped(&action);
             }
             Written::Acted(action, Ok(outcome)) => {
                 self.tracker.acted(&action, &outcome, now);
@@ -229,7 +202,7 @@ impl Repairer {
             }
             Written::Ungated(ungate, Err(why)) => {
                 super::report::ungate_dropped(&ungate, why);
-                self.tracker.ungated(&ungate, &WriteOutcome::Conflict, now);
+                self.tracker.ungating_dropped(&ungate);
             }
             Written::Ungated(ungate, Ok(outcome)) => {
                 self.tracker.ungated(&ungate, &outcome, now);

@@ -12,11 +12,12 @@ use tracing::{debug, info, warn};
 
 use super::repair::{MANY, key};
 use super::watches::Watched;
-use super::{Context, RECHECK, leads, prover, wall};
+use super::{Context, leads, prover, wall};
 use crate::cluster::repair;
 use crate::decide::Gate;
-use crate::decide::repair::WriteOutcome;
 use crate::decide::repair::retry::{OwnerRetries, OwnerRetry};
+use crate::decide::repair::step::RECHECK;
+use crate::decide::repair::{Permit, WriteOutcome};
 
 /// How many are asked for at a time: after each such handful it is looked whether injection is still proven.
 const HANDFUL: usize = 16;
@@ -88,8 +89,12 @@ impl OwnerRetrier {
 
     /// When the evidence was taken by which owners may be retried now; nothing if none may.
     fn proven(&mut self, now: Duration) -> Option<Duration> {
-        let free = self.seen.retry_watch_errors().is_empty() && self.seen.close_override().is_none();
-        self.gate.borrow_and_update().proven_at(now).filter(|_| free && leads(&self.renewed))
+        let permit = Permit {
+            leads: leads(&self.renewed),
+            in_sync: self.seen.retry_watch_errors().is_empty(),
+            closed: self.seen.close_override().is_some(),
+        };
+        permit.proven(&self.gate.borrow_and_update(), now)
     }
 
     /// The owners to retry now, and when to check again at the latest.

@@ -16,7 +16,7 @@ use super::{Context, leads, report, wall};
 use crate::cluster::{repair, successor};
 use crate::decide::Gate;
 use crate::decide::repair::successor::Trial;
-use crate::decide::repair::{Action, Dropped, MissedState, Operation, Ungate, WriteOutcome};
+use crate::decide::repair::{Action, Dropped, MissedState, Operation, Room, Ungate, WriteOutcome, step};
 
 /// How many are under way at a time. A deletion takes a third of a second of an API server that is busy with what comes instead.
 const AT_A_TIME: usize = 64;
@@ -73,14 +73,12 @@ impl Writes {
         self.actions.is_empty() && self.ungates.is_empty() && self.under_way.is_empty()
     }
 
-    /// How many more acts may be planned for.
-    pub(super) fn room_for_actions(&self) -> usize {
-        WAITING.saturating_sub(self.actions.len())
-    }
-
-    /// How many more gates may be.
-    pub(super) fn room_for_ungates(&self) -> usize {
-        UNGATES_WAITING.saturating_sub(self.ungates.len())
+    /// How much more may be planned for.
+    pub(super) fn room(&self) -> Room {
+        Room {
+            actions: WAITING.saturating_sub(self.actions.len()),
+            ungates: UNGATES_WAITING.saturating_sub(self.ungates.len()),
+        }
     }
 
     /// Lets what waits go on, or not: resuming a Job and removing a gate do not wait for it.
@@ -137,17 +135,8 @@ impl Drop for Writes {
 impl Shared {
     /// Before each write: what comes before it may take long.
     fn may(&self, action: &Action) -> Result<(), Dropped> {
-        let proven = || self.gate.borrow().proven_at(self.context.now()).is_some();
-        let reverts = matches!(action.operation, Operation::Resume { .. });
-        if !leads(&self.renewed) {
-            Err(Dropped::NotLeading)
-        } else if !reverts && !self.free.load(Ordering::Relaxed) {
-            Err(Dropped::Paused)
-        } else if action.operation.needs_proof() && !proven() {
-            Err(Dropped::Unproven)
-        } else {
-            Ok(())
-        }
+        let proven = self.gate.borrow().proven_at(self.context.now()).is_some();
+        step::may_send(&action.operation, leads(&self.renewed), self.free.load(Ordering::Relaxed), proven)
     }
 
     /// Waits until an eviction may be sent by its rate.

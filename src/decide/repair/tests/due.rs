@@ -57,11 +57,28 @@ fn an_operation_in_flight_is_not_repeated() {
 }
 
 #[test]
-fn a_pod_whose_deletion_conflicted_is_due_again_at_once() {
+fn a_deletion_that_conflicted_is_due_again_with_a_new_version() {
     let web = replica_set("web");
     let mut model = Model::with(Repair::Held, [web.clone()]);
     model.pods(held(&["a"], &web));
     assert_eq!(model.act(&WriteOutcome::Conflict), ["delete a"]);
+    assert!(model.due_text().is_empty(), "the same request would conflict again");
+    model.changed("a");
+    assert_eq!(model.act(&WriteOutcome::Conflict), ["delete a"]);
+    assert!(model.after(59).due_text().is_empty());
+    assert_eq!(model.again, Some(model.now + seconds(1)), "or when its watch has shown nothing for a minute");
+    assert_eq!(model.after(1).due_text(), ["delete a"]);
+}
+
+#[test]
+fn a_deletion_that_was_not_sent_is_due_again_at_once() {
+    let web = replica_set("web");
+    let mut model = Model::with(Repair::Held, [web.clone()]);
+    model.pods(held(&["a"], &web));
+    let due = model.due();
+    model.begin(&due[0]);
+    assert!(model.due_text().is_empty());
+    model.tracker.dropped(&due[0]);
     assert_eq!(model.due_text(), ["delete a"]);
 }
 

@@ -225,6 +225,17 @@ fn a_job_suspended_for_hold_max_resumes_for_good() {
 }
 
 #[test]
+fn a_released_job_that_wait_holds_is_suspended_again_on_proof() {
+    let suspended = suspended().annotated("linkerd-gate/suspended-at", "2026-01-01T12:00:00Z");
+    let mut model = Model::with(Repair::Held, [suspended]);
+    model.policy.hold_max = Some(seconds(60));
+    assert_eq!(model.after(60).without_proof().done(), ["resume report"]);
+    model.owner(&report()).pods(pods());
+    assert!(model.after(1).without_proof().due_text().is_empty(), "its pods would be held again");
+    assert_eq!(model.after(1).due_text(), ["suspend report a b c"]);
+}
+
+#[test]
 fn a_foreign_resume_clears_our_mark_and_a_foreign_suspend_stays() {
     let mut model = Model::with(Repair::Held, [suspended().and("/spec/suspend", false.into())]);
     assert_eq!(model.without_proof().due_text(), ["resume report"]);

@@ -152,6 +152,13 @@ impl Model {
         self
     }
 
+    /// The pod of this name has another version.
+    pub fn changed(&mut self, name: &str) -> &mut Self {
+        let pod = self.cluster.pods.get_mut(&format!("{SHOP}/{name}")).unwrap();
+        pod.resource_version = Some("another".to_owned());
+        self
+    }
+
     /// Time passes, and the proof is as old as the present.
     pub fn after(&mut self, passed: u64) -> &mut Self {
         self.now += seconds(passed);

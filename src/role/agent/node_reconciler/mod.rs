@@ -22,7 +22,7 @@ use crate::decide::election::lease_record::LeaseRecord;
 use crate::decide::gate_status::NodeStatus;
 use crate::decide::node::repair_wait::{ControllerLease, RepairWait};
 use crate::decide::node::taint::{
-    Age, AnnotationEdit, Closed, NodeChange, NodeFacts, NodePlan, NodeState, NodeView, Opened, Tainting,
+    Age, AnnotationEdit, NodeChange, NodeFacts, NodePlan, NodeState, NodeView, Opened, Tainting,
 };
 use crate::decide::{self, Follower, Gate, GateStatus, ManualOverride, ProbeResult};
 use crate::http::Face;
@@ -252,8 +252,9 @@ impl NodeReconciler {
                 news
             });
         }
-        let repair = self.repair(now);
         let manual_override = self.manual_override(record.as_ref());
+        self.controller.note_override(manual_override.is_some_and(|word| !word.open), now);
+        let repair = self.repair(now);
         self.context.metrics.verdict_fresh.set(i64::from(self.follower.is_fresh(now)));
         Circumstances { now, uptime: uptime(now), repair, manual_override }
     }
@@ -273,17 +274,12 @@ impl NodeReconciler {
 
     /// Follows the controllers' Lease while the node is closed, or should be: a thousand open nodes need not.
     fn follow_controller_lease(&mut self, state: &NodeState) {
-        let wanted = self.context.settings.node_policy.tainting != Tainting::Never
-            && matches!(
-                state,
-                NodeState::Closed { why: Closed::Unproven | Closed::AwaitsRepair(_), .. }
-                    | NodeState::TaintSuppressed(_)
-            );
+        let wanted = self.context.settings.node_policy.tainting != Tainting::Never && state.follows_controller();
         let changed =
             self.ends.wants_controller.send_if_modified(|current| std::mem::replace(current, wanted) != wanted);
         if changed && wanted {
             // What was seen before the last pause says nothing of now.
-            self.controller = ControllerLease::default();
+            self.controller.clear();
         }
     }
 

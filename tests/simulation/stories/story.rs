@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use k8s_openapi::jiff::SignedDuration;
-use linkerd_gate::decide::ManualOverride;
+use linkerd_gate_core::decide::ManualOverride;
 
 use crate::agent::Process;
+use crate::random::{Format, Random};
 use crate::world::{Part, SECOND, World, node_name};
 
 /// A machine takes at least so long to come back: longer than a look or a write may still be on its way.
@@ -53,27 +54,72 @@ pub enum Happening {
     DaemonSetComes,
     DaemonSetTolerates,
     ControllersGone,
+    /// A replica's process ends, and begins again.
+    ReplicaCrashes,
+    /// It ends as soon as it has sent so many more writes.
+    ReplicaDiesWriting(usize),
+    ReplicaHangs,
+    ReplicaWakesUp(usize),
+    ReplicaCutOff,
+    ReplicaReconnected(usize),
+    /// The leader's watches end, of which it knows.
+    StreamsBreak,
+    /// One of the leader's watches shows nothing for a while, of which it does not know.
+    StreamStalls,
+    ClockJumps,
+    ClockRight(usize),
+    ControllerLeaseDeleted,
+    /// The controllers of owners and the scheduler are gone.
+    ManagersGone,
+    InjectorLies,
+    InjectorHonest,
+    CertificateWrong,
+    CertificateRight,
+    PodDeleted,
+    PodReleased,
+    BarePodMade,
+    OwnerMade,
+    OwnerScaled,
+    AgentOfOtherVersion {
+        more: bool,
+    },
+    ReplicaOfOtherVersion {
+        more: bool,
+    },
+    JobSuspended,
+    JobResumed(usize),
     /// A kubelet that booted takes back what it said of the shutdown.
     ShutdownCleared(usize),
     /// Everything that is broken is mended, but for what the gate itself has to do.
     Heal,
 }
 
+/// One thing of a story: when it happens, and what; whom it befalls is drawn by a seed of its own, so that a story that lacks
+/// another thing goes on as it did.
+#[derive(Clone, Debug)]
+pub struct Told {
+    pub at: Duration,
+    pub seed: u64,
+    pub happening: Happening,
+}
+
 /// Draws a story: things that happen every few seconds until `end`.
-pub fn draw(world: &mut World, end: Duration) {
-    let mut at = world.random.between(0, 30_000);
+pub fn draw(random: &mut Random, end: Duration, everything: bool) -> Vec<Told> {
+    let mut story = Vec::new();
+    let mut at = random.between(0, 30_000);
     while at < end {
-        let happening = Happening::draw(world);
-        world.happen_in(at, happening);
-        at += world.random.between(200, 25_000);
+        let happening = Happening::draw(random, everything);
+        story.push(Told { at, seed: u64::try_from(random.below(1 << 40)).unwrap(), happening });
+        at += random.between(200, 25_000);
     }
+    story
 }
 
 // === impl Happening ===
 
 impl Happening {
-    fn draw(world: &mut World) -> Self {
-        match world.random.below(42) {
+    fn draw(random: &mut Random, everything: bool) -> Self {
+        match random.below(if everything { 74 } else { 42 }) {
             0..=4 => Self::PowerCut,
             5..=7 => Self::PowerCutOfAll,
             8 => Self::NodeJoins,
@@ -84,8 +130,8 @@ impl Happening {
             16..=19 => Self::AgentHangs,
             20..=21 => Self::AgentCutOff,
             22..=23 => Self::AgentUpdated,
-            24 => Self::SaidOfNode { open: world.random.chance(50) },
-            25 => Self::SaidOfAll { open: world.random.chance(50) },
+            24 => Self::SaidOfNode { open: random.chance(50) },
+            25 => Self::SaidOfAll { open: random.chance(50) },
             26..=27 => Self::TaintRemoved,
             28 => Self::LeaseDeleted,
             29 => Self::LinkerdUninstalled,
@@ -95,11 +141,31 @@ impl Happening {
             34..=35 => Self::PodsReplaced,
             36..=37 => Self::ControllersGone,
             38..=39 => Self::ProbesHang,
-            _ => Self::DaemonSetComes,
+            40..=41 => Self::DaemonSetComes,
+            42..=46 => Self::ReplicaCrashes,
+            47..=49 => Self::ReplicaDiesWriting(1 + random.below(4)),
+            50..=52 => Self::ReplicaHangs,
+            53..=54 => Self::ReplicaCutOff,
+            55 => Self::StreamsBreak,
+            56..=57 => Self::StreamStalls,
+            58 => Self::ClockJumps,
+            59 => Self::ControllerLeaseDeleted,
+            60..=61 => Self::ManagersGone,
+            62..=63 => Self::InjectorLies,
+            64 => Self::CertificateWrong,
+            65..=66 => Self::PodDeleted,
+            67 => Self::PodReleased,
+            68 => Self::BarePodMade,
+            69 => Self::OwnerMade,
+            70 => Self::OwnerScaled,
+            71 => Self::JobSuspended,
+            72 => Self::AgentOfOtherVersion { more: random.chance(50) },
+            _ => Self::ReplicaOfOtherVersion { more: random.chance(50) },
         }
     }
 
     /// Makes it so, and draws when it ends.
+    #[expect(clippy::too_many_lines, reason = "one arm for each thing that can happen")]
     pub fn happen(self, world: &mut World) {
         // What is still broken when everything is mended is mended too, and nothing breaks any more.
         if world.calm && !matches!(self, Self::PowerOn(_) | Self::ShutdownCleared(_)) {
@@ -112,7 +178,7 @@ impl Happening {
                     power_off(world, node);
                 }
                 stop_api_server(world);
-                lose_controllers(world, (20_000, 60_000));
+                lose_managers(world, (5000, 50_000));
             }
             Self::PowerOff(node) => power_off(world, node),
             Self::PowerOn(node) => power_on(world, node),
@@ -201,8 +267,26 @@ impl Happening {
                 ends(world, (10_000, 60_000), Self::DaemonSetTolerates);
             }
             Self::DaemonSetTolerates => set(world, |world| world.daemon_set_lacks = false),
-            Self::ControllersGone => lose_controllers(world, (3000, 60_000)),
+            Self::ControllersGone => {
+                for one in world.living_replicas() {
+                    let after = world.random.between(3000, 60_000);
+                    world.end_replica(one, true, after);
+                }
+            }
+            Self::ManagersGone => lose_managers(world, (3000, 40_000)),
+            Self::InjectorLies => {
+                world.injector_lies = true;
+                (world.lied, world.leaderships_in_lie) = (std::collections::BTreeMap::new(), 0);
+                ends(world, (5000, 60_000), Self::InjectorHonest);
+            }
+            Self::InjectorHonest => honest(world),
+            Self::CertificateWrong => {
+                world.certificate_wrong = true;
+                ends(world, (3000, 40_000), Self::CertificateRight);
+            }
+            Self::CertificateRight => world.certificate_wrong = false,
             Self::Heal => heal(world),
+            other => crate::people::happen(&other, world),
         }
     }
 
@@ -263,7 +347,7 @@ impl Happening {
 }
 
 /// What it ends with, after between so many and so many milliseconds.
-fn ends(world: &mut World, (shortest, longest): (u64, u64), end: Happening) {
+pub fn ends(world: &mut World, (shortest, longest): (u64, u64), end: Happening) {
     let after = world.random.between(shortest, longest);
     world.happen_in(after, end);
 }
@@ -274,9 +358,18 @@ fn set(world: &mut World, change: impl FnOnce(&mut World)) {
     world.refresh_cluster();
 }
 
-/// No controller lives for between so many and so many milliseconds.
-fn lose_controllers(world: &mut World, (shortest, longest): (u64, u64)) {
-    world.controllers.up_at = world.now + world.random.between(shortest, longest);
+/// Nothing makes pods or gives them a node for between so many and so many milliseconds.
+fn lose_managers(world: &mut World, (shortest, longest): (u64, u64)) {
+    world.managers_up_at = world.now + world.random.between(shortest, longest);
+}
+
+/// The injector does what it says again, by another version of it: its configuration changes.
+fn honest(world: &mut World) {
+    if world.injector_lies {
+        world.injector_lies = false;
+        world.webhook_edition += 1;
+        world.refresh_webhooks();
+    }
 }
 
 /// A machine goes down, in one case of three after its kubelet has said so.
@@ -336,6 +429,12 @@ fn power_off(world: &mut World, node: usize) {
     for agent in world.living(Some(node)) {
         world.end(agent);
     }
+    for one in world.living_replicas() {
+        if world.replicas[one].node == node {
+            let (moves, after) = (world.random.chance(30), world.random.between(2000, 8000));
+            world.end_replica(one, moves, after);
+        }
+    }
     let dark = world.random.between(DARK.as_secs() * 1000, 60_000);
     world.happen_in(dark, Happening::PowerOn(node));
 }
@@ -352,6 +451,7 @@ fn power_on(world: &mut World, node: usize) {
             world.pods[pod].starts = world.now + world.random.between(2000, 15_000);
         }
     }
+    world.restart_pods(node);
     let after = world.random.between(500, 6000);
     world.start_agent_in(after, node, format!("agent-{node}"));
     let said = after + world.random.between(0, 2000);
@@ -373,6 +473,7 @@ fn heal(world: &mut World) {
     }
     for agent in world.living(None) {
         world.wake_up(agent);
+        world.agents[agent].format = Format::Ours;
         world.agents[agent].cut_off = false;
         world.agents[agent].undisturbed = world.now;
     }
@@ -388,7 +489,9 @@ fn heal(world: &mut World) {
     world.injector_down = false;
     world.identity_down = false;
     world.daemon_set_lacks = false;
-    world.controllers.up_at = world.now;
+    world.certificate_wrong = false;
+    honest(world);
+    crate::people::heal(world);
     world.refresh_cluster();
     let agents = world.agents_by_node();
     for node in 0..world.machines.len() {

@@ -6,6 +6,29 @@ use std::time::Duration;
 #[derive(Clone, Debug)]
 pub struct Random(u64);
 
+/// How a program of another version writes what leaders publish.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    #[default]
+    Ours,
+    /// With a field that we do not know.
+    More,
+    /// In a format that we cannot read.
+    Other,
+}
+
+// === impl Format ===
+
+impl Format {
+    pub fn apply(self, text: String) -> String {
+        match self {
+            Self::Ours => text,
+            Self::More => text.replacen('{', r#"{"news":[1],"#, 1),
+            Self::Other => text.replacen(r#""version":1"#, r#""version":9"#, 1),
+        }
+    }
+}
+
 // === impl Random ===
 
 impl Random {

@@ -6,22 +6,22 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
-use linkerd_gate::decide::election::elector::{Elector, Pause, Step, WriteError};
-use linkerd_gate::decide::election::lease_record::{LeaseHolder, LeaseRecord};
-use linkerd_gate::decide::election::published_verdict::TaintSuppressions;
-use linkerd_gate::decide::node::essential;
-use linkerd_gate::decide::node::essential::{DaemonPodView, DaemonSetView, EssentialNamespace, UnboundPod};
-use linkerd_gate::decide::node::placement::NodePlace;
-use linkerd_gate::decide::node::repair_wait::ControllerLease;
-use linkerd_gate::decide::node::taint::{Age, Closed, NodeFacts, NodePlan, NodePolicy, NodeState, NodeView, TAINT_KEY};
-use linkerd_gate::decide::readiness::gate::ClosedReason;
-use linkerd_gate::decide::{
+use linkerd_gate_core::decide::election::elector::{Elector, Pause, Step, WriteError};
+use linkerd_gate_core::decide::election::lease_record::{LeaseHolder, LeaseRecord};
+use linkerd_gate_core::decide::election::published_verdict::TaintSuppressions;
+use linkerd_gate_core::decide::node::essential;
+use linkerd_gate_core::decide::node::essential::{DaemonPodView, DaemonSetView, EssentialNamespace, UnboundPod};
+use linkerd_gate_core::decide::node::placement::NodePlace;
+use linkerd_gate_core::decide::node::repair_wait::ControllerLease;
+use linkerd_gate_core::decide::node::taint::{Age, NodeFacts, NodePlan, NodePolicy, NodeState, NodeView, TAINT_KEY};
+use linkerd_gate_core::decide::readiness::gate::ClosedReason;
+use linkerd_gate_core::decide::{
     Evidence, Follower, Gate, LinkerdInstallation, ManualOverride, Policy, Probe, ProbeResult, PublishedVerdict,
 };
-use linkerd_gate::linkerd::WebhookView;
+use linkerd_gate_core::linkerd::WebhookView;
 
 use crate::api_server::{LeaseWrite, Refused, Request, Truth, Word};
-use crate::random::Random;
+use crate::random::{Format, Random};
 
 /// How long an agent waits for the answer to a patch of its node, or to a look.
 pub const REQUEST_LIMIT: Duration = Duration::from_secs(7);
@@ -114,6 +114,8 @@ pub struct Agent {
     /// Since when nothing has been wrong with it: it runs, and reaches the API server.
     pub undisturbed: Duration,
     pub cut_off: bool,
+    /// How it writes its verdict.
+    pub format: Format,
     pub watching: bool,
     /// What waits while it hangs.
     pub inbox: Vec<Message>,
@@ -200,6 +202,7 @@ impl Agent {
             process: Process::Runs,
             undisturbed: now,
             cut_off: false,
+            format: Format::Ours,
             watching: false,
             inbox: Vec::new(),
             alarm: 0,
@@ -264,7 +267,11 @@ impl Agent {
             Answer::Node(result) => {
                 self.patch = Writing::default();
                 match result {
-                    Ok(view) => self.node_view = Some(view),
+                    // As the role does: what its watch has shown since is newer.
+                    Ok(view) if self.node_view.as_ref().is_none_or(|seen| is_newer(&view, seen)) => {
+                        self.node_view = Some(view);
+                    }
+                    Ok(_) => {}
                     Err(Refused::Conflict) => self.patch.not_before = now + random.between(100, 500),
                     Err(Refused::Lost) => self.patch.not_before = now + random.between(500, 3000),
                 }
@@ -378,6 +385,7 @@ impl Agent {
         let suppressed_by =
             self.follower.published(local).map(|word| word.suppressed_by(&self.me.name)).unwrap_or_default();
         let policy = &around.policies.node;
+        self.controller.note_override(manual_override.is_some_and(|word| !word.open), local);
         let facts = NodeFacts {
             node: &view,
             boot: &self.me.incarnation,
@@ -390,12 +398,9 @@ impl Agent {
             manual_override,
         };
         let plan = NodePlan::of(policy, &facts);
-        let wanted = matches!(
-            plan.state,
-            NodeState::Closed { why: Closed::Unproven | Closed::AwaitsRepair(_), .. } | NodeState::TaintSuppressed(_)
-        );
+        let wanted = plan.state.follows_controller();
         if wanted && !self.wants_controller {
-            self.controller = ControllerLease::default();
+            self.controller.clear();
         }
         self.wants_controller = wanted;
         if let Some(next) = self.controller.next(self.follower.gate(), policy.repair_grace, local) {
@@ -430,7 +435,7 @@ impl Agent {
             if let Some((_, verdict)) = self.writing.take_if(|(number, _)| *number == self.elector.accepted()) {
                 self.written = Some(verdict);
             }
-            let verdict = self.prover.as_ref().map(Prover::verdict);
+            let verdict = self.prover.as_ref().map(|prover| self.format.apply(prover.verdict()));
             let news =
                 verdict.as_ref().filter(|verdict| self.written.as_ref() != Some(verdict)).map(|_| Duration::ZERO);
             match self.elector.step(local, news, &mut |pause| length(pause, around.random)) {
@@ -442,7 +447,7 @@ impl Agent {
                 }
                 Step::Write(write) => {
                     let evidence = self.prover.as_ref().map_or(self.truth.evidence, |prover| prover.evidence);
-                    let verdict = verdict.unwrap_or_else(|| self.begin(now).verdict());
+                    let verdict = verdict.unwrap_or_else(|| self.format.apply(self.begin(now).verdict()));
                     self.writing = Some((write.number, verdict.clone()));
                     let renewed = now.as_micros().to_string();
                     self.elector.sent(write.number, renewed.clone());
@@ -537,6 +542,11 @@ impl Agent {
     }
 }
 
+fn is_newer(view: &NodeView, than: &NodeView) -> bool {
+    let version = |view: &NodeView| view.resource_version.parse::<u64>().unwrap_or_default();
+    version(view) > version(than)
+}
+
 fn length(pause: Pause, random: &mut Random) -> Duration {
     match pause {
         Pause::Acquire => random.between(0, TAKEN_WITHIN_MILLIS),
@@ -561,7 +571,7 @@ impl Prover {
             .with(Probe::Injection, found.injection.clone())
             .with(Probe::Identity, found.identity.clone());
         let policy = Policy::proven();
-        let verdict = linkerd_gate::decide::Verdict::of(&policy, &evidence);
+        let verdict = linkerd_gate_core::decide::Verdict::of(&policy, &evidence);
         self.gate = std::mem::take(&mut self.gate).step(&policy, &evidence);
         if verdict.is_open() {
             self.evidence = Some(sent);

@@ -3,8 +3,8 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use linkerd_gate::decide::election::lease_record::{LeaseHolder, LeaseRecord};
-use linkerd_gate::decide::node::taint::{AnnotationEdit, NodeChange, NodeState, NodeView, TAINT_KEY};
+use linkerd_gate_core::decide::election::lease_record::{LeaseHolder, LeaseRecord};
+use linkerd_gate_core::decide::node::taint::{AnnotationEdit, NodeChange, NodeState, NodeView, TAINT_KEY};
 
 /// What etcd keeps, whatever loses its power.
 #[derive(Debug, Default)]
