@@ -45,6 +45,10 @@ simulate: ## Play the simulation with a million seeds (about an hour on two core
 mutations: ## Break one rule of the core after the other, in a copy, and show which seed of the simulation sees it (about 30 min)
 	tests/simulation/mutations/run $${NAMES:-}
 
+.PHONY: playground
+playground: ## Open a shell in a genuine cluster of two nodes with linkerd-gate, a shop, and commands to cut the power (Linux, root)
+	LINKERD_GATE_PLAYGROUND=shell cargo test --locked --quiet --package linkerd-gate --test boot
+
 # SOAK=10m, for instance.
 .PHONY: soak
 soak: ## Create and delete owners and boot nodes for an hour on kwok, print the memory of controller and prover, and fail if it grows

@@ -156,7 +156,8 @@ impl Survey {
         self.parts(pod);
         let shown = || format!("pod/{name} -n {namespace}");
         let meshing = mesh_state::meshing(pod);
-        if meshing == Meshing::ForgedLabel {
+        // What is the control plane's own has the label from Linkerd's chart, whether a proxy is in it or not.
+        if meshing == Meshing::ForgedLabel && component(metadata.labels.as_ref()).is_none() {
             self.forged.push((shown(), Owner::of(pod)));
         }
         if meshing == Meshing::Meshed {

@@ -178,6 +178,16 @@ fn held_is_what_something_holds() {
 }
 
 #[test]
+fn the_control_planes_own_label_is_not_forged() {
+    let mut pod = bare("linkerd-identity-0", "Running");
+    pod["metadata"]["labels"] = json!({names::label::CONTROL_PLANE_NS: "linkerd"});
+    assert_eq!(one(&state(&[pod.clone()]), code::FORGED).result, Level::Error);
+    // Linkerd's chart puts both on its own pods, and its heartbeat's have no proxy.
+    pod["metadata"]["labels"][names::label::CONTROL_PLANE_COMPONENT] = json!("identity");
+    assert_eq!(one(&state(&[pod]), code::FORGED).result, Level::Success);
+}
+
+#[test]
 fn a_power_cut_meets_what_is_bare_today_as_well() {
     let check_of = |pods: &[Value]| one(&state(pods), code::AFTER_A_CUT);
     assert!(check_of(&[bare("a", "Running")]).error.unwrap().starts_with("nothing holds 1 pods of 1 owners"));

@@ -14,11 +14,11 @@ use super::harness::{Harness, LINKERD, SHOP, app_runs, images, is_scheduled};
 use super::power_cut::{Created, PowerCut, SETTLED};
 use super::release::Admission;
 use super::timeline::{Column, beside};
-use super::variants;
 use super::workloads::{OWNERS, Pods, of, on, owners_settled, runs_meshed, uids};
+use super::{uninstalled, variants};
 
 /// Linkerd's Deployment of injectors.
-const INJECTOR: &str = "linkerd-proxy-injector";
+pub const INJECTOR: &str = "linkerd-proxy-injector";
 
 pub async fn no_app_starts_outside_the_mesh_whatever_boots_first() -> Result<()> {
     let later = vec![NodeOptions::default()];
@@ -29,6 +29,7 @@ pub async fn no_app_starts_outside_the_mesh_whatever_boots_first() -> Result<()>
         let one_node = kept(&harness, "auto, one node", Admission::Auto).await?;
         harness.cluster.power_on(&harness.cluster.nodes()[1]).await?;
         harness.until_all_nodes_are_open().await?;
+        harness.helm_test_passes().await?;
         let auto = kept(&harness, "auto", Admission::Auto).await?;
         let fails_closed = variants::where_the_webhook_fails_closed(&harness).await?;
         let flaps = match LinkerdDirectory::from_environment()? {
@@ -49,7 +50,7 @@ pub async fn no_app_starts_outside_the_mesh_whatever_boots_first() -> Result<()>
         let variants: Vec<Column> =
             [Some(one_node), Some(fails_closed), flaps, Some(no_controller)].into_iter().flatten().collect();
         println!("{}", beside(&variants));
-        Ok(())
+        uninstalled::what_helm_uninstalls_holds_nothing_and_leaves_nothing(&harness).await
     };
     harness.reported(Box::pin(stories)).await
 }

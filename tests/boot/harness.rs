@@ -73,6 +73,17 @@ pub mod images {
         Ok(())
     }
 
+    /// The program that is in the image, where `make image` has built it: for a person's shell.
+    pub fn program() -> Result<PathBuf> {
+        let target = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("../static");
+        let built = std::fs::read_dir(&target).with_context(|| target.display().to_string())?;
+        let programs = built.flatten().map(|entry| entry.path().join("release/linkerd-gate"));
+        programs
+            .filter(|path| path.is_file())
+            .max_by_key(|path| path.metadata().and_then(|about| about.modified()).ok())
+            .context("no static linkerd-gate")
+    }
+
     pub fn archive(image: &str) -> PathBuf {
         PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("boot-{}.tar", image.replace(['/', ':'], "-")))
     }

@@ -5,21 +5,31 @@ mod admission;
 mod harness;
 mod history;
 mod one_node;
+mod playground;
 mod power_cut;
 mod release;
 mod timeline;
 mod two_nodes;
+mod uninstalled;
 mod variants;
 mod workloads;
 
 use std::process::ExitCode;
 
+use anyhow::Result;
 use libtest_mimic::{Arguments, Trial};
 use linkerd_gate_kit::cluster::sandbox::{self, Entered};
 
 fn main() -> ExitCode {
     match sandbox::enter(harness::images::make) {
         Entered::Outside(code) => code,
+        Entered::Inside if std::env::var_os(playground::VARIABLE).is_some() => match run(playground::open()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("playground: {error:#}");
+                ExitCode::FAILURE
+            }
+        },
         Entered::Inside => {
             let mut arguments = Arguments::from_args();
             // There is one sandbox, and one cluster in it at a time.
@@ -29,12 +39,15 @@ fn main() -> ExitCode {
     }
 }
 
+fn run(story: impl Future<Output = Result<()>>) -> Result<()> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(story)
+}
+
 /// A trial by the name of its function; each boots a cluster of its own.
 macro_rules! trial {
     ($($path:ident)::+) => {
         Trial::test(stringify!($($path)::+).replace([' ', '\n'], ""), || {
-            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-            runtime.block_on($($path)::+()).map_err(|error| format!("{error:#}").into())
+            run($($path)::+()).map_err(|error| format!("{error:#}").into())
         })
     };
 }
