@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Event, Node, Pod};
-use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Resource, ResourceExt as _};
 use linkerd_gate::decide::election::lease_record::VERDICT;
 use linkerd_gate::decide::node::taint::{NodeView, OPENED_BOOT, TAINT_KEY};
@@ -252,6 +252,21 @@ impl Harness {
         Ok(self.api::<Pod>(namespace).await?.list(&ListParams::default()).await?.items)
     }
 
+    /// Waits until a pod that is created in the shop now gets no proxy, by dry-runs: the API server learns a moment later than its clients
+    /// that the injector's pods are gone.
+    pub async fn until_not_injected(&self) -> Result<()> {
+        let pods: Api<Pod> = self.api(SHOP).await?;
+        let probe: Pod = serde_json::from_value(pod("is-it-injected").running(images::PAUSE).json())?;
+        let dry_run = PostParams { dry_run: true, ..PostParams::default() };
+        let gone = async {
+            while linkerd_gate::linkerd::meshed(&pods.create(&dry_run, &probe).await?) {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            anyhow::Ok(())
+        };
+        tokio::time::timeout(PATIENCE, gone).await.context("pods of the shop are injected still")?
+    }
+
     /// Waits until every pod of the shop is this, and there are as many as there should be.
     pub async fn until_pods(
         &self,
@@ -389,7 +404,7 @@ impl Harness {
     where
         T: Resource + Clone + DeserializeOwned + Serialize + Debug,
     {
-        Ok(api.create(&kube::api::PostParams::default(), &serde_json::from_value(json)?).await?)
+        Ok(api.create(&PostParams::default(), &serde_json::from_value(json)?).await?)
     }
 }
 

@@ -142,6 +142,7 @@ async fn carry_out(harness: &Harness, words: &str) -> Result<String> {
         }
         ["injector", "off"] => {
             harness.scale(LINKERD, INJECTOR, 0).await?;
+            harness.until_not_injected().await?;
             Ok("no injector runs: a pod that is created now is not injected".to_owned())
         }
         ["injector", "on"] => {

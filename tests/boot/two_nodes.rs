@@ -161,5 +161,6 @@ async fn recreate_all(harness: &Harness) -> Result<()> {
     harness.recreate_pods(&[LINKERD, "cert-manager"], "").await?;
     harness.recreate_pods(&["kube-system"], "k8s-app=kube-dns").await?;
     // As after a boot: before the injector answers.
+    harness.until_not_injected().await?;
     harness.recreate_pods(&[SHOP], "").await
 }
