@@ -23,7 +23,7 @@ demo: ## Play a cluster boot without and with the gate: real processes, no clust
 	@"$${CARGO_TARGET_DIR:-target}/debug/cluster-boot"
 
 .PHONY: test
-test: lint ## Run every check and every test, on genuine Kubernetes parts that it fetches and builds (first time: ~45 min)
+test: lint ## Run every check and every test, on genuine Kubernetes parts that it fetches and builds (first time: about an hour)
 	cargo test --locked --workspace
 
 # Tests that need neither root nor a part of Kubernetes.

@@ -44,7 +44,7 @@ const BYSTANDERS: [&str; 2] = ["opted-out", "runs-bare"];
 /// Nothing waits for it but a test that fails. A Lease whose holder was killed takes 20 s of it.
 const PATIENCE: Duration = Duration::from_mins(2);
 
-/// From one thing that happens to the next: each then comes as an event of its own, and not in the first lists.
+/// From one thing that happens to the next: each then comes as a separate event, and not in the first lists.
 const TEMPO: Duration = Duration::from_millis(250);
 
 /// A cluster; it ends with this value.

@@ -49,7 +49,7 @@ struct Arguments {
     /// Measure this only.
     #[arg(long, value_enum, value_name = "WHAT")]
     only: Vec<What>,
-    /// The full program to measure, with gate-wait beside it [default: the static release binaries, built anew].
+    /// The full program to measure, with gate-wait beside it [default: the static release binaries, built now].
     #[arg(long, value_name = "PATH")]
     binary: Option<PathBuf>,
 }
