@@ -113,8 +113,12 @@ struct Replacement {
     state: MissedState,
     /// When it began; when the pod was last seen going, if it was.
     since: Duration,
+    /// Whether the API server has answered: before that, the owner's own growth cannot be told from what came instead.
+    answered: bool,
     /// The uid of what came instead.
     successor: Option<String>,
+    /// When that was seen to be missed, before the answer.
+    missed_at: Option<Duration>,
     /// Whether its pod is gone and nothing came in time: it counts as long as the owner lacks pods.
     late: bool,
     /// Whether its pod was seen going away: its replacement may have to wait for that.
@@ -262,7 +266,9 @@ impl Tracker {
             name: target.name.clone(),
             state: target.state,
             since: now,
+            answered: false,
             successor: None,
+            missed_at: None,
             late: false,
             going: false,
             paced,
@@ -314,6 +320,7 @@ impl Tracker {
             WriteOutcome::Done => {
                 if let Some(owner) = remembered {
                     owner.failures = 0;
+                    owner.note_answer(&action.operation);
                 }
             }
             WriteOutcome::Conflict => {
@@ -344,6 +351,7 @@ impl Tracker {
                     // An unanswered write may have happened: if the pod still exists after the pause, it did not.
                     let since = owner.again_at.saturating_sub(PATIENCE);
                     owner.replacements_of(&action.operation).for_each(|flight| flight.since = since);
+                    owner.note_answer(&action.operation);
                 }
             }
         }
@@ -495,8 +503,11 @@ impl OwnerTracker {
             let flight = self.replacements.iter_mut().find(awaited);
             let replaces = flight.is_some();
             let began = flight.as_ref().map(|flight| flight.since);
+            let mut answered = true;
             if let Some(flight) = flight {
                 flight.successor = Some(pod.uid.clone());
+                answered = flight.answered;
+                flight.missed_at = (!answered && matches!(standing, PodState::Missed(_))).then_some(now);
             }
             match standing {
                 PodState::Missed(_) => {
@@ -505,7 +516,9 @@ impl OwnerTracker {
                     if !replaces {
                         continue;
                     }
-                    self.unexplained.push(now);
+                    if answered {
+                        self.unexplained.push(now);
+                    }
                     // What is left alone because it always comes back missed says nothing about other owners.
                     arrivals.missed = arrivals.missed.max(began.filter(|_| self.breaker_open_until.is_none()));
                 }
@@ -531,7 +544,7 @@ impl OwnerTracker {
                     || flight.state == MissedState::Held && pod.started == Started::Ever
             });
             let removed = siblings.iter().find(|(pod, _)| pod.uid == flight.pod);
-            if settled && removed.is_none() {
+            if settled && removed.is_none() && flight.answered {
                 return false;
             }
             // What goes is not done with, however long its grace period is; nor is a pod that ran as long as its successor does
@@ -606,6 +619,14 @@ impl OwnerTracker {
     /// Whether a pod is being removed by us.
     pub(super) fn removes(&self, pod: &str) -> bool {
         self.replacements.iter().any(|flight| flight.pod == pod)
+    }
+
+    /// The act has been done, or may have been: what came meanwhile came instead of what it removed.
+    fn note_answer(&mut self, act: &Operation) {
+        for flight in self.replacements.iter_mut().filter(|flight| flight.is_of(act)) {
+            flight.answered = true;
+            self.unexplained.extend(flight.missed_at.take());
+        }
     }
 
     /// Nothing is under way for what an act was about.

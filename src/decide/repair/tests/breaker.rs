@@ -64,6 +64,25 @@ fn an_owner_that_grew_while_the_injector_was_away_is_no_loop() {
 }
 
 #[test]
+fn growth_seen_before_a_deletion_conflicts_is_no_loop() {
+    let mut model = looping(3);
+    let actions = model.due();
+    actions.iter().for_each(|action| model.begin(action));
+    // Its controller was not done with making them, and the API server has not answered yet.
+    model.after(1).pods((3..6).map(|place| pod(&format!("a{place}")).of(&web())));
+    model.due_text();
+    let outcomes = [WriteOutcome::Done, WriteOutcome::Conflict, WriteOutcome::Conflict];
+    for (action, outcome) in actions.iter().zip(outcomes) {
+        model.tracker.acted(action, &outcome, model.now);
+    }
+    model.gone("a0").pods([pod("a0x").of(&web())]);
+    model.after(31).due_text();
+    assert!(!model.tracker.is_breaker_open("uid of web"));
+    assert_eq!(exhausted(&mut model), 2, "one was removed before");
+    assert!(model.tracker.is_breaker_open("uid of web"));
+}
+
+#[test]
 fn an_open_breaker_is_reported_once_and_kept_pods_name_it() {
     let mut model = looping(3);
     let acts = model.done();
