@@ -119,7 +119,7 @@ async fn an_expired_watch_is_started_again() -> Result<()> {
         way.recover().await?;
         agent.until_says("gate: open: proven").await?;
         harness.until_node("node-0", "open", |node| opened(node).as_deref() == Some("boot-1")).await?;
-        let requests = harness.requests_of("agent")?;
+        let requests = harness.requests_of("agent").await?;
         let listed = requests.iter().filter(|request| request.received > back && request.verb == "list");
         let listed: Vec<String> = listed.map(|request| request.resource.clone()).collect();
         ensure!(listed.iter().any(|resource| resource == "nodes"), "not begun anew: {listed:?}");

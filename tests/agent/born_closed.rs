@@ -70,7 +70,7 @@ async fn a_born_closed_node_is_opened_by_its_agent_or_as_an_orphan() -> Result<(
         harness.injector.recover().await?;
         harness.until_node("node-0", "open", |node| opened(node).as_deref() == Some("boot-1")).await?;
         ensure!(!is_closed(&nodes.get("node-0").await?));
-        let patched = harness.requests_of("agent")?;
+        let patched = harness.requests_of("agent").await?;
         let patched = patched.iter().filter(|request| request.resource == "nodes" && request.verb == "patch").count();
         ensure!(patched == 2, "{patched} writes");
         anyhow::Ok(())

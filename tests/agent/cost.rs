@@ -33,7 +33,7 @@ async fn agents_send_few_requests_and_have_only_the_rights_for_them() -> Result<
     agents.push(start(&harness, "node-2").await?);
     Box::pin(until_open(&harness, &agents)).await.with_context(|| told(&agents))?;
 
-    let opened = harness.requests_of(ACCOUNT)?;
+    let opened = harness.requests_of(ACCOUNT).await?;
     for (node, most) in [("node-0", None), ("node-1", Some(12)), ("node-2", Some(12))] {
         let requests: Vec<String> = of(&opened, node).map(AuditedRequest::short).collect();
         println!("{node} from start to open, {} requests:\n  {}", requests.len(), requests.join("\n  "));
@@ -49,7 +49,7 @@ async fn agents_send_few_requests_and_have_only_the_rights_for_them() -> Result<
             .await
             .with_context(|| told(&agents))?;
     }
-    let all = harness.requests_of(ACCOUNT)?;
+    let all = harness.requests_of(ACCOUNT).await?;
     let at_rest: Vec<&AuditedRequest> = all.iter().filter(|request| request.received > since).collect();
     let shown: Vec<String> = at_rest.iter().map(|request| format!("{:?} {}", request.node, request.short())).collect();
     println!("at rest for {renewals} renewals:\n  {}", shown.join("\n  "));
@@ -73,14 +73,14 @@ async fn agents_send_few_requests_and_have_only_the_rights_for_them() -> Result<
         proofs += agent.metric("linkerd_gate_proofs_total", "result=").await?;
     }
     // Counted after the proofs, so that one under way counts here.
-    let dry_runs = harness.requests_of(ACCOUNT)?.iter().filter(|request| request.dry_run).count();
+    let dry_runs = harness.requests_of(ACCOUNT).await?.iter().filter(|request| request.dry_run).count();
     println!("{dry_runs} dry-runs, {proofs} proofs");
     ensure!(proofs >= 3 && dry_runs as u64 <= 2 * proofs, "{dry_runs} dry-runs for {proofs} proofs");
 
     for agent in &mut agents {
         ensure!(agent.terminate().await? == 0, "{}", agent.said());
     }
-    let all = harness.requests_of(ACCOUNT)?;
+    let all = harness.requests_of(ACCOUNT).await?;
     used(&rights, &all).with_context(|| told(&agents))
 }
 

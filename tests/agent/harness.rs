@@ -117,7 +117,8 @@ impl Harness {
         Self::before_installation_with(ApiOptions::default()).await
     }
 
-    async fn before_installation_with(options: ApiOptions) -> Result<Self> {
+    /// The same with other options.
+    pub async fn before_installation_with(options: ApiOptions) -> Result<Self> {
         let cluster = Cluster::start_with(ApiOptions { audit: true, ..options }).await?;
         let address = LoopbackAddress::claim()?;
         let certificates = Certificates::for_injector("linkerd")?;
@@ -253,8 +254,13 @@ impl Harness {
         tokio::time::timeout(PATIENCE, asking).await.with_context(|| format!("dry-run pods never were {what}"))
     }
 
-    /// What an agent with this account of its own asked for.
-    pub fn requests_of(&self, account: &str) -> Result<Vec<AuditedRequest>> {
+    /// What an agent with this account asked for, once all of it is answered.
+    pub async fn requests_of(&self, account: &str) -> Result<Vec<AuditedRequest>> {
+        self.cluster.answered_requests_of(&format!("system:serviceaccount:{GATE}:{account}")).await
+    }
+
+    /// The same, without those that are not answered yet.
+    pub fn requests_so_far_of(&self, account: &str) -> Result<Vec<AuditedRequest>> {
         self.cluster.requests_of(&format!("system:serviceaccount:{GATE}:{account}"))
     }
 

@@ -56,7 +56,7 @@ async fn an_install_closes_no_present_node_and_every_later_one() -> Result<()> {
         ensure!(answer["node"]["state"] == "open", "{answer}");
         let event = harness.until_event("node-old", "GateAdopted").await?;
         ensure!(event.type_.as_deref() == Some("Normal"), "{event:?}");
-        ensure!(patches(&harness, "old")? == 1, "one annotation");
+        ensure!(patches(&harness, "old").await? == 1, "one annotation");
 
         let node = harness.until_node("node-new", "closed", is_closed).await?;
         ensure!(opened(&node).is_none(), "{node:?}");
@@ -84,8 +84,8 @@ async fn an_install_closes_no_present_node_and_every_later_one() -> Result<()> {
 }
 
 /// How often it changed a node.
-fn patches(harness: &Harness, account: &str) -> Result<usize> {
-    let ours = harness.requests_of(account)?;
+async fn patches(harness: &Harness, account: &str) -> Result<usize> {
+    let ours = harness.requests_of(account).await?;
     Ok(ours.iter().filter(|request| request.resource == "nodes" && request.verb == "patch").count())
 }
 
@@ -220,7 +220,7 @@ async fn modes_that_close_no_node_lift_our_taint_and_note_the_boot() -> Result<(
         ensure!(agent.terminate().await? == 0);
     }
     for account in ["audit", "never"] {
-        ensure!(patches(&harness, account)? == 1, "{account} wrote more to its node than that");
+        ensure!(patches(&harness, account).await? == 1, "{account} wrote more to its node than that");
     }
 
     // Enforced from now on, with nothing proven: what runs since then is not closed, and the next boot is.
@@ -233,7 +233,8 @@ async fn modes_that_close_no_node_lift_our_taint_and_note_the_boot() -> Result<(
         agent.until_said("node open: this boot ran unclosed").await?;
         ensure!(agent.terminate().await? == 0);
         ensure!(
-            agent.times_said("closed: injection is not proven in this boot") == 0 && patches(&harness, &account)? == 1
+            agent.times_said("closed: injection is not proven in this boot") == 0
+                && patches(&harness, &account).await? == 1
         );
         let agent = harness.start_apart(agent_of(node, "boot-2"), &format!("rebooted-{node}")).await?;
         harness.until_node(node, "closed", is_closed).await.with_context(|| agent.said())?;

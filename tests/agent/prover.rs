@@ -93,7 +93,8 @@ async fn hangs(harness: &Harness, agents: &mut Agents) -> Result<()> {
         ensure!(holder(&lease).as_ref() == Some(&third), "{lease:?}");
     }
     let writes: Vec<AuditedRequest> = harness
-        .requests_of(&second)?
+        .requests_of(&second)
+        .await?
         .into_iter()
         .filter(|request| request.resource == "leases" && request.verb == "patch" && request.received > taken)
         .collect();
@@ -175,7 +176,11 @@ async fn a_verdict_in_another_format_is_reported_and_changes_nothing() -> Result
             .until_says("gate: waiting: injection unknown: the published verdict cannot be used: it cannot be read")
             .await?;
         ensure!(
-            harness.requests_of("agent")?.iter().all(|request| request.resource != "leases" || request.verb != "patch")
+            harness
+                .requests_of("agent")
+                .await?
+                .iter()
+                .all(|request| request.resource != "leases" || request.verb != "patch")
         );
         anyhow::Ok(())
     };
@@ -237,7 +242,7 @@ async fn two_agents_on_one_node_do_not_fight_over_it() -> Result<()> {
     let mut written = Vec::new();
     let mut lost = 0;
     for account in ["old", "new", "beside"] {
-        for request in harness.requests_of(account)? {
+        for request in harness.requests_of(account).await? {
             if request.verb == "patch" && request.resource == "nodes" {
                 match request.code {
                     Some(200) => written.push(request),

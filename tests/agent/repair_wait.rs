@@ -112,11 +112,11 @@ async fn a_node_that_could_open_waits_until_pods_are_replaced() -> Result<()> {
     story.await.with_context(|| late.said())?;
 
     // An open node follows no controller.
-    let of_lease = |account: &str| {
-        let requests = harness.requests_of(account)?;
+    let of_lease = async |account: &str| {
+        let requests = harness.requests_of(account).await?;
         let of_lease = requests.into_iter().filter(|request| request.name == CONTROLLER_NAME);
         anyhow::Ok(of_lease.filter(|request| request.verb == "list").count())
     };
-    ensure!(of_lease("waiting")? <= 1 && of_lease("late")? <= 1, "listed again and again");
+    ensure!(of_lease("waiting").await? <= 1 && of_lease("late").await? <= 1, "listed again and again");
     Ok(())
 }

@@ -5,6 +5,7 @@ use k8s_openapi::api::apps::v1::{DaemonSet, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
+use linkerd_gate_kit::cluster::ApiOptions;
 use linkerd_gate_kit::object::{namespace, pod as pod_named};
 use serde_json::json;
 
@@ -23,7 +24,10 @@ const ACCOUNT: &str = "linkerd-gate-controller";
 
 #[tokio::test]
 async fn the_controller_has_the_rights_to_what_it_does_and_no_more() -> Result<()> {
-    let harness = Harness::before_installation().await?;
+    // No kubelet reports of the node: once its state is unknown, its DaemonSets try again by themselves.
+    let patient = vec!["--node-monitor-grace-period=1h".to_owned()];
+    let options = ApiOptions { controller_manager: patient, ..ApiOptions::default() };
+    let harness = Harness::before_installation_with(options).await?;
     harness.cluster.create_namespace(&object(namespace(SHOP).asking().json())?).await?;
     apply_what_runs(&harness).await?;
     apply(&harness, "optional/70-controller-eviction-rbac.yaml").await?;
@@ -73,7 +77,7 @@ async fn the_controller_has_the_rights_to_what_it_does_and_no_more() -> Result<(
     };
     done.await.with_context(|| replica.said())?;
     ensure!(replica.terminate().await? == 0, "{}", replica.said());
-    used(&rights, &harness.requests_of(ACCOUNT)?).with_context(|| replica.said())
+    used(&rights, &harness.requests_of(ACCOUNT).await?).with_context(|| replica.said())
 }
 
 /// A replica with the token that kubelet would give its pod.

@@ -77,7 +77,7 @@ async fn jobs_are_repaired_uncounted_and_none_fails() -> Result<()> {
         }
         let jobs = jobs(&harness).await?.list(&kube::api::ListParams::default()).await?;
         ensure!(jobs.iter().all(|job| !condition(job, "Failed")), "a Job failed: {jobs:?}");
-        let writes = harness.requests_of("controller")?;
+        let writes = harness.requests_of("controller").await?;
         let writes = writes.iter().filter(|request| request.resource == "jobs" && request.verb == "patch");
         let written: Vec<_> = writes.map(|request| request.name.as_str()).collect();
         ensure!(written == ["strict", "strict"], "not one suspension and one resumption, but {written:?}");

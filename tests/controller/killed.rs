@@ -56,7 +56,7 @@ async fn a_job_survives_a_controller_killed_between_patch_and_delete() -> Result
     webhooks.delete(IN_THE_WAY, &DeleteParams::default()).await?;
     // The Job controller was there all the while.
     ensure_no_failures(&harness).await?;
-    let before = harness.requests_of("controller")?;
+    let before = harness.requests_so_far_of("controller")?;
     ensure!(succeeded(&removals(&before)).is_empty(), "a pod was deleted before the controller died: {before:?}");
 
     let second = harness.start_as(controller("one"), &account)?;
@@ -68,7 +68,7 @@ async fn a_job_survives_a_controller_killed_between_patch_and_delete() -> Result
         .await?;
         ensure!(uids(running.values()).is_subset(&uids(after.values())), "the pod that ran was touched");
         ensure_no_failures(&harness).await?;
-        let requests = harness.requests_of("controller")?;
+        let requests = harness.requests_so_far_of("controller")?;
         let removed: BTreeSet<_> =
             succeeded(&removals(&requests)).into_iter().map(|request| request.name.clone()).collect();
         ensure!(removed == begun, "begun were {begun:?}, removed {removed:?}");

@@ -40,7 +40,7 @@ async fn three_pods_return_bare_and_no_more_until_the_webhook_changes() -> Resul
         // The last of the three may be one that came instead of another.
         let (before, now) = (uids(of(&bare, "web")), uids(of(&after, "web")));
         ensure!(now.len() == 6 && before.intersection(&now).count() >= 3, "of {before:?} there are {now:?}");
-        let requests = harness.requests_of("controller")?;
+        let requests = harness.requests_of("controller").await?;
         for set in ["web-", "second-", "third-"] {
             let done = succeeded(&removals(&requests));
             let count = done.into_iter().filter(|request| request.name.starts_with(set)).count();
@@ -87,7 +87,7 @@ async fn an_injector_that_fails_repeatedly_costs_only_pods_in_flight() -> Result
         ensure!(uids(bare.values()).is_disjoint(&uids(meshed.values())), "a bare pod became a meshed one");
         // The outages explain what came back bare: nobody is to blame.
         ensure!(replica.metric("linkerd_gate_breaker_open_owners", "").await? == 0, "somebody is left alone");
-        let requests = harness.requests_of("controller")?;
+        let requests = harness.requests_of("controller").await?;
         let removed = succeeded(&removals(&requests)).len();
         ensure!((PODS..2 * PODS).contains(&removed), "{removed} removals for {PODS} pods");
         anyhow::Ok(())

@@ -36,7 +36,7 @@ async fn a_closed_override_stops_repair_and_resumes_suspended_jobs() -> Result<(
         renewals(&harness, 2).await?;
         let pods = until_pods(&harness, "the Job's", |pods| pods.len() == 2).await?;
         ensure!(!all_meshed(&pods, 2), "past a person's word: {pods:?}");
-        ensure!(removals(&harness.requests_of("controller")?).is_empty(), "past a person's word");
+        ensure!(removals(&harness.requests_of("controller").await?).is_empty(), "past a person's word");
         ensure!(is_closed(&harness.nodes().await?.get("node-0").await?), "past a person's word");
 
         harness.annotate_lease("linkerd-gate/override", None).await?;

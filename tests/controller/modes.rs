@@ -63,7 +63,7 @@ async fn says_what_it_would_do(harness: &Harness, bare: &Pods) -> Result<()> {
     done.await.with_context(|| replica.said())?;
     ensure!(replica.terminate().await? == 0, "{}", replica.said());
     // It looked at admission, and missed nothing that audit mode does not have.
-    let requests = harness.requests_of("audited")?;
+    let requests = harness.requests_of("audited").await?;
     let looked = |request: &AuditedRequest| request.resource == "mutatingadmissionpolicybindings";
     ensure!(requests.iter().any(looked), "it did not look at hold's binding");
     ensure!(replica.times_said(UNBOUND) == 0, "{}", replica.said());
@@ -95,7 +95,7 @@ async fn reports(harness: &Harness) -> Result<()> {
     done.await.with_context(|| replica.said())?;
     ensure!(replica.terminate().await? == 0, "{}", replica.said());
     // Who says so itself goes all the same, but for those that run: nobody may evict here.
-    let requests = harness.requests_of("reporter")?;
+    let requests = harness.requests_of("reporter").await?;
     let removed: Vec<_> = removals(&requests).into_iter().map(|request| request.name.as_str()).collect();
     ensure!(removed == ["foreign-but-may-go"], "{removed:?}");
     Ok(())
@@ -128,7 +128,7 @@ async fn replaces_what_never_ran(harness: &Harness, bare: &Pods) -> Result<()> {
         }
         // Hold was not wanted, and so is not missed.
         let looked = |request: &AuditedRequest| request.resource == "mutatingadmissionpolicybindings";
-        ensure!(harness.requests_of("controller")?.iter().any(looked), "it did not look at hold's binding");
+        ensure!(harness.requests_of("controller").await?.iter().any(looked), "it did not look at hold's binding");
         ensure!(replica.metric("linkerd_gate_hold_binding_missing", "").await? == 0);
         ensure!(replica.times_said(UNBOUND) == 0, "{}", replica.said());
         // Its namespace's word is for those that have none of their own.
@@ -229,7 +229,7 @@ async fn what_runs_stays_where_its_successor_would_be_refused() -> Result<()> {
         until_pods_in(&harness, FULL, "meshed", |pods| all_meshed(pods, 1)).await?;
         ensure!(replica.metric("linkerd_gate_successor_dry_runs_total", "result=\"quota_freed\"").await? > 0);
 
-        let requests = harness.requests_of("controller")?;
+        let requests = harness.requests_of("controller").await?;
         let elsewhere: Vec<_> = removals(&requests).into_iter().filter(|request| request.namespace != FULL).collect();
         ensure!(elsewhere.is_empty(), "evicted all the same: {elsewhere:?}");
         for (name, ..) in IN_THE_WAY {

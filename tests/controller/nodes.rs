@@ -43,7 +43,7 @@ async fn the_controller_opens_only_closed_nodes_without_an_agent() -> Result<()>
         // Once nothing of ours is there, it is an orphan as well.
         agents.delete("agent", &kube::api::DeleteParams::default()).await?;
         harness.until_node(with_agent, "open", |node| !is_closed(node)).await?;
-        let requests = harness.requests_of("controller")?;
+        let requests = harness.requests_of("controller").await?;
         let patched: Vec<_> = requests
             .iter()
             .filter(|request| request.resource == "nodes" && request.verb == "patch")

@@ -40,7 +40,7 @@ async fn a_killed_controllers_work_is_finished_and_never_repeated() -> Result<()
         // Where that took longer than its Lease lasts, it leads anew, and has paused nothing.
         let all = until_pods(&harness, "all meshed", |pods| all_meshed(pods, PODS)).await?;
         ensure!(uids(bare.values()).is_disjoint(&uids(all.values())));
-        let requests = harness.requests_of("controller")?;
+        let requests = harness.requests_so_far_of("controller")?;
         let removals = removals(&requests);
         let removed: Vec<_> = succeeded(&removals).into_iter().map(|request| request.name.as_str()).collect();
         let once: BTreeSet<_> = removed.iter().map(|name| (*name).to_owned()).collect();

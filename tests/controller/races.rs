@@ -52,7 +52,7 @@ async fn a_new_pod_of_the_same_name_survives_the_earlier_decision() -> Result<()
         ensure!(meshed(&next), "the one that was made by hand is bare");
         replica.until_said("delete pod: the object changed; planning again namespace=shop pod=db-0").await?;
         ensure!(pods.get("db-0").await?.metadata.uid == next.metadata.uid, "the new pod was removed");
-        let requests = harness.requests_of("controller")?;
+        let requests = harness.requests_of("controller").await?;
         let codes: Vec<_> = removals(&requests).into_iter().map(|request| request.code).collect();
         ensure!(codes == [Some(409)], "not one attempt, which met a conflict, but {codes:?}");
         way.recover().await?;
@@ -89,7 +89,7 @@ async fn pods_of_a_terminating_owner_or_namespace_are_not_removed() -> Result<()
         let after = until_pods(&harness, "the others meshed", |pods| are_meshed(&of(pods, "web"), 2)).await?;
         ensure!(uids(of(&bare, "leaving")) == uids(of(&after, "leaving")), "pods were removed that nobody makes anew");
         replica.until_said("no pod is outside the mesh any more namespace=shop owner=ReplicaSet web").await?;
-        let requests = harness.requests_of("controller")?;
+        let requests = harness.requests_of("controller").await?;
         let removals = removals(&requests);
         ensure!(removals.len() == 2 && removals.iter().all(|request| request.name.starts_with("web-")), "{removals:?}");
         anyhow::Ok(())

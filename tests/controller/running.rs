@@ -1,4 +1,4 @@
-//! Five hundred pods of every kind of owner, some held and some running: who is replaced, how fast, and who is left alone.
+//! Pods of every kind of owner, some held and some running: who is replaced, how fast, and who is left alone.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,10 +24,10 @@ use super::workloads::{
 const RATE: u32 = 25;
 
 /// Those that are to be replaced, and how many pods each has.
-const RUNNING_SETS: usize = 12;
+const RUNNING_SETS: usize = 4;
 const IN_A_RUNNING_SET: u32 = 10;
-const HELD_SETS: usize = 12;
-const IN_A_HELD_SET: u32 = 25;
+const HELD_SETS: usize = 4;
+const IN_A_HELD_SET: u32 = 15;
 const OTHERS: [(&str, usize); 8] = [
     ("controlled", 12),
     ("controlled-held", 20),
@@ -56,7 +56,7 @@ struct Worst {
 }
 
 #[tokio::test]
-async fn five_hundred_running_pods_are_replaced_within_all_limits() -> Result<()> {
+async fn running_pods_of_every_owner_are_replaced_within_all_limits() -> Result<()> {
     let harness = opened().await?;
     let before = admitted_bare(&harness).await?;
     let settings = controller("one")
@@ -93,7 +93,7 @@ async fn five_hundred_running_pods_are_replaced_within_all_limits() -> Result<()
         }
         replica.until_said("no pod is outside the mesh any more namespace=shop owner=ReplicaSet budgeted").await?;
         ensure!(replica.metric("linkerd_gate_missed_pods", "").await? == 4, "not those that nobody makes anew");
-        ensure_paced(&harness.requests_of("controller")?, &before)?;
+        ensure_paced(&harness.requests_of("controller").await?, &before)?;
         let jobs: Api<Job> = Api::namespaced(harness.cluster.client().await?, SHOP);
         for name in ["batch", "batch-held"] {
             let status = jobs.get(name).await?.status.unwrap_or_default();

@@ -22,7 +22,7 @@ pub const KINDS: [(&str, &str); 4] =
     [("apps/v1", "ReplicaSet"), ("apps/v1", "StatefulSet"), ("apps/v1", "DaemonSet"), ("batch/v1", "Job")];
 
 /// How many of each kind are refused.
-pub const OF_EACH: usize = 125;
+pub const OF_EACH: usize = 30;
 
 /// How many of each kind somebody else refuses until injection works, whom nobody nudges.
 pub const BESIDE: usize = 15;
@@ -43,7 +43,7 @@ pub type Key = (String, String, String);
 
 /// A cluster with a node, an injector that answers, and a namespace that asks.
 pub async fn set() -> Result<Harness> {
-    // Five hundred owners are more than the controllers' clients may tell of by default.
+    // A hundred owners are more than the controllers' clients may tell of by default.
     let hurried = ["--kube-api-qps=500", "--kube-api-burst=1000"];
     let options = ApiOptions { controller_manager: hurried.map(str::to_owned).to_vec(), ..ApiOptions::default() };
     let harness = Harness::set_with(options).await?;
@@ -278,9 +278,9 @@ pub async fn recovered(harness: &Harness, namespace: &str) -> Result<usize> {
 }
 
 /// What the controller has patched of owners.
-pub fn retries(harness: &Harness) -> Result<Vec<AuditedRequest>> {
+pub async fn retries(harness: &Harness) -> Result<Vec<AuditedRequest>> {
     let of_owners = |request: &AuditedRequest| request.verb == "patch" && request.resource != "leases";
-    Ok(harness.requests_of("controller")?.into_iter().filter(of_owners).collect())
+    Ok(harness.requests_of("controller").await?.into_iter().filter(of_owners).collect())
 }
 
 pub fn key_of(request: &AuditedRequest) -> Key {
@@ -288,8 +288,8 @@ pub fn key_of(request: &AuditedRequest) -> Key {
 }
 
 /// Besides nudges a controller that has nothing to repair writes its Lease, Events, and dry-run pods.
-pub fn wrote_nothing_else(harness: &Harness) -> Result<()> {
-    for request in harness.requests_of("controller")? {
+pub async fn wrote_nothing_else(harness: &Harness) -> Result<()> {
+    for request in harness.requests_of("controller").await? {
         let reads = ["get", "list", "watch"].contains(&request.verb.as_str());
         let known = ["leases", "events"].contains(&request.resource.as_str())
             || request.resource == "pods" && request.dry_run && request.namespace == PROBE;

@@ -30,7 +30,7 @@ use tokio::{
 
 use super::{
     LoopbackAddress,
-    audit::{self, AuditedRequest},
+    audit::{self, AuditStage, AuditedRequest},
     credentials::Credentials,
     fake,
     process::Process,
@@ -291,6 +291,21 @@ impl Api {
     pub fn requests_of(&self, user: &str) -> Result<Vec<AuditedRequest>> {
         ensure!(self.options.audit, "this cluster's API server writes no audit log: ApiOptions::audit asks for one");
         audit::requests(&self.audit_directory(), user)
+    }
+
+    /// The same, once each request that has been received is answered: what a write changes is seen before its answer.
+    ///
+    /// Not after [`Api::kill_api_server`]: what it was working on is never answered.
+    pub async fn answered_requests_of(&self, user: &str) -> Result<Vec<AuditedRequest>> {
+        ensure!(self.options.audit, "this cluster's API server writes no audit log: ApiOptions::audit asks for one");
+        let began = Instant::now();
+        loop {
+            let requests = audit::all_requests(&self.audit_directory(), user)?;
+            let waiting = requests.iter().find(|request| request.stage == AuditStage::RequestReceived);
+            let Some(waiting) = waiting else { return Ok(requests) };
+            ensure!(began.elapsed() < PATIENCE, "the API server has not answered this request: {}", waiting.short());
+            tokio::time::sleep(ASK_EVERY).await;
+        }
     }
 
     /// The API server's process id, for whoever measures what a load costs it; nothing while it does not run.

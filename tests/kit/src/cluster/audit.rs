@@ -51,6 +51,8 @@ pub struct AuditedRequest {
 /// How far a request has come.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd)]
 pub enum AuditStage {
+    /// Received, and not answered yet.
+    RequestReceived,
     /// A watch, or something else that takes long, which has begun to be answered.
     ResponseStarted,
     /// Answered to the end.
@@ -104,11 +106,9 @@ struct Status {
 /// The arguments of the API server `name` that make it write its log into `directory`, which has to exist.
 pub(super) fn arguments(directory: &Path, name: &str) -> Result<Vec<String>> {
     let policy = directory.join("policy.json");
-    // That a request was received is told once more when it is answered.
     let rules = json!({
         "apiVersion": "audit.k8s.io/v1",
         "kind": "Policy",
-        "omitStages": ["RequestReceived"],
         "rules": [{"level": "Metadata"}],
     });
     fs::write(&policy, rules.to_string()).with_context(|| format!("cannot write {}", policy.display()))?;
@@ -122,8 +122,16 @@ pub(super) fn arguments(directory: &Path, name: &str) -> Result<Vec<String>> {
     ])
 }
 
-/// What `user` asked any of the API servers for, in the order of arrival, each request once. Empty while nothing was asked.
+/// What `user` asked any of the API servers for and was answered, at least in part, in the order of arrival, each request once.
+/// Empty while nothing was asked.
 pub(super) fn requests(directory: &Path, user: &str) -> Result<Vec<AuditedRequest>> {
+    let mut requests = all_requests(directory, user)?;
+    requests.retain(|request| request.stage > AuditStage::RequestReceived);
+    Ok(requests)
+}
+
+/// The same with those that wait for their answer.
+pub(super) fn all_requests(directory: &Path, user: &str) -> Result<Vec<AuditedRequest>> {
     let mut requests = Vec::new();
     for entry in fs::read_dir(directory).with_context(|| format!("cannot read {}", directory.display()))? {
         let path = entry?.path();
@@ -188,10 +196,13 @@ impl AuditedRequest {
 
     fn advance(&mut self, event: Event) {
         if event.stage > self.stage {
-            self.stage = event.stage;
-            self.reached = event.stage_timestamp;
-            self.code = event.response_status.and_then(|status| status.code).or(self.code);
-            self.annotations.extend(event.annotations);
+            let before = std::mem::replace(self, event.into());
+            self.code = self.code.or(before.code);
+            self.pod = self.pod.take().or(before.pod);
+            self.node = self.node.take().or(before.node);
+            for (key, value) in before.annotations {
+                self.annotations.entry(key).or_insert(value);
+            }
         }
     }
 }
@@ -243,6 +254,23 @@ mod tests {
         assert_eq!(requests[0].stage, AuditStage::ResponseComplete);
         assert_eq!(requests[0].pod.as_deref(), Some("it-0"));
         assert_eq!(requests[1].code, Some(403));
+        Ok(())
+    }
+
+    #[test]
+    fn a_request_that_waits_for_its_answer_is_known() -> Result<()> {
+        let (received, answered) = LOG.lines().map(|line| line.to_owned() + "\n").fold(
+            (String::new(), String::new()),
+            |(received, answered), line| {
+                let first =
+                    line.replace("ResponseStarted", "RequestReceived").replace("ResponseComplete", "RequestReceived");
+                (received + &first, answered + &line)
+            },
+        );
+        let waiting = parse(received.as_bytes(), "it")?;
+        assert_eq!(waiting.len(), 3);
+        assert!(waiting.iter().all(|request| request.stage == AuditStage::RequestReceived));
+        assert_eq!(parse((received + &answered).as_bytes(), "it")?, parse(LOG.as_bytes(), "it")?);
         Ok(())
     }
 
