@@ -7,6 +7,8 @@ VERSION := $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' Cargo.toml | head -1)
 # An example, as in deploy/manifests/kustomization.yaml: no image is published yet, and example.com is reserved for examples.
 IMAGE ?= registry.example.com/linkerd-gate:$(VERSION)
 IMAGE_FILE ?= target/image/linkerd-gate.tar
+# The tests' image has quick-release.
+PROFILE ?= release
 CACHE := $(HOME)/.cache/linkerd-gate
 CARGO_DENY_VERSION := 0.20.2
 CARGO_DENY := $(CACHE)/tools/cargo-deny/bin/cargo-deny
@@ -49,6 +51,12 @@ mutations: ## Break one rule of the core after the other, in a copy, and show wh
 playground: ## Open a shell in a genuine cluster of two nodes with linkerd-gate, a shop, and commands to cut the power (Linux, root)
 	LINKERD_GATE_PLAYGROUND=shell cargo test --locked --quiet --package linkerd-gate --test boot
 
+# OUTAGES="3 17", MODES="without auto": some of them.
+.PHONY: campaign
+campaign: ## Play 32 outages on two genuine nodes, with each admission and without us, and print a table (Linux, root; about 2.5 hours)
+	LINKERD_GATE_CAMPAIGN="$${OUTAGES:-all}" LINKERD_GATE_CAMPAIGN_MODES="$${MODES:-without off refuse auto}" \
+	  cargo test --locked --quiet --package linkerd-gate --test boot
+
 # SOAK=10m, for instance.
 .PHONY: soak
 soak: ## Create and delete owners and boot nodes for an hour on kwok, print the memory of controller and prover, and fail if it grows
@@ -67,7 +75,7 @@ bench: ## Measure size, memory, CPU and latencies of waits and agents beside kub
 .PHONY: image
 image: ## Build the container image without a container engine, for `docker load` or `ctr images import` (IMAGE=NAME:TAG)
 	@mkdir -p $(dir $(IMAGE_FILE))
-	programs="$$(cargo run --locked --quiet --package linkerd-gate-kit --bin kit -- static)" \
+	programs="$$(cargo run --locked --quiet --package linkerd-gate-kit --bin kit -- static --profile $(PROFILE))" \
 	&& cargo run --locked --quiet --package linkerd-gate-kit --bin kit -- image \
 	  --program "/gate-wait=$$programs/gate-wait" --program "/linkerd-gate=$$programs/linkerd-gate" \
 	  --tag $(IMAGE) --output $(IMAGE_FILE) --entrypoint /gate-wait --user 2102:2102 \

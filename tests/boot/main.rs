@@ -2,6 +2,7 @@
 //! in the chart's form; everything else is genuine, and the manifests are the agent's of `deploy/manifests`.
 
 mod admission;
+mod campaign;
 mod harness;
 mod history;
 mod one_node;
@@ -23,18 +24,25 @@ use linkerd_gate_kit::cluster::sandbox::{self, Entered};
 fn main() -> ExitCode {
     match sandbox::enter(harness::images::make) {
         Entered::Outside(code) => code,
-        Entered::Inside if std::env::var_os(playground::VARIABLE).is_some() => match run(playground::open()) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("playground: {error:#}");
-                ExitCode::FAILURE
-            }
-        },
+        Entered::Inside if std::env::var_os(playground::VARIABLE).is_some() => {
+            ends("playground", run(playground::open()))
+        }
+        Entered::Inside if std::env::var_os(campaign::VARIABLE).is_some() => ends("campaign", run(campaign::run())),
         Entered::Inside => {
             let mut arguments = Arguments::from_args();
             // There is one sandbox, and one cluster in it at a time.
             arguments.test_threads = Some(1);
             libtest_mimic::run(&arguments, trials()).exit_code()
+        }
+    }
+}
+
+fn ends(what: &str, outcome: Result<()>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{what}: {error:#}");
+            ExitCode::FAILURE
         }
     }
 }

@@ -46,7 +46,7 @@ pub async fn open() -> Result<()> {
     let harness = Harness::set(options, |linkerd| linkerd).await?;
     harness.upgrade(Admission::Auto).await?;
     harness.until_all_nodes_are_open().await?;
-    workloads::open(&harness).await?;
+    workloads::open(&harness, true).await?;
     eprintln!("{}", help());
     let shell = ["bash", "--noprofile", "--norc", "-i"];
     let ended = session(&harness, &shell).await?;

@@ -71,7 +71,7 @@ impl<'a> PowerCut<'a> {
         created: Created,
         meanwhile: impl AsyncFnOnce() -> Result<()>,
     ) -> Result<Self> {
-        workloads::open(harness).await?;
+        workloads::open(harness, true).await?;
         let mut history = History::begin(harness)?;
         let nodes: Vec<&Node> = on(harness).collect();
         harness.cluster.cut_power().await?;
@@ -80,7 +80,7 @@ impl<'a> PowerCut<'a> {
         history.follow(harness).await?;
         let since = workloads::now(harness).await?;
         harness.recreate_pods(&[LINKERD, SHOP], "").await?;
-        workloads::create_jobs(harness).await?;
+        workloads::create_jobs(harness, true).await?;
         let refusal = workloads::try_ownerless(harness, PINNED, Some(nodes[0].name())).await?;
         meanwhile().await?;
         column.mark("all pods of Linkerd and of the workloads are deleted; Jobs are created");

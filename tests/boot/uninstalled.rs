@@ -32,13 +32,13 @@ linkerd-gate check | grep -q "no endpoint"
 
 /// With the injector down and a pod of every owner held: each starts outside the mesh, as the hook says that it will.
 pub async fn what_helm_uninstalls_holds_nothing_and_leaves_nothing(harness: &Harness) -> Result<()> {
-    workloads::open(harness).await?;
+    workloads::open(harness, true).await?;
     let ended = playground::session(harness, &["sh", "-e", "-c", INJECTOR_OFF]).await?;
     ensure!(ended.success(), "in the playground's shell: {ended}");
     harness.recreate_pods(&[SHOP], "").await?;
     let refused = try_ownerless(harness, ALONE, None).await?;
     ensure!(refused.is_none(), "{refused:?}");
-    workloads::create_jobs(harness).await?;
+    workloads::create_jobs(harness, true).await?;
     let jobs: Api<Job> = harness.api(SHOP).await?;
     for job in JOBS {
         cluster::until(&jobs, job, "suspended", PATIENCE, |job| {

@@ -18,7 +18,7 @@ use super::timeline::Column;
 use super::workloads::{self, JOBS, OWNERS, Pods, is_gated, of, on, owners_settled, runs_meshed, uids};
 
 /// The Deployment of controllers.
-const CONTROLLER: &str = "linkerd-gate-controller";
+pub const CONTROLLER: &str = "linkerd-gate-controller";
 
 /// A pod without an owner, which has no node of its own choice.
 const ALONE: &str = "alone";

@@ -47,8 +47,8 @@ pub const OWNERS: [Owner; 5] = [
 // === impl Owner ===
 
 impl Owner {
-    fn json(&self) -> Value {
-        let pod = app(self.name, self.entry);
+    fn json(&self, entries: bool) -> Value {
+        let pod = app(self.name, self.entry && entries);
         let workload = match self.kind {
             "StatefulSet" => stateful_set(self.name),
             _ => deployment(self.name),
@@ -77,10 +77,11 @@ fn app(name: &str, entry: bool) -> object::Pod {
     if entry { app.with_gate(gate(images::GATE)) } else { app }
 }
 
-/// Every owner's pods run in the mesh, and nothing else is there: where a story begins.
-pub async fn open(harness: &Harness) -> Result<()> {
+/// Every owner's pods run in the mesh, and nothing else is there: where a story begins. `entries` says whether any pod has the entry of
+/// `wait`.
+pub async fn open(harness: &Harness, entries: bool) -> Result<()> {
     clear(harness).await?;
-    harness.apply(&OWNERS.iter().map(Owner::json).collect::<Vec<_>>()).await?;
+    harness.apply(&OWNERS.iter().map(|owner| owner.json(entries)).collect::<Vec<_>>()).await?;
     let pods: Vec<Pod> = harness.pods(SHOP).await?;
     let api: Api<Pod> = harness.api(SHOP).await?;
     for pod in pods.iter().filter(|pod| !meshed(pod)) {
@@ -109,9 +110,9 @@ async fn clear(harness: &Harness) -> Result<()> {
 }
 
 /// What a person or a CronJob would create in the middle of the outage.
-pub async fn create_jobs(harness: &Harness) -> Result<()> {
+pub async fn create_jobs(harness: &Harness, entries: bool) -> Result<()> {
     let objects = JOBS.map(|name| {
-        let app = app(name, name.ends_with("entry")).with_args(&["app", "once"]);
+        let app = app(name, entries && name.ends_with("entry")).with_args(&["app", "once"]);
         let app = app.container_field("readinessProbe", Value::Null).container_field("ports", Value::Null);
         job(name).in_namespace(SHOP).backoff_limit(0).of(app).json()
     });
@@ -177,6 +178,15 @@ pub fn owners_settled(harness: &Harness, pods: &Pods) -> bool {
 pub async fn until_jobs_complete(harness: &Harness) -> Result<()> {
     for name in JOBS {
         until_job_completes(harness, name).await?;
+    }
+    Ok(())
+}
+
+/// Waits until each Job that there is has ended, well.
+pub async fn until_those_jobs_complete(harness: &Harness) -> Result<()> {
+    let jobs: Api<Job> = harness.api(SHOP).await?;
+    for job in jobs.list(&ListParams::default()).await? {
+        until_job_completes(harness, &job.name_any()).await?;
     }
     Ok(())
 }

@@ -36,8 +36,12 @@ enum Command {
     },
     /// Makes a container image out of static programs, for `ctr images import`, `docker load` or `podman load`.
     Image(ImageArguments),
-    /// Builds linkerd-gate's two programs as static ones, in the release profile, and prints their directory.
-    Static,
+    /// Builds linkerd-gate's two programs as static ones, and prints their directory.
+    Static {
+        /// Cargo's name of the profile.
+        #[arg(long, default_value = "release")]
+        profile: String,
+    },
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -87,7 +91,7 @@ fn main() -> ExitCode {
         Command::Parts { set } => parts(set),
         Command::Find { program } => find(program).map(|path| println!("{}", path.display())),
         Command::Image(arguments) => image(&arguments),
-        Command::Static => build(),
+        Command::Static { profile } => build(&profile),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -120,9 +124,9 @@ fn find(program: Program) -> Result<PathBuf> {
     }
 }
 
-fn build() -> Result<()> {
+fn build(profile: &str) -> Result<()> {
     eprintln!("building linkerd-gate's two programs, static (about 4 minutes the first time)");
-    let [full, _waiting] = static_binaries("linkerd-gate", ["linkerd-gate", "gate-wait"], "release")?;
+    let [full, _waiting] = static_binaries("linkerd-gate", ["linkerd-gate", "gate-wait"], profile)?;
     println!("{}", full.parent().context("a program without a directory")?.display());
     Ok(())
 }
