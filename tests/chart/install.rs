@@ -28,6 +28,7 @@ async fn the_chart_is_installed_removed_and_installed_renamed() -> Result<()> {
     let exercise = async {
         harness.is_refused_where_it_could_not_work().await?;
         harness.is_installed_into_a_namespace_that_helm_creates().await?;
+        harness.is_applied_as_argo_cd_does().await?;
         harness.is_installed_and_leaves_nothing_but_its_namespaces().await?;
         harness.passes_strict_validation_with_every_other_value().await?;
         harness.confines_the_agent_under_other_names().await

@@ -3,6 +3,7 @@
 
 mod admission;
 mod files;
+mod gitops;
 mod harness;
 mod helm;
 mod install;

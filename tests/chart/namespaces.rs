@@ -84,6 +84,7 @@ impl Harness {
         let notes = self.helm(&["upgrade", "linkerd-gate", path, "--namespace", NAMESPACE], &[]).await;
         let notes = notes.map_err(anyhow::Error::msg)?;
         ensure!(!notes.contains("lacks"), "{notes}");
+        self.has_no_drift_that_flux_would_see().await?;
         let words = ["uninstall", "linkerd-gate", "--namespace", NAMESPACE, "--no-hooks", "--wait"];
         self.helm(&words, &[]).await.map_err(anyhow::Error::msg)?;
         let probe = ["get", "namespace", "linkerd-gate-probe", "--ignore-not-found", "--output=name"];
