@@ -104,12 +104,35 @@ fn pods_are_placed_as_the_values_say() {
     // It must run on closed nodes, whatever else it tolerates.
     let own = json!({"key": "linkerd-gate/closed", "operator": "Exists", "effect": "NoSchedule"});
     assert_eq!(controller["tolerations"], json!([own, tolerations[0]]));
+    // The check has the controller's node selector, so it needs its tolerations too.
+    let check = &named(&documents, "CronJob", "linkerd-gate-check")["spec"]["jobTemplate"]["spec"]["template"]["spec"];
+    assert_eq!(check["tolerations"], controller["tolerations"]);
     for wrong in [json!([{"toleratn": "x"}]), json!([{"operator": "Is"}])] {
         for part in ["agent", "controller"] {
             let said = refusal(NAMESPACE, &[set(&format!("{part}.tolerations"), wrong.clone())]);
             assert!(said.contains("tolerations"), "{said}");
         }
     }
+}
+
+/// Kubernetes would leave out what it does not know, with no more than a warning.
+#[test]
+fn a_misspelt_field_is_refused_by_its_name() {
+    for (value, wrong) in [
+        ("affinity", json!({"nodeAfinity": {}})),
+        ("extraEnv", json!([{"name": "A", "valueFrom": {"secretKeyReff": {}}}])),
+        ("extraVolumeMounts", json!([{"name": "a", "mountPath": "/a", "readonly": true}])),
+    ] {
+        for part in ["agent", "controller"] {
+            let said = refusal(NAMESPACE, &[set(&format!("{part}.{value}"), wrong.clone())]);
+            assert!(said.contains(&format!("'/{part}/{value}")), "{said}");
+        }
+    }
+    let wrong = json!([{
+        "maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule", "labelSelector": {"app": "x"},
+    }]);
+    let said = refusal(NAMESPACE, &[set("controller.topologySpreadConstraints", wrong)]);
+    assert!(said.contains("'/controller/topologySpreadConstraints/0/labelSelector"), "{said}");
 }
 
 /// A misspelt limit would be none.

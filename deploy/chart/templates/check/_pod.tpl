@@ -12,9 +12,12 @@ spec:
   enableServiceLinks: false
   nodeSelector:
     {{- toYaml $.Values.controller.nodeSelector | nindent 4 }}
-  # It says what is wrong with closed nodes: it has to run on one of them.
+  # Where the controller may run, closed nodes included: it says what is wrong with them.
   tolerations:
   - {key: {{ $.Values.agent.taintKey | quote }}, operator: Exists, effect: NoSchedule}
+  {{- with $.Values.controller.tolerations }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
   securityContext:
     runAsUser: 2102
     runAsGroup: 2102
