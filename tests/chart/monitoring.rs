@@ -25,13 +25,17 @@ fn alerts() -> Vec<Value> {
     rules()["groups"][0]["rules"].as_array().unwrap().clone()
 }
 
-fn queries() -> Vec<String> {
-    let rules = alerts();
-    let rules = rules.iter().map(|rule| rule["expr"].as_str().unwrap().to_owned());
+fn panel_queries() -> Vec<String> {
     let dashboard = dashboard();
     let panels = dashboard["panels"].as_array().unwrap().iter();
     let targets = panels.flat_map(|panel| panel["targets"].as_array().unwrap());
-    rules.chain(targets.map(|target| target["expr"].as_str().unwrap().to_owned())).collect()
+    targets.map(|target| target["expr"].as_str().unwrap().to_owned()).collect()
+}
+
+fn queries() -> Vec<String> {
+    let rules = alerts();
+    let rules = rules.iter().map(|rule| rule["expr"].as_str().unwrap().to_owned());
+    rules.chain(panel_queries()).collect()
 }
 
 /// The table's row that a series belongs to.
@@ -120,6 +124,52 @@ fn each_alert_fires_on_what_it_is_for() {
         let query = alert["expr"].as_str().unwrap();
         let silenced = text.replace(query, &format!("({query}) and on () vector(0) > 1"));
         assert!(silenced != text && !run(&silenced).status.success(), "{name} need not fire");
+    }
+}
+
+/// Series of a metric over 20 minutes, one for each value of each label. The PodMonitor adds `pod`.
+fn recorded(row: &Row) -> Vec<Value> {
+    let mut all = vec!["pod=\"p\"".to_owned()];
+    for (label, values) in row.labels {
+        let values = if values.is_empty() { &["any"] } else { *values };
+        let with = |labels: &String| {
+            values.iter().map(move |value| format!("{labels},{label}=\"{value}\"")).collect::<Vec<_>>()
+        };
+        all = all.iter().flat_map(with).collect();
+    }
+    let grows = "0+10x20";
+    let named = |end: &str, labels: &str, values: &str| json!({"series": format!("{PREFIX}_{}{end}{{{labels}}}", row.name), "values": values});
+    let of = |labels: &String| match row.kind {
+        "histogram" => ["0.1", "+Inf"].map(|le| named("_bucket", &format!("{labels},le=\"{le}\""), grows)).to_vec(),
+        "counter" => vec![named("", labels, grows)],
+        _ => vec![named("", labels, "1x20")],
+    };
+    all.iter().flat_map(of).collect()
+}
+
+/// By promtool: no query is misspelt, joins what has no label in common, or asks for what no series has.
+#[test]
+fn each_panel_draws_something() {
+    let promtool = find_promtool().unwrap_or_else(|error| panic!("{error:#}"));
+    let run = |queries: &[String]| {
+        let drawn = |query: &String| {
+            let query = query.replace("$__rate_interval", "5m");
+            json!({"expr": format!("count({query}) > bool 0"), "eval_time": "15m", "exp_samples": [{"labels": "{}", "value": 1}]})
+        };
+        let series: Vec<Value> = TABLE.iter().flat_map(recorded).collect();
+        let cases = json!({"evaluation_interval": "1m", "tests": [{
+            "interval": "1m", "input_series": series, "promql_expr_test": queries.iter().map(drawn).collect::<Vec<_>>(),
+        }]});
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("cases.yaml"), cases.to_string()).unwrap();
+        Command::new(&promtool).args(["test", "rules", "cases.yaml"]).current_dir(&directory).output().unwrap()
+    };
+    let panels = panel_queries();
+    assert!(panels.len() > 20, "{panels:?}");
+    let output = run(&panels);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    for wrong in ["sum(linkerd_gate_open", "linkerd_gate_leader{pod=\"q\"}"] {
+        assert!(!run(&[wrong.to_owned()]).status.success(), "{wrong} draws something");
     }
 }
 
