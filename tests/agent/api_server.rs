@@ -12,7 +12,7 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::harness::{BARE, Harness, agent_of, holder, is_closed, opened, told};
+use super::harness::{BARE, Harness, agent_of, holder, is_closed, logs_of, opened};
 
 const DEGRADED: &str = "gate: still open, but not confirmed: injection unknown: ";
 const REASSURED: &str = "gate: still open, confirmed again";
@@ -48,7 +48,7 @@ async fn an_unreliable_api_server_is_reported_and_changes_nothing() -> Result<()
         near.until_says(REASSURED).await?;
         ensure!(far.times_said("no longer the prover") == 0);
 
-        // Gone: another proves, and it is told at once that the node stays as it is.
+        // Gone: another proves, and its log says at once that the node stays as it is.
         way.suffer(Fault::Refuse).await?;
         far.until_says("node watch not in sync").await?;
         let line = far.until_says(DEGRADED).await?;
@@ -69,7 +69,7 @@ async fn an_unreliable_api_server_is_reported_and_changes_nothing() -> Result<()
         far.until_says(REASSURED).await?;
         anyhow::Ok(())
     };
-    story.await.with_context(|| told([&far, &near]))?;
+    story.await.with_context(|| logs_of([&far, &near]))?;
 
     // Silent to the only agent, which proves: it stops to act, and goes on when it can.
     ensure!(near.terminate().await? == 0);

@@ -8,7 +8,7 @@ use linkerd_gate_kit::parts::find_helm;
 use serde_json::json;
 use tokio::process::Command;
 
-use super::harness::{Harness, PATIENCE, agent_of, controller, is_closed, object, opened, told};
+use super::harness::{Harness, PATIENCE, agent_of, controller, is_closed, logs_of, object, opened};
 
 /// Applies what the chart renders, and waits until it counts.
 async fn bear_closed(harness: &Harness) -> Result<()> {
@@ -88,5 +88,5 @@ async fn a_born_closed_node_is_opened_by_its_agent_or_as_an_orphan() -> Result<(
         harness.until_node("orphan", "open", |node| !is_closed(node)).await?;
         anyhow::Ok(())
     };
-    story.await.with_context(|| told([&agent, &replica]))
+    story.await.with_context(|| logs_of([&agent, &replica]))
 }

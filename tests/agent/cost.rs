@@ -10,7 +10,7 @@ use kube::api::Api;
 use linkerd_gate_kit::cluster::{self, AuditedRequest};
 use serde_json::json;
 
-use super::harness::{Agent, GATE, Harness, PATIENCE, agent_of, holder, is_closed, told};
+use super::harness::{Agent, GATE, Harness, PATIENCE, agent_of, holder, is_closed, logs_of};
 use super::rights::{apply_what_runs, rights, until_rights_count, used};
 
 /// The agents' service account in the manifests.
@@ -28,10 +28,10 @@ async fn agents_send_few_requests_and_have_only_the_rights_for_them() -> Result<
         harness.node_of_an_earlier_boot(node).await?;
     }
     let mut agents = vec![start(&harness, "node-0").await?];
-    agents[0].until_says("gate: waiting: injection not ready").await.with_context(|| told(&agents))?;
+    agents[0].until_says("gate: waiting: injection not ready").await.with_context(|| logs_of(&agents))?;
     agents.push(start(&harness, "node-1").await?);
     agents.push(start(&harness, "node-2").await?);
-    Box::pin(until_open(&harness, &agents)).await.with_context(|| told(&agents))?;
+    Box::pin(until_open(&harness, &agents)).await.with_context(|| logs_of(&agents))?;
 
     let opened = harness.requests_of(ACCOUNT).await?;
     for (node, most) in [("node-0", None), ("node-1", Some(12)), ("node-2", Some(12))] {
@@ -47,7 +47,7 @@ async fn agents_send_few_requests_and_have_only_the_rights_for_them() -> Result<
         harness
             .until_lease("renewed", |lease| lease.spec.as_ref().is_some_and(|spec| spec.renew_time != before))
             .await
-            .with_context(|| told(&agents))?;
+            .with_context(|| logs_of(&agents))?;
     }
     let all = harness.requests_of(ACCOUNT).await?;
     let at_rest: Vec<&AuditedRequest> = all.iter().filter(|request| request.received > since).collect();
@@ -81,7 +81,7 @@ async fn agents_send_few_requests_and_have_only_the_rights_for_them() -> Result<
         ensure!(agent.terminate().await? == 0, "{}", agent.said());
     }
     let all = harness.requests_of(ACCOUNT).await?;
-    used(&rights, &all).with_context(|| told(&agents))
+    used(&rights, &all).with_context(|| logs_of(&agents))
 }
 
 fn of<'a>(requests: &'a [AuditedRequest], node: &'a str) -> impl Iterator<Item = &'a AuditedRequest> {

@@ -23,7 +23,7 @@ async fn one_agent_goes_through_every_fault_and_recovers_by_itself() -> Result<(
     harness.node_of_an_earlier_boot("node-0").await?;
     let agent = harness.start(agent_of("node-0", "boot-1"))?;
     let mut story = Story { harness, agent };
-    story.told().await.with_context(|| story.agent.said())?;
+    story.play().await.with_context(|| story.agent.said())?;
     println!("{}", story.agent.said());
 
     // The node was opened once in this boot, and stayed so whatever became of the gate.
@@ -39,7 +39,7 @@ async fn one_agent_goes_through_every_fault_and_recovers_by_itself() -> Result<(
 // === impl Story ===
 
 impl Story {
-    async fn told(&self) -> Result<()> {
+    async fn play(&self) -> Result<()> {
         Box::pin(self.boot()).await.context("at boot")?;
         Box::pin(self.injector()).await.context("the injector")?;
         Box::pin(self.certificates()).await.context("certificates")?;
@@ -55,7 +55,7 @@ impl Story {
     async fn closed(&self, how: &str, probe: &str, outcome: &str, reason: &str) -> Result<String> {
         let line = self.agent.until_says(&format!("gate: {how}: {reason}")).await?;
         let answer = self.agent.answers(503).await?;
-        ensure!(answer["reason"].as_str().is_some_and(|told| told.contains(reason)), "{answer}");
+        ensure!(answer["reason"].as_str().is_some_and(|text| text.contains(reason)), "{answer}");
         let first = &answer["failedProbes"][0];
         ensure!(first["probe"] == probe && first["result"] == outcome, "{answer}");
         Ok(line)
@@ -70,7 +70,7 @@ impl Story {
         let line = self.agent.until_says("gate: still open, but not confirmed: injection unknown: ").await?;
         ensure!(line.contains(reason), "{line}");
         let answer = self.agent.answers(200).await?;
-        ensure!(answer["reason"].as_str().is_some_and(|told| told.contains(reason)), "{answer}");
+        ensure!(answer["reason"].as_str().is_some_and(|text| text.contains(reason)), "{answer}");
         Ok(())
     }
 

@@ -65,7 +65,7 @@ pub struct Agent {
     _boot_id: tempfile::NamedTempFile,
 }
 
-/// What an agent, or another role, is told.
+/// What an agent, or another role, starts with.
 pub struct Settings {
     role: &'static str,
     variables: BTreeMap<String, String>,
@@ -481,8 +481,8 @@ impl Agent {
     }
 }
 
-/// A test's last words where it fails: what the agents said.
-pub fn told<'a>(agents: impl IntoIterator<Item = &'a Agent>) -> String {
+/// What the agents logged, for the error of a test that fails.
+pub fn logs_of<'a>(agents: impl IntoIterator<Item = &'a Agent>) -> String {
     let all: Vec<String> = agents.into_iter().map(Agent::said).collect();
     all.join("\n---\n")
 }

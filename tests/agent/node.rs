@@ -10,7 +10,7 @@ use linkerd_gate::decide::node::taint::{LEFT_OPEN_BOOT, OPENED_BOOT, TAINT_KEY};
 use serde_json::json;
 use tokio::process::Command;
 
-use super::harness::{Agent, GATE, Harness, PATIENCE, agent_of, is_closed, object, opened, told};
+use super::harness::{Agent, GATE, Harness, PATIENCE, agent_of, is_closed, logs_of, object, opened};
 
 /// What a person sees.
 async fn described(harness: &Harness, node: &str) -> Result<String> {
@@ -65,7 +65,7 @@ async fn an_install_closes_no_present_node_and_every_later_one() -> Result<()> {
         ensure!(message.starts_with("closed: injection is not proven in this boot: injection unknown: "), "{message}");
         anyhow::Ok(())
     };
-    story.await.with_context(|| told([&old, &new]))?;
+    story.await.with_context(|| logs_of([&old, &new]))?;
 
     // Removed for good: each agent frees its node as it ends, and leaves nothing.
     let daemon_sets: Api<DaemonSet> = Api::namespaced(harness.cluster.client().await?, GATE);
@@ -122,7 +122,7 @@ async fn unproven(harness: &Harness, agent: &Agent) -> Result<()> {
     let node = harness.until_node("node-0", "open", |node| !is_closed(node)).await?;
     ensure!(opened(&node).as_deref() == Some("an-earlier-boot"), "it is not noted as opened: {node:?}");
     let answer = agent.answers(200).await?;
-    ensure!(answer["reason"].as_str().is_some_and(|told| told.starts_with("open: manual override (open ")), "{answer}");
+    ensure!(answer["reason"].as_str().is_some_and(|text| text.starts_with("open: manual override (open ")), "{answer}");
     harness.until_node("node-0", "closed at the end", is_closed).await?;
     agent.until_says("manual override ended").await?;
     agent.answers(503).await?;
@@ -149,8 +149,8 @@ async fn proven(harness: &Harness, agent: &Agent) -> Result<()> {
     harness.annotate_node("node-0", OVERRIDE, Some(&word("closed", 8))).await?;
     harness.until_node("node-0", "closed", is_closed).await?;
     let answer = agent.answers(503).await?;
-    ensure!(answer["override"].as_str().is_some_and(|told| told.starts_with("closed ")), "{answer}");
-    ensure!(answer["reason"].as_str().is_some_and(|told| told.contains("by evidence it is open: proven")), "{answer}");
+    ensure!(answer["override"].as_str().is_some_and(|text| text.starts_with("closed ")), "{answer}");
+    ensure!(answer["reason"].as_str().is_some_and(|text| text.contains("by evidence it is open: proven")), "{answer}");
     harness.until_node("node-0", "open at the end", |node| !is_closed(node)).await?;
     agent.until_says("manual override ended").await?;
     agent.answers(200).await?;
@@ -163,7 +163,7 @@ async fn proven(harness: &Harness, agent: &Agent) -> Result<()> {
     Ok(())
 }
 
-/// What nobody can obey is told, and not obeyed.
+/// An override that cannot be read is logged, and not obeyed.
 async fn misspelt(harness: &Harness, agent: &Agent) -> Result<()> {
     let version = harness.nodes().await?.get("node-0").await?.metadata.generation;
     harness.annotate_node("node-0", OVERRIDE, Some("closed tomorrow")).await?;
@@ -214,7 +214,7 @@ async fn modes_that_close_no_node_lift_our_taint_and_note_the_boot() -> Result<(
         ensure!(never.answers(503).await?["node"]["state"] == "closed");
         anyhow::Ok(())
     };
-    story.await.with_context(|| told([&audit, &never]))?;
+    story.await.with_context(|| logs_of([&audit, &never]))?;
     let mut ended = [audit, never];
     for agent in &mut ended {
         ensure!(agent.terminate().await? == 0);
@@ -261,7 +261,7 @@ async fn override_time_does_not_count_and_a_foreign_taint_is_reported() -> Resul
         harness.until_node("node-0", "closed by hand", |node| value(node) == "boot1-hand").await?;
         let event = harness.until_event("node-0", "GateForeignTaint").await?;
         ensure!(
-            event.message.is_some_and(|told| told.contains("kubectl taint node node-0 linkerd-gate/closed:NoExecute-"))
+            event.message.is_some_and(|text| text.contains("kubectl taint node node-0 linkerd-gate/closed:NoExecute-"))
         );
         // Longer by hand than a node may be closed: what an open proof elsewhere would tell by events, only a clock tells here.
         let longer = started + SignedDuration::from_secs(6);
@@ -320,17 +320,17 @@ async fn a_node_opens_unproven_in_the_end_and_says_so() -> Result<()> {
         // Whoever waits in a pod is held still.
         let answer = agent.answers(503).await?;
         ensure!(answer["node"]["state"] == "open", "{answer}");
-        let told = event_lines(&described(&harness, "node-0").await?);
-        println!("{}", told.join("\n"));
-        ensure!(told.len() == 2, "{told:?}");
+        let events = event_lines(&described(&harness, "node-0").await?);
+        println!("{}", events.join("\n"));
+        ensure!(events.len() == 2, "{events:?}");
         ensure!(
-            told[0].starts_with("Normal GateClosed ")
-                && told[0].contains("linkerd-gate closed: injection is not proven in this boot: injection "),
-            "{told:?}"
+            events[0].starts_with("Normal GateClosed ")
+                && events[0].contains("linkerd-gate closed: injection is not proven in this boot: injection "),
+            "{events:?}"
         );
         ensure!(
-            told[1].starts_with("Warning GateOpenedUnproven ") && told[1].contains("LINKERD_GATE_NODE_MAX_CLOSED"),
-            "{told:?}"
+            events[1].starts_with("Warning GateOpenedUnproven ") && events[1].contains("LINKERD_GATE_NODE_MAX_CLOSED"),
+            "{events:?}"
         );
 
         // Proven later: nothing is left to be written.

@@ -71,7 +71,7 @@ async fn a_thousand_openings_at_once_delay_no_lease() -> Result<()> {
     .await;
     let failed: Vec<String> = opened.into_iter().filter_map(Result::err).map(|error| error.to_string()).collect();
     ensure!(failed.is_empty(), "{} of {NODES} failed: {}", failed.len(), failed[0]);
-    println!("{NODES} nodes opened and told in {:?}", Timestamp::now().duration_since(since).unsigned_abs());
+    println!("{NODES} nodes opened, with their Events, in {:?}", Timestamp::now().duration_since(since).unsigned_abs());
 
     // Twice more it renews, and it is the same one that has led without a break: a write that came too late would have cost it that.
     let transitions = |lease: &Lease| lease.spec.as_ref().and_then(|spec| spec.lease_transitions);

@@ -13,7 +13,7 @@ use linkerd_gate_kit::standin::Fault;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use super::harness::{Agent, GATE, Harness, agent_of, free_port, holder, is_closed, object, opened, told};
+use super::harness::{Agent, GATE, Harness, agent_of, free_port, holder, is_closed, logs_of, object, opened};
 
 /// Agents by their nodes' names.
 type Agents = BTreeMap<String, Agent>;
@@ -36,7 +36,7 @@ async fn a_lost_prover_is_replaced_and_overwrites_nothing() -> Result<()> {
         ensure!(agents.values().map(|agent| agent.times_said("this agent is the prover")).sum::<usize>() == 1);
         anyhow::Ok(first)
     };
-    let first = story.await.with_context(|| told(agents.values()))?;
+    let first = story.await.with_context(|| logs_of(agents.values()))?;
     let outcome = async {
         Box::pin(dies(&harness, &mut agents, &first)).await.context("the prover dies")?;
         Box::pin(hangs(&harness, &mut agents)).await.context("the prover hangs")?;
@@ -44,7 +44,7 @@ async fn a_lost_prover_is_replaced_and_overwrites_nothing() -> Result<()> {
         Box::pin(loses_its_lease(&harness, &agents)).await.context("the Lease is deleted")
     };
     let outcome = outcome.await;
-    outcome.with_context(|| told(agents.values()))
+    outcome.with_context(|| logs_of(agents.values()))
 }
 
 /// Killed, it says nothing: the others wait for its Lease to expire, and stay open meanwhile.
@@ -234,7 +234,7 @@ async fn two_agents_on_one_node_do_not_fight_over_it() -> Result<()> {
         }
         anyhow::Ok(())
     };
-    story.await.with_context(|| told([&old, &new, &beside]))?;
+    story.await.with_context(|| logs_of([&old, &new, &beside]))?;
     ensure!(old.terminate().await? == 0);
     new.until_says("HTTP server started").await.with_context(|| new.said())?;
     new.answers(503).await?;

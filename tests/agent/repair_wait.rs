@@ -14,7 +14,7 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::harness::{GATE, Harness, agent_of, is_closed, opened, told};
+use super::harness::{GATE, Harness, agent_of, is_closed, logs_of, opened};
 
 /// A controller that leads, as far as its Lease tells.
 struct Controller {
@@ -88,7 +88,7 @@ async fn a_node_that_could_open_waits_until_pods_are_replaced() -> Result<()> {
         harness.until_node("node-1", "open", |node| opened(node).as_deref() == Some("boot-1")).await?;
         let event = harness.until_event("node-1", "GateOpenedBeforeRepair").await?;
         ensure!(event.type_.as_deref() == Some("Warning"), "{event:?}");
-        ensure!(event.message.is_some_and(|told| told.contains("still replaces 3 pods")), "which pods?");
+        ensure!(event.message.is_some_and(|text| text.contains("still replaces 3 pods")), "which pods?");
         ensure!(is_closed(&harness.nodes().await?.get("node-0").await?), "it did not wait");
         controller.pods.send(2)?;
         controller.pods.send(0)?;
@@ -97,7 +97,7 @@ async fn a_node_that_could_open_waits_until_pods_are_replaced() -> Result<()> {
         waiting.until_said("node open: the gate is open").await?;
         anyhow::Ok(())
     };
-    story.await.with_context(|| told([&waiting, &hasty]))?;
+    story.await.with_context(|| logs_of([&waiting, &hasty]))?;
 
     // What a controller said that lives no longer holds a node for as long as its Lease would.
     controller.end().await;

@@ -8,7 +8,7 @@ use kube::ResourceExt as _;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
-use super::harness::{BARE, Harness, PROBE, agent_of, is_closed, object, opened, told};
+use super::harness::{BARE, Harness, PROBE, agent_of, is_closed, logs_of, object, opened};
 
 /// Linkerd's only webhook configuration.
 async fn linkerds(stage: &Harness) -> Result<MutatingWebhookConfiguration> {
@@ -53,12 +53,12 @@ async fn a_webhook_that_wants_labels_injects_the_probe_that_has_them() -> Result
         ensure!(agent.times_said(BARE) == 0, "the injector was blamed:\n{}", agent.said());
         anyhow::Ok(())
     };
-    story.await.with_context(|| told([&agent]))?;
+    story.await.with_context(|| logs_of([&agent]))?;
     ensure!(agent.terminate().await? == 0, "{}", agent.said());
 
     let agent = stage.start(agent_of("node-0", "boot-1").with("PROBE_LABELS", "team=shop"))?;
     let proven = agent.until_says("gate: open: proven").await;
-    proven.map(|_| ()).with_context(|| told([&agent]))
+    proven.map(|_| ()).with_context(|| logs_of([&agent]))
 }
 
 #[tokio::test]
@@ -103,5 +103,5 @@ async fn what_an_earlier_installation_left_is_passed_over_and_named() -> Result<
         agent.until_says("gate: open: proven").await?;
         anyhow::Ok(())
     };
-    story.await.with_context(|| told([&agent]))
+    story.await.with_context(|| logs_of([&agent]))
 }

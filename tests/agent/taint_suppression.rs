@@ -8,7 +8,7 @@ use linkerd_gate::decide::node::essential::DaemonPodView;
 use linkerd_gate_kit::cluster;
 use serde_json::{Value, json};
 
-use super::harness::{Harness, PATIENCE, agent_of, is_closed, opened, told};
+use super::harness::{Harness, PATIENCE, agent_of, is_closed, logs_of, opened};
 
 /// A DaemonSet of kube-system on the nodes of a pool, whose pods tolerate what these nodes without a kubelet have, and not our taint.
 fn daemon_set(name: &str, pool: &str) -> Value {
@@ -74,7 +74,7 @@ async fn a_taint_is_suppressed_only_while_an_essential_pod_is_missing() -> Resul
         label(&harness, "node-1").await?;
         let event = harness.until_event("node-1", "GateTaintSuppressed").await?;
         ensure!(event.type_.as_deref() == Some("Warning"), "{event:?}");
-        ensure!(event.message.is_some_and(|told| told.ends_with(": kube-system/svclb-web")), "to what?");
+        ensure!(event.message.is_some_and(|text| text.ends_with(": kube-system/svclb-web")), "to what?");
         until_pod_on(&harness, "svclb-web", "node-1").await?;
         harness.until_node("node-1", "closed again", is_closed).await?;
         has_it.until_said("taint suppressed: a DaemonSet does not tolerate it").await?;
@@ -88,7 +88,7 @@ async fn a_taint_is_suppressed_only_while_an_essential_pod_is_missing() -> Resul
         }
         anyhow::Ok(())
     };
-    story.await.with_context(|| told([&has_it, &lacks_it]))
+    story.await.with_context(|| logs_of([&has_it, &lacks_it]))
 }
 
 #[tokio::test]
@@ -108,7 +108,7 @@ async fn no_node_waits_for_a_daemon_set_that_is_ignored() -> Result<()> {
         // One that counts comes after them: what it does is seen, and names it alone.
         harness.create::<DaemonSet>("kube-system", daemon_set("cni", "lb")).await?;
         let event = harness.until_event("node-0", "GateTaintSuppressed").await?;
-        ensure!(event.message.is_some_and(|told| told.ends_with(": kube-system/cni")), "to what else?");
+        ensure!(event.message.is_some_and(|text| text.ends_with(": kube-system/cni")), "to what else?");
         // It is closed again as soon as its pod is there, which may be before anybody looks.
         let node = harness.nodes().await?.get("node-0").await?;
         ensure!(opened(&node).as_deref() == Some("an-earlier-boot"), "it is noted as opened: {node:?}");

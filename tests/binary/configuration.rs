@@ -1,4 +1,4 @@
-//! Bad input is told before any I/O, with exit code 2; it never opens.
+//! Bad input is reported before any I/O, with exit code 2; it never opens.
 
 use linkerd_gate::config::table;
 

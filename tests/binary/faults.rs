@@ -1,4 +1,4 @@
-//! Every fault of injector and identity: each is told apart in one line, and none opens the gate.
+//! Every fault of injector and identity: each has a line that no other fault has, and none opens the gate.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

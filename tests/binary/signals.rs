@@ -47,7 +47,7 @@ async fn a_signal_does_not_await_what_is_in_flight() {
             run.while_it_holds(linkerd.identity.until_connections(connections + 1)).await;
             let ended = ended_by(run, signal).await;
             // No stopwatch tells a prompt end from one that awaits its request on every machine. The log does: a look that
-            // ends is told, and this one would end at its own limit only.
+            // ends logs it, and this one would end at its own limit only.
             assert!(!ended.said.contains("did not"), "{signal}, {fault:?}: the look went on: {}", ended.said);
         }
     }

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 /// Long enough for the slowest machine; nothing waits for it but a test that fails.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// What `wait` is told, before it starts.
+/// What `wait` starts with.
 #[derive(Clone)]
 pub struct Wait {
     program: PathBuf,

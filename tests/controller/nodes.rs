@@ -11,7 +11,7 @@ use linkerd_gate::decide::node::taint::TAINT_KEY;
 use linkerd_gate_kit::cluster;
 use serde_json::{Value, json};
 
-use super::harness::{GATE, Harness, PATIENCE, agent_of, controller, is_closed, told};
+use super::harness::{GATE, Harness, PATIENCE, agent_of, controller, is_closed, logs_of};
 use super::workloads::{SHOP, all_bare, all_meshed, merge, opened, pod, recover, set, until_meshed, until_pods};
 
 #[tokio::test]
@@ -107,7 +107,7 @@ async fn the_scheduler_binds_no_bare_pod_to_a_closed_node() -> Result<()> {
         anyhow::Ok(())
     };
     let outcome = story.await;
-    outcome.with_context(|| told(&agents))
+    outcome.with_context(|| logs_of(&agents))
 }
 
 fn agent_on(node: &str) -> Value {

@@ -9,7 +9,7 @@ use linkerd_gate::linkerd::meshed;
 use linkerd_gate_kit::standin::Fault;
 use nix::sys::signal::Signal;
 
-use super::harness::{controller, told};
+use super::harness::{controller, logs_of};
 use super::workloads::{
     Pods, SHOP, all_bare, all_meshed, opened, recover, removals, set, succeeded, unscheduled, until_pods,
 };
@@ -50,7 +50,7 @@ async fn one_replica_acts_at_a_time_and_a_paused_one_does_nothing() -> Result<()
         );
         anyhow::Ok(())
     };
-    story.await.with_context(|| told([&first, &second]))?;
+    story.await.with_context(|| logs_of([&first, &second]))?;
 
     let story = async {
         harness.injector.suffer(Fault::Absent).await?;
@@ -69,7 +69,7 @@ async fn one_replica_acts_at_a_time_and_a_paused_one_does_nothing() -> Result<()
         until_pods(&harness, "all meshed", |pods| all_meshed(pods, PODS + 2)).await?;
         anyhow::Ok(())
     };
-    story.await.with_context(|| told([&first, &second]))?;
+    story.await.with_context(|| logs_of([&first, &second]))?;
     let code = first.terminate().await?;
     ensure!(code == 0, "it ended with {code}:\n{}", first.said());
     Ok(())

@@ -11,7 +11,7 @@ use k8s_openapi::api::batch::v1::Job;
 use kube::api::{Api, DeleteParams};
 use linkerd_gate_kit::standin::Fault;
 
-use super::harness::{Agent, Harness, agent_of, controller, is_closed, told};
+use super::harness::{Agent, Harness, agent_of, controller, is_closed, logs_of};
 use super::workloads::{
     Pods, SHOP, all_bare, all_meshed, job, opened, recover, set, stateful, unscheduled, until_pods, waiting,
 };
@@ -52,7 +52,7 @@ async fn nothing_grows_while_owners_and_boots_come_and_go() -> Result<()> {
     let mut samples: Vec<Sample> = Vec::new();
     while began.elapsed() < lasts || samples.len() < WARM + 2 {
         let round = soak.round().await.with_context(|| format!("round {}", soak.round));
-        round.with_context(|| told([&soak.controller, &soak.prover].into_iter().chain(&soak.booted)))?;
+        round.with_context(|| logs_of([&soak.controller, &soak.prover].into_iter().chain(&soak.booted)))?;
         let sample = Sample { controller: soak.controller.resident()?, prover: soak.prover.resident()? };
         samples.push(sample);
         if samples.len() == WARM || printed.elapsed() >= PRINTED_EVERY {

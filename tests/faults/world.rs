@@ -127,14 +127,14 @@ impl World {
             let object = json!({"metadata": {"name": name, "namespace": SHOP}, "spec": {"replicas": 1, "selector": selector},
                 "status": {"replicas": 1, "desiredNumberScheduled": 1}});
             let owner = put(collection, object);
-            let (begin, told) = oneshot::channel::<()>();
+            let (begin, turn) = oneshot::channel::<()>();
             let (done, first) = oneshot::channel::<()>();
             created.push((begin, first));
             let (api, linkerd, deleted) = (Arc::clone(&api), Arc::clone(&linkerd), Arc::clone(&deleted));
             owners.spawn(async move {
                 let mut done = Some(done);
                 // The story ended before it began.
-                let Ok(()) = told.await else { return };
+                let Ok(()) = turn.await else { return };
                 for number in 0.. {
                     // This one's admission never fails.
                     let Ok(pod) = linkerd.admit(api.store(), owned(kind, name, &owner, number)).await else { return };
