@@ -78,33 +78,50 @@ impl Visit for Plain {
     }
 }
 
+/// What is logged on this thread, for tests.
+#[cfg(test)]
+#[derive(Clone, Default)]
+pub struct Captured(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+
+// === impl Captured ===
+
+#[cfg(test)]
+impl Captured {
+    /// Captures until the guard is dropped.
+    pub fn begin(format: LogFormat) -> (Self, tracing::subscriber::DefaultGuard) {
+        let captured = Self::default();
+        let writer = captured.clone();
+        let subscriber = tracing_subscriber::registry().with(lines(format, move || writer.clone()));
+        (captured, tracing::subscriber::set_default(subscriber))
+    }
+
+    /// What was logged so far.
+    pub fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+#[cfg(test)]
+impl std::io::Write for Captured {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::io;
-    use std::sync::{Arc, Mutex};
 
     use super::*;
 
     /// What is written while `body` runs.
     fn written(format: LogFormat, body: impl FnOnce()) -> String {
-        #[derive(Clone, Default)]
-        struct Buffer(Arc<Mutex<Vec<u8>>>);
-
-        impl io::Write for Buffer {
-            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-                self.0.lock().unwrap().write(bytes)
-            }
-
-            fn flush(&mut self) -> io::Result<()> {
-                Ok(())
-            }
-        }
-
-        let buffer = Buffer::default();
-        let writer = buffer.clone();
-        let subscriber = tracing_subscriber::registry().with(lines(format, move || writer.clone()));
-        tracing::subscriber::with_default(subscriber, body);
-        String::from_utf8(buffer.0.lock().unwrap().clone()).unwrap()
+        let (captured, _guard) = Captured::begin(format);
+        body();
+        captured.text()
     }
 
     fn delete_fails() {

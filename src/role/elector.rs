@@ -319,3 +319,6 @@ impl Content for PendingRepair {
         self.renewed_after(*written)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -214,3 +214,106 @@ async fn perform(context: &Context, action: &Action) -> WriteOutcome {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+    use crate::cluster::Access;
+    use crate::config::{ControllerSettings, LogFormat};
+    use crate::decide::election::lease_record::{LeaseHolder, RENEW_DEADLINE};
+    use crate::decide::repair::{Kind, OwnerReference, Target, UngateReason};
+    use crate::metrics::Metrics;
+    use crate::telemetry::Captured;
+
+    /// Of an API server that is not there: a request that is sent would fail.
+    async fn context() -> Arc<Context> {
+        let _already_there = rustls::crypto::ring::default_provider().install_default();
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        let kubeconfig = r#"{"clusters":[{"name":"c","cluster":{"server":"http://127.0.0.1:1"}}],"users":[{"name":"u","user":{}}],
+            "contexts":[{"name":"c","context":{"cluster":"c","user":"u"}}],"current-context":"c"}"#;
+        file.write_all(kubeconfig.as_bytes()).unwrap();
+        let given =
+            [("NODE_NAME", "node-0"), ("POD_NAME", "one"), ("POD_NAMESPACE", "linkerd-gate"), ("POD_UID", "u-1")];
+        let variables = given.map(|(name, value)| (format!("LINKERD_GATE_{name}").into(), value.into()));
+        let settings = ControllerSettings::read(variables).unwrap();
+        let access = Access::by_kubeconfig(file.path()).await.unwrap();
+        let client = access.client().unwrap();
+        let me = LeaseHolder { name: "one".to_owned(), detail: "node-0".to_owned(), incarnation: "u-1".to_owned() };
+        let first = super::super::face(&settings, &Gate::closed(), crate::decide::ProbeResult::Ready);
+        let (face, _) = watch::channel(first);
+        let metrics = Arc::new(Metrics::controller());
+        Arc::new(Context { settings, access, client, me, epoch: Instant::now(), metrics, face })
+    }
+
+    fn delete(name: &str) -> Action {
+        let owner = OwnerReference { kind: Kind::ReplicaSet, name: "web".to_owned(), uid: "o-1".to_owned() };
+        let target = Target {
+            name: name.to_owned(),
+            uid: format!("uid of {name}"),
+            resource_version: "1".to_owned(),
+            state: MissedState::Held,
+            held_since: None,
+        };
+        Action { namespace: "shop".to_owned(), owner, operation: Operation::Delete([target]) }
+    }
+
+    fn ungate(name: &str) -> Ungate {
+        Ungate {
+            namespace: "shop".to_owned(),
+            name: name.to_owned(),
+            uid: format!("uid of {name}"),
+            resource_version: "1".to_owned(),
+            index: 0,
+            owner: None,
+            reason: UngateReason::Meshed,
+        }
+    }
+
+    async fn dropped(writes: &mut Writes) -> Dropped {
+        writes.act(vec![delete("web-x")]);
+        match writes.next().await {
+            Some(Written::Acted(_, Err(why))) => why,
+            Some(Written::Acted(_, Ok(outcome))) => panic!("it was sent: {outcome:?}"),
+            _ => panic!("another write"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waited_is_not_sent_where_it_may_not_be() {
+        let (renewed_at, renewed) = watch::channel(Instant::now());
+        let (_gate, gate) = watch::channel(Gate::closed());
+        let mut writes = Writes::new(context().await, renewed, gate);
+        assert_eq!(dropped(&mut writes).await, Dropped::Paused);
+        writes.set_free(true);
+        assert_eq!(dropped(&mut writes).await, Dropped::Unproven);
+        tokio::time::advance(RENEW_DEADLINE).await;
+        assert_eq!(dropped(&mut writes).await, Dropped::NotLeading);
+        writes.ungate(vec![ungate("web-y")]);
+        assert!(matches!(writes.next().await, Some(Written::Ungated(_, Err(Dropped::NotLeading)))));
+        renewed_at.send_replace(Instant::now());
+        assert_eq!(dropped(&mut writes).await, Dropped::Unproven);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whatever_waits_when_the_lead_is_lost_is_logged() {
+        let (_renewed, renewed) = watch::channel(Instant::now());
+        let (_gate, gate) = watch::channel(Gate::closed());
+        let mut writes = Writes::new(context().await, renewed, gate);
+        writes.act(vec![delete("web-x")]);
+        writes.ungate(vec![ungate("web-y")]);
+        let (log, _guard) = Captured::begin(LogFormat::Plain);
+        drop(writes);
+        let text = log.text();
+        let lines: Vec<_> = text.lines().map(|line| line.split_once("INFO ").unwrap().1).collect();
+        let dropped = "action dropped before it was sent: this replica no longer leads";
+        assert_eq!(
+            lines,
+            [
+                format!("{dropped} operation=delete pod namespace=shop pod=web-x owner=ReplicaSet web"),
+                format!("{dropped} operation=remove scheduling gate namespace=shop pod=web-y"),
+            ]
+        );
+    }
+}
