@@ -131,6 +131,13 @@ pub const TABLE: &[Row] = &[
     ),
     counter(
         Roles::Controller,
+        "late_replacements_total",
+        &[("cause", NOT_CREATED)],
+        "Owners that did not create a pod again within ten seconds after the controller removed one, by what refused it; of each owner \
+         and cause once in ten minutes",
+    ),
+    counter(
+        Roles::Controller,
         "owner_retries_total",
         &[("result", ACTED)],
         "Owners retried whose pods admission had refused",
@@ -194,6 +201,8 @@ const TRIED: &[&str] = &[
     "admission",
     "failed",
 ];
+const NOT_CREATED: &[&str] =
+    &["pod_security", "quota", "annotation", "injector", "not_injected", "admission", "failed", "unknown"];
 const PROVED: &[&str] = &["ready", "not_ready", "unknown"];
 const WRITTEN: &[&str] = &["done", "conflict", "refused", "failed", "audit"];
 const ANSWERED: &[&str] = &["200", "400", "405", "413", "503"];
@@ -253,6 +262,7 @@ pub struct Metrics {
     replacements: Labelled,
     ungated: Labelled,
     successors: Labelled,
+    late_replacements: Labelled,
     retries: Labelled,
     nodes_opened: Labelled,
     /// Connections that were cut off because no slot was free.
@@ -339,6 +349,7 @@ impl Metrics {
         let replacement_window_pods = all.register("replacement_window_pods", Gauge::default());
         let ungated = all.labelled("ungated_pods_total");
         let successors = all.labelled("successor_dry_runs_total");
+        let late_replacements = all.labelled("late_replacements_total");
         let retries = all.labelled("owner_retries_total");
         let nodes_opened = all.labelled("opened_orphan_nodes_total");
         let proof_duration = all.register("proof_duration_seconds", Histogram::new(SECONDS));
@@ -373,6 +384,7 @@ impl Metrics {
             replacements,
             ungated,
             successors,
+            late_replacements,
             retries,
             nodes_opened,
             refused_connections,
@@ -417,6 +429,11 @@ impl Metrics {
     /// The pod that would be made instead of an evicted one was tried out, with this result.
     pub fn successor_tried(&self, result: &str) {
         self.successors.count(&[result]);
+    }
+
+    /// An owner did not create a pod again, for this cause.
+    pub fn replacement_late(&self, cause: &str) {
+        self.late_replacements.count(&[cause]);
     }
 
     /// An owner was to be retried.

@@ -7,10 +7,11 @@ use http::{Method, StatusCode};
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::jiff::Timestamp;
 use linkerd_gate::cluster::event::{self, EventSubject, Reporter};
-use linkerd_gate::cluster::{admission, lease, node, repair};
+use linkerd_gate::cluster::{admission, lease, node, repair, successor};
 use linkerd_gate::decide::PendingRepair;
 use linkerd_gate::decide::election::lease_record::{CONTROLLER_NAME, LeaseHolder, LeaseRecord};
 use linkerd_gate::decide::node::taint::{NodeView, TAINT_KEY};
+use linkerd_gate::decide::repair::late::NotCreated;
 use linkerd_gate::decide::repair::retry::OwnerRetry;
 use linkerd_gate::decide::repair::{Kind, MissedState, OwnerReference, Target, Ungate, UngateReason, WriteOutcome};
 use scripted::{Step, scripted, status};
@@ -520,4 +521,82 @@ async fn what_is_not_bound_and_what_finds_no_parameter_is_seen() {
     };
     assert_eq!(looked(bound(1)).await, (false, false));
     assert_eq!(looked(bound(0)).await, (false, true));
+}
+
+// Why a removed pod was not created again.
+
+const EVENTS: &str =
+    "/api/v1/namespaces/shop/events?fieldSelector=involvedObject.uid%3Do-1%2Creason%3DFailedCreate&limit=100";
+const NAMESPACE: &str = "/api/v1/namespaces?fieldSelector=metadata.name%3Dshop";
+const REPLICA_SET: &str = "/apis/apps/v1/namespaces/shop/replicasets?fieldSelector=metadata.name%3Dweb";
+
+fn list(path_and_query: &'static str, items: &Value) -> Step {
+    read(path_and_query, (StatusCode::OK, json!({"metadata": {}, "items": items})))
+}
+
+/// An Event of that ReplicaSet, so many seconds after the removal.
+fn failed_create(second: i64, message: &str) -> Value {
+    let at = now() + k8s_openapi::jiff::SignedDuration::from_secs(second);
+    json!({"metadata": {"name": "web.1", "namespace": "shop"}, "reason": "FailedCreate", "message": message,
+        "involvedObject": {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web", "uid": "o-1"},
+        "lastTimestamp": at.to_string()})
+}
+
+async fn not_created(steps: Vec<Step>) -> NotCreated {
+    let (since, proven) = (now(), now());
+    let owner = owner(Kind::ReplicaSet);
+    scripted(steps, async |client| successor::not_created(client, "shop", &owner, since, proven).await).await
+}
+
+/// The cause that the latest Event names, of a namespace with this annotation where that is asked for.
+async fn cause(message: &str, annotations: Option<Value>) -> &'static str {
+    let events = list(EVENTS, &json!([failed_create(0, "an earlier one"), failed_create(1, message)]));
+    let more = annotations.map(|annotations| {
+        let template = json!({"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"name": "app"}]}});
+        let set = json!({"metadata": {"name": "web", "namespace": "shop", "uid": "o-1"},
+            "spec": {"selector": {}, "template": template}});
+        let namespace = json!({"metadata": {"name": "shop", "annotations": annotations}});
+        [list(NAMESPACE, &json!([namespace])), list(REPLICA_SET, &json!([set]))]
+    });
+    not_created([events].into_iter().chain(more.into_iter().flatten()).collect()).await.key()
+}
+
+#[tokio::test]
+async fn what_refused_a_replacement_is_found_in_its_owners_events() {
+    let creating = |why: &str| format!("Error creating: {why}");
+    let forbidden = |why: &str| creating(&format!("pods \"web-x\" is forbidden: {why}"));
+    for (message, expected) in [
+        (forbidden("violates PodSecurity \"restricted:latest\": allowPrivilegeEscalation != false"), "pod_security"),
+        (forbidden("exceeded quota: few, requested: pods=1, used: pods=0, limited: pods=0"), "quota"),
+        (forbidden("failed quota: few: must specify limits.cpu for: linkerd-proxy"), "quota"),
+        (forbidden("maximum cpu usage per Container is 10m, but limit is 1"), "admission"),
+        (creating("admission webhook \"policy.example.com\" denied the request: no"), "admission"),
+    ] {
+        assert_eq!(cause(&message, None).await, expected, "{message}");
+    }
+    let guarded =
+        forbidden("ValidatingAdmissionPolicy 'linkerd-gate-guard' with binding 'linkerd-gate-guard' denied request");
+    let uncalled =
+        creating("Internal error occurred: failed calling webhook \"linkerd-proxy-injector.linkerd.io\": EOF");
+    let broken = || Some(json!({"config.linkerd.io/proxy-log-level": "warn,\"linkerd\""}));
+    for (message, annotations, expected) in [
+        (&guarded, broken(), "annotation"),
+        (&guarded, Some(json!({})), "not_injected"),
+        (&uncalled, broken(), "annotation"),
+        (&uncalled, Some(json!({})), "injector"),
+        (&creating("etcdserver: request timed out"), Some(json!({})), "failed"),
+    ] {
+        assert_eq!(cause(message, annotations).await, expected, "{message}");
+    }
+}
+
+#[tokio::test]
+async fn no_event_since_the_removal_says_nothing() {
+    let old = failed_create(-60, "Error creating: pods \"web-x\" is forbidden: violates PodSecurity");
+    for events in [json!([]), json!([old])] {
+        assert_eq!(not_created(vec![list(EVENTS, &events)]).await, NotCreated::Unknown, "{events}");
+    }
+    let forbidden = status(403, "Forbidden", "events is forbidden: User \"x\" cannot list resource \"events\"");
+    let found = not_created(vec![read(EVENTS, forbidden)]).await;
+    assert!(matches!(&found, NotCreated::Failed(why) if why.contains("cannot list resource")), "{found:?}");
 }

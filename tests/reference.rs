@@ -50,6 +50,7 @@ fn the_reference_names_every_event_reason_and_no_other() {
     let mut reasons = BTreeSet::new();
     for (file, starts) in [
         ("src/role/agent/node_reconciler/messages.rs", &["=> \"", "false, \"", "true, \""] as &[&str]),
+        ("src/role/controller/late.rs", &["reason: \""]),
         ("src/role/controller/orphan_nodes.rs", &["reason: \""]),
         ("src/role/controller/report.rs", &["reason: \"", "(true, \"", "(false, \"", "=> (\""]),
         ("src/cluster/held_pod.rs", &["true, \"", "false, \""]),

@@ -1,7 +1,8 @@
-//! Before a pod that runs is evicted: whether what its owner makes instead would be taken, and would have a proxy.
+//! Whether what an owner makes instead of a removed pod is taken, and has a proxy.
 //!
-//! A dry-run of the owner's own template in its own namespace, so that everything there has its say: Pod Security, quotas and limits, other
-//! programs' webhooks, and the injector with the namespace's annotations. Nothing is stored.
+//! Before a pod that runs is evicted, a dry-run tells: of the owner's own template in its own namespace, so that everything there has
+//! its say: Pod Security, quotas and limits, other programs' webhooks, and the injector with the namespace's annotations. Nothing is
+//! stored. After a pod was removed and no other came, the Events of its owner tell the same.
 
 use std::fmt::Debug;
 
@@ -9,18 +10,22 @@ use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::{DaemonSet, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{
-    Namespace, PersistentVolumeClaim, PersistentVolumeClaimVolumeSource, Pod, PodTemplateSpec, ReplicationController,
-    ResourceQuota, Volume,
+    Event, Namespace, PersistentVolumeClaim, PersistentVolumeClaimVolumeSource, Pod, PodTemplateSpec,
+    ReplicationController, ResourceQuota, Volume,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, ListParams, PostParams};
 use kube::{Client, Error, Resource};
 use serde::de::DeserializeOwned;
 
 use super::error::describe;
 use crate::decide::readiness::dry_run::has_proxy;
+use crate::decide::repair::late::{FailedCreate, NotCreated};
 use crate::decide::repair::quota::Exceeded;
-use crate::decide::repair::successor::{RefusalCause, RefusedBy, Trial, full_quota, not_injected, refused_by};
+use crate::decide::repair::successor::{
+    Refusal, RefusalCause, RefusedBy, Trial, code_of, full_quota, not_injected, refused_by,
+};
 use crate::decide::repair::{Kind, OwnerReference, Target};
 
 /// What an owner makes pods of.
@@ -30,6 +35,9 @@ struct Template {
     claims: Vec<PersistentVolumeClaim>,
 }
 
+/// How many Events of one owner are read: each of its refusals differs from the others by a pod's name, and some by a number.
+const MOST_EVENTS: u32 = 100;
+
 /// The file without which a dry-run in an owner's namespace is forbidden.
 const RIGHTS: &str = "; LINKERD_GATE_EVICTION=true needs optional/74-controller-successors-rbac.yaml beside \
                       optional/70-controller-eviction-rbac.yaml";
@@ -38,12 +46,27 @@ const RIGHTS: &str = "; LINKERD_GATE_EVICTION=true needs optional/74-controller-
 /// gone, or is another by now. Another program's kind of owner has no template that is known: nothing is sent, and the annotation that
 /// allows its replacement counts.
 pub async fn prove(client: Client, namespace: &str, owner: &OwnerReference, evicted: &Target) -> Option<Trial> {
-    let found = match owner.kind {
-        Kind::ReplicaSet => find::<ReplicaSet>(&client, namespace, owner, |set| Some(plain(set.spec?.template?))).await,
-        Kind::DaemonSet => find::<DaemonSet>(&client, namespace, owner, |set| Some(plain(set.spec?.template))).await,
-        Kind::Job => find::<Job>(&client, namespace, owner, |job| Some(plain(job.spec?.template))).await,
+    if matches!(owner.kind, Kind::Other(_)) {
+        return Some(Trial::Accepted);
+    }
+    match template(&client, namespace, owner).await {
+        Ok(Some(template)) => Some(send(client, namespace, owner, template, evicted).await),
+        Ok(None) => None,
+        Err(error) => {
+            let what = format!("read {} {namespace}/{}", owner.kind.names().1, owner.name);
+            Some(Trial::Failed(describe(&what, &error)))
+        }
+    }
+}
+
+/// What an owner makes its pods of; nothing where it is gone, is another by now, or is of a kind that is not known.
+async fn template(client: &Client, namespace: &str, owner: &OwnerReference) -> Result<Option<Template>, Error> {
+    match owner.kind {
+        Kind::ReplicaSet => find::<ReplicaSet>(client, namespace, owner, |set| Some(plain(set.spec?.template?))).await,
+        Kind::DaemonSet => find::<DaemonSet>(client, namespace, owner, |set| Some(plain(set.spec?.template))).await,
+        Kind::Job => find::<Job>(client, namespace, owner, |job| Some(plain(job.spec?.template))).await,
         Kind::ReplicationController => {
-            find::<ReplicationController>(&client, namespace, owner, |controller| {
+            find::<ReplicationController>(client, namespace, owner, |controller| {
                 Some(plain(controller.spec?.template?))
             })
             .await
@@ -53,17 +76,9 @@ pub async fn prove(client: Client, namespace: &str, owner: &OwnerReference, evic
                 let spec = set.spec?;
                 Some(Template { template: spec.template, claims: spec.volume_claim_templates.unwrap_or_default() })
             };
-            find::<StatefulSet>(&client, namespace, owner, template).await
+            find::<StatefulSet>(client, namespace, owner, template).await
         }
-        Kind::Other(_) => return Some(Trial::Accepted),
-    };
-    match found {
-        Ok(Some(template)) => Some(send(client, namespace, owner, template, evicted).await),
-        Ok(None) => None,
-        Err(error) => {
-            let what = format!("read {} {namespace}/{}", owner.kind.names().1, owner.name);
-            Some(Trial::Failed(describe(&what, &error)))
-        }
+        Kind::Other(_) => Ok(None),
     }
 }
 
@@ -92,21 +107,60 @@ async fn send(client: Client, namespace: &str, owner: &OwnerReference, template:
     let sent = pod(owner, template);
     match Api::<Pod>::namespaced(client.clone(), namespace).create(&parameters, &sent).await {
         Ok(pod) if has_proxy(&pod) => Trial::Accepted,
-        Ok(_) => not_injected(&sent, metadata_of(client, namespace).await.ok().as_ref(), None),
+        Ok(_) => bare(client, namespace, &sent, None).await,
         Err(Error::Api(status)) => match refused_by(status.code, &status.message) {
             RefusedBy::Rights => Trial::Failed(format!(
                 "not evicted: cannot try out the pod that would be made instead: {}{RIGHTS}",
                 status.message
             )),
             RefusedBy::FullQuota(exceeded) => make_room(client, namespace, &exceeded, evicted, &sent).await,
-            RefusedBy::InjectorOrServer => {
-                let refusal = Some((status.code, status.message.as_str()));
-                not_injected(&sent, metadata_of(client, namespace).await.ok().as_ref(), refusal)
-            }
-            RefusedBy::Known(cause, why) => Trial::Refused(cause, why),
+            RefusedBy::Unclear(code, message) => bare(client, namespace, &sent, Some((code, message))).await,
+            RefusedBy::Known(cause) => Refusal { cause, words: status.message.clone() }.into(),
         },
         Err(error) => Trial::Failed(describe("try out the pod that would be made instead", &error)),
     }
+}
+
+/// A dry-run that came back without a proxy, or was refused with `refused` without a cause in its words.
+async fn bare(client: Client, namespace: &str, sent: &Pod, refused: Option<(u16, &str)>) -> Trial {
+    let of_namespace = metadata_of(client, namespace).await.ok();
+    if let Some(refusal) = not_injected(Some(&sent.metadata), of_namespace.as_ref(), refused) {
+        return refusal.into();
+    }
+    let (code, message) = refused.unwrap_or_default();
+    Trial::Failed(format!("not evicted: cannot try out the pod that would be made instead (HTTP {code}): {message}"))
+}
+
+/// Why `owner` has not created a pod since `since`, by the latest of its Events `FailedCreate`. Injection has been proven without a
+/// break since `proven_since`.
+pub async fn not_created(
+    client: Client,
+    namespace: &str,
+    owner: &OwnerReference,
+    since: Timestamp,
+    proven_since: Timestamp,
+) -> NotCreated {
+    let of_owner = format!("involvedObject.uid={},reason=FailedCreate", owner.uid);
+    let only = ListParams::default().fields(&of_owner).limit(MOST_EVENTS);
+    let events = match Api::<Event>::namespaced(client.clone(), namespace).list(&only).await {
+        Ok(events) => events.items,
+        Err(error) => return NotCreated::Failed(describe("list the owner's Events", &error)),
+    };
+    let events: Vec<FailedCreate> = events.iter().filter_map(|event| FailedCreate::of(event, owner)).collect();
+    let Some(latest) = FailedCreate::latest(&events, since, proven_since) else { return NotCreated::Unknown };
+    let message = latest.message.as_str();
+    let refusal = match refused_by(code_of(message), message) {
+        RefusedBy::Known(cause) => Some(Refusal { cause, words: message.to_owned() }),
+        RefusedBy::FullQuota(_) => Some(Refusal { cause: RefusalCause::Quota, words: message.to_owned() }),
+        RefusedBy::Rights => Some(Refusal { cause: RefusalCause::Admission, words: message.to_owned() }),
+        RefusedBy::Unclear(code, message) => {
+            let of_namespace = metadata_of(client.clone(), namespace).await.ok();
+            let template = template(&client, namespace, owner).await.ok().flatten();
+            let of_pod = template.map(|template| template.template.metadata.unwrap_or_default());
+            not_injected(of_pod.as_ref(), of_namespace.as_ref(), Some((code, message)))
+        }
+    };
+    refusal.map_or_else(|| NotCreated::Failed(message.to_owned()), NotCreated::Refused)
 }
 
 /// Whether the eviction makes room in a quota that is full: by the quotas, and by the pod as it is now.

@@ -228,12 +228,13 @@ impl EventFact {
 }
 
 /// The reasons of our Events on pods and on what makes them.
-const OF_PODS: [&str; 9] = [
+const OF_PODS: [&str; 10] = [
     "OutsideMesh",
     "PodsOutsideMesh",
     "Replacing",
     "ReplacementRefused",
     "ReplacementFailed",
+    "NotCreatedAgain",
     "ReplacementsOutsideMesh",
     "Released",
     "ReleasedWithoutProxy",

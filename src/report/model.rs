@@ -255,6 +255,8 @@ pub enum Kind {
     PodsReplaced,
     /// A removal was refused or failed.
     ReplacementFailed,
+    /// An owner did not create a pod again.
+    NotCreatedAgain,
     /// The controller paused an owner.
     OwnerPaused,
     /// A gate was removed from pods that need none.

@@ -131,6 +131,7 @@ fn of_pods(events: &[EventFact], story: &Story) -> Vec<Moment> {
             "FailedCreate" => Kind::CreatesRefused,
             event_text::OUTSIDE_MESH if !pods::is_held(event) => Kind::PodsOutside,
             "ReplacementRefused" | "ReplacementFailed" => Kind::ReplacementFailed,
+            "NotCreatedAgain" => Kind::NotCreatedAgain,
             "ReplacementsOutsideMesh" => Kind::OwnerPaused,
             "ReleasedWithoutProxy" | "Released" if pods::is_bare(event) => Kind::PodsReleasedWithoutProxy,
             "Released" => Kind::PodsReleased,
@@ -208,6 +209,7 @@ const fn is_warning(kind: Kind) -> bool {
             | Kind::ForeignTaint
             | Kind::PodsOutside
             | Kind::ReplacementFailed
+            | Kind::NotCreatedAgain
             | Kind::OwnerPaused
             | Kind::PodsReleasedWithoutProxy
             | Kind::ReleaseFailed
@@ -262,6 +264,7 @@ fn text(kind: Kind, objects: &[&str], number: usize, why: &str) -> String {
         }
         Kind::PodsOutside => format!("{pod} ran outside the mesh: {all}"),
         Kind::ReplacementFailed => format!("pods of {owner} could not be removed: {all}: {why}"),
+        Kind::NotCreatedAgain => format!("removed pods of {owner} were not created again: {all}: {why}"),
         Kind::OwnerPaused => format!("the controller paused {owner}: {all}: {why}"),
         Kind::PodsReleased => format!("{pod} {was} let go with a proxy, or without a need for one: {all}"),
         Kind::PodsReleasedWithoutProxy => format!("{pod} {was} released outside the mesh: {all}: {why}"),

@@ -182,21 +182,33 @@ const IN_THE_WAY: [(&str, &str, &str, &str); 4] = [
     ("unclear", "cannot be decided", "quota disk: what the pod", "quota_undecided"),
 ];
 
+/// Namespaces whose only pod is held, and what refuses the pod that is to come instead: the Event's cause, whose words, the metric's.
+const IN_THE_WAY_OF_HELD: [(&str, &str, &str, &str); 2] = [
+    ("held-restricted", "Pod Security refused it", "violates PodSecurity", "pod_security"),
+    ("held-small", "a quota refused it", "exceeded quota: few", "quota"),
+];
+
 /// Where a quota is full, in which the eviction itself makes room.
 const FULL: &str = "full";
 
-/// One replica, which is not given up for one that admission would refuse: each cause is found by a dry-run, told apart, and tried again.
+/// One replica, which is not given up for one that admission would refuse: each cause is found by a dry-run, named, and tried again. A
+/// held one has nothing to lose: its cause is found once no other came.
 #[tokio::test]
 async fn what_runs_stays_where_its_successor_would_be_refused() -> Result<()> {
     let harness = opened().await?;
     harness.cluster.start_kwok().await?;
     harness.cluster.fake_nodes(1).await?;
     let names: Vec<&str> = IN_THE_WAY.iter().map(|(name, ..)| *name).chain([FULL]).collect();
-    for name in &names {
+    let held = IN_THE_WAY_OF_HELD.map(|(name, ..)| name);
+    for name in names.iter().chain(&held) {
         let namespace = linkerd_gate_kit::object::namespace(name).asking().json();
         harness.cluster.create_namespace(&super::harness::object(namespace)?).await?;
         harness.namespaces.annotate(name, "linkerd.io/inject", "enabled");
-        harness.create::<ReplicaSet>(name, set("only", 1)).await?;
+        let only = set("only", 1);
+        harness.create::<ReplicaSet>(name, if held.contains(name) { unscheduled(only) } else { only }).await?;
+    }
+    for name in held {
+        until_pods_in(&harness, name, "bare", |pods| !pods.values().any(meshed)).await?;
     }
     let mut bare = Pods::new();
     for name in &names {
@@ -208,10 +220,14 @@ async fn what_runs_stays_where_its_successor_would_be_refused() -> Result<()> {
     };
     // What the injector adds needs more than this level gives.
     let level = |level: Option<&str>| json!({"labels": {"pod-security.kubernetes.io/enforce": level}});
-    change("restricted", level(Some("restricted"))).await?;
+    for name in ["restricted", "held-restricted"] {
+        change(name, level(Some("restricted"))).await?;
+    }
     harness.namespaces.annotate("annotated", "config.linkerd.io/proxy-log-level", BREAKS_THE_PATCH);
     change("annotated", json!({"annotations": {"config.linkerd.io/proxy-log-level": BREAKS_THE_PATCH}})).await?;
-    quota(&harness, "small", "few", json!({"pods": "0"})).await?;
+    for name in ["small", "held-small"] {
+        quota(&harness, name, "few", json!({"pods": "0"})).await?;
+    }
     quota(&harness, "unclear", "few", json!({"pods": "1"})).await?;
     // How much of that the injected pod asks for, only that pod tells.
     quota(&harness, "unclear", "disk", json!({"requests.ephemeral-storage": "1Gi"})).await?;
@@ -226,11 +242,20 @@ async fn what_runs_stays_where_its_successor_would_be_refused() -> Result<()> {
             let counted = replica.metric("linkerd_gate_successor_dry_runs_total", &label).await?;
             ensure!(counted > 0, "{result} is not counted");
         }
+        for (name, cause, words, label) in IN_THE_WAY_OF_HELD {
+            until_event_in(&harness, name, "NotCreatedAgain", cause, words).await?;
+            let line = replica.until_said(&format!(" namespace={name} owner=ReplicaSet only cause={label}")).await?;
+            ensure!(line.contains("pod not created again: ") && line.contains(words), "{line}");
+            let counted = replica.metric("linkerd_gate_late_replacements_total", &format!("cause=\"{label}\"")).await?;
+            ensure!(counted == 1, "{label} is counted {counted} times");
+        }
         until_pods_in(&harness, FULL, "meshed", |pods| all_meshed(pods, 1)).await?;
         ensure!(replica.metric("linkerd_gate_successor_dry_runs_total", "result=\"quota_freed\"").await? > 0);
 
         let requests = harness.requests_of("controller").await?;
-        let elsewhere: Vec<_> = removals(&requests).into_iter().filter(|request| request.namespace != FULL).collect();
+        let may_lose =
+            |request: &&AuditedRequest| request.namespace == FULL || held.contains(&request.namespace.as_str());
+        let elsewhere: Vec<_> = removals(&requests).into_iter().filter(|request| !may_lose(request)).collect();
         ensure!(elsewhere.is_empty(), "evicted all the same: {elsewhere:?}");
         for (name, ..) in IN_THE_WAY {
             until_pods_in(&harness, name, "there", |pods| uids(pods.values()).is_subset(&uids(bare.values()))).await?;
@@ -255,17 +280,22 @@ async fn until_pods_in(harness: &Harness, name: &str, what: &str, condition: imp
 
 /// Waits until log and Event say of the namespace's ReplicaSet that its pod is not evicted, and why.
 async fn refused(harness: &Harness, replica: &Agent, name: &str, cause: &str, words: &str) -> Result<()> {
+    until_event_in(harness, name, "ReplacementRefused", cause, words).await?;
+    let line = replica.until_said(cause).await?;
+    ensure!(line.contains(words) && line.contains("evict pod: refused for now; retrying"), "{line}");
+    ensure!(line.contains(&format!("namespace={name}")), "{line}");
+    Ok(())
+}
+
+/// Waits until an Event on the namespace's ReplicaSet says this.
+async fn until_event_in(harness: &Harness, name: &str, reason: &str, cause: &str, words: &str) -> Result<()> {
     let says = |text: &str| text.contains(cause) && text.contains(words);
     let events: Api<Event> = Api::namespaced(harness.cluster.client().await?, name);
-    let only = ListParams::default().fields("involvedObject.name=only,reason=ReplacementRefused");
+    let only = ListParams::default().fields(&format!("involvedObject.name=only,reason={reason}"));
     let found = |all: &BTreeMap<String, Event>| {
         all.values().any(|event| event.message.as_deref().is_some_and(says)).then_some(())
     };
-    cluster::until_any(&events, &only, &format!("{name}: event {cause}"), PATIENCE, found).await?;
-    let line = replica.until_said(cause).await?;
-    ensure!(says(&line) && line.contains("evict pod: refused for now; retrying"), "{line}");
-    ensure!(line.contains(&format!("namespace={name}")), "{line}");
-    Ok(())
+    cluster::until_any(&events, &only, &format!("{name}: event {cause}"), PATIENCE, found).await
 }
 
 /// A quota in this namespace; waits until it is in force.

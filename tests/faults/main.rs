@@ -1,5 +1,6 @@
 //! The genuine program through faults that are enumerated, not drawn: a controller that is killed after each of its writes in turn,
-//! before it learns that the write is done; a watch that ends instead of each of its events; an API server that lags.
+//! before it learns that the write is done; a watch that ends instead of each of its events; an API server that lags. And a cluster
+//! that refuses what comes instead.
 //!
 //! The API server is the kit's, in memory: one for each place where a fault can be, all at once. A boot's first seconds are played:
 //! pods of several owners are held, Linkerd is back, and the controller has them created again. Whatever the fault, in the end each
@@ -94,4 +95,18 @@ async fn an_api_server_that_lags_makes_no_difference_but_time() {
     let controller = world.controller().unwrap();
     world.until_all_are_meshed(&controller).await.unwrap();
     world.check().unwrap();
+}
+
+/// Not a fault of the API server's: it accepted the held pods, and refuses the injected ones.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_refuses_a_replacement_is_reported_on_its_owner() {
+    let world = World::start_refusing().await.unwrap();
+    let controller = world.controller().unwrap();
+    let logged = world.until_refusals_are_reported(&controller).await.unwrap();
+    for cause in ["pod_security", "quota", "admission", "annotation"] {
+        let line = logged.lines().find(|line| line.ends_with(&format!(" cause={cause}"))).expect(&logged);
+        assert!(line.contains("pod not created again: ") && line.contains(" namespace=shop owner="), "{line}");
+    }
+    assert_eq!(logged.matches("pod not created again").count(), HELD, "{logged}");
+    assert_eq!(world.deleted(), HELD);
 }

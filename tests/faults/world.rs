@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::jiff::Timestamp;
 use linkerd_gate::decide::hold;
 use linkerd_gate::linkerd::{self, TokenProjection, WebhookView};
 use linkerd_gate_kit::memory_api::{Admission, Faults, Key, MemoryApi, Selection, Store};
@@ -31,8 +32,24 @@ const OWNERS: [(&str, &str, &str); 4] = [
     ("DaemonSet", "/apis/apps/v1/daemonsets", "logs"),
 ];
 
+/// What refuses the pods of these owners, in their order, in a world where their injected pods are refused; the words of a log and an
+/// Event.
+pub const REFUSALS: [(&str, &str); 4] = [
+    (
+        "is forbidden: violates PodSecurity \"restricted:latest\": allowPrivilegeEscalation != false",
+        "Pod Security refused it",
+    ),
+    ("is forbidden: exceeded quota: few, requested: pods=1, used: pods=9, limited: pods=9", "a quota refused it"),
+    ("is forbidden: maximum cpu usage per Container is 10m, but limit is 1", "admission refused it"),
+    (
+        "is forbidden: ValidatingAdmissionPolicy 'linkerd-gate-guard' with binding 'linkerd-gate-guard' denied request: no proxy",
+        "Linkerd could not inject it",
+    ),
+];
+
 /// What a prover looks at of Linkerd.
 const SERVICES: [&str; 2] = ["linkerd-identity", "linkerd-proxy-injector"];
+const EVENTS: &str = "/api/v1/events";
 const SLICES: &str = "/apis/discovery.k8s.io/v1/endpointslices";
 
 /// How many pods are held.
@@ -87,6 +104,30 @@ fn asking() -> Value {
     namespace(SHOP).asking().labelled("kubernetes.io/metadata.name", SHOP).json()
 }
 
+/// By an annotation that Linkerd copies into its patch as it is.
+fn breaking_the_patch(mut namespace: Value) -> Value {
+    namespace["metadata"]["annotations"]["config.linkerd.io/proxy-log-level"] = json!("warn,\"linkerd\"");
+    namespace
+}
+
+/// What the owner's controller says where its create is refused.
+fn refuse(store: &Store, collection: &str, owner: &Value, refusal: &str) {
+    let mut lacking = owner.clone();
+    lacking["status"] = json!({"replicas": 0, "currentNumberScheduled": 0, "desiredNumberScheduled": 1});
+    let lacking = store.put(&Key::of(collection, owner), lacking);
+    let (metadata, kind) =
+        (&lacking["metadata"], OWNERS.iter().find(|(.., name)| lacking["metadata"]["name"] == *name));
+    let name = metadata["name"].as_str().unwrap_or_default();
+    let event = json!({
+        "metadata": {"name": format!("{name}.1"), "namespace": SHOP}, "reason": "FailedCreate", "type": "Warning",
+        "involvedObject": {"apiVersion": "apps/v1", "kind": kind.map(|(kind, ..)| kind), "namespace": SHOP, "name": name,
+            "uid": metadata["uid"]},
+        "message": format!("Error creating: pods \"{name}-x\" {refusal}"),
+        "lastTimestamp": Timestamp::now().to_string(),
+    });
+    store.put(&Key::of(EVENTS, &event), event);
+}
+
 fn requests_injection(pod: &Value) -> Result<bool> {
     let namespace: Namespace = serde_json::from_value(asking())?;
     let pod: Pod = serde_json::from_value(pod.clone())?;
@@ -98,11 +139,20 @@ fn requests_injection(pod: &Value) -> Result<bool> {
 impl World {
     /// Once a controller watches, the owners create their pods, one after the other; then Linkerd answers.
     pub async fn start(faults: Faults) -> Result<Self> {
+        Self::start_with(faults, false).await
+    }
+
+    /// The same without faults, but whatever the owners create once Linkerd answers is refused.
+    pub async fn start_refusing() -> Result<Self> {
+        Self::start_with(Faults::default(), true).await
+    }
+
+    async fn start_with(faults: Faults, refuses: bool) -> Result<Self> {
         let linkerd = Arc::new(Linkerd::default());
         let api = Arc::new(MemoryApi::start_with(Arc::clone(&linkerd) as _, faults).await?);
         let store = api.store();
         let put = |collection: &str, object: Value| store.put(&Key::of(collection, &object), object);
-        put("/api/v1/namespaces", asking());
+        put("/api/v1/namespaces", if refuses { breaking_the_patch(asking()) } else { asking() });
         put("/api/v1/namespaces", namespace(PROBES).asking().labelled("kubernetes.io/metadata.name", PROBES).json());
         for name in ["linkerd", "linkerd-gate"] {
             put("/api/v1/namespaces", namespace(name).json());
@@ -122,10 +172,10 @@ impl World {
         let deleted = Arc::new(AtomicUsize::new(0));
         let mut owners = JoinSet::new();
         let mut created = Vec::new();
-        for (kind, collection, name) in OWNERS {
+        for ((kind, collection, name), (refusal, _)) in OWNERS.into_iter().zip(REFUSALS) {
             let selector = json!({"matchLabels": {"app": name}});
             let object = json!({"metadata": {"name": name, "namespace": SHOP}, "spec": {"replicas": 1, "selector": selector},
-                "status": {"replicas": 1, "desiredNumberScheduled": 1}});
+                "status": {"replicas": 1, "currentNumberScheduled": 1, "desiredNumberScheduled": 1}});
             let owner = put(collection, object);
             let (begin, turn) = oneshot::channel::<()>();
             let (done, first) = oneshot::channel::<()>();
@@ -144,6 +194,10 @@ impl World {
                     let (key, uid) = (Key::of("/api/v1/pods", &last), last["metadata"]["uid"].clone());
                     api.store().until(&key, |found| found.is_none_or(|found| found["metadata"]["uid"] != uid)).await;
                     deleted.fetch_add(1, Ordering::Relaxed);
+                    if refuses {
+                        refuse(api.store(), collection, &owner, refusal);
+                        return;
+                    }
                 }
             });
         }
@@ -210,6 +264,33 @@ impl World {
             );
         }
         Ok(())
+    }
+
+    /// Waits until an Event on each owner says what refused its pod, and returns what the controller logged.
+    pub async fn until_refusals_are_reported(&self, controller: &Controller) -> Result<String> {
+        let store = self.api.store();
+        let events =
+            Selection { collection: EVENTS.to_owned(), namespace: Some(SHOP.to_owned()), ..Selection::default() };
+        let reported = async {
+            let (mut found, mut version) = store.list(&events);
+            let says = |event: &Value, name: &str, cause: &str| {
+                event["reason"] == "NotCreatedAgain"
+                    && event["involvedObject"]["name"] == name
+                    && event["message"].as_str().is_some_and(|message| message.contains(cause))
+            };
+            let all = |found: &[Value]| {
+                let mut owners = OWNERS.iter().zip(REFUSALS);
+                owners.all(|((.., name), (_, cause))| found.iter().any(|event| says(event, name, cause)))
+            };
+            while !all(&found) {
+                (_, version) = store.changes(&events, version).await;
+                (found, _) = store.list(&events);
+            }
+        };
+        let reported = timeout(PATIENCE, reported).await;
+        let logged = controller.end().await?;
+        ensure!(reported.is_ok(), "{:#?}; the controller logged:\n{logged}", store.list(&events).0);
+        Ok(logged)
     }
 
     /// What holds whatever went wrong.

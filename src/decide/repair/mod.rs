@@ -15,7 +15,8 @@
 //! - [`window`]: how many replacements or retries may be pending, by their results.
 //! - [`token_bucket`]: the rate of evictions.
 //! - [`retry`]: which owners, whose pods the API server refused, are retried.
-//! - [`successor`]: what a dry-run of the pod that would be made instead of an evicted one says.
+//! - [`successor`]: what refuses the pod that is made instead of a removed one.
+//! - [`late`]: why an owner has not created a pod again.
 //! - [`quota`]: whether an eviction makes room in a full quota.
 //! - [`event_text`]: what Events say that `report` reads again.
 //! - [`recreate`]: which pods `recreate` creates again, and from which manifest.
@@ -23,6 +24,7 @@
 pub mod action;
 pub mod decision;
 pub mod event_text;
+pub mod late;
 pub mod object;
 pub mod plan;
 pub mod quota;

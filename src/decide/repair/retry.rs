@@ -16,8 +16,11 @@ const FIRST_PAUSE: Duration = Duration::from_secs(5);
 /// And is this long at most.
 const LONGEST_PAUSE: Duration = Duration::from_mins(2);
 
+/// What a refusal by our guard says.
+pub const GUARD: &str = "ValidatingAdmissionPolicy 'linkerd-gate-guard'";
+
 /// What a refusal says that the gate is about: the guard's, or the injector's webhook's with `failurePolicy: Fail`.
-const OURS: [&str; 2] = ["ValidatingAdmissionPolicy 'linkerd-gate-guard'", "linkerd-proxy-injector"];
+const OURS: [&str; 2] = [GUARD, "linkerd-proxy-injector"];
 
 /// An Event that says that an owner's create was refused.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,11 +1,22 @@
-//! Before a pod that runs is evicted: what a dry-run of the pod that would be made instead says.
+//! What refuses the pod that an owner makes instead of a removed one: by a dry-run, before a pod that runs is evicted; by the
+//! owner's Events, after a pod was removed and no other came.
 
 use k8s_openapi::api::core::v1::{Pod, ResourceQuota};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::quota::{Exceeded, Room};
+use super::retry::GUARD;
 use crate::decide::readiness::dry_run::INJECTOR_WEBHOOK;
 use crate::linkerd::patch_problems;
+
+/// Why a pod is refused: by what, and in whose words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// By what.
+    pub cause: RefusalCause,
+    /// The API server's words, or which annotation it is.
+    pub words: String,
+}
 
 /// What the dry-run says of the eviction.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,7 +31,7 @@ pub enum Trial {
     Failed(String),
 }
 
-/// What refuses the pod that would be made instead.
+/// What refuses the pod that is made instead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RefusalCause {
     /// Pod Security, for what the injector adds or for the pod's own.
@@ -33,40 +44,56 @@ pub enum RefusalCause {
     Annotation,
     /// The injector itself, or the call to it.
     Injector,
-    /// No one: the pod would come without a proxy.
+    /// No other than our guard, if it is bound: the pod would come without a proxy.
     NotInjected,
     /// Another part of admission: a limit range, another program's webhook or policy.
     Admission,
 }
 
-/// Who refused a dry-run, by the API server's words.
+/// Who refused a pod, by the API server's words.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum RefusedBy {
-    /// RBAC: the controller may not try it.
+pub enum RefusedBy<'a> {
+    /// RBAC: whoever creates the pod may not.
     Rights,
-    /// A full quota: whether the eviction makes room is decided by [`full_quota`].
+    /// A full quota: whether an eviction makes room is decided by [`full_quota`].
     FullQuota(Exceeded),
-    /// The injector or the call to it, or the API server itself: the annotations may tell more, see [`not_injected`].
-    InjectorOrServer,
-    /// A refusal whose text says enough.
-    Known(RefusalCause, String),
+    /// Our guard, the injector or the call to it, or the API server itself: the annotations may tell more, see [`not_injected`].
+    Unclear(u16, &'a str),
+    /// What the words name.
+    Known(RefusalCause),
 }
 
-/// Who refused a dry-run with this HTTP code and message.
-pub fn refused_by(code: u16, message: &str) -> RefusedBy {
-    let known = |cause, who: &str| RefusedBy::Known(cause, format!("not evicted: {who}: {message}"));
+/// Who refused a pod with this HTTP code and message.
+pub fn refused_by(code: u16, message: &str) -> RefusedBy<'_> {
+    let unclear = message.contains(GUARD)
+        || message.contains(INJECTOR_WEBHOOK)
+        || code >= 500 && !message.contains("admission webhook");
     if code == 403 && message.contains("cannot create resource") {
         RefusedBy::Rights
     } else if code == 403 && message.contains("violates PodSecurity") {
-        known(RefusalCause::PodSecurity, "Pod Security would refuse the pod that would be made instead")
+        RefusedBy::Known(RefusalCause::PodSecurity)
     } else if let Some(exceeded) = Exceeded::read(message) {
         RefusedBy::FullQuota(exceeded)
     } else if message.contains("failed quota: ") {
-        known(RefusalCause::Quota, "a quota would refuse the pod that would be made instead")
-    } else if message.contains(INJECTOR_WEBHOOK) || code >= 500 && !message.contains("admission webhook") {
-        RefusedBy::InjectorOrServer
+        RefusedBy::Known(RefusalCause::Quota)
+    } else if unclear {
+        RefusedBy::Unclear(code, message)
     } else {
-        known(RefusalCause::Admission, "the pod that would be made instead would be refused")
+        RefusedBy::Known(RefusalCause::Admission)
+    }
+}
+
+/// The HTTP code of a refusal of which only the message is known, as in an Event: 500 where the API server neither forbids nor denies
+/// nor finds the pod invalid.
+pub fn code_of(message: &str) -> u16 {
+    if message.contains(" is forbidden: ") {
+        403
+    } else if message.contains(" is invalid: ") {
+        422
+    } else if message.contains(" denied the request") {
+        400
+    } else {
+        500
     }
 }
 
@@ -81,8 +108,8 @@ pub fn full_quota(
     evicted: Option<&Pod>,
     successor: &Pod,
 ) -> Trial {
-    if let Some(refused) = broken_patch(successor, namespace) {
-        return refused;
+    if let Some(refusal) = broken_patch(&successor.metadata, namespace) {
+        return refusal.into();
     }
     let room = match (evicted, &successor.spec) {
         (Some(evicted), Some(spec)) => exceeded.after_eviction(quotas, evicted, spec),
@@ -103,33 +130,58 @@ pub fn full_quota(
     }
 }
 
-/// Why a dry-run pod has no proxy, or was refused by the injector or the API server with `refusal`: by the annotations of the
-/// pod and its namespace, where one makes the injector's patch fail.
-pub fn not_injected(sent: &Pod, namespace: Option<&ObjectMeta>, refusal: Option<(u16, &str)>) -> Trial {
-    if let Some(refused) = namespace.and_then(|namespace| broken_patch(sent, namespace)) {
-        return refused;
+/// Why a pod has no proxy, or was refused with `refused` by our guard, the injector or the API server: by the annotations of the
+/// pod and its namespace, where one makes the injector's patch fail. Nothing where only the API server is to blame.
+pub fn not_injected(
+    sent: Option<&ObjectMeta>,
+    namespace: Option<&ObjectMeta>,
+    refused: Option<(u16, &str)>,
+) -> Option<Refusal> {
+    if let Some(refusal) = sent.zip(namespace).and_then(|(sent, namespace)| broken_patch(sent, namespace)) {
+        return Some(refusal);
     }
-    match refusal {
-        None => Trial::Refused(
-            RefusalCause::NotInjected,
-            "not evicted: a dry-run of the pod that would be made instead came back without Linkerd's proxy; \
-             linkerd-gate explain says why"
-                .to_owned(),
-        ),
-        Some((_, message)) if message.contains(INJECTOR_WEBHOOK) => Trial::Refused(
-            RefusalCause::Injector,
-            format!("not evicted: Linkerd's injector would refuse the pod that would be made instead: {message}"),
-        ),
-        Some((code, message)) => Trial::Failed(format!(
-            "not evicted: cannot try out the pod that would be made instead (HTTP {code}): {message}"
-        )),
+    let (cause, words) = match refused {
+        None => (RefusalCause::NotInjected, "it came back so from a dry-run; linkerd-gate explain says why"),
+        Some((_, message)) if message.contains(GUARD) => (RefusalCause::NotInjected, message),
+        Some((_, message)) if message.contains(INJECTOR_WEBHOOK) => (RefusalCause::Injector, message),
+        Some(_) => return None,
+    };
+    Some(Refusal { cause, words: words.to_owned() })
+}
+
+fn broken_patch(sent: &ObjectMeta, namespace: &ObjectMeta) -> Option<Refusal> {
+    let problem = patch_problems(sent, namespace).into_iter().next()?;
+    Some(Refusal { cause: RefusalCause::Annotation, words: problem.to_string() })
+}
+
+// === impl Refusal ===
+
+impl Refusal {
+    /// For a pod that is not evicted.
+    pub fn not_evicted(&self) -> String {
+        let Self { cause, words } = self;
+        let pod = "the pod that would be made instead";
+        match cause {
+            RefusalCause::Annotation => format!("not evicted: Linkerd could not inject {pod}: {words}"),
+            RefusalCause::NotInjected => format!("not evicted: {pod} would have no proxy: {words}"),
+            by => format!("not evicted: {} would refuse {pod}: {words}", by.name()),
+        }
+    }
+
+    /// For a pod that did not come: what was so.
+    pub fn not_created(&self) -> String {
+        match self.cause {
+            RefusalCause::Annotation => "Linkerd could not inject it".to_owned(),
+            RefusalCause::NotInjected => "it would have no proxy".to_owned(),
+            by => format!("{} refused it", by.name()),
+        }
     }
 }
 
-fn broken_patch(sent: &Pod, namespace: &ObjectMeta) -> Option<Trial> {
-    let problem = patch_problems(&sent.metadata, namespace).into_iter().next()?;
-    let why = format!("not evicted: Linkerd could not inject the pod that would be made instead: {problem}");
-    Some(Trial::Refused(RefusalCause::Annotation, why))
+impl From<Refusal> for Trial {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal.cause, refusal.not_evicted())
+    }
 }
 
 // === impl Trial ===
@@ -149,7 +201,19 @@ impl Trial {
 // === impl RefusalCause ===
 
 impl RefusalCause {
-    const fn key(self) -> &'static str {
+    /// As the subject of "refuses".
+    const fn name(self) -> &'static str {
+        match self {
+            Self::PodSecurity => "Pod Security",
+            Self::Quota | Self::QuotaUndecided => "a quota",
+            Self::Annotation | Self::Injector => "Linkerd's injector",
+            Self::NotInjected => "the policy linkerd-gate-guard",
+            Self::Admission => "admission",
+        }
+    }
+
+    /// A word for metrics.
+    pub const fn key(self) -> &'static str {
         match self {
             Self::PodSecurity => "pod_security",
             Self::Quota => "quota",
@@ -168,33 +232,49 @@ mod tests {
 
     use super::*;
 
+    const GUARDED: &str = "pods \"a\" is forbidden: ValidatingAdmissionPolicy 'linkerd-gate-guard' with binding \
+                           'linkerd-gate-guard' denied request: the pod requests injection and has no proxy";
+    const DENIED: &str = "admission webhook \"linkerd-proxy-injector.linkerd.io\" denied the request: bad";
+    const UNANSWERED: &str =
+        "Internal error occurred: failed calling webhook \"linkerd-proxy-injector.linkerd.io\": timeout";
+    const FULL: &str = "pods \"a\" is forbidden: exceeded quota: few, requested: pods=1, used: pods=1, limited: pods=1";
+
+    /// Refusals with their codes, of which an Event has the words only.
     #[test]
     fn each_refusal_is_classified_by_its_text() {
-        let cause = |code, message: &str| match refused_by(code, message) {
-            RefusedBy::Known(cause, why) => {
-                assert!(why.starts_with("not evicted: ") && why.ends_with(message), "{why}");
-                cause
-            }
-            other => panic!("{other:?}"),
-        };
-        let security =
-            "pods \"a\" is forbidden: violates PodSecurity \"restricted:latest\": (container \"linkerd-init\")";
-        assert_eq!(cause(403, security), RefusalCause::PodSecurity);
-        let wants = "pods \"a\" is forbidden: failed quota: few: must specify limits.cpu for: linkerd-proxy";
-        assert_eq!(cause(403, wants), RefusalCause::Quota);
-        let range = "pods \"a\" is forbidden: maximum cpu usage per Container is 1, but limit is 2";
-        assert_eq!(cause(403, range), RefusalCause::Admission);
+        use RefusalCause::{Admission, PodSecurity, Quota};
+        let known = |cause| Some(RefusedBy::Known(cause));
+        for (code, message, expected) in [
+            (
+                403,
+                "pods \"a\" is forbidden: violates PodSecurity \"restricted:latest\": (container \"linkerd-init\")",
+                known(PodSecurity),
+            ),
+            (
+                403,
+                "pods \"a\" is forbidden: failed quota: few: must specify limits.cpu for: linkerd-proxy",
+                known(Quota),
+            ),
+            (403, "pods \"a\" is forbidden: maximum cpu usage per Container is 1, but limit is 2", known(Admission)),
+            (422, "Pod \"a\" is invalid: spec.containers[0].image: Required value", known(Admission)),
+            (400, "admission webhook \"policy.example.com\" denied the request: no", known(Admission)),
+            (403, FULL, Exceeded::read(FULL).map(RefusedBy::FullQuota)),
+            (
+                403,
+                "pods is forbidden: User \"x\" cannot create resource \"pods\" in API group \"\" in the namespace \"shop\"",
+                Some(RefusedBy::Rights),
+            ),
+            (403, GUARDED, None),
+            (400, DENIED, None),
+            (500, UNANSWERED, None),
+            (500, "etcdserver: request timed out", None),
+        ] {
+            let expected = expected.unwrap_or(RefusedBy::Unclear(code, message));
+            assert_eq!(refused_by(code, message), expected, "{message}");
+            assert_eq!(code_of(message), code, "{message}");
+        }
         let other = "admission webhook \"policy.example.com\" denied the request: no";
-        assert_eq!((cause(400, other), cause(500, other)), (RefusalCause::Admission, RefusalCause::Admission));
-
-        let full = "pods \"a\" is forbidden: exceeded quota: few, requested: pods=1, used: pods=1, limited: pods=1";
-        assert!(matches!(refused_by(403, full), RefusedBy::FullQuota(_)));
-        let rights =
-            "pods is forbidden: User \"x\" cannot create resource \"pods\" in API group \"\" in the namespace \"shop\"";
-        assert_eq!(refused_by(403, rights), RefusedBy::Rights);
-        let injector = "admission webhook \"linkerd-proxy-injector.linkerd.io\" denied the request: bad";
-        assert_eq!(refused_by(400, injector), RefusedBy::InjectorOrServer);
-        assert_eq!(refused_by(500, "etcdserver: request timed out"), RefusedBy::InjectorOrServer);
+        assert_eq!(refused_by(500, other), RefusedBy::Known(Admission));
     }
 
     #[test]
@@ -203,22 +283,51 @@ mod tests {
             serde_json::from_value(json!({"annotations": annotations})).unwrap()
         };
         let broken = metadata(json!({"config.linkerd.io/proxy-log-level": "warn,\"linkerd\"=debug"}));
-        let sound = metadata(json!({}));
-        let key = |namespace, refusal| not_injected(&Pod::default(), namespace, refusal).key();
-        let denied = Some((400, "admission webhook \"linkerd-proxy-injector.linkerd.io\" denied the request: bad"));
-        for refusal in [None, denied, Some((500, "Internal error occurred: invalid character 'l'"))] {
-            assert_eq!(key(Some(&broken), refusal), "annotation");
-            let Trial::Refused(_, why) = not_injected(&Pod::default(), Some(&broken), refusal) else { panic!() };
+        let (sound, sent) = (metadata(json!({})), ObjectMeta::default());
+        let key = |namespace, refused| not_injected(Some(&sent), Some(namespace), refused).map(|it| it.cause.key());
+        let denied = Some((400, DENIED));
+        for refused in
+            [None, denied, Some((403, GUARDED)), Some((500, "Internal error occurred: invalid character 'l'"))]
+        {
+            assert_eq!(key(&broken, refused), Some("annotation"));
+            let why = not_injected(Some(&sent), Some(&broken), refused).unwrap().not_evicted();
             assert!(
                 why.contains("the namespace's annotation config.linkerd.io/proxy-log-level holds a quote"),
                 "{why}"
             );
         }
-        let exceeded = Exceeded::read("exceeded quota: few, requested: pods=1, used: pods=1, limited: pods=1").unwrap();
+        let exceeded = Exceeded::read(FULL).unwrap();
         let full = |namespace| full_quota(&exceeded, &[], namespace, None, &Pod::default()).key();
         assert_eq!((full(&broken), full(&sound)), ("annotation", "quota_undecided"));
-        assert_eq!(key(Some(&sound), None), "not_injected");
-        assert_eq!(key(None, denied), "injector");
-        assert_eq!(key(Some(&sound), Some((503, "etcdserver: no leader"))), "failed");
+        assert_eq!(key(&sound, None), Some("not_injected"));
+        assert_eq!(key(&sound, Some((403, GUARDED))), Some("not_injected"));
+        assert_eq!(key(&sound, denied), Some("injector"));
+        assert_eq!(key(&sound, Some((503, "etcdserver: no leader"))), None);
+        assert_eq!(not_injected(None, Some(&broken), denied).map(|it| it.cause.key()), Some("injector"));
+    }
+
+    #[test]
+    fn each_cause_has_a_sentence_for_before_and_after() {
+        let refusal = |cause| Refusal { cause, words: "its words".to_owned() };
+        for (cause, before, after) in [
+            (
+                RefusalCause::PodSecurity,
+                "not evicted: Pod Security would refuse the pod that would be made instead: its words",
+                "Pod Security refused it",
+            ),
+            (
+                RefusalCause::Annotation,
+                "not evicted: Linkerd could not inject the pod that would be made instead: its words",
+                "Linkerd could not inject it",
+            ),
+            (
+                RefusalCause::NotInjected,
+                "not evicted: the pod that would be made instead would have no proxy: its words",
+                "it would have no proxy",
+            ),
+        ] {
+            assert_eq!(refusal(cause).not_evicted(), before);
+            assert_eq!(refusal(cause).not_created(), after);
+        }
     }
 }

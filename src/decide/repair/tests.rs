@@ -5,6 +5,7 @@ mod decision;
 mod due;
 mod fixtures;
 mod jobs;
+mod late;
 mod model;
 mod simulation;
 mod ungate;

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::action::{ABSENT_FOR, Action, Operation, RepairPolicy, Ungate};
-use super::object::{Kind, Life, PodView};
+use super::late::LateReplacement;
+use super::object::{Kind, Life, OwnerView, PodView};
 use super::scan::{MissedState, PodState, Scan, Snapshot};
 use super::token_bucket::TokenBucket;
 use crate::decide::repair::window;
@@ -59,6 +60,10 @@ pub struct Tracker {
     pub(super) missed_again_at: Option<Duration>,
     webhooks: Option<WebhookView>,
     cooldown: Duration,
+    /// When injection was last seen unproven.
+    unproven_at: Duration,
+    /// Owners whose replacements turned out to be late in the latest observation.
+    late: Vec<LateReplacement>,
 }
 
 /// A Job that carries our mark.
@@ -127,6 +132,10 @@ struct Replacement {
     paced: bool,
     /// Whether the window shrank because it showed nothing.
     silent: bool,
+    /// Whether its pod is gone and none has come instead.
+    absent: bool,
+    /// After which of the two patiences this was asked about last.
+    asked_after: Duration,
 }
 
 /// What was seen of an owner's replacements.
@@ -172,6 +181,8 @@ impl Tracker {
             missed_again_at: None,
             webhooks: None,
             cooldown: policy.cooldown,
+            unproven_at: now,
+            late: Vec::new(),
         }
     }
 
@@ -194,10 +205,25 @@ impl Tracker {
         self.uninstalled = self.absent_since.is_some_and(|since| now.saturating_sub(since) >= ABSENT_FOR);
         let mut arrivals = Arrivals::default();
         let mut broken = Vec::new();
-        let lacking: BTreeSet<&str> =
-            snapshot.owners.iter().filter(|owner| owner.wants).map(|owner| owner.reference.uid.as_str()).collect();
+        let lacking = snapshot.owners.iter().filter(|owner| owner.wants);
+        let lacking: BTreeMap<&str, &OwnerView> = lacking.map(|owner| (owner.reference.uid.as_str(), owner)).collect();
+        self.late.clear();
+        if snapshot.proven.is_none() {
+            self.unproven_at = now;
+        }
         for (uid, owner) in &mut self.owners {
-            arrivals.add(owner.note_pods(scan.siblings_of(uid), lacking.contains(uid.as_str()), now));
+            let view = lacking.get(uid.as_str());
+            arrivals.add(owner.note_pods(scan.siblings_of(uid), view.is_some(), now));
+            if let Some(view) = view.filter(|_| snapshot.proven.is_some())
+                && owner.note_late(now)
+            {
+                self.late.push(LateReplacement {
+                    namespace: view.namespace.clone(),
+                    owner: view.reference.clone(),
+                    since: owner.acted_at,
+                    proven_since: self.unproven_at,
+                });
+            }
             if owner.judge(snapshot.proven, now) {
                 broken.push(uid.clone());
             }
@@ -273,6 +299,8 @@ impl Tracker {
             going: false,
             paced,
             silent: false,
+            absent: false,
+            asked_after: Duration::ZERO,
         }));
     }
 
@@ -419,6 +447,12 @@ impl Tracker {
         })
     }
 
+    /// Owners that have not created a pod again in time, as the latest observation found them; each is returned once after
+    /// [`window::PATIENCE`], and once more after [`PATIENCE`].
+    pub fn take_late(&mut self) -> Vec<LateReplacement> {
+        std::mem::take(&mut self.late)
+    }
+
     /// The owners of which all pods have to be seen, whatever these are, by uid: something was done of which more is to come.
     pub fn awaited(&self) -> BTreeSet<String> {
         self.owners.keys().chain(self.marked.keys()).cloned().collect()
@@ -555,7 +589,8 @@ impl OwnerTracker {
             }
             let unready = flight.state == MissedState::Running && successor.is_some();
             let waited = now.saturating_sub(flight.since);
-            flight.late = waited >= PATIENCE && removed.is_none() && flight.successor.is_none();
+            flight.absent = removed.is_none() && flight.successor.is_none();
+            flight.late = waited >= PATIENCE && flight.absent;
             // Where the owner wants nothing more, nothing is to come.
             if lacks && flight.takes_a_place() && waited >= window::PATIENCE && !flight.silent {
                 flight.silent = true;
@@ -564,6 +599,18 @@ impl OwnerTracker {
             unready || waited < PATIENCE || flight.late && waited < BREAKER_OPEN_FOR
         });
         arrivals
+    }
+
+    /// Whether it is to be asked now why no pod has come: of each removal once after either patience.
+    fn note_late(&mut self, now: Duration) -> bool {
+        let mut news = false;
+        for flight in self.replacements.iter_mut().filter(|flight| flight.absent && flight.paced) {
+            let waited = now.saturating_sub(flight.since);
+            let passed = [PATIENCE, window::PATIENCE].into_iter().find(|patience| waited >= *patience);
+            news |= passed.is_some_and(|passed| passed > flight.asked_after);
+            flight.asked_after = flight.asked_after.max(passed.unwrap_or_default());
+        }
+        news
     }
 
     /// Counts what no outage explains. Returns whether it is left alone from now on.

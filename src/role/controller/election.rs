@@ -8,8 +8,9 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use super::report::Reporter;
 use super::watches::Watches;
-use super::{Context, admission, event_recorder, orphan_nodes, prover, repair, retry};
+use super::{Context, admission, event_recorder, late, orphan_nodes, prover, repair, retry};
 use crate::cluster::watch::Seen;
 use crate::decide::election::elector::LossReason;
 use crate::decide::election::lease_record::{CONTROLLER_NAME, LeaseRecord};
@@ -125,13 +126,16 @@ async fn act(
     // When injection must be proven again, whatever was proven before.
     let (reprove_sink, reprove) = watch::channel(Duration::ZERO);
     let (recorder, events) = event_recorder::channel();
+    let (late_sender, late) = late::channel();
+    let reporter = Reporter::new(Arc::clone(&context), recorder.clone(), late_sender);
     tokio::select! {
         biased;
         never = prover::run(Arc::clone(&context), seen.clone(), gate_sink, reprove, probes_at) => never,
-        never = repair::run(Arc::clone(&context), seen.clone(), renewed.clone(), gate.clone(), reprove_sink.clone(), recorder.clone(), pending) => never,
+        never = repair::run(Arc::clone(&context), seen.clone(), renewed.clone(), gate.clone(), reprove_sink.clone(), reporter, pending) => never,
         never = admission::run(Arc::clone(&context)) => never,
         never = retry::run(Arc::clone(&context), seen.clone(), renewed.clone(), gate, reprove_sink) => never,
-        never = orphan_nodes::run(Arc::clone(&context), seen, renewed, recorder) => never,
+        never = orphan_nodes::run(Arc::clone(&context), seen, renewed, recorder.clone()) => never,
+        never = late.run(Arc::clone(&context), recorder) => never,
         never = events.run(context) => never,
         never = watches.last() => never,
     }

@@ -11,7 +11,7 @@ use tracing::{debug, warn};
 
 use super::{Context, wall};
 use crate::cluster::event::{self, EventSubject, Reporter};
-use crate::decide::repair::{Rate, TokenBucket};
+use crate::decide::repair::{Kind, OwnerReference, Rate, TokenBucket};
 
 /// How many may wait to be written. What comes on top is left out: the log has it.
 const WAITING: usize = 5000;
@@ -120,6 +120,11 @@ impl Notes {
             }
         }
     }
+}
+
+/// An owner as the subject of an Event. The policy for Events allows only the kinds that we know.
+pub(super) fn subject_of(namespace: &str, owner: &OwnerReference) -> Option<EventSubject> {
+    (!matches!(owner.kind, Kind::Other(_))).then(|| EventSubject::owner(namespace, owner))
 }
 
 #[cfg(test)]

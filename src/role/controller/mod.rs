@@ -16,6 +16,7 @@
 mod admission;
 mod election;
 mod event_recorder;
+mod late;
 mod orphan_nodes;
 mod prover;
 mod repair;

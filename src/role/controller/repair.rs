@@ -9,7 +9,6 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::event_recorder::EventRecorder;
 use super::report::Reporter;
 use super::watches::Watched;
 use super::writes::{Writes, Written};
@@ -52,11 +51,10 @@ pub(super) async fn run(
     renewed: watch::Receiver<Instant>,
     gate: watch::Receiver<Gate>,
     reprove: watch::Sender<Duration>,
-    recorder: EventRecorder,
+    reporter: Reporter,
     pending: watch::Sender<PendingRepair>,
 ) -> Infallible {
     let tracker = Tracker::new(&context.settings.repair, context.now());
-    let reporter = Reporter::new(Arc::clone(&context), recorder);
     let writes = Writes::new(Arc::clone(&context), renewed.clone(), gate.clone());
     let repairer = Repairer {
         context,
@@ -152,6 +150,7 @@ impl Repairer {
             pending.send_if_modified(|before| std::mem::replace(before, count) != count);
             step::begin(plan, &scan, tracker, permit, writes.room(), now)
         });
+        self.reporter.look_up(self.tracker.take_late());
         self.seen.await_pods_of(self.tracker.awaited());
         let Some(due) = planned else { return Due { again: Some(now + RECHECK), ..Due::default() } };
         if let Some(at) = self.tracker.missed_again_at() {

@@ -5,14 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::Context;
-use super::event_recorder::{EventRecorder, Note};
+use super::event_recorder::{EventRecorder, Note, subject_of};
+use super::late::LateSender;
 use crate::cluster::event::EventSubject;
 use crate::decide::hold::GATE;
 use crate::decide::repair::action::ABSENT_FOR;
 use crate::decide::repair::event_text::{self, OUTSIDE_MESH, Outside, REPLACING};
+use crate::decide::repair::late::LateReplacement;
 use crate::decide::repair::{
     Action, Decision, Dropped, Kind, Method, Missed, MissedState, Operation, OwnerReference, PodView, RepairPlan,
     Snapshot, Tracker, Ungate, WriteOutcome,
@@ -31,6 +33,7 @@ const FAILED_AGAIN: Duration = Duration::from_mins(10);
 pub(super) struct Reporter {
     context: Arc<Context>,
     recorder: EventRecorder,
+    late: LateSender,
     /// The last line of each owner, or pod without one, by `namespace/owner`, and when an Event said so, if one did.
     lines: BTreeMap<String, (String, Option<Duration>)>,
     /// What was last noted on each pod, by uid, and when. What found no place among the Events is not there.
@@ -59,11 +62,12 @@ struct Group<'a> {
 // === impl Reporter ===
 
 impl Reporter {
-    pub(super) fn new(context: Arc<Context>, recorder: EventRecorder) -> Self {
+    pub(super) fn new(context: Arc<Context>, recorder: EventRecorder, late: LateSender) -> Self {
         let (lines, noted, failed) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         Self {
             context,
             recorder,
+            late,
             lines,
             noted,
             looked_for_lost: Duration::ZERO,
@@ -135,6 +139,15 @@ impl Reporter {
             self.report_breaker(pod);
         }
         self.failed.retain(|uid, _| owners.contains_key(uid.as_str()));
+    }
+
+    /// Has it looked up why these have not come, as far as there is place.
+    pub(super) fn look_up(&self, late: Vec<LateReplacement>) {
+        for late in late {
+            if self.late.try_send(late).is_err() {
+                debug!("the queue of late replacements is full");
+            }
+        }
     }
 
     /// Says that held pods will be let go because Linkerd is gone, and that they will not where it comes back.
@@ -401,11 +414,6 @@ fn next_command(missed: &Missed<'_>) -> String {
              --namespace {namespace}"
         ),
     }
-}
-
-/// An owner as the subject of an Event. The policy for Events allows only the kinds that we know.
-fn subject_of(namespace: &str, owner: &OwnerReference) -> Option<EventSubject> {
-    (!matches!(owner.kind, Kind::Other(_))).then(|| EventSubject::owner(namespace, owner))
 }
 
 /// What a reason begins with: what follows may name a made-up pod, or count.
