@@ -42,6 +42,10 @@ check: ## Check format and lints, run unit tests and the scripted API server; no
 simulate: ## Play the simulation with a million seeds (about an hour on two cores)
 	LINKERD_GATE_SIMULATION_SEEDS="$${SEEDS:-1000000}" cargo test --locked --package linkerd-gate-simulation whatever_befalls -- --nocapture
 
+.PHONY: exhaustive
+exhaustive: ## Visit every state of a small cluster with one or two faults of each kind, and show that none waits for ever (about 30 min)
+	LINKERD_GATE_EXHAUSTIVE=full cargo test --locked --package linkerd-gate-simulation --test exhaustive -- --nocapture
+
 # NAMES="proof-for-ever breaker-never-opens", SEEDS=2000
 .PHONY: mutations
 mutations: ## Break one rule of the core after the other, in a copy, and show which seed of the simulation sees it (about 30 min)

@@ -103,6 +103,7 @@ pub enum Process {
 }
 
 /// A process.
+#[derive(Clone, Debug)]
 pub struct Agent {
     pub node: usize,
     pub me: LeaseHolder,
@@ -145,13 +146,14 @@ pub struct Agent {
 }
 
 /// One kind of write: at most one is under way.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Writing {
     sent: Option<Duration>,
     not_before: Duration,
 }
 
 /// What an agent is while it leads.
+#[derive(Clone, Debug)]
 struct Prover {
     gate: Gate,
     /// Its probes do not end any more, whatever comes; only another prover's do.
@@ -233,6 +235,11 @@ impl Agent {
     /// Whether it acts as the prover: it holds the Lease by its own knowledge, and renewed it lately.
     pub fn acts(&self, now: Duration) -> bool {
         self.elector.leads(self.local(now))
+    }
+
+    /// What it would publish now, where it proves.
+    pub fn verdict(&self) -> Option<String> {
+        self.prover.as_ref().map(Prover::verdict)
     }
 
     /// When it wants to be woken.
@@ -435,7 +442,7 @@ impl Agent {
             if let Some((_, verdict)) = self.writing.take_if(|(number, _)| *number == self.elector.accepted()) {
                 self.written = Some(verdict);
             }
-            let verdict = self.prover.as_ref().map(|prover| self.format.apply(prover.verdict()));
+            let verdict = self.verdict().map(|verdict| self.format.apply(verdict));
             let news =
                 verdict.as_ref().filter(|verdict| self.written.as_ref() != Some(verdict)).map(|_| Duration::ZERO);
             match self.elector.step(local, news, &mut |pause| length(pause, around.random)) {

@@ -7,7 +7,7 @@ use linkerd_gate_core::decide::election::lease_record::{LeaseHolder, LeaseRecord
 use linkerd_gate_core::decide::node::taint::{AnnotationEdit, NodeChange, NodeState, NodeView, TAINT_KEY};
 
 /// What etcd keeps, whatever loses its power.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct ApiServer {
     version: u64,
     /// By the node's number.
