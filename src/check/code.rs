@@ -36,7 +36,7 @@ codes! {
     CONTROLLER = "LG104" "the controller is ready";
     PROVER = "LG105" "an agent or controller proves injection for the cluster";
     LEADER = "LG106" "a controller leads";
-    ENFORCES = "LG107" "linkerd-gate acts, and does not only tell";
+    ENFORCES = "LG107" "linkerd-gate acts, and does not only report";
     RIGHTS = "LG108" "you may read what is checked";
     HOLD_SUPPORTED = "LG201" "this Kubernetes can hold pods";
     POLICIES = "LG202" "the admission policies are there and bound";

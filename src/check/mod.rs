@@ -19,6 +19,7 @@ mod installation;
 pub mod labels;
 mod linkerd;
 mod nodes;
+pub mod phrase;
 mod pods;
 mod policies;
 pub mod policy;

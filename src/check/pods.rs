@@ -1,7 +1,7 @@
 //! Pods: how many are outside the mesh, their owners, why, and the next command.
 
 use super::code::{FORGED, HELD, MESHED, POD_ANNOTATIONS};
-use super::{Check, Proof, State, Survey, fix};
+use super::{Check, Proof, State, Survey, fix, phrase};
 use crate::decide::ProbeResult;
 use crate::linkerd::names;
 
@@ -19,8 +19,9 @@ pub(super) fn checks(state: &State) -> Vec<Check> {
         let count: usize = running.iter().map(|(_, row)| row.missed - row.held).sum();
         let mut check = MESHED
             .fails(format!(
-                "{count} pods of {} owners run outside the mesh, or will once they start: nothing holds them{}",
-                running.len(),
+                "outside the mesh, running or about to start: {} of {}; nothing holds them{}",
+                phrase::count(count, "pod"),
+                phrase::count(running.len(), "owner"),
                 next(state)
             ))
             .described(headline)
@@ -39,9 +40,8 @@ pub(super) fn checks(state: &State) -> Vec<Check> {
         let gated: usize = held.iter().map(|(_, row)| row.gated).sum();
         let mut check = HELD
             .warns(format!(
-                "{} pods that were created without a proxy are held, {gated} of them by linkerd-gate's scheduling gate: they are created \
-                 again once injection is proven",
-                survey.held()
+                "held without a proxy: {}, {gated} by linkerd-gate's scheduling gate; created again once injection is proven",
+                phrase::count(survey.held(), "pod")
             ))
             .with_fix("linkerd-gate explain -A --missed");
         check.listing(held.iter().map(|(owner, row)| format!("{owner}: {} ({})", row.held, row.reason())));

@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use super::code::{AFTER_A_CUT, AUTOSCALER, FAIL_WEBHOOKS, INTOLERANT};
 use super::policy::{GUARD, HOLD, rules_create_pods};
 use super::state::variable;
-use super::{Check, State, fix};
+use super::{Check, State, fix, phrase};
 use crate::decide::node::essential;
 use crate::decide::node::taint::TAINT_KEY;
 use crate::linkerd::names;
@@ -51,9 +51,10 @@ fn after_a_cut(state: &State) -> Check {
     largest.sort_by_key(|(_, pods)| std::cmp::Reverse(**pods));
     let mut check = AFTER_A_CUT
         .warns(format!(
-            "nothing holds {pods} pods of {} owners: created again before the injector answers, they start outside the mesh; the \
+            "nothing holds {} of {}: created again before the injector answers, they start outside the mesh; the \
              admission policies of linkerd-gate would hold them",
-            survey.unguarded.len()
+            phrase::count(pods, "pod"),
+            phrase::count(survey.unguarded.len(), "owner")
         ))
         .with_fix(fix::install(state));
     check.listing(largest.iter().map(|(owner, pods)| format!("{owner}: {pods}")));

@@ -347,8 +347,8 @@ impl Row {
             None => commands.push((
                 4,
                 format!(
-                    "# {owner}: {} pods: run it again by its own means; a pod that is deleted may count as a failure",
-                    self.missed
+                    "# {owner}: {}: run it again by its own means; a pod that is deleted may count as a failure",
+                    super::phrase::count(self.missed, "pod")
                 ),
             )),
         }

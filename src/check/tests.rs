@@ -174,7 +174,7 @@ fn held_is_what_something_holds() {
     waits["spec"]["initContainers"] = json!([{"name": crate::linkerd::mesh_state::WAIT, "image": "gate"}]);
     let held = state(&[gated, waits]);
     assert_eq!(one(&held, code::MESHED).result, Level::Success);
-    assert!(error(&held, code::HELD).starts_with("2 pods that were created without a proxy are held, 1 of them by"));
+    assert!(error(&held, code::HELD).starts_with("held without a proxy: 2 pods, 1 by"));
 }
 
 #[test]
@@ -190,7 +190,7 @@ fn the_control_planes_own_label_is_not_forged() {
 #[test]
 fn a_power_cut_meets_what_is_bare_today_as_well() {
     let check_of = |pods: &[Value]| one(&state(pods), code::AFTER_A_CUT);
-    assert!(check_of(&[bare("a", "Running")]).error.unwrap().starts_with("nothing holds 1 pods of 1 owners"));
+    assert!(check_of(&[bare("a", "Running")]).error.unwrap().starts_with("nothing holds 1 pod of 1 owner"));
     assert!(check_of(&[]).description.starts_with("there is no meshed pod"));
     let mut waits = bare("b", "Pending");
     waits["spec"]["initContainers"] = json!([{"name": crate::linkerd::mesh_state::WAIT, "image": "gate"}]);

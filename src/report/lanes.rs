@@ -90,7 +90,8 @@ fn lane(node: &NodeFact, events: &[(Timestamp, Kind, &EventFact)], from: Timesta
         booted,
         joined: node.created.filter(|created| *created >= from && booted.is_none()),
         ready: node.ready,
-        ready_since: node.ready_since,
+        // A short boot leaves the condition as it was before.
+        ready_since: node.ready_since.filter(|since| booted.is_none_or(|booted| *since >= booted)),
         closed: node.closed,
         manual_override: node.manual_override.clone(),
         closed_seconds,

@@ -2,6 +2,8 @@
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
+pub use crate::check::phrase::count;
+
 /// How many names of a list are written out.
 pub const NAMED: usize = 5;
 
@@ -42,11 +44,6 @@ pub fn typed(since: SignedDuration) -> String {
     let parts = [(seconds / 3600, "h"), (seconds / 60 % 60, "m"), (seconds % 60, "s")];
     let parts = parts.into_iter().filter(|(count, _)| *count > 0);
     parts.map(|(count, unit)| format!("{count}{unit}")).collect::<Vec<_>>().concat()
-}
-
-/// `1 pod`, `3 pods`.
-pub fn count(number: usize, one: &str) -> String {
-    if number == 1 { format!("1 {one}") } else { format!("{number} {one}s") }
 }
 
 /// `a, b, c, d, e and 307 others`.

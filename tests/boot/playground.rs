@@ -60,7 +60,7 @@ fn help() -> String {
         "The default install of linkerd-gate, and a shop in namespace shop. kubectl, helm and linkerd-gate are on your path.\n\n\
          Commands of the playground:\n{}\n\
          Try:\n  linkerd-gate check\n  injector off && kubectl rollout restart deployment/web -n shop && kubectl get pods -n shop\n  \
-         injector on && kubectl get pods -n shop --watch\n  cut-power && linkerd-gate explain -A --missed\n\n\
+         injector on && kubectl get pods -n shop --watch\n  cut-power && sleep 30 && linkerd-gate report --since 5m\n\n\
          `exit` removes everything.",
         commands.concat()
     )

@@ -321,7 +321,7 @@ impl Harness {
         self.page("everything-is-held", &[]).await?;
         self.injector.recover().await?;
         let report = self.finds("held", &[], &["LG702 warning"]).await?;
-        ensure!(report.to_string().contains("are held, 9 of them by linkerd-gate's scheduling gate"), "{report:#}");
+        ensure!(report.to_string().contains("9 pods, 9 by linkerd-gate's scheduling gate"), "{report:#}");
         let Ran { code, out, .. } = self.run(&["check", "-o", "short"]).await?;
         ensure!(
             code == Some(0) && out.contains("‼ no pod is held") && out.ends_with("Status check results are √\n"),

@@ -102,6 +102,9 @@ fn one_node_of_three_that_opens_unproven_is_a_warning() {
     let entry = report.timeline.last().unwrap();
     assert!(entry.warning && entry.kind == Kind::GateOpenedUnproven, "{entry:?}");
     assert_eq!(report.injection, None);
+    // Its condition is of the boot before: a short one does not change it.
+    let ready = report.nodes.unwrap().into_iter().map(|lane| lane.ready_since).collect::<Vec<_>>();
+    assert_eq!(ready, [Some(at(-90_000)), None, Some(at(-90_000))]);
 }
 
 #[test]
