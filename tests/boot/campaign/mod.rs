@@ -184,7 +184,7 @@ async fn until_settled(harness: &Harness, mode: Mode) -> Result<bool> {
 /// How many writes the gate's accounts have made, renewals of Leases and dry-runs aside.
 fn writes(harness: &Harness) -> Result<usize> {
     let mut count = 0;
-    for account in ["linkerd-gate", "linkerd-gate-controller"] {
+    for account in ["linkerd-gate-agent", "linkerd-gate-controller"] {
         let requests = harness.cluster.requests_of(&format!("system:serviceaccount:{GATE}:{account}"))?;
         let written = requests.iter().filter(|request| {
             let writes = ["create", "update", "patch", "delete", "deletecollection"].contains(&request.verb.as_str());

@@ -29,11 +29,11 @@ pub const SCENARIOS: [Scenario; 32] = [
         &[CutPower, ControlPlane, Lose(EVERYTHING), Wait(10), Nodes],
     ),
     scenario(
-        "the same, and Jobs are created meanwhile",
+        "all power lost, the control plane 10 s before the nodes, all pods made again and Jobs created meanwhile",
         &[CutPower, ControlPlane, Lose(EVERYTHING), Jobs, Wait(10), Nodes],
     ),
     scenario(
-        "the same, the control plane 30 s before the nodes",
+        "all power lost, the control plane 30 s before the nodes, all pods made again meanwhile",
         &[CutPower, ControlPlane, Lose(EVERYTHING), Wait(30), Nodes],
     ),
     scenario(
