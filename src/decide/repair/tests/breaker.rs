@@ -67,7 +67,9 @@ fn an_owner_that_grew_while_the_injector_was_away_is_no_loop() {
 fn growth_seen_before_a_deletion_conflicts_is_no_loop() {
     let mut model = looping(3);
     let actions = model.due();
-    actions.iter().for_each(|action| model.begin(action));
+    for action in &actions {
+        model.begin(action);
+    }
     // Its controller was not done with making them, and the API server has not answered yet.
     model.after(1).pods((3..6).map(|place| pod(&format!("a{place}")).of(&web())));
     model.due_text();
