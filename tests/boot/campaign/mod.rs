@@ -154,11 +154,11 @@ async fn play(harness: &Harness, mode: Mode, scenario: &Scenario) -> Result<Row>
     }
     let pods = harness.pods(SHOP).await?;
     let outside = pods.iter().filter(|pod| app_runs(pod) && !linkerd_gate::linkerd::meshed(pod)).count();
-    let made = history.made(harness).await?;
+    let started = history.made(harness).await?;
     Ok(Row {
         mode,
         scenario: scenario.name,
-        bare: made.bare.len(),
+        bare: started.bare.len(),
         outside,
         seconds,
         failed_jobs: workloads::failed_jobs(harness).await?,

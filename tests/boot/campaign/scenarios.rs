@@ -1,6 +1,9 @@
 //! What happens in the campaign's outages, step by step.
 
-use super::step::{Step, Step::*};
+use super::step::Step::{
+    self, ControlPlane, Controllers, CutPower, Injector, Jobs, KillApiServer, Lose, LoseLeases, Node, Nodes, PowerOff,
+    Reboot, Restart, Wait, Webhook,
+};
 use crate::harness::{GATE, LINKERD, SHOP};
 
 /// An outage. Whatever it does, everything is healthy again at its end: nodes are on, and an injector answers.

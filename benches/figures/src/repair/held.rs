@@ -138,8 +138,8 @@ async fn deleted_at_once(harness: &Harness) -> Result<Duration> {
     let mut owners = OWNERS;
     let [.., jobs] = &mut owners;
     *jobs = ("ReplicaSet", 0, 0);
-    let [sets, ..] = &mut owners;
-    sets.1 += 2;
+    let [replicated, ..] = &mut owners;
+    replicated.1 += 2;
     hold(harness, &owners).await?;
     let names = Api::<Pod>::namespaced(harness.client(), SHOP).list_metadata(&ListParams::default()).await?;
     let names: Vec<_> = names.items.into_iter().filter_map(|pod| pod.metadata.name).collect();
@@ -157,11 +157,11 @@ async fn deleted_at_once(harness: &Harness) -> Result<Duration> {
         .buffer_unordered(CREATED_AT_ONCE)
         .try_collect::<()>()
         .await?;
-    let sent = began.elapsed();
+    let answered = began.elapsed();
     let last = timeout(PATIENCE, follow.until(PODS)).await.context("owners have not made their pods again")??;
     said(&format!(
         "recovery: {PODS} held pods deleted by one client within {:.1} s, all pods there after {:.1}; {:.1} s of the API server's CPU",
-        sent.as_secs_f64(),
+        answered.as_secs_f64(),
         (last - began).as_secs_f64(),
         harness.api_server_cpu()?.saturating_sub(spent).as_secs_f64(),
     ));
