@@ -48,7 +48,7 @@ exhaustive: ## Visit every state of a small cluster with one or two faults of ea
 
 # NAMES="proof-for-ever breaker-never-opens", SEEDS=2000
 .PHONY: mutations
-mutations: ## Break one rule of the core after the other, in a copy, and show which seed of the simulation sees it (about 30 min)
+mutations: ## Break one rule of the core after the other, in a copy, and show which seed, state or unit test sees it (about 45 min)
 	tests/simulation/mutations/run $${NAMES:-}
 
 .PHONY: playground

@@ -1,5 +1,6 @@
 //! Each rule a test, and what holds for every story.
 
+mod begin;
 mod breaker;
 mod decision;
 mod due;
