@@ -27,19 +27,21 @@ impl Harness {
             rendered.into_iter().partition(|document| document.value()["kind"] == "Namespace");
         others.reverse();
         ensure!(namespaces.len() == 2 && others.len() > 30, "{} and {}", namespaces.len(), others.len());
-        let all: Vec<String> = namespaces.into_iter().chain(others).map(|document| document.text).collect();
-        let all = all.join("---\n");
+        let text = |documents: Vec<Document>| {
+            documents.into_iter().map(|document| document.text).collect::<Vec<_>>().join("---\n")
+        };
+        let (namespaces, others) = (text(namespaces), text(others));
+        let all = format!("{namespaces}---\n{others}");
 
-        let apply = ["apply", "--server-side", "--force-conflicts", ARGO_CD, "--filename=-"];
-        self.kubectl(&apply, &all).await?;
         // Kubernetes' controllers write the status of some objects meanwhile.
         let settled = async {
+            let mut before = self.applied(&all).await?;
             loop {
-                let before = self.resource_versions(&all).await?;
-                self.kubectl(&apply, &all).await?;
-                if self.resource_versions(&all).await? == before {
+                let after = self.applied(&all).await?;
+                if after == before {
                     return anyhow::Ok(());
                 }
+                before = after;
             }
         };
         match tokio::time::timeout(PATIENCE, settled).await {
@@ -48,13 +50,12 @@ impl Harness {
         }
         self.differs_in_nothing(ARGO_CD, &all).await?;
 
-        // What a person changes is seen, and changed back.
+        // What a person changes is seen.
         let scale = ["scale", "deployment", "linkerd-gate-controller", "--namespace", NAMESPACE, "--replicas=5"];
         self.kubectl(&scale, "").await?;
         ensure!(self.differs_in_nothing(ARGO_CD, &all).await.is_err(), "five replicas are no difference");
-        self.kubectl(&apply, &all).await?;
-        self.differs_in_nothing(ARGO_CD, &all).await?;
-        self.kubectl(&["delete", "--ignore-not-found", "--filename=-"], &all).await?;
+        // The namespaces are the next installation's: the end of one takes seconds.
+        self.kubectl(&["delete", "--filename=-"], &others).await?;
         Ok(())
     }
 
@@ -74,9 +75,12 @@ impl Harness {
         Ok(())
     }
 
-    async fn resource_versions(&self, objects: &str) -> Result<String> {
+    /// Applies objects as Argo CD does. The resource version of each after that.
+    async fn applied(&self, objects: &str) -> Result<String> {
         let each = "{range .items[*]}{.kind} {.metadata.name} {.metadata.resourceVersion}{\"\\n\"}{end}";
-        let versions = self.kubectl(&["get", "--filename=-", &format!("--output=jsonpath={each}")], objects).await?;
+        let output = format!("--output=jsonpath={each}");
+        let words = ["apply", "--server-side", "--force-conflicts", ARGO_CD, "--filename=-", &output];
+        let versions = self.kubectl(&words, objects).await?;
         ensure!(versions.lines().count() > 30, "{versions}");
         Ok(versions)
     }
