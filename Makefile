@@ -7,7 +7,7 @@ VERSION := $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' Cargo.toml | head -1)
 # An example, as in deploy/manifests/kustomization.yaml: no image is published yet, and example.com is reserved for examples.
 IMAGE ?= registry.example.com/linkerd-gate:$(VERSION)
 IMAGE_FILE ?= target/image/linkerd-gate.tar
-# The tests' image has quick-release.
+# The tests' images have quick-release.
 PROFILE ?= release
 CACHE := $(HOME)/.cache/linkerd-gate
 CARGO_DENY_VERSION := 0.20.2

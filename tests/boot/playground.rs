@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use linkerd_gate_kit::cluster::{ClusterOptions, Node};
+use linkerd_gate_kit::cluster::{BOOT_ID_FILE, ClusterOptions, Node};
 use linkerd_gate_kit::parts::find_helm;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
@@ -61,6 +61,7 @@ fn help() -> String {
          Commands of the playground:\n{}\n\
          Try:\n  linkerd-gate check\n  injector off && kubectl rollout restart deployment/web -n shop && kubectl get pods -n shop\n  \
          injector on && kubectl get pods -n shop --watch\n  cut-power && sleep 30 && linkerd-gate report --since 5m\n\n\
+         The nodes share one kernel: a `helm install` of your own needs --set agent.bootIdFile={BOOT_ID_FILE}\n\n\
          `exit` removes everything.",
         commands.concat()
     )

@@ -147,7 +147,7 @@ async fn play(harness: &Harness, mode: Mode, scenario: &Scenario) -> Result<Row>
     }
     harness.until_linkerd_is_ready().await?;
     let healthy = Instant::now();
-    let settled = until_settled(harness, mode).await?;
+    let settled = until_settled(harness, mode.promises() && scenario.promised).await?;
     let seconds = settled.then(|| healthy.elapsed().as_secs_f64());
     if settled && mode.is_installed() {
         harness.until_all_nodes_are_open().await?;
@@ -158,6 +158,7 @@ async fn play(harness: &Harness, mode: Mode, scenario: &Scenario) -> Result<Row>
     Ok(Row {
         mode,
         scenario: scenario.name,
+        promised: mode.promises() && scenario.promised,
         bare: started.bare.len(),
         outside,
         seconds,
@@ -168,9 +169,9 @@ async fn play(harness: &Harness, mode: Mode, scenario: &Scenario) -> Result<Row>
 }
 
 /// Whether every owner's pods run in the mesh, and every Job is complete, before the limit.
-async fn until_settled(harness: &Harness, mode: Mode) -> Result<bool> {
+async fn until_settled(harness: &Harness, promised: bool) -> Result<bool> {
     let pods: Api<Pod> = harness.api(SHOP).await?;
-    let limit = if mode.promises() { LIMIT } else { LIMIT_UNREPAIRED };
+    let limit = if promised { LIMIT } else { LIMIT_UNREPAIRED };
     let found = |pods: &Pods| owners_settled(harness, pods).then_some(());
     let all = ListParams::default();
     let settles = async {
