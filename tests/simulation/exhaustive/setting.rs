@@ -119,22 +119,6 @@ pub fn made(app: usize, number: u64, meshed: bool, gated: bool) -> AppPod {
 
 /// What makes an application's pod.
 pub fn owner(app: usize, has: usize) -> Owner {
-    Owner {
-        reference: reference(app),
-        namespace: "shop",
-        version: 1,
-        template: Template { ask: Ask::ByNamespace, waits: false, exempt: false, report: false },
-        wanted: 1,
-        failures: 0,
-        next_try: Duration::ZERO,
-        refused: false,
-        suspended: false,
-        mark: None,
-        succeeded: 0,
-        failed: 0,
-        made: 0,
-        desired: 0,
-        has,
-        stored: None,
-    }
+    let template = Template { ask: Ask::ByNamespace, waits: false, exempt: false, report: false };
+    Owner { version: 1, has, ..Owner::new(reference(app), template, 1, Duration::ZERO) }
 }

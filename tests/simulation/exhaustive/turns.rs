@@ -22,18 +22,6 @@ use crate::state::{CONTROLLER, MAX_CLOSED, NODE_LEASE, Repairing, State, TICK, T
 const PROOF_COUNTS: Duration = Duration::from_secs(45);
 const LEASE_LASTS: Duration = Duration::from_secs(15);
 
-/// What a look finds out of reach.
-fn nothing_found() -> Found {
-    let unknown = || ProbeResult::unknown("the API server does not answer");
-    Found {
-        installation: LinkerdInstallation::Unseen,
-        webhook: unknown(),
-        injector: unknown(),
-        injection: unknown(),
-        identity: unknown(),
-    }
-}
-
 // === impl State ===
 
 impl State {
@@ -127,7 +115,7 @@ impl State {
                     let result = if answered { result } else { Err(Refused::Lost) };
                     Answer::Lease(write.number, result.map(|word| word.record.clone()))
                 }
-                Request::Look => Answer::Look(if reaches && answered { self.look() } else { nothing_found() }),
+                Request::Look => Answer::Look(if reaches && answered { self.look() } else { Found::nothing() }),
                 Request::Tolerate(uid) => {
                     if reaches && uid == format!("injector-{}", self.essential.number) {
                         self.essential.tolerates = true;
@@ -181,7 +169,7 @@ impl State {
         let now = self.now;
         let reaches = !self.is_cut(CONTROLLER) || !answered;
         if looks {
-            let found = if reaches && answered { self.look() } else { nothing_found() };
+            let found = if reaches && answered { self.look() } else { Found::nothing() };
             replica.found(&found, now);
         }
         if reaches {

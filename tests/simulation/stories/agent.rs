@@ -169,6 +169,22 @@ struct Prover {
     tolerating: BTreeSet<String>,
 }
 
+// === impl Found ===
+
+impl Found {
+    /// What a look finds that does not reach the API server.
+    pub fn nothing() -> Self {
+        let unknown = || ProbeResult::unknown("the API server does not answer");
+        Self {
+            installation: LinkerdInstallation::Unseen,
+            webhook: unknown(),
+            injector: unknown(),
+            injection: unknown(),
+            identity: unknown(),
+        }
+    }
+}
+
 // === impl Process ===
 
 impl Process {

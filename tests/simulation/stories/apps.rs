@@ -66,24 +66,9 @@ impl World {
         let number = self.objects.owners.len();
         let template = Template::draw(self);
         let wanted = 1 + self.random.below(3);
-        self.objects.owners.push(Owner {
-            reference: OwnerReference { kind, name: format!("app-{number}"), uid: format!("owner-{number}") },
-            namespace: template.namespace(),
-            version: 0,
-            template,
-            wanted,
-            failures: 0,
-            next_try: self.now,
-            refused: false,
-            suspended: false,
-            mark: None,
-            succeeded: 0,
-            failed: 0,
-            made: 0,
-            desired: 0,
-            has: 0,
-            stored: None,
-        });
+        let reference = OwnerReference { kind, name: format!("app-{number}"), uid: format!("owner-{number}") };
+        let owner = Owner::new(reference, template, wanted, self.now);
+        self.objects.owners.push(owner);
         self.objects.sync(number, true);
     }
 

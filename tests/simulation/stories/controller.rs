@@ -324,7 +324,7 @@ fn given_up(ask: Ask) -> Option<Reply> {
     let late = || WriteOutcome::Failed("late".to_owned());
     Some(match ask {
         Ask::Lease { .. } => return None,
-        Ask::Look => Reply::Look(crate::requests::nothing_found()),
+        Ask::Look => Reply::Look(Found::nothing()),
         Ask::Trial(action) => Reply::Tried(action, false),
         Ask::Act(action) | Ask::Delete(action, _) => Reply::Acted(action, late()),
         Ask::Ungate(ungate) => Reply::Ungated(ungate, late()),

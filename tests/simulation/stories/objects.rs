@@ -156,6 +156,32 @@ pub struct Objects {
     pub news: Vec<Channel>,
 }
 
+// === impl Owner ===
+
+impl Owner {
+    /// One that wants so many pods, and has made none. It first tries at `now`.
+    pub fn new(reference: OwnerReference, template: Template, wanted: usize, now: Duration) -> Self {
+        Self {
+            reference,
+            namespace: template.namespace(),
+            version: 0,
+            template,
+            wanted,
+            failures: 0,
+            next_try: now,
+            refused: false,
+            suspended: false,
+            mark: None,
+            succeeded: 0,
+            failed: 0,
+            made: 0,
+            desired: 0,
+            has: 0,
+            stored: None,
+        }
+    }
+}
+
 // === impl Channel ===
 
 impl Channel {

@@ -78,7 +78,7 @@ impl World {
                 self.counts.conflicts += usize::from(matches!(result, Err(Refused::Conflict)));
                 Answer::Lease(write.number, result.map(|word| word.record.clone()))
             }
-            Request::Look => Answer::Look(if reached { self.look() } else { nothing_found() }),
+            Request::Look => Answer::Look(if reached { self.look() } else { Found::nothing() }),
             Request::Tolerate(uid) => {
                 if reached {
                     self.tolerate(&uid);
@@ -133,18 +133,7 @@ pub fn lost(answer: Answer) -> Answer {
     match answer {
         Answer::Node(_) => Answer::Node(Err(Refused::Lost)),
         Answer::Lease(number, _) => Answer::Lease(number, Err(Refused::Lost)),
-        Answer::Look(_) => Answer::Look(nothing_found()),
+        Answer::Look(_) => Answer::Look(Found::nothing()),
         Answer::Tolerate(uid) => Answer::Tolerate(uid),
-    }
-}
-
-pub fn nothing_found() -> Found {
-    let unknown = || ProbeResult::unknown("the API server does not answer");
-    Found {
-        installation: LinkerdInstallation::Unseen,
-        webhook: unknown(),
-        injector: unknown(),
-        injection: unknown(),
-        identity: unknown(),
     }
 }

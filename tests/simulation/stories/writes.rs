@@ -23,7 +23,7 @@ pub fn refused(ask: Ask) -> Reply {
     let down = || WriteOutcome::Failed("connection refused".to_owned());
     match ask {
         Ask::Lease { number, .. } => Reply::Lease(number, Err(Refused::Lost)),
-        Ask::Look => Reply::Look(crate::requests::nothing_found()),
+        Ask::Look => Reply::Look(crate::agent::Found::nothing()),
         Ask::Trial(action) => Reply::Tried(action, false),
         Ask::Act(action) | Ask::Delete(action, _) => Reply::Acted(action, down()),
         Ask::Ungate(ungate) => Reply::Ungated(ungate, down()),
