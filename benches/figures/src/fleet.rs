@@ -1,4 +1,4 @@
-//! Three hundred agents at one API server: what a verdict costs it, and how soon all nodes are open.
+//! Up to a thousand agents at one API server: what a verdict costs it, and how soon all nodes are open.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -13,11 +13,16 @@ use tokio::time::{Instant, sleep};
 
 use crate::agents::{Agent, Harness, NAMESPACE, PATIENCE, ports};
 use crate::gate::Gate;
+use crate::growth::Growth;
 use crate::said;
 use crate::sample::Sample;
 use crate::table::{GATE, Table, Target};
 
+/// The fleet that is told of in detail.
 const NODES: usize = 300;
+
+/// All fleets, for how figures grow with them.
+const FLEETS: [usize; 4] = [10, 100, NODES, 1000];
 
 /// How many are started at once: this machine is not 300.
 const AT_ONCE: usize = 6;
@@ -36,6 +41,10 @@ const REQUESTS: f64 = 12.0;
 /// Of an agent that does not prove, in MiB.
 const REST_LIMIT: f64 = 12.0;
 
+const OPEN_HOW: &str =
+    "audit log, from the arrival of the Lease that says open to the answer to each node's patch; kwok plays the nodes";
+const CPU_HOW: &str = "schedstat of kube-apiserver's threads, from the verdict to the last node open; nodes' and Leases' heartbeats included";
+
 /// What the fleet did, by the API server's audit log.
 struct Deeds {
     requests: Vec<AuditedRequest>,
@@ -43,10 +52,45 @@ struct Deeds {
     provers: BTreeSet<String>,
 }
 
-pub async fn measure(harness: Harness, gate: &Gate, table: &mut Table) -> Result<()> {
-    said(&format!("fleet: making {NODES} nodes"));
-    let nodes = harness.nodes_of_an_earlier_boot(NODES).await?;
-    let agents = start(&harness, gate, &nodes).await?;
+/// What a fleet costs.
+struct Cost {
+    /// From the verdict until the last node is open.
+    open: Duration,
+    /// The API server's CPU time until then.
+    opening: Duration,
+    /// The API server's and the prover's CPU time in the window at rest.
+    rest: Duration,
+    prover: Duration,
+}
+
+/// What may grow as a fleet does, with what a busy machine adds; what should grow less; and what should not grow with it at all.
+const LINEAR: f64 = 1.1;
+const SLOWER: f64 = 0.7;
+const FLAT: f64 = 0.3;
+
+pub async fn measure(gate: &Gate, table: &mut Table) -> Result<()> {
+    let mut costs = Vec::new();
+    for nodes in FLEETS {
+        costs.push(fleet(&Harness::set().await?, gate, nodes, table).await?);
+    }
+    let mut tell = |name: &str, limit, how: &str, value: fn(&Cost) -> Duration| {
+        let points = FLEETS.into_iter().zip(costs.iter().map(|cost| value(cost).as_secs_f64())).collect();
+        table.growth(Growth { name: name.to_owned(), unit: "s", of: "nodes", points }, limit, how);
+    };
+    tell("from the verdict to the last node open", SLOWER, OPEN_HOW, |cost| cost.open);
+    tell("the API server's CPU until then", LINEAR, CPU_HOW, |cost| cost.opening);
+    let how = "the same over a minute at rest, nodes' and Leases' heartbeats included";
+    tell("the API server's CPU in a minute at rest", LINEAR, how, |cost| cost.rest);
+    let how = "schedstat of the threads of the agent that proves, over that minute";
+    tell("the prover's CPU in a minute at rest", FLAT, how, |cost| cost.prover);
+    Ok(())
+}
+
+/// What so many agents cost; of [`NODES`] of them the table gets everything.
+async fn fleet(harness: &Harness, gate: &Gate, count: usize, table: &mut Table) -> Result<Cost> {
+    said(&format!("fleet: making {count} nodes"));
+    let nodes = harness.nodes_of_an_earlier_boot(count).await?;
+    let agents = start(harness, gate, &nodes).await?;
     harness.until_nodes(true).await?;
     sleep(SETTLED).await;
 
@@ -59,37 +103,49 @@ pub async fn measure(harness: Harness, gate: &Gate, table: &mut Table) -> Result
     let at_verdict = harness.api_server_cpu()?;
     harness.until_nodes(false).await?;
     let spent = harness.api_server_cpu()?;
-    said(&format!(
-        "fleet: {:.1} s of CPU until the verdict, {:.1} s from there",
-        at_verdict.saturating_sub(before).as_secs_f64(),
-        spent.saturating_sub(at_verdict).as_secs_f64(),
-    ));
-    let deeds = Deeds::read(&harness)?;
+    let deeds = Deeds::read(harness)?;
     let verdict = deeds.verdict(seen)?;
-    let last = deeds.tell_opening(verdict, table);
-    let cpu = spent.saturating_sub(at_verdict).as_secs_f64();
-    let how = "schedstat of kube-apiserver's threads, from the verdict to the last node open; nodes' and Leases' heartbeats included";
-    table.figure("300 nodes open: the API server's CPU", "s", how).value(GATE, cpu);
-    deeds.tell_requests(last, table);
+    let opened = deeds.opened(verdict);
+    let last = opened.values().max().copied().unwrap_or(verdict);
+    let opening = spent.saturating_sub(at_verdict);
+    said(&format!(
+        "fleet: {:.1} s of the API server's CPU until the verdict, {:.1} s from there; the last node open after {:.2} s",
+        at_verdict.saturating_sub(before).as_secs_f64(),
+        opening.as_secs_f64(),
+        between(verdict, last).as_secs_f64(),
+    ));
+    if count == NODES {
+        deeds.tell_opening(verdict, &opened, table);
+        table.figure("300 nodes open: the API server's CPU", "s", CPU_HOW).value(GATE, opening.as_secs_f64());
+        deeds.tell_requests(last, table);
+    }
 
     said(&format!("fleet: at rest, {} s", WINDOW.as_secs()));
     sleep(SETTLED).await;
+    let prover =
+        agents.iter().zip(nodes.values()).find(|(_, pod)| deeds.provers.contains(*pod)).map(|(agent, _)| agent);
+    let prover = prover.context("no agent of this fleet proved")?;
     let (began, before) = (Timestamp::now(), Instant::now());
+    let (at_server, at_prover) = (harness.api_server_cpu()?, prover.process.cpu()?);
     sleep(WINDOW).await;
     let (ended, window) = (Timestamp::now(), before.elapsed());
-    let resident = agents.iter().map(|agent| agent.process.memory()).collect::<Result<Vec<_>>>()?;
-    let median = resident.iter().map(|memory| memory.resident).collect::<Sample>().median();
-    let how = "/proc/PID/status, median of 300";
-    table
-        .figure("a fleet's agent, resident memory at rest", "MiB", how)
-        .value(GATE, median)
-        .target("≤ 12", Target::Kept(median <= REST_LIMIT));
-    let deeds = Deeds::read(&harness)?;
-    deeds.tell_rest((began, ended, window), table);
-    let proofs: f64 =
-        try_join_all(agents.iter().map(|agent| agent.metric("linkerd_gate_proofs_total"))).await?.iter().sum();
-    deeds.tell_proofs(proofs, table);
-    Ok(())
+    let rest = harness.api_server_cpu()?.saturating_sub(at_server);
+    let prover = prover.process.cpu()?.saturating_sub(at_prover);
+    if count == NODES {
+        let resident = agents.iter().map(|agent| agent.process.memory()).collect::<Result<Vec<_>>>()?;
+        let median = resident.iter().map(|memory| memory.resident).collect::<Sample>().median();
+        let how = "/proc/PID/status, median of 300";
+        table
+            .figure("a fleet's agent, resident memory at rest", "MiB", how)
+            .value(GATE, median)
+            .target("≤ 12", Target::Kept(median <= REST_LIMIT));
+        let deeds = Deeds::read(harness)?;
+        deeds.tell_rest((began, ended, window), table);
+        let proofs: f64 =
+            try_join_all(agents.iter().map(|agent| agent.metric("linkerd_gate_proofs_total"))).await?.iter().sum();
+        deeds.tell_proofs(proofs, table);
+    }
+    Ok(Cost { open: between(verdict, last), opening, rest, prover })
 }
 
 async fn start(harness: &Harness, gate: &Gate, nodes: &BTreeMap<String, String>) -> Result<Vec<Agent>> {
@@ -144,20 +200,21 @@ impl Deeds {
         Ok(last.context("nobody wrote the Lease")?.received)
     }
 
-    /// Returns when the last node was open.
-    fn tell_opening(&self, verdict: Timestamp, table: &mut Table) -> Timestamp {
-        let opened: BTreeMap<&str, Timestamp> = self
-            .requests
+    /// When the API server answered each node's opening.
+    fn opened(&self, verdict: Timestamp) -> BTreeMap<&str, Timestamp> {
+        self.requests
             .iter()
             .filter(|request| request.resource == "nodes" && request.verb == "patch" && request.received >= verdict)
             .filter(|request| request.code == Some(200))
             .map(|request| (request.name.as_str(), request.reached))
-            .collect();
+            .collect()
+    }
+
+    fn tell_opening(&self, verdict: Timestamp, opened: &BTreeMap<&str, Timestamp>, table: &mut Table) {
         let sample: Sample = opened.values().map(|at| between(verdict, *at).as_secs_f64()).collect();
-        let how = "audit log, from the arrival of the Lease that says open to the answer to each node's patch; kwok plays the nodes";
-        table.figure("300 nodes open, p50", "s", how).value(GATE, sample.median());
+        table.figure("300 nodes open, p50", "s", OPEN_HOW).value(GATE, sample.median());
         table
-            .figure("300 nodes open, the last", "s", how)
+            .figure("300 nodes open, the last", "s", OPEN_HOW)
             .value(GATE, sample.max())
             .target("≤ 5", Target::Missable(sample.max() <= OPEN_AIM));
         let patches = self.requests.iter().filter(|request| request.resource == "nodes" && request.verb == "patch");
@@ -165,7 +222,6 @@ impl Deeds {
         let how =
             "audit log, whatever but HTTP 200: a 409 for instance, where the kubelet's part wrote the node in between";
         table.figure("300 agents: patches of nodes that failed", "", how).value(GATE, number(failed));
-        opened.into_values().max().unwrap_or(verdict)
     }
 
     /// From the start of each agent to `last`, when all nodes were open.

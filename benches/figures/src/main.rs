@@ -10,6 +10,7 @@ mod crowd;
 mod dns;
 mod fleet;
 mod gate;
+mod growth;
 mod guard;
 mod hold;
 mod holding;
@@ -27,7 +28,7 @@ mod table;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::{Parser, ValueEnum};
 use linkerd_gate_kit::image::static_binaries;
 
@@ -46,13 +47,22 @@ struct Arguments {
     /// Measure linkerd-gate alone: no other program beside it.
     #[arg(long)]
     alone: bool,
+    /// Measure in three minutes what CI compares: size, memory and CPU while held, and latencies by one another.
+    #[arg(long, conflicts_with = "only")]
+    quick: bool,
     /// Measure this only.
     #[arg(long, value_enum, value_name = "WHAT")]
     only: Vec<What>,
     /// The full program to measure, with gate-wait beside it [default: the static release binaries, built now].
     #[arg(long, value_name = "PATH")]
     binary: Option<PathBuf>,
+    /// Draw how figures grow with a cluster into this file, as SVG.
+    #[arg(long, value_name = "FILE")]
+    picture: Option<PathBuf>,
 }
+
+/// What needs neither root nor a part of Kubernetes, and is judged by ratios within the run.
+const QUICK: [What; 4] = [What::Holding, What::Release, What::Starting, What::Stopping];
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum What {
@@ -66,13 +76,13 @@ enum What {
     Stopping,
     /// An agent's memory, and how soon it releases a thousand waits.
     Agent,
-    /// Three hundred agents at one API server: how soon their nodes are open, and at how many requests.
+    /// Up to a thousand agents at one API server: how soon their nodes are open, and at how many requests.
     Fleet,
     /// What the guard costs a pod's creation, beside the injector's own call.
     Guard,
     /// What hold costs a pod's creation, beside policies that do nothing.
     Hold,
-    /// A controller's memory in clusters of up to 150,000 pods.
+    /// A controller's memory and CPU in clusters of up to 150,000 pods.
     Memory,
     /// What a controller costs a cluster of ten thousand pods.
     Repair,
@@ -91,14 +101,16 @@ async fn main() -> Result<ExitCode> {
         full
     };
     let gate = Gate::new(binary);
-    let wanted = |what| arguments.only.is_empty() || arguments.only.contains(&what);
+    let only = if arguments.quick { QUICK.to_vec() } else { arguments.only };
+    let alone = arguments.alone || arguments.quick;
+    let wanted = |what| only.is_empty() || only.contains(&what);
     let mut table = Table::new();
     table.size(GATE, gate.waiting())?;
     table.full_size(gate.full())?;
 
     // Beside it what costs a machine as little as itself; a control plane would warm nobody's caches but its own.
     let mut light = Vec::new();
-    if !arguments.alone {
+    if !alone {
         match Initium::find().await {
             Ok(initium) => light.push(Peer::Initium(initium)),
             Err(why) => table.without("initium", &why),
@@ -123,8 +135,8 @@ async fn main() -> Result<ExitCode> {
         }
     }
     if wanted(What::Fleet) {
-        match Harness::set().await {
-            Ok(stage) => fleet::measure(stage, &gate, &mut table).await?,
+        match fleet::measure(&gate, &mut table).await {
+            Ok(()) => {}
             Err(why) => table.without("a fleet of agents", &why),
         }
     }
@@ -155,7 +167,7 @@ async fn main() -> Result<ExitCode> {
             Err(why) => table.without("recovery", &why),
         }
     }
-    if !arguments.alone && [What::Holding, What::Release, What::Agent].into_iter().any(wanted) {
+    if !alone && [What::Holding, What::Release, What::Agent].into_iter().any(wanted) {
         match Kubectl::find().await {
             Ok(kubectl) => {
                 if wanted(What::Agent) {
@@ -167,6 +179,10 @@ async fn main() -> Result<ExitCode> {
         }
     }
 
+    if let Some(file) = &arguments.picture {
+        std::fs::write(file, growth::picture(&table.growths))
+            .with_context(|| format!("cannot write {}", file.display()))?;
+    }
     if arguments.json {
         println!("{}", serde_json::to_string_pretty(&table)?);
     } else {

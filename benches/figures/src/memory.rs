@@ -1,4 +1,4 @@
-//! A controller's memory in very large clusters, beside an API server that makes their pods up: kwok cannot play so many.
+//! A controller's memory and CPU in clusters of up to 150,000 pods, beside an API server that makes their pods up: kwok cannot play so many.
 
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::agents::ports;
 use crate::gate::Gate;
+use crate::growth::Growth;
 use crate::process::Process;
 use crate::said;
 use crate::table::{GATE, Table, Target};
@@ -21,7 +22,10 @@ const PATIENCE: Duration = Duration::from_mins(15);
 const ASK_EVERY: Duration = Duration::from_millis(200);
 
 /// So many pods, in all.
-const PODS: [usize; 3] = [10_000, 60_000, 150_000];
+const PODS: [usize; 4] = [1000, 10_000, 60_000, 150_000];
+
+/// Of a cluster of the first size nothing is missed but one in a hundred: what all of them cost is lost in what a controller costs.
+const ALL_MISSED_FROM: usize = 1;
 
 /// So many of them are deleted and made again, twice, while it watches.
 const REPLACED: usize = 5000;
@@ -38,9 +42,27 @@ const SETTLES: Duration = Duration::from_secs(10);
 /// In MiB, with one pod in a hundred missed.
 const LIMIT: f64 = 64.0;
 
-const HOW: &str = "VmHWM of the controller's process after it listed all pods, listed them again after a 410, and was told of 20,000 \
-                   changes; ten pods of each ReplicaSet, three empty ones beside each, 300 namespaces, a node for 30 pods; some 9 kB \
+const HOW: &str = "VmHWM of the controller's process after it listed all pods, was told of 20,000 changes, listed all again after a 410, \
+                   and was told of as many changes; ten pods of each ReplicaSet, three empty ones beside each, 300 namespaces, a node for 30 pods; some 9 kB \
                    for each pod on the wire";
+
+/// What may grow as a cluster does, with what a busy machine adds; and what should not grow with it at all.
+const LINEAR: f64 = 1.1;
+const CHANGES: f64 = 0.3;
+
+/// What a controller costs.
+struct Cost {
+    /// In MiB, the most that it ever had.
+    memory: f64,
+    /// From its start until it has looked at all pods, and its CPU time until then.
+    took: Duration,
+    looked: Duration,
+    /// What it was sent until then, in MB.
+    listed: f64,
+    /// The CPU time of 20,000 changes, and what it was sent for them, in MB.
+    changed: Duration,
+    told: f64,
+}
 
 pub async fn measure(gate: &Gate, table: &mut Table) -> Result<()> {
     let most = agent(gate).await?;
@@ -49,21 +71,41 @@ pub async fn measure(gate: &Gate, table: &mut Table) -> Result<()> {
     table.figure(&name, "MiB", how).value(GATE, most).target("≤ 16", Target::Kept(most <= AGENT_LIMIT));
     let mut few = Vec::new();
     for pods in PODS {
-        let most = controller(gate, Size { pods, missed: pods / 100, essential: 0 }).await?;
-        let kept = Target::Kept(most <= LIMIT);
+        let cost = controller(gate, Size { pods, missed: pods / 100, essential: 0 }).await?;
+        let kept = Target::Kept(cost.memory <= LIMIT);
         let name = format!("{pods} pods, 1 % missed: the controller's memory");
-        table.figure(&name, "MiB", HOW).value(GATE, most).target("≤ 64", kept);
-        few.push(most);
+        table.figure(&name, "MiB", HOW).value(GATE, cost.memory).target("≤ 64", kept);
+        few.push(cost);
     }
+    tell_growth(&few, table);
     // All missed are those of an installation by a mesh that never injected: it must be known what they would cost.
-    for (pods, few) in PODS.into_iter().zip(few) {
-        let most = controller(gate, Size { pods, missed: pods, essential: 0 }).await?;
+    for (pods, few) in PODS.into_iter().zip(few).skip(ALL_MISSED_FROM) {
+        let (most, few) = (controller(gate, Size { pods, missed: pods, essential: 0 }).await?.memory, few.memory);
         table.figure(&format!("{pods} pods, all missed: the controller's memory"), "MiB", HOW).value(GATE, most);
         let each = (most - few) * 1024.0 / (number(pods) * 0.99);
         let how = "the difference between the two above, by the number of pods that are missed in the one and not in the other";
         table.figure(&format!("{pods} pods: what each that is missed costs"), "KiB", how).value(GATE, each);
     }
     Ok(())
+}
+
+/// How each of what one controller costs grows with the number of pods.
+fn tell_growth(costs: &[Cost], table: &mut Table) {
+    let mut tell = |name: &str, unit, limit, how, value: fn(&Cost) -> f64| {
+        let points = PODS.into_iter().zip(costs.iter().map(value)).collect();
+        table.growth(Growth { name: name.to_owned(), unit, of: "pods", points }, limit, how);
+    };
+    tell("a controller's memory", "MiB", 1.0, HOW, |cost| cost.memory);
+    let how = "schedstat of its threads, from its start until /metrics shows all missed pods, one in a hundred";
+    tell("CPU until all are looked at", "s", LINEAR, how, |cost| cost.looked.as_secs_f64());
+    let how = "wall clock of the same, asked every 200 ms; the API server that makes the pods up shares the machine";
+    tell("time until all are looked at", "s", LINEAR, how, |cost| cost.took.as_secs_f64());
+    let how = "what the API server sent meanwhile: lists, and no change";
+    tell("bytes until all are looked at", "MB", LINEAR, how, |cost| cost.listed);
+    let how = "schedstat of its threads while it is told of 20,000 changes, until it has looked at all of them";
+    tell("CPU of 20,000 changes", "s", CHANGES, how, |cost| cost.changed.as_secs_f64());
+    let how = "what the API server sent for 20,000 changes";
+    tell("bytes of 20,000 changes", "MB", CHANGES, how, |cost| cost.told);
 }
 
 /// The most that a prover takes of 1,200 essential namespaces, in MiB.
@@ -90,8 +132,8 @@ async fn agent(gate: &Gate) -> Result<f64> {
     Ok(process.memory()?.most)
 }
 
-/// The most that one takes.
-async fn controller(gate: &Gate, size: Size) -> Result<f64> {
+/// What one costs: it lists all pods, is told of changes, lists them again after a 410, and is told of changes once more.
+async fn controller(gate: &Gate, size: Size) -> Result<Cost> {
     said(&format!("memory: {} pods, {} missed", size.pods, size.missed));
     let many = Many::start(size).await?;
     let kubeconfig = tempfile::NamedTempFile::new()?;
@@ -107,15 +149,20 @@ async fn controller(gate: &Gate, size: Size) -> Result<f64> {
         ("LINKERD_GATE_POD_UID", "0b6f9e52-9b1f-4e0a-8d5a-0d2f3b3f9c11"),
         ("LINKERD_GATE_LISTEN_PORT", &port.to_string()),
     ]);
+    let began = Instant::now();
     let mut process = Process::start(command)?;
     until_missed(&mut process, port, size.missed).await?;
+    let (took, looked, listed) = (began.elapsed(), process.cpu()?, many.sent());
+    many.replace(REPLACED).await;
+    until_missed(&mut process, port, size.missed).await?;
+    let (changed, told) = (process.cpu()?.saturating_sub(looked), many.sent() - listed);
     many.list_again().await;
     many.replace(REPLACED).await;
     until_missed(&mut process, port, size.missed).await?;
-    let most = process.memory()?.most;
+    let memory = process.memory()?.most;
     // A run takes long, and its table comes last.
-    said(&format!("memory: {most:.1} MiB at most"));
-    Ok(most)
+    said(&format!("memory: {memory:.1} MiB at most, {:.2} s of CPU until all were looked at", looked.as_secs_f64()));
+    Ok(Cost { memory, took, looked, listed: megabytes(listed), changed, told: megabytes(told) })
 }
 
 async fn until_missed(process: &mut Process, port: u16, count: usize) -> Result<()> {
@@ -136,6 +183,12 @@ async fn until(process: &mut Process, port: u16, metric: &str, count: usize) -> 
         ensure!(began.elapsed() < PATIENCE, "{metric}: {sum} of {count}");
         sleep(ASK_EVERY).await;
     }
+}
+
+// Lossless up to 2⁵³ bytes.
+#[expect(clippy::cast_precision_loss)]
+fn megabytes(bytes: u64) -> f64 {
+    bytes as f64 / 1e6
 }
 
 // At most 150,000 here.

@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::{Value, json};
@@ -61,6 +62,8 @@ struct Shared {
     narrow_lists: watch::Sender<usize>,
     /// The paths that were watched, but for that of all pods.
     followed: watch::Sender<BTreeSet<String>>,
+    /// Bytes of bodies, all in all.
+    sent: AtomicU64,
 }
 
 /// What the watch of pods is told to do.
@@ -91,6 +94,7 @@ impl Many {
             changes: watch::Sender::new(0),
             narrow_lists: watch::Sender::new(0),
             followed: watch::Sender::default(),
+            sent: AtomicU64::new(0),
         });
         let mut tasks = JoinSet::new();
         let serving = Arc::clone(&shared);
@@ -114,6 +118,11 @@ impl Many {
             "current-context": "x",
         });
         config.to_string()
+    }
+
+    /// How many bytes of lists and events it has sent, all in all.
+    pub fn sent(&self) -> u64 {
+        self.shared.sent.load(Ordering::Relaxed)
     }
 
     /// Ends the watch of pods as too old, so that all of them are listed again, and waits until they are.
@@ -202,6 +211,7 @@ impl Shared {
             );
             stream.get_mut().write_all(head.as_bytes()).await?;
             stream.get_mut().write_all(body.as_bytes()).await?;
+            self.note_sent(&body);
             if resource == "pods" && method == "GET" && (path != "/api/v1/pods" || is_narrow(&query)) {
                 self.narrow_lists.send_modify(|lists| *lists += 1);
             } else if resource == "pods" && path == "/api/v1/pods" && !body.contains("\"continue\"") {
@@ -269,7 +279,9 @@ impl Shared {
                     for index in (0..self.size.pods).rev().cycle().take(count) {
                         let (old, new) = (self.pod(index, 0), self.pod(index, 1));
                         for (kind, pod) in [("DELETED", &old), ("ADDED", &new), ("DELETED", &new), ("ADDED", &old)] {
-                            send(stream, &format!("{{\"type\":\"{kind}\",\"object\":{pod}}}")).await?;
+                            let event = format!("{{\"type\":\"{kind}\",\"object\":{pod}}}");
+                            send(stream, &event).await?;
+                            self.note_sent(&event);
                         }
                         self.changes.send_modify(|changes| *changes += 1);
                     }
@@ -277,6 +289,10 @@ impl Shared {
                 Some(Err(_)) => return Ok(()),
             }
         }
+    }
+
+    fn note_sent(&self, body: &str) {
+        self.sent.fetch_add(body.len().try_into().unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     fn list(&self, resource: &str, path: &str, query: &BTreeMap<&str, &str>) -> String {

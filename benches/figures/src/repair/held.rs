@@ -253,7 +253,7 @@ pub(super) async fn until_asked(harness: &Harness, what: &str, condition: impl F
     timeout(PATIENCE, asking).await.with_context(|| format!("{what}: not so"))
 }
 
-fn is_meshed(pod: &Pod) -> bool {
+pub(super) fn is_meshed(pod: &Pod) -> bool {
     pod.metadata.labels.iter().flatten().any(|(key, _)| key == MESHED)
 }
 

@@ -4,12 +4,16 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use k8s_openapi::api::core::v1::Event;
-use kube::api::{Api, ListParams};
+use kube::api::{Api, DynamicObject, ListParams, Patch, PatchParams};
+use serde_json::json;
 use tokio::time::{Instant, sleep};
 
-use super::held::{apply, until_asked};
-use super::{HURRIED, KINDS, LOOK_EVERY, SHOP, check_meshed, create, load, number, owner, pods, set};
+use super::held::{apply, is_meshed, until_asked};
+use super::{
+    HURRIED, KINDS, LOOK_EVERY, SHOP, check_meshed, create, load, number, owner, pods, resource_of, set, until_pods,
+};
 use crate::agents::{Agent, Harness, PATIENCE, ports};
 use crate::gate::Gate;
 use crate::said;
@@ -33,6 +37,9 @@ struct Recovery {
     retries: usize,
 }
 
+/// How many requests of the one client are under way at a time, as with the floor of held pods.
+const CHANGED_AT_ONCE: usize = 100;
+
 /// By the least that as many pods take.
 const RATIO: f64 = 2.0;
 
@@ -53,6 +60,13 @@ pub(super) async fn measure(gate: &Gate, table: &mut Table, least: Duration) -> 
     let how = "in the same time from the injector's return, in another run: how many of 500 go on by themselves";
     let alone = by_themselves(five_hundred.took).await?;
     table.figure("500 refused owners: without retries", "", how).value(GATE, number(alone));
+
+    let nudged = nudged_at_once(500).await?;
+    let how = "by one client that changes an annotation of all of them, 100 requests at a time, with the injector up and no controller of \
+               ours: until the last pod";
+    table.figure("500 refused owners nudged at once", "s", how).value(GATE, nudged.as_secs_f64());
+    let how = "500 refused owners by the row before this: what remains is the controller's own part";
+    table.figure("500 refused owners, by 500 nudged at once", "×", how).value(GATE, took / nudged.as_secs_f64());
 
     let by_default = recover(gate, 500, &[]).await?;
     let how = "the same with the controller manager's own defaults, 20 requests a second for each controller";
@@ -148,6 +162,39 @@ async fn by_themselves(time: Duration) -> Result<usize> {
     harness.rise().await?;
     sleep(time).await;
     pods(&harness, SHOP).await
+}
+
+/// How long a client takes that changes all refused owners at once, until they have their pods.
+async fn nudged_at_once(count: usize) -> Result<Duration> {
+    let harness = refused(count, &HURRIED).await?;
+    let mut owners = Vec::new();
+    for (_, kind) in KINDS {
+        let all: Api<DynamicObject> = Api::namespaced_with(harness.client(), SHOP, &resource_of(kind));
+        let names =
+            all.list_metadata(&ListParams::default()).await?.items.into_iter().filter_map(|one| one.metadata.name);
+        owners.extend(names.map(|name| (all.clone(), name)));
+    }
+    ensure!(owners.len() == count, "{} of {count} owners are there", owners.len());
+    let spent = harness.api_server_cpu()?;
+    harness.rise().await?;
+    until_asked(&harness, "a pod is meshed", |pod| pod.is_some_and(|pod| is_meshed(&pod))).await?;
+    let began = Instant::now();
+    let change = Patch::Merge(json!({"metadata": {"annotations": {"example.com/changed": "1"}}}));
+    stream::iter(&owners)
+        .map(|(all, name)| async { all.patch_metadata(name, &PatchParams::default(), &change).await.map(drop) })
+        .buffer_unordered(CHANGED_AT_ONCE)
+        .try_collect::<()>()
+        .await?;
+    let answered = began.elapsed();
+    let took = until_pods(&harness, SHOP, count).await? - began;
+    check_meshed(&harness, SHOP, count).await?;
+    said(&format!(
+        "repair: {count} refused owners changed by one client within {:.1} s, all pods there after {:.1}; {:.1} s of the API server's CPU",
+        answered.as_secs_f64(),
+        took.as_secs_f64(),
+        harness.api_server_cpu()?.saturating_sub(spent).as_secs_f64(),
+    ));
+    Ok(took)
 }
 
 /// Puts the guard there, and waits until it refuses.
