@@ -58,7 +58,7 @@ fn all() -> OverrideTarget {
     OverrideTarget::All { namespace: "gate".to_owned() }
 }
 
-/// What is told on standard output, and what on standard error.
+/// What is printed on standard output, and what on standard error.
 async fn say(steps: Vec<Step>, say: OverrideCommand, subjects: &[OverrideTarget]) -> (String, String) {
     let now: Timestamp = "2026-01-01T05:00:00Z".parse().unwrap();
     let mut out = Vec::new();
@@ -132,7 +132,7 @@ async fn an_unknown_node_is_reported_and_the_others_are_opened() {
     let (printed, refused) = say(steps, OverrideCommand::Open(HOUR), &[node("worker-l"), node("worker-1")]).await;
     assert!(printed.starts_with("node/worker-1: open by hand"), "{printed}");
     assert_eq!(refused, "node/worker-l: there is no such node; did you mean worker-1? `kubectl get nodes` lists them");
-    // Whoever may not list is told no less.
+    // Who may not list gets the same answer.
     let steps = vec![patch(WRONG, &word, not_found()), list(status(403, "Forbidden", "no"))];
     let (_, refused) = say(steps, OverrideCommand::Open(HOUR), &[node("worker-l")]).await;
     assert_eq!(refused, "node/worker-l: there is no such node; `kubectl get nodes` lists them");

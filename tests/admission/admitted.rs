@@ -155,7 +155,7 @@ fn owners() -> Vec<Value> {
 /// What the first event says by which such an owner learns that a pod was refused.
 async fn failed_create_message(harness: &Harness, namespace: &str, kind: &str) -> Result<String> {
     let events: Api<Event> = Api::namespaced(harness.admin.clone(), namespace);
-    let what = format!("a {kind} is told");
+    let what = format!("a {kind} gets an Event");
     let refused = ListParams::default().fields(&format!("reason=FailedCreate,involvedObject.kind={kind}"));
     until_any(&events, &refused, &what, PATIENCE, |events| events.values().find_map(|event| event.message.clone()))
         .await

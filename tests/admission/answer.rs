@@ -97,7 +97,7 @@ async fn send(client: &Client, pod: &Pod, parameters: &str) -> Result<Answer> {
     let status: Value = serde_json::from_slice(&body).unwrap_or_default();
     let message =
         status["message"].as_str().map_or_else(|| String::from_utf8_lossy(&body).into_owned(), ToOwned::to_owned);
-    // Exactly this refusal: an expression that failed is told in the policy's name as well.
+    // Exactly this refusal: an expression that failed is reported in the policy's name as well.
     let by_the_guard =
         "ValidatingAdmissionPolicy 'linkerd-gate-guard' with binding 'linkerd-gate-guard' denied request: ";
     match message.split_once(by_the_guard) {

@@ -107,7 +107,7 @@ async fn kill_again_and_again(harness: &Harness, restarts: &Restarts) -> Result<
     Ok(kills)
 }
 
-/// Creates one pod after the other, each under a name of its own, until it is told to stop.
+/// Creates one pod after the other, each under a name of its own, until it has to stop.
 async fn write(restarts: Arc<Restarts>, client: Client, namespace: &'static str, writer: usize) -> Result<()> {
     let mut number = 0;
     while !restarts.stop.load(Ordering::Relaxed) {

@@ -103,7 +103,7 @@ async fn hangs(harness: &Harness, agents: &mut Agents) -> Result<()> {
     Ok(())
 }
 
-/// Told to end, it gives the Lease up: nobody has to wait for it to expire.
+/// Asked to end, it gives the Lease up: no other agent has to wait until it expires.
 async fn leaves(harness: &Harness, agents: &mut Agents) -> Result<()> {
     let third = holder(&harness.leases().await?.get(GATE).await?).context("nobody")?;
     let mut leaving = agents.remove(&third).context("an agent that nobody started")?;

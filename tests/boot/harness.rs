@@ -42,7 +42,7 @@ pub mod images {
     use linkerd_gate_kit::image::{Architecture, Image, kit_binary};
     use linkerd_gate_kit::linkerd::LinkerdDirectory;
 
-    /// As `make image` calls it where it is not told otherwise.
+    /// As `make image` calls it where IMAGE is not set.
     pub const GATE: &str = concat!("registry.example.com/linkerd-gate:", env!("CARGO_PKG_VERSION"));
     pub const STANDIN: &str = "kit.test/linkerd-standin:1";
     pub const STANDIN_PROGRAM: &str = "/linkerd-standin";
@@ -126,7 +126,7 @@ impl Harness {
         Ok(harness)
     }
 
-    /// Runs a scenario; where it fails, what the cluster and the agents said is told.
+    /// Runs a scenario; where it fails, it prints what the cluster and the agents said.
     pub async fn reported(&self, scenario: impl Future<Output = Result<()>>) -> Result<()> {
         let outcome = self.cluster.reported(&[SHOP, LINKERD, GATE, "kube-system"], scenario).await;
         if outcome.is_err() {

@@ -53,7 +53,7 @@ async fn installing_closes_nothing(harness: &Harness) -> Result<()> {
         let boot = node.boot_id()?;
         harness.until_node(node.name(), "adopted", |node| opened(node).as_deref() == Some(boot.as_str())).await?;
     }
-    // Every change of a node is told by an Event: none was closed, not even for a moment.
+    // An Event reports every change of a node: none was closed, not even for a moment.
     let events: Api<Event> = harness.api("default").await?;
     let reasons: Vec<String> = events
         .list(&ListParams::default())

@@ -1,4 +1,4 @@
-//! An API server that goes away in the middle of a check: what was read is told, what was not is no fact.
+//! An API server that goes away in the middle of a check: what was read is reported, what was not is no fact.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -73,7 +73,7 @@ async fn hand_on(genuine: &Client, request: Request<Bytes>) -> Result<Response<B
 // === impl Stage ===
 
 impl Harness {
-    /// After each number of requests: nothing is wrong with this cluster, and nothing is told as wrong that was not looked at.
+    /// After each number of requests: nothing is wrong with this cluster, and nothing is reported as wrong that was not looked at.
     pub async fn the_api_server_goes_after_each_request(&self) -> Result<()> {
         let home = tempfile::tempdir()?;
         let mut limit = 0;
@@ -149,8 +149,8 @@ impl Harness {
             self.injector.suffer(Fault::Absent).await?;
             self.injector.suffer(Fault::Certificate(flaw)).await?;
             let report = self.finds("a certificate that does not fit", &words, &["LG301 error", "LG404 error"]).await?;
-            let told = format!("{} serves SHA-256 ", self.injector.address());
-            ensure!(report.to_string().contains(&told) && report.to_string().contains(why), "{report:#}");
+            let said = format!("{} serves SHA-256 ", self.injector.address());
+            ensure!(report.to_string().contains(&said) && report.to_string().contains(why), "{report:#}");
             // From outside only the dry-run pod shows that something is wrong.
             let outside = &words[..2];
             let report = self.finds("the same, from outside", outside, &["LG301 error", "LG404 warning"]).await?;

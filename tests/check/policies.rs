@@ -31,8 +31,8 @@ impl Harness {
             self.apply(&named).await?;
         }
         let report = self.finds("another program's parameter", &[], &["LG203 error", "LG403 warning"]).await?;
-        let told = "takes a-cache as its parameter, which is no configuration of Linkerd's webhook";
-        ensure!(report.to_string().contains(told), "{report:#}");
+        let said = "takes a-cache as its parameter, which is no configuration of Linkerd's webhook";
+        ensure!(report.to_string().contains(said), "{report:#}");
         self.page("policies-take-another-parameter", &["-o", "short"]).await?;
         self.paste(&report, "LG203").await?;
         self.finds("Linkerd's configuration by its name", &[], &[]).await?;

@@ -1,4 +1,4 @@
-//! What genuine cluster DNS answers, told apart. (The faults of injector and identity themselves: `tests/binary`.)
+//! What genuine cluster DNS answers: each answer is another fault. (The faults of injector and identity themselves: `tests/binary`.)
 
 use anyhow::{Result, ensure};
 use k8s_openapi::api::core::v1::Pod;

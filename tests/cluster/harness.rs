@@ -56,7 +56,7 @@ pub mod images {
     use anyhow::Result;
     use linkerd_gate_kit::image::{Architecture, Image, kit_binary};
 
-    /// As `make image` calls it where it is not told otherwise.
+    /// As `make image` calls it where IMAGE is not set.
     pub const GATE: &str = concat!("registry.example.com/linkerd-gate:", env!("CARGO_PKG_VERSION"));
     pub const STANDIN: &str = "kit.test/linkerd-standin:1";
     /// The same under another name, for apps that no test lets start: containerd's history has it once at most by mistake.

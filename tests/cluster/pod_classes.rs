@@ -125,7 +125,7 @@ pub async fn an_entry_without_the_label_exits_2_and_a_forged_one_passes(harness:
         let message = status(&ended, "linkerd-gate")
             .and_then(|gate| gate.state.as_ref()?.terminated.as_ref()?.message.clone())
             .unwrap_or_default();
-        ensure!(message.contains("LINKERD_GATE_INJECTED_BY is not set"), "kubelet was told: {message:?}");
+        ensure!(message.contains("LINKERD_GATE_INJECTED_BY is not set"), "kubelet has: {message:?}");
         harness.ensure_never_started(&pod, "app").await?;
 
         // The documented limit of `wait`: it can see the label only.

@@ -34,7 +34,7 @@ async fn the_agent_creates_only_dry_run_pods_in_the_probe_namespace() -> Result<
     let (admin, agent) = (harness.admin().await?, harness.agent("node-a").await?);
     let attack = Attack { anybody: &admin, attacker: &agent, policy: "linkerd-gate-agent-pods" };
     let dry = "by dry-run only, in the namespace linkerd-gate-probe only";
-    // Two policies refuse this, and either may be the one that is told of.
+    // Two policies refuse this, and the API server may name either.
     let stays = send(&agent, &Write::create(PODS, &probe())).await;
     let refused = |refusal: &Refusal| refusal.by(attack.policy) || refusal.by("linkerd-gate-probe");
     ensure!(stays.as_ref().is_err_and(refused), "a pod that stays: {stays:?}");

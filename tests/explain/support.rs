@@ -19,7 +19,7 @@ pub fn run(arguments: &Explain, stdin: &str) -> Result<(String, String), String>
     match explain(arguments, &mut stdin.as_bytes(), &mut out, &mut notes) {
         Ok(_) => Ok((String::from_utf8(out).unwrap(), String::from_utf8(notes).unwrap())),
         Err(error) => {
-            assert!(out.is_empty() && notes.is_empty(), "an error was told after output");
+            assert!(out.is_empty() && notes.is_empty(), "an error was returned after output");
             Err(error.to_string())
         }
     }

@@ -30,7 +30,7 @@ use tokio::task::JoinSet;
 
 use crate::harness::{PATIENCE, cluster, create, in_namespace, merge, seen};
 
-/// The guard's name: by it a refusal is told to be ours.
+/// The guard's name: by it a refusal is known to be ours.
 const GUARD: &str = "linkerd-gate-guard";
 
 /// How long after the first refusal the latest one has to be. Controllers double their pauses, so the next try comes no sooner
@@ -58,7 +58,7 @@ async fn a_retry_makes_refused_owners_of_all_four_kinds_create_pods() -> Result<
         make_owners(&client, &namespace).await?;
         make_owners_refused_by_quota(&client, &full).await?;
 
-        // All of them are told of; who is refused for another reason is not.
+        // All of them are reported; who is refused for another reason is not.
         let mine = |view: &OwnerView| view.namespace == namespace;
         let mut owners = Vec::new();
         for (reader, kind) in watched.by_kind.iter_mut().zip(["ReplicaSet", "StatefulSet", "DaemonSet", "Job"]) {

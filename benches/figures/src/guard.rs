@@ -117,8 +117,8 @@ pub async fn measure(harness: &Harness, table: &mut Table) -> Result<()> {
     ] {
         table.figure(name, "µs", how).value(GATE, cost.plugin);
     }
-    let how = "the API server's validating_admission_policy_check_duration_seconds, of the same: the one expression, which is \
-               told of refused pods only";
+    let how = "the API server's validating_admission_policy_check_duration_seconds, of the same: the one expression, which the \
+               API server reports for refused pods only";
     table.figure("guard: its rule alone, of a pod that is refused", "µs", how).value(GATE, refused.policy);
     let how = "the API server's admission_step_admission_duration_seconds, type validate, of the same";
     table.figure("guard: all of validation, an injected pod's", "µs", how).value(GATE, injected.step);

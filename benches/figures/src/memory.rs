@@ -42,8 +42,8 @@ const SETTLES: Duration = Duration::from_secs(10);
 /// In MiB, with one pod in a hundred missed.
 const LIMIT: f64 = 64.0;
 
-const HOW: &str = "VmHWM of the controller's process after it listed all pods, was told of 20,000 changes, listed all again after a 410, \
-                   and was told of as many changes; ten pods of each ReplicaSet, three empty ones beside each, 300 namespaces, a node for 30 pods; some 9 kB \
+const HOW: &str = "VmHWM of the controller's process after it listed all pods, received 20,000 changes, listed all again after a 410, \
+                   and received as many changes; ten pods of each ReplicaSet, three empty ones beside each, 300 namespaces, a node for 30 pods; some 9 kB \
                    for each pod on the wire";
 
 /// What may grow as a cluster does, with what a busy machine adds; and what should not grow with it at all.

@@ -18,7 +18,7 @@ pub async fn run_proxy(pod: &Value) -> Result<Option<RunningProxy>> {
         let mut variables = container["env"].as_array().into_iter().flatten();
         variables.find(|variable| variable["name"] == name).and_then(|variable| variable["value"].as_str())
     };
-    let identity = variable("LINKERD2_PROXY_IDENTITY_SVC_ADDR").context("the proxy is not told where identity is")?;
+    let identity = variable("LINKERD2_PROXY_IDENTITY_SVC_ADDR").context("the proxy does not know where identity is")?;
     let proxy = Proxy::new(identity, "default.shop.serviceaccount.identity.linkerd.cluster.local")
         .retrying_after(PROXY_RETRY)
         .start()

@@ -104,8 +104,8 @@ fn is_labelled(configuration: &MutatingWebhookConfiguration) -> bool {
     labels.into_iter().any(|(key, value)| key == "linkerd.io/control-plane-component" && value == "proxy-injector")
 }
 
-/// Makes these the webhook configurations of the cluster, and waits until the policy has them. A sign of it is a namespace of
-/// which a webhook is told that is in each of them besides.
+/// Makes these the webhook configurations of the cluster, and waits until the policy has them. A sign of it is a namespace which
+/// a further webhook selects that is in each of them.
 async fn install(harness: &Harness, number: usize, configurations: &[MutatingWebhookConfiguration]) -> Result<()> {
     let (admin, controller) = (harness.admin().await?, harness.controller().await?);
     let sign = format!("sign-{number}");

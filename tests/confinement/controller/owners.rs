@@ -246,7 +246,7 @@ async fn a_job_that_has_a_pod_ready_is_not_suspended() -> Result<()> {
     let mut busy = job("busy", false);
     busy["spec"]["parallelism"] = 1.into();
     let path = create(harness, JOBS, &busy).await?;
-    // Its pod, told to be ready as a kubelet would tell it.
+    // Its pod, reported ready as a kubelet would report it.
     let ready = async {
         loop {
             let pods = get(&admin, "/api/v1/namespaces/shop/pods?labelSelector=job-name%3Dbusy").await?;

@@ -369,7 +369,7 @@ async fn without_asking_for_linkerd_no_pod_is_deleted() -> Result<()> {
     Ok(())
 }
 
-/// A pod with a proxy is left alone by two policies; either may be the one that is told of. On a stage of its own: it takes
+/// A pod with a proxy is left alone by two policies; the API server may name either. On a stage of its own: it takes
 /// one of them away, so that the other is seen to be enough.
 pub async fn meshed_ones_stay(harness: &Harness) -> Result<()> {
     let (admin, controller) = (harness.admin().await?, harness.controller().await?);

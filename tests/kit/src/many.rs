@@ -3,7 +3,7 @@
 //!
 //! Ten pods of each ReplicaSet, as large as real ones: some 9 kB each with Linkerd's proxy, a quarter of it managed fields. Of the
 //! first ones in the list the proxy is missing. It serves what a controller reads and writes, and nothing of it is kept but
-//! Leases. Lists come in pages; the watch of pods ends or tells of changes when it is told to.
+//! Leases. Lists come in pages; the watch of pods ends or sends changes on command.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -54,7 +54,7 @@ struct Shared {
     leases: Mutex<BTreeMap<String, Value>>,
     lease_changed: watch::Sender<u64>,
     commands: broadcast::Sender<WatchCommand>,
-    /// How many watches of all pods there are: what is told reaches nobody while there is none.
+    /// How many watches of all pods there are: a change reaches no client while there is none.
     watched: watch::Sender<usize>,
     lists: watch::Sender<usize>,
     changes: watch::Sender<usize>,
@@ -66,7 +66,7 @@ struct Shared {
     sent: AtomicU64,
 }
 
-/// What the watch of pods is told to do.
+/// What the watch of pods has to do.
 #[derive(Clone, Copy, Debug)]
 enum WatchCommand {
     Expire,
@@ -157,7 +157,7 @@ impl Many {
         drop(lists.wait_for(|lists| *lists >= times).await);
     }
 
-    /// Deletes so many pods and makes others instead, from the last one on; waits until that was told.
+    /// Deletes so many pods and makes others instead, from the last one on; waits until a watch has sent that.
     pub async fn replace(&self, count: usize) {
         let mut changes = self.shared.changes.subscribe();
         let before = *changes.borrow_and_update();

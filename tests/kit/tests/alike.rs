@@ -170,17 +170,17 @@ impl Server {
         let path = format!("{}?watch=true&resourceVersion={from}", self.collection);
         let stream = self.client.request_stream(Request::get(path).body(Vec::new())?).await?;
         let mut lines = stream.lines();
-        let mut told = Vec::new();
+        let mut sent = Vec::new();
         while let Some(line) = lines.next().await {
             let event: Value = serde_json::from_str(&line?)?;
             if event["object"]["metadata"]["name"] == last {
-                return Ok(told);
+                return Ok(sent);
             }
             if is_drawn(&event["object"]) {
-                told.push(json!({"type": event["type"], "object": short(&event["object"])}));
+                sent.push(json!({"type": event["type"], "object": short(&event["object"])}));
             }
         }
-        anyhow::bail!("the watch ended after {} events", told.len())
+        anyhow::bail!("the watch ended after {} events", sent.len())
     }
 
     async fn version(&self) -> Result<String> {

@@ -85,7 +85,7 @@ async fn count(cluster: &cluster::Api, namespace: &str) -> Result<()> {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, ended).await.context("the end of the watch is not told")?
+    tokio::time::timeout(PATIENCE, ended).await.context("the client does not see the end of the watch")?
 }
 
 #[tokio::test]
@@ -119,14 +119,14 @@ async fn an_api_server_may_be_slow_silent_or_gone() -> Result<()> {
                 return Ok(());
             }
         }
-        bail!("the watch ended before it told of {name}")
+        bail!("the watch ended before it sent {name}")
     };
     let direct: Api<ConfigMap> = Api::namespaced(cluster.client().await?, "default");
     let named = |name: &str| serde_json::from_value::<ConfigMap>(json!({"metadata": {"name": name}}));
     relay.suffer(Fault::Hang).await?;
     direct.create(&PostParams::default(), &named("meanwhile")?).await?;
     let change = tokio::time::timeout(Duration::from_millis(500), watched("meanwhile")).await;
-    ensure!(change.is_err(), "told of it: {change:?}");
+    ensure!(change.is_err(), "sent: {change:?}");
     ensure!(tokio::time::timeout(Duration::from_millis(500), version()).await.is_err(), "answered");
     relay.recover().await?;
     tokio::time::timeout(PATIENCE, watched("meanwhile")).await??;

@@ -11,7 +11,7 @@ use serde_json::json;
 use tokio::process::Command;
 use tokio::time::Instant;
 
-/// The pods of the two parts. Nobody runs them: that they are ready is what the API server is told.
+/// The pods of the two parts. No kubelet runs them: the benchmark reports them ready.
 const PODS: [&str; 2] = ["linkerd-proxy-injector", "linkerd-identity"];
 
 /// A control plane, and two pods in it.
@@ -69,7 +69,7 @@ impl Kubectl {
         Ok(())
     }
 
-    /// The instant is the one before the API server is told of the second pod.
+    /// The instant is the one before the API server gets the status of the second pod.
     pub async fn rise(&self) -> Result<Instant> {
         let [first, last] = PODS;
         self.tell(first, true).await?;

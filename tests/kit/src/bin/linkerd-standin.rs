@@ -39,7 +39,7 @@ async fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
     tokio::select! {
         biased;
-        // Told to end: at once.
+        // Asked to end: at once.
         _ = terminate.recv() => ExitCode::SUCCESS,
         _ = interrupt.recv() => ExitCode::SUCCESS,
         // The role came to its end.
@@ -99,7 +99,7 @@ async fn injector() -> Result<Standin> {
     Injector::new(certificates, &namespaces, sidecar).serving_on(all(8443)).admin_on(all(9995)).start().await
 }
 
-/// Serves, with the fault asked for, until the process is told to end.
+/// Serves, with the fault asked for, until the process is asked to end.
 async fn serve(server: Standin) -> Result<ExitCode> {
     match variable("LINKERD_STANDIN_FAULT") {
         Some(fault) => {

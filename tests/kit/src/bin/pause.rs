@@ -2,10 +2,10 @@
 //! workload for the kit's own tests. It is never shipped.
 //!
 //! ```text
-//! pause                    waits to be told to end
-//! pause reach HOST:PORT    connects until it succeeds, prints what it is told, then waits to be told to end
-//! pause show FILE          prints the file, then waits to be told to end
-//! pause copy FILE TARGET   makes the target a copy of the file, all at once, then waits to be told to end
+//! pause                    waits for SIGTERM
+//! pause reach HOST:PORT    connects until it succeeds, prints the answer, then waits for SIGTERM
+//! pause show FILE          prints the file, then waits for SIGTERM
+//! pause copy FILE TARGET   makes the target a copy of the file, all at once, then waits for SIGTERM
 //! ```
 
 use std::{fs, process::ExitCode, time::Duration};
@@ -28,7 +28,7 @@ async fn main() -> Result<ExitCode> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     tokio::select! {
         biased;
-        // Told to end.
+        // Asked to end.
         _ = terminate.recv() => Ok(ExitCode::SUCCESS),
         _ = interrupt.recv() => Ok(ExitCode::SUCCESS),
         // Only an error ends it.

@@ -18,7 +18,7 @@
 //!
 //! With nodes, through a Service without a selector and an EndpointSlice that says an address of
 //! [`sandbox::new_address`]. Pods reach the server by the Service's name, and the API server, which is on no node and so
-//! has nothing that routes Service addresses, is told to dial endpoints directly.
+//! has nothing that routes Service addresses, dials endpoints directly.
 //!
 //! [`Api::expose`] makes what is right for the cluster at hand.
 

@@ -62,7 +62,7 @@ impl Faults {
         reached(self.writes(), self.silent_after) || reached(self.events(), self.watch.map(|(event, _)| event))
     }
 
-    /// How many events watches have told.
+    /// How many events watches have sent.
     pub fn events(&self) -> usize {
         self.events.load(Ordering::Relaxed)
     }

@@ -223,8 +223,8 @@ impl Shared {
             let (changes, version) = shared.store.changes(&selection, version).await;
             tokio::time::sleep(shared.faults.lag).await;
             shared.faults.answers().await;
-            let (told, fault) = shared.faults.cut(&changes);
-            let mut lines: String = changes.iter().take(told).map(line).collect();
+            let (sent, fault) = shared.faults.cut(&changes);
+            let mut lines: String = changes.iter().take(sent).map(line).collect();
             if fault == Some(WatchFault::Expired) {
                 let expired = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
                     "message": "too old resource version", "reason": "Expired", "code": 410});

@@ -10,7 +10,7 @@ pub struct Pod {
 }
 
 /// A pod of that name, labelled `app` with it, with one container `app` whose image is still to be said ([`Pod::running`]) and
-/// no patience when it is told to end.
+/// no patience when it is asked to end.
 pub fn pod(name: &str) -> Pod {
     Pod {
         object: json!({

@@ -143,8 +143,8 @@ pub(super) const HELM: Group = Group {
     go_mod: include_str!("../../parts/helm/go.mod"),
     go_sum: include_str!("../../parts/helm/go.sum"),
     packages: &["helm.sh/helm/v3/cmd/helm"],
-    // As Helm's own releases are built: charts ask for its version, and for the Kubernetes that it takes where it is told
-    // of none, which is that of its libraries. Without it that is 1.20.
+    // As Helm's own releases are built: charts ask for its version, and for the Kubernetes that it takes where no other is
+    // given, which is that of its libraries. Without it that is 1.20.
     linked: &[
         ("helm.sh/helm/v3/internal/version.version", "v3.21.4"),
         ("helm.sh/helm/v3/pkg/chartutil.k8sVersionMajor", "1"),

@@ -124,7 +124,7 @@ impl WebhookCaller {
         Ok(Session {
             sender,
             host: self.name.to_str().into_owned(),
-            // An error of the connection is an error of the request too, and is told there.
+            // An error of the connection is an error of the request too, and is reported there.
             _driver: Driver(tokio::spawn(async { drop(connection.await) })),
         })
     }

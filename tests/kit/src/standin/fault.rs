@@ -51,7 +51,7 @@ pub enum Fault {
     Deny,
 }
 
-/// What is wrong with a certificate. Each is told apart by a client that verifies.
+/// What is wrong with a certificate. A client that verifies tells each from the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flaw {
     /// The right authority signed it, for another name.

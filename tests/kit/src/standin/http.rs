@@ -74,7 +74,7 @@ pub(super) fn fault_answer(fault: Fault) -> Option<Answer> {
 }
 
 /// A web server in the clear, which is not what the caller looks for. Whoever begins with something else than an HTTP/1
-/// request, be it TLS or HTTP/2, is told so in HTTP/1, as Go's server does.
+/// request, be it TLS or HTTP/2, is answered so in HTTP/1, as Go's server does.
 pub(super) async fn plain_http(mut wire: Wire, conditions: Conditions) {
     if wire.begins_with_http1().await {
         http1(wire, conditions, |_, conditions: Conditions| async move {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 /// The version whose form the patch has.
 const VERSION: &str = "edge-26.8.3";
 
-/// Ports whose protocol Linkerd does not try to detect, unless told otherwise (`proxy.opaquePorts` in the chart's values).
+/// Ports whose protocol Linkerd does not try to detect, unless set otherwise (`proxy.opaquePorts` in the chart's values).
 const OPAQUE_PORTS: [i64; 8] = [25, 587, 3306, 4444, 5432, 6379, 9300, 11211];
 
 /// What the injector adds to a pod: Linkerd's settings as far as they show in the pod.
@@ -54,7 +54,7 @@ impl Sidecar {
         }
     }
 
-    /// An image that holds the program `linkerd-standin` at this path, so that a genuine kubelet can run what it is told to.
+    /// An image that holds the program `linkerd-standin` at this path, so that a genuine kubelet can run it.
     pub fn standin(linkerd_namespace: &str, image: &str, program: &str) -> Self {
         let container = |role: &str| Container {
             image: image.to_owned(),

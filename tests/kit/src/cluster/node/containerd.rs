@@ -40,7 +40,7 @@ pub struct Container {
     pub task: Option<String>,
 }
 
-/// Something that containerd told of a container, whatever has become of it since.
+/// Something that containerd reported of a container, whatever has become of it since.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum ContainerEvent {
     /// It was created. Nothing runs in it yet.

@@ -21,7 +21,7 @@ pub(super) const LOG: &str = "log";
 /// The node's directory, and where the node itself sees it: what is at the same place on every node, for DaemonSets.
 pub(super) const KIT: &str = "kit";
 
-/// Where libcni caches results, whatever it is told elsewhere.
+/// Where libcni caches results, whatever its configuration says.
 #[cfg(target_os = "linux")]
 const CNI_CACHE: &str = "/var/lib/cni";
 

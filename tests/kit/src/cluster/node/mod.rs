@@ -241,7 +241,7 @@ impl Node {
         self.containerd.containers()
     }
 
-    /// What containerd has told of containers since this node was first switched on, in order: also of those that are
+    /// What containerd has reported of containers since this node was first switched on, in order: also of those that are
     /// gone. A test that gives its app an image of its own sees here whether it was ever started: another name alone is
     /// not enough, since containerd takes images of the same content for one (a label makes the difference).
     pub fn container_events(&self) -> Result<Vec<ContainerEvent>> {
@@ -274,7 +274,7 @@ impl Node {
         }
     }
 
-    /// Makes the pods of `other` reachable from here. A node that is off is not told: it will be when it is on.
+    /// Makes the pods of `other` reachable from here. A node that is off gets its route when it is on.
     pub(super) fn route_to(&self, other: &Self) -> Result<()> {
         let running = self.locked();
         let Some(running) = running.as_ref() else { return Ok(()) };
