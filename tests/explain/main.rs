@@ -361,7 +361,11 @@ fn linkerds_absence_is_an_answer_and_an_unrelated_file_is_not() {
     assert_eq!((&found[0]["decision"], &found[0]["reasons"]), (&json!("not-called"), &json!(["not_installed"])));
 
     fs::write(&path, "{apiVersion: v1, kind: Service, metadata: {name: linkerd-proxy-injector}}").unwrap();
-    assert!(run(&arguments, pod).unwrap_err().ends_with("webhooks.yaml: there is no MutatingWebhookConfiguration"));
+    assert!(
+        run(&arguments, pod)
+            .unwrap_err()
+            .contains("webhooks.yaml: there is no MutatingWebhookConfiguration in it; this prints them: kubectl get")
+    );
 
     fs::write(
         &path,

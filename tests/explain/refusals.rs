@@ -58,6 +58,14 @@ impl Desk {
         (output.status.code(), String::from_utf8(output.stderr).unwrap())
     }
 
+    /// What a script prints on standard output.
+    fn out(&self, script: &str) -> String {
+        let mut shell = process::Command::new("/bin/sh");
+        shell.args(["-c", script]).current_dir(self.path()).env_clear();
+        let output = shell.env("PATH", self.path().join("bin")).stdin(process::Stdio::null()).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    }
+
     /// Runs the command that a refusal ends in. Without a cluster, one about a cluster ends with 69; none is refused itself.
     fn follow(&self, refusal: &str) {
         let starts = [": linkerd-gate ", ": kubectl ", ": curl ", ": sudo ", ": PROGRAM "];
@@ -245,6 +253,53 @@ fn documents_that_are_refused_say_where_and_what_is_taken() {
         fs::write(desk.path().join("wrong.yaml"), pod(&format!("\"{value}\""))).unwrap();
         assert_eq!(desk.run("linkerd-gate explain -f wrong.yaml").0, Some(0), "{value}");
     }
+}
+
+/// What cannot be parsed: the place, what is wrong in words for its author, and the command that prints the lines around it.
+#[test]
+fn documents_that_cannot_be_parsed_say_where_why_and_what_next() {
+    let desk = Desk::new();
+    for (document, line, words) in [
+        ("metadata:\n\tname: p\n", 2, "a tab stands where YAML takes spaces only"),
+        ("metadata:\n  name: p\n   labels: {}\n", 3, "a second `: ` belongs to the same value"),
+        ("metadata:\n  name: p\n labels: {}\n", 3, "the line is not indented as the lines that it belongs to"),
+        ("metadata:\n  name: p\n  note: see: this\n", 3, "a second `: ` belongs to the same value"),
+        ("metadata:\n  name: p\n  labels\nkind: Pod\n", 3, "`: ` is missing behind a name"),
+        ("metadata:\n  name: \"p\n", 2, "a quote is not closed"),
+        ("metadata:\n  name: 'it's'\n", 2, "a quote within single quotes is written twice"),
+        ("metadata:\n  name: \"C:\\d\"\n", 2, "write `\\\\`, or single quotes"),
+        ("metadata: {name: p\nkind: Pod\n", 2, "between brackets, a comma is missing or a bracket is not closed"),
+        ("metadata: {name: p]\n", 1, "`{` is closed by `]`"),
+        ("metadata: {name: [a, b\n", 1, "`[` is not closed"),
+        ("metadata:\n  name: @p\n", 2, "text that begins with `@` needs quotes"),
+        ("metadata:\n  name: *p\n", 2, "text that begins with `*` needs quotes"),
+        ("{apiVersion: v1, kind: Pod, metadata: {name: p}\n", 1, "`{` is not closed"),
+        ("metadata: - name: p\n", 1, "`- ` is not indented as the other items of its list"),
+        ("{\"kind\": \"Pod\"\n \"metadata\": {}}\n", 2, "`,` or `}` is missing, here or on the line before"),
+    ] {
+        fs::write(desk.path().join("wrong.yaml"), format!("{POD}---\n{document}---\n{POD}")).unwrap();
+        let script = "linkerd-gate explain -f wrong.yaml";
+        let (code, err) = desk.run(script);
+        assert_eq!(code, Some(2), "{document}: {err}");
+        // The others are explained.
+        assert_eq!(desk.out(script).matches("Pod default/p ").count(), 2, "{document}: {err}");
+        let place = format!("wrong.yaml, document 2, line {}: this is n", line + 2);
+        assert!(err.starts_with(&place) && err.contains(words), "{document}: {err}");
+        let (_, command) = err.lines().next().unwrap().rsplit_once("; its lines: ").unwrap_or_else(|| panic!("{err}"));
+        let shown = desk.out(&format!("PATH=$PATH:/usr/bin:/bin; {command}"));
+        let wrong = document.lines().nth(line - 1);
+        assert!(wrong.is_none_or(|line| shown.lines().any(|printed| printed == line)), "{command}: {shown}");
+    }
+    let (_, err) = desk.run("linkerd-gate explain -f - < wrong.yaml");
+    assert!(err.contains("; with the input in a file, its lines: sed -n 2,5p FILE\n"), "{err}");
+    fs::write(desk.path().join("wrong.yaml"), "{\"kind\": \"Pod\",\n \"metadata\": {\"name\":").unwrap();
+    let (_, err) = desk.run("linkerd-gate explain -f wrong.yaml");
+    assert!(
+        err.contains(
+            "this is neither JSON nor YAML: it ends before its last bracket is closed: it may have been cut off"
+        ),
+        "{err}"
+    );
 }
 
 /// A program that writes to a named pipe is waited for; a pipe that no program opens does not hold a CI for ever (see the

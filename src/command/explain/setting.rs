@@ -39,7 +39,8 @@ impl<'a> Namespaces<'a> {
         if let Some(file) = file {
             stdin.read(file, given);
             if given.namespaces.is_empty() && given.problems.is_empty() {
-                given.problems.push(Problem::of(file, "there is no Namespace".to_owned()));
+                let message = "there is no Namespace in it; this prints one: kubectl get namespace NAME -o yaml";
+                given.problems.push(Problem::of(file, message.to_owned()));
             }
         }
         let (given, beside) = (std::mem::take(&mut given.namespaces), std::mem::take(&mut objects.namespaces));
@@ -139,7 +140,9 @@ impl Webhooks {
         }
         let has_list = std::mem::replace(&mut given.has_list, lists);
         if given.webhooks.len() == webhooks && !has_list {
-            given.problems.push(Problem::of(file, "there is no MutatingWebhookConfiguration".to_owned()));
+            let message = "there is no MutatingWebhookConfiguration in it; this prints them: kubectl get \
+                           mutatingwebhookconfigurations -o yaml";
+            given.problems.push(Problem::of(file, message.to_owned()));
             return None;
         }
         match WebhookView::new(&given.webhooks[webhooks..]) {

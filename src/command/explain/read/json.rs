@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
-use super::{Fault, Fields, MAX_DEPTH, MAX_VALUES, Node, Place, Repeated, Root, Sink, Text, Value};
+use super::{Fault, Fields, MAX_DEPTH, MAX_VALUES, Node, Place, Repeated, Root, Sink, Text, Value, syntax};
 
 /// Reads one JSON value. The items of a list go to the sink one by one.
 pub(super) fn value(text: &mut Text<'_>, place: &Place, sink: &mut dyn Sink) -> Result<(), Fault> {
@@ -25,9 +25,8 @@ pub(super) fn value(text: &mut Text<'_>, place: &Place, sink: &mut dyn Sink) -> 
         }
         Err(error) => {
             let line = Some(first_line + error.line().max(1) - 1);
-            let message = error.to_string();
-            let message = message.split(" at line ").next().unwrap_or_default();
-            let message = if message.contains("recursion limit") { too_deep() } else { message.to_owned() };
+            let message = syntax::of_json(&error);
+            let message = if message.contains("recursion limit") { too_deep() } else { message };
             Err(Fault { line, message })
         }
     }

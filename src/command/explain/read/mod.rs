@@ -11,6 +11,7 @@ mod misfit;
 mod node;
 mod scalar;
 pub(crate) mod source;
+mod syntax;
 mod text;
 mod yaml;
 
@@ -96,17 +97,21 @@ pub(super) fn read(file: &str, text: &mut Text<'_>, sink: &mut dyn Sink) {
     while text.next_document() {
         place.document += 1;
         place.line = text.line();
-        let fault = if text.looks_like_json() {
-            json_then_yaml(text, &mut place, sink)
+        let (read, how_to_render) = if text.looks_like_json() {
+            (json_then_yaml(text, &mut place, sink), None)
         } else {
-            yaml_document(text, &mut place, sink)
+            let how = text.unrendered().map(how_to_render);
+            // More than one document where `...` ends them.
+            (yaml::documents(text, &mut place, sink), how)
         };
         if text.trouble().is_some() {
             sink.abandon();
             break;
         }
-        if let Err(Fault { line, message }) = fault {
-            sink.fault(Some(&Place { line: line.unwrap_or(place.line), ..place.clone() }), message);
+        if let Err(Fault { line, message }) = read {
+            let line = line.unwrap_or(place.line);
+            let next = how_to_render.map_or_else(|| syntax::lines(file, line), str::to_owned);
+            sink.fault(Some(&Place { line, ..place.clone() }), format!("{message}; {next}"));
             faults += 1;
         }
         if faults >= MAX_PROBLEMS {
@@ -123,16 +128,13 @@ pub(super) fn read(file: &str, text: &mut Text<'_>, sink: &mut dyn Sink) {
     }
 }
 
-/// Some documents of YAML: more than one where `...` ends them.
-fn yaml_document(text: &mut Text<'_>, place: &mut Place, sink: &mut dyn Sink) -> Result<(), Fault> {
-    let hint = text.unrendered().map_or("", |template| match template {
+const fn how_to_render(template: Template) -> &'static str {
+    match template {
         Template::Helm => {
-            ": if it is a template of a Helm chart, render it first: helm template CHART | linkerd-gate explain -f -"
+            "if it is a template of a Helm chart, render it first: helm template CHART | linkerd-gate explain -f -"
         }
-        Template::Shell => ": if it is a template, fill it in first: envsubst < FILE | linkerd-gate explain -f -",
-    });
-    let with_hint = |Fault { line, message }: Fault| Fault { line, message: format!("{message}{hint}") };
-    yaml::documents(text, place, sink).map_err(with_hint)
+        Template::Shell => "if it is a template, fill it in first: envsubst < FILE | linkerd-gate explain -f -",
+    }
 }
 
 /// A stream of JSON objects. What begins like JSON and is none may still be YAML, which JSON is a part of.
@@ -147,8 +149,12 @@ fn json_then_yaml(text: &mut Text<'_>, place: &mut Place, sink: &mut dyn Sink) -
             if !text.replay() {
                 return Err(Fault { message: format!("this is not JSON: {}", fault.message), ..fault });
             }
-            return yaml::documents(text, place, sink)
-                .map_err(|_| Fault { message: format!("this is neither JSON nor YAML: {}", fault.message), ..fault });
+            return yaml::documents(text, place, sink).map_err(|of_yaml| {
+                if fault.message == syntax::NAME_WITHOUT_QUOTES {
+                    return of_yaml;
+                }
+                Fault { message: format!("this is neither JSON nor YAML: {}", fault.message), ..fault }
+            });
         }
     }
     while text.next_json()? {

@@ -5,10 +5,10 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use granit_parser::{Event, Parser, ScalarStyle, Tag};
+use granit_parser::{ErrorKind, Event, Parser, ScalarStyle, Tag};
 
 use super::chars::Chars;
-use super::{Fault, Fields, MAX_DEPTH, MAX_VALUES, Node, Place, Repeated, Root, Sink, Text, Value, scalar};
+use super::{Fault, Fields, MAX_DEPTH, MAX_VALUES, Node, Place, Repeated, Root, Sink, Text, Value, scalar, syntax};
 
 /// Reads what stands between two separators: one document, or several that `...` ends.
 pub(super) fn documents(text: &mut Text<'_>, place: &mut Place, sink: &mut dyn Sink) -> Result<(), Fault> {
@@ -70,9 +70,10 @@ impl Builder<'_, '_> {
             Some(Ok((event, span))) => Ok(Some((event, self.lines_before + span.start.line()))),
             Some(Err(error)) => {
                 let line = Some(self.lines_before + error.marker().line());
-                let message = error.info().replace('\n', " ");
-                let deep = message.contains("nesting") || message.contains("recursion");
-                let message = if deep { too_deep() } else { format!("this is not YAML: {message}") };
+                let message = match error.kind() {
+                    ErrorKind::RecursionLimitExceeded => too_deep(),
+                    kind => format!("this is not YAML: {}", syntax::of_yaml(kind)),
+                };
                 Err(Fault { line, message })
             }
         }

@@ -3,6 +3,7 @@
 use super::{Fault, Text};
 
 /// What is to be filled in before it is YAML.
+#[derive(Clone, Copy)]
 pub(in super::super) enum Template {
     /// By `helm template`.
     Helm,
