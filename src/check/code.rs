@@ -2,11 +2,8 @@
 
 use serde::Serializer;
 
-/// Where the documentation is read. A build that is published elsewhere sets LINKERD_GATE_DOCS_URL.
-pub const DOCS: &str = match option_env!("LINKERD_GATE_DOCS_URL") {
-    Some(url) => url,
-    None => "https://github.com/linkerd-gate/linkerd-gate/blob/main/docs",
-};
+/// Where the pages of `docs` are read: in the repository that Cargo.toml names, since the book has no site.
+const DOCS: &str = concat!(env!("CARGO_PKG_REPOSITORY"), "/blob/main/docs");
 
 /// One check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -126,7 +126,7 @@ pub(super) fn out_of_template(restartable: &str, namespace: &str, field: &str, k
 }
 
 /// What stands between a command and what there is to say about it: a comment of the shell.
-const NOTE: &str = "   # ";
+pub const NOTE: &str = "   # ";
 
 /// One after the other, and not more of them than a person reads; what is said about any of them stands at the end.
 pub(super) fn all(commands: impl IntoIterator<Item = String>) -> String {

@@ -37,6 +37,7 @@ use serde::Serialize;
 
 pub use self::clean::clean;
 pub use self::code::Code;
+pub use self::fix::NOTE;
 pub use self::state::{Proof, State};
 pub use self::survey::Survey;
 pub use self::unread::{Read, Unread};

@@ -10,7 +10,7 @@ pub(super) fn checks(state: &State) -> Vec<Check> {
         Ok(survey) => survey,
         Err(unread) => return vec![MESHED.unread(unread)],
     };
-    let headline = format!("asked pods: {} of {} meshed", survey.meshed, survey.asked());
+    let headline = format!("{}: {} of {}", MESHED.description, survey.meshed, survey.asked());
     // Those that have not started and that nothing holds are about to.
     let running: Vec<_> = survey.rows.iter().filter(|(_, row)| row.missed > row.held).collect();
     let mut checks = vec![if running.is_empty() {

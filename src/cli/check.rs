@@ -81,11 +81,13 @@ impl CheckArguments {
         let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         // What kubelet sets in every pod.
         let dials = dial || std::env::var_os("KUBERNETES_SERVICE_HOST").is_some_and(|value| !value.is_empty());
+        let columns = terminal_size::terminal_size_of(std::io::stdout()).map(|(width, _)| usize::from(width.0));
         let arguments = Arguments {
             scope: Scope { pre, namespace, selector: None, probe_namespace, proves: true, dials, projection },
             wait: wait.filter(|wait| !wait.is_zero()),
             output,
             colour: !refused && std::io::stdout().is_terminal(),
+            columns,
             suppressed: suppress,
             event,
         };

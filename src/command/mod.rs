@@ -14,6 +14,8 @@
 pub mod check;
 pub mod explain;
 pub mod install;
+#[cfg(test)]
+mod json_tests;
 pub mod manual_override;
 pub mod not_done;
 pub mod pod_name;

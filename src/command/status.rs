@@ -257,3 +257,16 @@ impl Nodes {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reference_has_every_field_of_the_json() {
+        let holder = || Some(Holder { identity: String::new(), renewed: None, since: None });
+        let (nodes, pods) = (Some(Nodes::default()), Some(Pods::default()));
+        let all = Status { prover: holder(), leader: holder(), nodes, pods, ..Status::default() };
+        crate::command::json_tests::the_page_has_the_fields_of("status", &serde_json::to_value(all).unwrap());
+    }
+}

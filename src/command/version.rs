@@ -90,3 +90,14 @@ fn write_text(versions: &Versions, namespace: &str, out: &mut impl Write) -> std
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reference_has_every_field_of_the_json() {
+        let all = Versions { client: "", servers: Some(Servers::default()) };
+        crate::command::json_tests::the_page_has_the_fields_of("version", &serde_json::to_value(all).unwrap());
+    }
+}

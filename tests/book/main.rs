@@ -64,6 +64,39 @@ fn every_page_that_code_and_chart_name_exists() {
     assert!(faults.is_empty(), "{faults:#?}");
 }
 
+/// Code takes the address from Cargo.toml; what is no code has it in writing.
+#[test]
+fn the_repository_has_one_address() {
+    fn below(path: PathBuf, found: &mut Vec<PathBuf>) {
+        if path.is_dir() {
+            for entry in fs::read_dir(path).unwrap() {
+                below(entry.unwrap().path(), found);
+            }
+        } else if path.extension().is_none_or(|extension| extension != "png") {
+            found.push(path);
+        }
+    }
+    let mut files = Vec::new();
+    for path in ["README.md", "CHANGELOG.md", "book.toml", ".github", "deploy", "docs", "src", "tests/check/golden"] {
+        below(root().join(path), &mut files);
+    }
+    let (ours, mut count) = (env!("CARGO_PKG_REPOSITORY"), 0);
+    for file in files {
+        let text = fs::read_to_string(&file).unwrap();
+        for (at, host) in text.match_indices("https://github.com/") {
+            let is_part = |char: char| char.is_alphanumeric() || "-_.".contains(char);
+            let mut parts = text[at + host.len()..].splitn(3, '/');
+            let [owner, name] = [parts.next(), parts.next()].map(Option::unwrap_or_default);
+            let name = name.split(|char| !is_part(char)).next().unwrap_or_default();
+            if name == "linkerd-gate" && owner.chars().all(is_part) {
+                count += 1;
+                assert_eq!(format!("{host}{owner}/{name}"), ours, "{}", file.display());
+            }
+        }
+    }
+    assert!(count > 50, "{count} addresses");
+}
+
 /// What a bug cannot be understood without.
 #[test]
 fn every_issue_form_asks_for_a_check() {

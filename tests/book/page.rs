@@ -5,8 +5,9 @@ use std::fs;
 use std::path::{Component, Path, PathBuf};
 use std::process::Command;
 
-/// Where the repository is on the web. Pages of the book link to files outside of it by this address, and so does the program.
-pub const HOME: &str = "https://github.com/linkerd-gate/linkerd-gate/blob/main/";
+/// Where the repository is on the web, by Cargo.toml. Pages of the book link to files outside of it by this address, and so does
+/// the program.
+pub const HOME: &str = concat!(env!("CARGO_PKG_REPOSITORY"), "/blob/main/");
 
 /// What is read beside the book.
 const OTHERS: &[&str] = &[

@@ -153,7 +153,7 @@ impl Harness {
         };
         self.pod(&meshed("edge-26.8.3"), running()).await?;
         let report = self.finds("a meshed pod that nothing guards", &[], &and(&["LG801 warning"])).await?;
-        ensure!(report.to_string().contains("asked pods: 1 of 1 meshed"), "{report:#}");
+        ensure!(report.to_string().contains("pods that ask for Linkerd are meshed: 1 of 1"), "{report:#}");
         self.kubectl(&["delete", "pod", "web-1", "-n", "shop", "--force"], "").await?;
         self.pod(&meshed("edge-26.1.1"), running()).await?;
         self.finds("an old proxy", &[], &and(&["LG501 warning", "LG801 warning"])).await?;
@@ -187,7 +187,12 @@ impl Harness {
         let wrong = and(&["LG701 error", "LG702 warning", "LG703 error", "LG704 error", "LG801 warning"]);
         let report = self.finds("pods outside the mesh", &[], &wrong).await?;
         self.paste(&report, "LG703").await?;
-        for part in ["asked pods: 0 of 5 meshed", "pod/runs -n shop", "pod/forged -n shop", "breaks Linkerd's patch"] {
+        for part in [
+            "pods that ask for Linkerd are meshed: 0 of 5",
+            "pod/runs -n shop",
+            "pod/forged -n shop",
+            "breaks Linkerd's patch",
+        ] {
             ensure!(report.to_string().contains(part), "{part}: {report:#}");
         }
         self.finds("of another namespace", &["-n", "default"], &BASE).await?;

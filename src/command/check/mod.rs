@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use tokio::time::{Instant, sleep, timeout};
 
+use self::table::Look;
 use super::not_done::NotDone;
 use crate::check::certificate::{Injector, Served};
 use crate::check::{self, Level, Report, State, Suppression};
@@ -49,6 +50,8 @@ pub struct Arguments {
     pub output: Output,
     /// Whether to use colours.
     pub colour: bool,
+    /// How many columns the terminal has; nothing where the output is none.
+    pub columns: Option<usize>,
     /// What is not to be shown.
     pub suppressed: Vec<Suppression>,
     /// The CronJob that gets an Event where something is an error.
@@ -97,7 +100,9 @@ pub async fn run(
             writeln!(out)?;
         }
         Output::Table | Output::Short => {
-            table::write(&report, arguments.output == Output::Short, arguments.colour, out)?;
+            let look =
+                Look { short: arguments.output == Output::Short, colour: arguments.colour, columns: arguments.columns };
+            table::write(&report, look, out)?;
         }
     }
     out.flush()?;
