@@ -236,7 +236,8 @@ impl Harness {
             let again = looks.iter().any(|start| command.starts_with(start));
             let trying = async {
                 loop {
-                    let printed = self.shell(&command).await?;
+                    let (done, printed) = self.shell(&command).await?;
+                    ensure!(done || !output.is_empty(), "{command} failed:\n{printed}");
                     match check(&output, &printed) {
                         Ok(()) => return anyhow::Ok(()),
                         Err(error) if !again => return Err(error),
@@ -246,7 +247,7 @@ impl Harness {
             };
             match tokio::time::timeout(PATIENCE, trying).await {
                 Ok(outcome) => outcome.with_context(|| command.clone())?,
-                Err(_) => check(&output, &self.shell(&command).await?).with_context(|| command.clone())?,
+                Err(_) => check(&output, &self.shell(&command).await?.1).with_context(|| command.clone())?,
             }
             if command.starts_with("helm upgrade") {
                 self.until_it_holds().await?;
@@ -255,8 +256,8 @@ impl Harness {
         Ok(())
     }
 
-    /// What a command of the page prints, on both outputs.
-    async fn shell(&self, command: &str) -> Result<String> {
+    /// Whether a command of the page succeeded, and what it printed on both outputs.
+    async fn shell(&self, command: &str) -> Result<(bool, String)> {
         let helm = helm();
         let programs = tempfile::tempdir()?;
         for (name, program) in [
@@ -276,7 +277,7 @@ impl Harness {
         }
         shell.env("PATH", path).env("KUBECONFIG", self.cluster.kubeconfig()).stdin(Stdio::null()).kill_on_drop(true);
         let output = shell.output().await?;
-        Ok(String::from_utf8(output.stdout)?)
+        Ok((output.status.success(), String::from_utf8(output.stdout)?))
     }
 }
 
