@@ -14,7 +14,13 @@ pub(super) fn checks(state: &State) -> Vec<Check> {
     // Those that have not started and that nothing holds are about to.
     let running: Vec<_> = survey.rows.iter().filter(|(_, row)| row.missed > row.held).collect();
     let mut checks = vec![if running.is_empty() {
-        MESHED.passes().described(headline)
+        // A pod that is held does not run outside the mesh, and is no more meshed for it.
+        MESHED.passes().described(match survey.held() {
+            0 => headline,
+            held => {
+                format!("{} or held: {} of {} meshed, {held} held", MESHED.description, survey.meshed, survey.asked())
+            }
+        })
     } else {
         let count: usize = running.iter().map(|(_, row)| row.missed - row.held).sum();
         let mut check = MESHED
