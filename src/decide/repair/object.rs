@@ -230,6 +230,11 @@ pub struct TemplateView {
     pub repair: Option<Result<Repair, String>>,
 }
 
+/// The number at the end of a StatefulSet's pod's name.
+pub(super) fn ordinal(name: &str) -> Option<u64> {
+    name.rsplit_once('-')?.1.parse().ok()
+}
+
 // === impl PodView ===
 
 impl PodView {

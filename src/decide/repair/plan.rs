@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::action::{Action, Method, Operation, RepairPolicy, Target, Ungate, UngateReason};
 use super::decision::{Decision, decision};
-use super::object::{Detail, Kind, Life, OwnerReference, OwnerView, PodView};
+use super::object::{Detail, Kind, Life, OwnerReference, OwnerView, PodView, ordinal};
 use super::scan::{MissedState, PodState, Scan, Snapshot};
 use super::tracker::{MAX_FAILURES, OwnerTracker, Tracker};
 use super::{resume, ungate};
@@ -176,20 +176,17 @@ fn candidates<'a>(snapshot: &Snapshot<'a>, missed: &[Missed<'a>]) -> BTreeMap<&'
         entry.pods.push((pod, *state, *way));
     }
     for candidates in owners.values_mut() {
-        // First what was begun and not ended: a Job no longer counts it. Then what has no node, and what never ran; of a
-        // StatefulSet the last first, as it does itself.
+        // First what was begun and not ended: a Job no longer counts it. Then what has no node, and what never ran. Of those that ran a
+        // StatefulSet's last first, as it does itself; of those that never ran its first, because it makes none before that is ready.
         candidates.pods.sort_by_key(|(pod, state, _)| {
             let tracked = pod.gate.as_ref().is_none_or(|gate| gate.tracked);
             let untracked = pod.owner.as_ref().is_some_and(|owner| owner.kind == Kind::Job) && !tracked;
-            (!untracked, pod.node.is_some(), *state, std::cmp::Reverse(ordinal(&pod.name)))
+            let place = ordinal(&pod.name);
+            let first = place.filter(|_| *state == MissedState::Held);
+            (!untracked, pod.node.is_some(), *state, first, std::cmp::Reverse(place))
         });
     }
     owners
-}
-
-/// The number at the end of a StatefulSet's pod's name.
-fn ordinal(name: &str) -> Option<u64> {
-    name.rsplit_once('-')?.1.parse().ok()
 }
 
 /// What is due of one owner, whatever the rates.
@@ -210,7 +207,10 @@ fn due(
     }
     let cooled = remembered.is_none() || past.acted_at + policy.cooldown <= now;
     let lacks = view.is_some_and(|view| view.wants);
-    let idle = past.under_way(lacks) == 0;
+    // A StatefulSet makes no pod before those of a lower number are ready: what it has not made again may wait for this one.
+    let first_held = pods.iter().find(|(_, state, _)| *state == MissedState::Held && owner.kind == Kind::StatefulSet);
+    let waits_after = first_held.and_then(|(pod, _, _)| ordinal(&pod.name));
+    let idle = past.under_way(lacks, waits_after) == 0;
     // A loop costs no more than three pods before anything is seen of what comes instead of them; one at a time once it looks
     // like one. Whoever was just seen to make pods with a proxy is held up by the window alone.
     let room = if past.has_failures() {
@@ -225,7 +225,7 @@ fn due(
     // What has no node holds nothing up by going, and is not one that the owner could count on.
     let mut bound_room = match owner.kind {
         Kind::StatefulSet => usize::from(idle && going == 0),
-        Kind::DaemonSet => budget(*view).saturating_sub(past.under_way(lacks) + going),
+        Kind::DaemonSet => budget(*view).saturating_sub(past.under_way(lacks, None) + going),
         Kind::Job | Kind::ReplicaSet | Kind::ReplicationController | Kind::Other(_) => usize::MAX,
     };
     let mut actions = Vec::new();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::action::{ABSENT_FOR, Action, Operation, RepairPolicy, Ungate};
 use super::late::LateReplacement;
-use super::object::{Kind, Life, OwnerView, PodView};
+use super::object::{Kind, Life, OwnerView, PodView, ordinal};
 use super::scan::{MissedState, PodState, Scan, Snapshot};
 use super::token_bucket::TokenBucket;
 use crate::decide::repair::window;
@@ -638,9 +638,13 @@ impl OwnerTracker {
         self.breaker_open_until = None;
     }
 
-    /// How many removals are under way; late ones count only where the owner `lacks` pods.
-    pub(super) fn under_way(&self, lacks: bool) -> usize {
-        self.replacements.iter().filter(|flight| lacks || !flight.late).count()
+    /// How many removals are under way; late ones count only where the owner `lacks` pods. Of a StatefulSet whose pod of the number
+    /// `waits_after` is not ready, those do not count whose replacement has a higher number and is still to come.
+    pub(super) fn under_way(&self, lacks: bool, waits_after: Option<u64>) -> usize {
+        let waits = |flight: &Replacement| {
+            flight.absent && waits_after.is_some_and(|first| ordinal(&flight.name).is_some_and(|place| place > first))
+        };
+        self.replacements.iter().filter(|flight| (lacks || !flight.late) && !waits(flight)).count()
     }
 
     /// How many of them whose replacement has not been seen yet.

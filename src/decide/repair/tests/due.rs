@@ -175,24 +175,24 @@ fn missing_replacements_count_while_their_owner_lacks_pods() {
 }
 
 #[test]
-fn a_stateful_set_goes_one_at_a_time_from_the_last_on() {
+fn held_pods_of_a_stateful_set_go_one_by_one_from_the_first() {
     let db = stateful_set("db");
     let mut model = Model::with(Repair::Held, [db.clone()]);
     model.pods(held(&["db-0", "db-2", "db-10"], &db));
-    assert_eq!(model.done(), ["delete db-10"]);
+    assert_eq!(model.done(), ["delete db-0"]);
     assert!(model.after(1).due_text().is_empty());
-    model.pods([pod("db-10").going().of(&db)]);
+    model.pods([pod("db-0").going().of(&db)]);
     assert!(model.after(600).due_text().is_empty(), "its grace period is long");
-    model.gone("db-10");
+    model.gone("db-0");
     assert!(model.after(1).due_text().is_empty(), "it is gone, and not back yet");
-    model.pods([pod("db-10").anew().meshed().of(&db)]);
+    model.pods([pod("db-0").anew().meshed().of(&db)]);
     assert!(model.after(1).due_text().is_empty(), "it is back, and has not started");
-    model.pods([pod("db-10").anew().meshed().running().of(&db)]);
+    model.pods([pod("db-0").anew().meshed().running().of(&db)]);
     assert_eq!(model.after(1).done(), ["delete db-2"]);
     // A successor that never starts does not hold up those that never ran for ever.
     model.pods([pod("db-2").anew().meshed().of(&db)]);
     assert!(model.after(59).due_text().is_empty());
-    assert_eq!(model.after(1).due_text(), ["delete db-0"]);
+    assert_eq!(model.after(1).due_text(), ["delete db-10"]);
 }
 
 #[test]
@@ -200,11 +200,28 @@ fn a_stateful_set_whose_pod_does_not_come_back_loses_no_other() {
     let db = stateful_set("db");
     let mut model = Model::with(Repair::Held, [db.clone()]);
     model.pods(held(&["db-0", "db-1"], &db));
-    assert_eq!(model.done(), ["delete db-1"]);
-    model.gone("db-1").owner(&db.clone().and("/status", json!({"replicas": 2})));
+    assert_eq!(model.done(), ["delete db-0"]);
+    model.gone("db-0").owner(&db.clone().and("/status", json!({"replicas": 2})));
     assert!(model.after(300).due_text().is_empty());
-    model.pods([pod("db-1").anew().meshed().running().of(&db)]);
-    assert_eq!(model.due_text(), ["delete db-0"]);
+    model.pods([pod("db-0").anew().meshed().running().of(&db)]);
+    assert_eq!(model.due_text(), ["delete db-1"]);
+}
+
+/// A StatefulSet makes no pod before those of a lower number are ready, so two that wait for each other would wait for ever.
+#[test]
+fn a_held_pod_does_not_wait_for_a_later_one_of_its_stateful_set() {
+    let db = stateful_set("db");
+    let lacking = db.clone().and("/status", json!({"replicas": 2}));
+    let mut model = Model::with(Repair::Held, [db.clone()]);
+    model.pods([pod("db-0").ready().meshed().of(&db)]).pods(held(&["db-1"], &db));
+    assert_eq!(model.done(), ["delete db-1"]);
+    // Before it is back a person deletes the first one, which comes back without a proxy.
+    model.gone("db-0").gone("db-1").owner(&lacking).pods([pod("db-0").anew().of(&db)]);
+    assert_eq!(model.after(1).done(), ["delete db-0"]);
+    model.gone("db-0").pods([pod("db-0").anew().anew().meshed().ready().of(&db)]);
+    assert!(model.after(1).due_text().is_empty());
+    model.pods(held(&["db-2"], &db));
+    assert!(model.after(1).due_text().is_empty(), "db-1 comes before db-2");
 }
 
 #[test]
@@ -212,11 +229,11 @@ fn an_operation_without_an_answer_may_have_succeeded() {
     let db = stateful_set("db");
     let mut model = Model::with(Repair::Held, [db.clone()]);
     model.pods(held(&["db-0", "db-1"], &db));
-    assert_eq!(model.act(&WriteOutcome::Failed("no answer".to_owned())), ["delete db-1"]);
-    model.gone("db-1").owner(&db.clone().and("/status", json!({"replicas": 2})));
+    assert_eq!(model.act(&WriteOutcome::Failed("no answer".to_owned())), ["delete db-0"]);
+    model.gone("db-0").owner(&db.clone().and("/status", json!({"replicas": 2})));
     assert!(model.after(300).due_text().is_empty());
-    model.pods([pod("db-1").anew().meshed().running().of(&db)]);
-    assert_eq!(model.due_text(), ["delete db-0"]);
+    model.pods([pod("db-0").anew().meshed().running().of(&db)]);
+    assert_eq!(model.due_text(), ["delete db-1"]);
 }
 
 #[test]
