@@ -7,7 +7,7 @@ use std::fmt::{Debug, Write as _};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
-/// How far back an instant is told from an earlier one, by the field that it is in: as far as anything looks at it, and a tick more.
+/// How far back an instant differs from an earlier one, by the field that it is in: as far as anything looks at it, and a tick more.
 fn furthest(field: &str, of_agent: bool) -> Duration {
     Duration::from_secs(match field {
         // When a proof was taken, or seen first: it counts for 45 s.
@@ -83,9 +83,12 @@ enum Token {
 #[derive(Clone, Debug)]
 pub struct Form {
     /// As it is, and with the two nodes exchanged.
-    texts: [u64; 2],
+    texts: [u128; 2],
     tokens: Vec<Token>,
 }
+
+/// A hash of 128 bits: two of 64 that begin differently.
+pub struct Fingerprint([DefaultHasher; 2]);
 
 /// Names values by the order in which they come up.
 #[derive(Default)]
@@ -104,6 +107,33 @@ struct Reader<'a> {
 
 fn micros(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap()
+}
+
+// === impl Fingerprint ===
+
+impl Default for Fingerprint {
+    fn default() -> Self {
+        let mut other = DefaultHasher::new();
+        other.write_u8(1);
+        Self([DefaultHasher::new(), other])
+    }
+}
+
+impl Hasher for Fingerprint {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0.iter_mut().for_each(|hasher| hasher.write(bytes));
+    }
+
+    fn finish(&self) -> u64 {
+        self.0[0].finish()
+    }
+}
+
+impl Fingerprint {
+    /// All of it.
+    pub fn wide(&self) -> u128 {
+        u128::from(self.0[0].finish()) << 64 | u128::from(self.0[1].finish())
+    }
 }
 
 // === impl Form ===
@@ -134,9 +164,9 @@ impl Form {
         reader.read();
         let exchanged = reader.out.replace(NODES[0], "\u{1}").replace(NODES[1], NODES[0]).replace('\u{1}', NODES[1]);
         let texts = [&reader.out, &exchanged].map(|text| {
-            let mut hasher = DefaultHasher::new();
+            let mut hasher = Fingerprint::default();
             text.hash(&mut hasher);
-            hasher.finish()
+            hasher.wide()
         });
         Self { texts, tokens: reader.tokens }
     }

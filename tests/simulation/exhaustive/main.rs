@@ -4,16 +4,18 @@
 //!
 //! ```console
 //! $ cargo test --package linkerd-gate-simulation --test exhaustive   # CI's share
-//! $ make exhaustive                                                  # two crashes, one partition, one outage
+//! $ make exhaustive                                                  # two deaths and a partition, power cuts, and others
 //! ```
 
 #[allow(dead_code, reason = "the stories use more of it")]
-#[path = "../stories/agent.rs"]
+#[path = "../stories/agent/mod.rs"]
 mod agent;
 #[allow(dead_code, reason = "the stories use more of it")]
 #[path = "../stories/api_server.rs"]
 mod api_server;
+mod checks;
 mod form;
+mod memo;
 #[allow(dead_code, reason = "the stories use more of it")]
 #[path = "../stories/objects.rs"]
 mod objects;
@@ -69,7 +71,8 @@ const NONE: Faults = Faults { power_cuts: 0, blackouts: 0, deaths: 0, partitions
 /// What CI visits, in some seconds, and what is visited before a release.
 const SAMPLE: [Faults; 3] =
     [Faults { deaths: 1, ..NONE }, Faults { partitions: 1, ..NONE }, Faults { outages: 1, ..NONE }];
-const FULL: [Faults; 7] = [
+const FULL: [Faults; 8] = [
+    Faults { deaths: 2, partitions: 1, ..NONE },
     Faults { blackouts: 1, ..NONE },
     Faults { power_cuts: 1, ..NONE },
     Faults { partitions: 1, outages: 1, ..NONE },
@@ -87,7 +90,7 @@ fn visit_all(scopes: &[Faults]) {
             let Visited { states, transitions, depth, healthy, good, recovery } =
                 visit(*faults).unwrap_or_else(|what| panic!("{what}\nwith {faults:?}"));
             println!(
-                "{faults:?}: {states} states, {transitions} transitions, at most {depth} steps from rest; nothing is broken in {healthy}, \
+                "{faults:?}: {states} states, {transitions} transitions, at most {depth} ticks from rest; nothing is broken in {healthy}, \
                  and of those everything is open and meshed in {good}; the others get there within {recovery:?}"
             );
             assert!(recovery <= BOUND, "{recovery:?} is longer than {BOUND:?}");

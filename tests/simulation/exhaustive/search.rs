@@ -1,4 +1,7 @@
-//! Visits every state, breadth first, and looks for a cycle of waiting among those in which nothing is broken.
+//! Visits every state, tick by tick, and looks for a cycle of waiting among those in which nothing is broken.
+//!
+//! Of the states that are still to be visited only those at the beginning of a tick are kept whole: what a tick leads to is visited before the
+//! next one. Of all others a fingerprint of 128 bits is kept.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt::Write as _;
@@ -12,7 +15,7 @@ use crate::step::Action;
 pub struct Visited {
     pub states: usize,
     pub transitions: usize,
-    /// The longest shortest way to a state, in actions.
+    /// The most ticks that the shortest way to a state takes.
     pub depth: usize,
     /// States in which nothing is broken, and of those, states in which everything is open and meshed.
     pub healthy: usize,
@@ -26,8 +29,8 @@ struct Graph {
     parents: Vec<(u32, Action)>,
     healthy: Vec<bool>,
     good: Vec<bool>,
-    /// Where a state's successors begin, by turns and ticks alone; of states in which nothing is broken.
-    begins: Vec<u32>,
+    /// Where a state's successors begin and end, by turns and ticks alone; of states in which nothing is broken.
+    ranges: Vec<(u32, u32)>,
     successors: Vec<(u32, bool)>,
 }
 
@@ -39,59 +42,81 @@ pub fn search(start: &State, setting: &Setting) -> Result<Visited, String> {
     let began = Instant::now();
     let mut known = HashMap::from([(start.form(), 0u32)]);
     let mut graph = Graph {
-        parents: vec![(0, Action::Tick)],
-        healthy: vec![start.is_healthy()],
-        good: vec![start.is_good()],
-        begins: Vec::new(),
+        parents: Vec::new(),
+        healthy: Vec::new(),
+        good: Vec::new(),
+        ranges: Vec::new(),
         successors: Vec::new(),
     };
-    let mut queue = VecDeque::from([(start.clone(), 0usize)]);
-    let (mut transitions, mut deepest) = (0, 0);
-    let mut number = 0u32;
-    while let Some((state, depth)) = queue.pop_front() {
-        deepest = depth;
-        graph.begins.push(u32::try_from(graph.successors.len()).unwrap());
-        let healthy = graph.healthy[number as usize];
-        let mut moved = false;
-        for action in state.actions() {
-            let fails = |what: String| format!("{what}\n{}", graph.story(number, Some(action), start, setting));
-            let Some(next) = state.after(action, setting).map_err(fails)? else { continue };
-            transitions += 1;
-            moved |= action.is_progress();
-            let form = next.form();
-            let found = u32::try_from(known.len()).unwrap();
-            let found = *known.entry(form).or_insert(found);
-            if found as usize == graph.parents.len() {
-                graph.parents.push((number, action));
-                graph.healthy.push(next.is_healthy());
-                graph.good.push(next.is_good());
-                queue.push_back((next, depth + 1));
+    graph.add(start, 0, Action::Tick);
+    let mut ticks = VecDeque::from([(0u32, start.clone(), 0usize)]);
+    let (mut transitions, mut depth, mut visited) = (0, 0, 0usize);
+    let mut turns = Vec::new();
+    while let Some((number, state, tick)) = ticks.pop_front() {
+        depth = tick;
+        turns.push((number, state));
+        while let Some((number, state)) = turns.pop() {
+            let first = graph.end();
+            let healthy = graph.healthy[number as usize];
+            let mut moved = false;
+            for action in state.actions() {
+                let fails = |what: String| format!("{what}\n{}", graph.story(number, Some(action), start, setting));
+                let Some(next) = state.after(action, setting).map_err(fails)? else { continue };
+                transitions += 1;
+                moved |= action.is_progress();
+                let fresh = u32::try_from(known.len()).unwrap();
+                let found = *known.entry(next.form()).or_insert(fresh);
+                if healthy && action.is_progress() {
+                    graph.successors.push((found, action == Action::Tick));
+                }
+                if found == fresh {
+                    graph.add(&next, number, action);
+                    if action == Action::Tick {
+                        ticks.push_back((found, next, tick + 1));
+                    } else {
+                        turns.push((found, next));
+                    }
+                }
             }
-            if healthy && action.is_progress() {
-                graph.successors.push((found, action == Action::Tick));
+            if healthy && !moved {
+                return Err(format!("no process has a turn\n{}", graph.story(number, None, start, setting)));
             }
-        }
-        if healthy && !moved {
-            return Err(format!("nobody has a turn\n{}", graph.story(number, None, start, setting)));
-        }
-        number += 1;
-        if number.is_multiple_of(100_000) {
-            let rate = f64::from(number) / began.elapsed().as_secs_f64();
-            eprintln!("{number} states visited, {} known, depth {depth}, {rate:.0} a second", known.len());
+            graph.ranges[number as usize] = (first, graph.end());
+            visited += 1;
+            if visited.is_multiple_of(200_000) {
+                let rate = f64::from(u32::try_from(visited).unwrap()) / began.elapsed().as_secs_f64();
+                eprintln!(
+                    "{visited} states visited, {} wait for their tick, tick {tick}, {rate:.0} a second",
+                    ticks.len()
+                );
+            }
         }
     }
-    graph.begins.push(u32::try_from(graph.successors.len()).unwrap());
     let recovery = graph.recovery(start, setting)?;
     let count = |which: &[bool]| which.iter().filter(|one| **one).count();
     let good = graph.healthy.iter().zip(&graph.good).filter(|(healthy, good)| **healthy && **good).count();
-    Ok(Visited { states: known.len(), transitions, depth: deepest, healthy: count(&graph.healthy), good, recovery })
+    Ok(Visited { states: known.len(), transitions, depth, healthy: count(&graph.healthy), good, recovery })
 }
 
 // === impl Graph ===
 
 impl Graph {
+    /// One more state, and what led to it first.
+    fn add(&mut self, state: &State, parent: u32, action: Action) {
+        self.parents.push((parent, action));
+        self.healthy.push(state.is_healthy());
+        self.good.push(state.is_good());
+        self.ranges.push((0, 0));
+    }
+
+    /// How many successors there are so far.
+    fn end(&self) -> u32 {
+        u32::try_from(self.successors.len()).unwrap()
+    }
+
     fn successors(&self, state: usize) -> &[(u32, bool)] {
-        &self.successors[self.begins[state] as usize..self.begins[state + 1] as usize]
+        let (begin, end) = self.ranges[state];
+        &self.successors[begin as usize..end as usize]
     }
 
     /// From each state in which nothing is broken every order of turns leads to good ones, and stays there: what is left over goes round
@@ -168,7 +193,7 @@ impl Graph {
             at = parent;
         }
         way.reverse();
-        let mut told = format!("the shortest way there has {} steps:\n", way.len());
+        let mut text = format!("the shortest way there has {} steps:\n", way.len());
         let mut state = start.clone();
         for action in way {
             let since = state.now.saturating_sub(start.now);
@@ -176,9 +201,9 @@ impl Graph {
             if let Ok(Some(next)) = state.after(action, setting) {
                 state = next;
             }
-            let _ = writeln!(told, "  {:>4} s  {action:?}", since.as_secs());
+            let _ = writeln!(text, "  {:>4} s  {action:?}", since.as_secs());
         }
-        let _ = writeln!(told, "then: {}\nit lacks: {:?}", state.describe(), state.lacks());
-        told
+        let _ = writeln!(text, "then: {}\nit lacks: {:?}", state.describe(), state.lacks());
+        text
     }
 }

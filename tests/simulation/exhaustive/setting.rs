@@ -1,5 +1,6 @@
 //! What is the same in all states, and what objects are made as.
 
+use std::cell::RefCell;
 use std::time::Duration;
 
 use linkerd_gate_core::decide::Policy;
@@ -11,6 +12,7 @@ use linkerd_gate_core::decide::repair::{Kind, OwnerReference, Repair, RepairPoli
 use linkerd_gate_core::linkerd::WebhookView;
 
 use crate::agent::{Cluster, Policies};
+use crate::memo::Turns;
 use crate::objects::{AppPod, Ask, Owner, Reported, Template};
 use crate::render;
 use crate::replica::Rules;
@@ -21,6 +23,8 @@ pub struct Setting {
     pub policies: Policies,
     pub rules: Rules,
     pub namespaces: Vec<EssentialNamespace>,
+    /// What agents' turns came to.
+    pub turns: RefCell<Turns>,
 }
 
 // === impl Setting ===
@@ -54,6 +58,7 @@ impl Setting {
                 wall: k8s_openapi::jiff::Timestamp::UNIX_EPOCH,
             },
             namespaces: ["kube-system", "linkerd", "shop"].map(namespace).into(),
+            turns: RefCell::default(),
         }
     }
 

@@ -1,7 +1,7 @@
 //! The cluster: two nodes with an agent each, one controller, Linkerd's injector as an essential pod, two pods of applications.
 
 use std::collections::BTreeMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::Hash;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use linkerd_gate_core::decide::repair::PodView;
 
 use crate::agent::Agent;
 use crate::api_server::{ApiServer, Request};
-use crate::form::{Form, Names};
+use crate::form::{Fingerprint, Form, Names};
 use crate::objects::AppPod;
 use crate::render;
 use crate::replica::{Asks, Part, Replica};
@@ -121,14 +121,26 @@ pub struct State {
 /// The API server's part: its own counter tells nothing that the objects' versions do not.
 pub struct Stored {
     pub value: ApiServer,
-    nodes: [Form; 2],
-    leases: Form,
+    nodes: [Rc<Form>; 2],
+    leases: Rc<Form>,
 }
 
 impl Stored {
     fn new(value: ApiServer) -> Rc<Self> {
-        let nodes = [0, 1].map(|node| Form::of(&value.nodes[node]));
-        let leases = Form::of(&(&value.lease, &value.controller));
+        let nodes = [0, 1].map(|node| Rc::new(Form::of(&value.nodes[node])));
+        let leases = Rc::new(Form::of(&(&value.lease, &value.controller)));
+        Rc::new(Self { value, nodes, leases })
+    }
+
+    /// What it becomes: the form of what did not change is known.
+    fn changed(&self, value: ApiServer) -> Rc<Self> {
+        let nodes = [0, 1].map(|node| {
+            let (new, old) = (&value.nodes[node], &self.value.nodes[node]);
+            if Rc::ptr_eq(new, old) { Rc::clone(&self.nodes[node]) } else { Rc::new(Form::of(new)) }
+        });
+        let same = value.lease.as_ref().map(Rc::as_ptr) == self.value.lease.as_ref().map(Rc::as_ptr)
+            && value.controller.as_ref().map(Rc::as_ptr) == self.value.controller.as_ref().map(Rc::as_ptr);
+        let leases = if same { Rc::clone(&self.leases) } else { Rc::new(Form::of(&(&value.lease, &value.controller))) };
         Rc::new(Self { value, nodes, leases })
     }
 }
@@ -213,7 +225,7 @@ impl State {
     pub fn change_api<T>(&mut self, change: impl FnOnce(&mut ApiServer) -> T) -> T {
         let mut api = self.api.value.clone();
         let result = change(&mut api);
-        self.api = Stored::new(api);
+        self.api = self.api.changed(api);
         for node in 0..2 {
             let tainted = self.api.value.is_tainted(node);
             let machine = &mut self.machines[node];
@@ -231,45 +243,42 @@ impl State {
         let order = if exchanged { [1, 0] } else { [0, 1] };
         let number = |node: usize| if node < 2 { order[node] } else { node };
         let cuts = order.map(|node| self.machines[node].lost);
-        let mut hashers = [DefaultHasher::new(), DefaultHasher::new()];
-        1u8.hash(&mut hashers[1]);
+        let mut hasher = Fingerprint::default();
+        let hasher = &mut hasher;
         let ago = |at: Duration, furthest: u64| self.now.saturating_sub(at).min(Duration::from_secs(furthest));
-        for hasher in &mut hashers {
-            let mut names = Names::default();
-            let mut add = |form: Option<&Form>| {
-                form.is_some().hash(hasher);
-                if let Some(form) = form {
-                    form.hash(exchanged, self.now, cuts, &mut names, hasher);
-                }
-            };
-            for node in order {
-                add(Some(&self.api.nodes[node]));
+        let mut names = Names::default();
+        let mut add = |form: Option<&Form>, hasher: &mut Fingerprint| {
+            form.is_some().hash(hasher);
+            if let Some(form) = form {
+                form.hash(exchanged, self.now, cuts, &mut names, hasher);
             }
-            add(Some(&self.api.leases));
-            add(Some(&self.pods.form));
-            for node in order {
-                add(self.seats[node].as_ref().map(|seat| &seat.form));
-            }
-            add(self.controller.as_ref().map(|part| &part.form));
-            for node in order {
-                let machine = &self.machines[node];
-                (machine.powered, machine.boot).hash(hasher);
-                ago(machine.lost, if machine.powered { 0 } else { 40 }).hash(hasher);
-                self.turns[node].hash(hasher);
-                // How long it has been closed, while it is.
-                if let Some(since) = machine.tainted_since {
-                    (ago(since, 60), machine.first_agent.map(|at| ago(at, 45))).hash(hasher);
-                    ago(self.undisturbed[node], 60).hash(hasher);
-                }
-            }
-            let Essential { node, tolerates, runs, .. } = self.essential;
-            (node.map(number), tolerates, runs).hash(hasher);
-            (self.answers, self.turns[CONTROLLER], self.world_done, self.left).hash(hasher);
-            self.cut.map(|(who, since)| (number(who), ago(since, 60))).hash(hasher);
-            ago(self.injected_at, 55).hash(hasher);
+        };
+        for node in order {
+            add(Some(&self.api.nodes[node]), hasher);
         }
-        let [high, low] = hashers.map(|hasher| u128::from(hasher.finish()));
-        high << 64 | low
+        add(Some(&self.api.leases), hasher);
+        add(Some(&self.pods.form), hasher);
+        for node in order {
+            add(self.seats[node].as_ref().map(|seat| &seat.form), hasher);
+        }
+        add(self.controller.as_ref().map(|part| &part.form), hasher);
+        for node in order {
+            let machine = &self.machines[node];
+            (machine.powered, machine.boot).hash(hasher);
+            ago(machine.lost, if machine.powered { 0 } else { 40 }).hash(hasher);
+            self.turns[node].hash(hasher);
+            // How long it has been closed, while it is.
+            if let Some(since) = machine.tainted_since {
+                (ago(since, 60), machine.first_agent.map(|at| ago(at, 45))).hash(hasher);
+                ago(self.undisturbed[node], 60).hash(hasher);
+            }
+        }
+        let Essential { node, tolerates, runs, .. } = self.essential;
+        (node.map(number), tolerates, runs).hash(hasher);
+        (self.answers, self.turns[CONTROLLER], self.world_done, self.left).hash(hasher);
+        self.cut.map(|(who, since)| (number(who), ago(since, 60))).hash(hasher);
+        ago(self.injected_at, 55).hash(hasher);
+        hasher.wide()
     }
 
     /// Whether nothing is broken.

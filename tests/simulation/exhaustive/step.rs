@@ -1,5 +1,8 @@
 //! What can happen in a state, and what comes of it.
 
+use crate::api_server::Request;
+use crate::objects::AppPod;
+use crate::replica::Asks;
 use crate::setting::Setting;
 use crate::state::{CONTROLLER, CUT_FOR, DARK, Essential, NODE_LEASE, State, TICK, Turn};
 
@@ -21,7 +24,7 @@ pub enum Action {
     World {
         node: usize,
     },
-    /// Everybody had a turn, and time goes on.
+    /// Each process had its turn, and time goes on.
     Tick,
     PowerCut(usize),
     PowerCutOfAll,
@@ -59,25 +62,70 @@ impl State {
         all
     }
 
+    /// Where one process's requests and whatever else can happen in this tick come to the same in each order, only one order is followed.
     fn add_turns(&self, all: &mut Vec<Action>) {
+        if let Some(process) = [CONTROLLER, 0, 1].into_iter().find(|process| self.arrives_alone(*process)) {
+            return self.add_arrival(process, all);
+        }
         for (node, seat) in self.seats.iter().enumerate() {
             if seat.is_some() && self.turns[node] == Turn::Due {
                 all.extend([false, true].map(|late| Action::Agent { node, late }));
             }
         }
-        for process in 0..3 {
-            if self.turns[process] == Turn::Sent {
-                all.push(Action::Arrive(process));
-                if self.cut.is_some_and(|(who, since)| who == process && since == self.now) {
-                    all.push(Action::Unanswered(process));
-                }
-            }
-        }
-        if !self.world_done {
+        (0..3).filter(|process| self.turns[*process] == Turn::Sent).for_each(|process| self.add_arrival(process, all));
+        if !self.world_done && (all.is_empty() || !self.world_rests()) {
             all.extend([0, 1].map(|node| Action::World { node }));
         } else if all.is_empty() && self.cut.is_none_or(|(_, since)| self.now < since + CUT_FOR) {
             all.push(Action::Tick);
         }
+    }
+
+    fn add_arrival(&self, process: usize, all: &mut Vec<Action>) {
+        all.push(Action::Arrive(process));
+        if self.cut.is_some_and(|(who, since)| who == process && since == self.now) {
+            all.push(Action::Unanswered(process));
+        }
+    }
+
+    /// Whether the requests of a process that are under way touch nothing that another one reads or writes in this tick. Who dies while they
+    /// are under way does so before they arrive.
+    fn arrives_alone(&self, process: usize) -> bool {
+        if self.turns[process] != Turn::Sent {
+            return false;
+        }
+        // What a look finds does not change in this tick.
+        let looks = || self.world_rests() && self.left.power_cuts == 0;
+        if process == CONTROLLER {
+            let Some(part) = &self.controller else { return false };
+            let Asks { looks: asked, actions } = &part.value.asks;
+            // Agents that still have their turn do not follow its Lease: their nodes were opened in this boot.
+            let unread = |node: usize| {
+                self.turns[node] != Turn::Due
+                    || self.seats[node].as_ref().is_none_or(|seat| seat.value.agent.knows_it_was_opened())
+            };
+            return actions.is_empty() && (!asked || looks()) && unread(0) && unread(1);
+        }
+        let Some(seat) = &self.seats[process] else { return false };
+        seat.value.requests.iter().all(|request| match request {
+            // Only the scheduler looks at another's node.
+            Request::PatchNode { .. } => self.world_rests(),
+            Request::Look => looks(),
+            Request::WriteLease(_) | Request::Tolerate(_) => false,
+        })
+    }
+
+    /// Whether kubelets, scheduler and owners have nothing to do in this tick, whatever the others do.
+    fn world_rests(&self) -> bool {
+        let removes = self.turns[CONTROLLER] == Turn::Sent
+            && self.controller.as_ref().is_some_and(|part| !part.value.asks.actions.is_empty());
+        let pod_rests = |pod: &Option<AppPod>| {
+            pod.as_ref().is_some_and(|pod| match pod.node {
+                Some(node) => !self.machines[node].powered || pod.runs_since.is_some(),
+                None => pod.gated,
+            })
+        };
+        let essential = self.essential.node.is_some_and(|node| self.essential.runs == self.machines[node].powered);
+        self.world_done || !removes && essential && self.pods.value.iter().all(pod_rests)
     }
 
     /// What breaks or is mended does so at the beginning of a tick; and a process may die while its requests are the only ones under way.

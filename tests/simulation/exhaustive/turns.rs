@@ -4,23 +4,23 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use linkerd_gate_core::decide::election::lease_record::{LeaseHolder, LeaseRecord};
-use linkerd_gate_core::decide::node::taint::{AnnotationEdit, NodeChange, NodeState, NodeView, Opened, TAINT_KEY};
 use linkerd_gate_core::decide::repair::object::OwnersOfAKind;
 use linkerd_gate_core::decide::repair::{Action as Repair, Operation, WriteOutcome};
 use linkerd_gate_core::decide::{LinkerdInstallation, ProbeResult};
 
 use crate::agent::{Answer, Found, Message, Surroundings};
-use crate::api_server::{LeaseWrite, Refused, Request, Truth};
+use crate::api_server::{Refused, Request};
+use crate::checks::check_lease;
+use crate::memo::{Came, Reads};
 use crate::objects::Reported;
 use crate::random::Random;
 use crate::render;
 use crate::replica::{Asks, Part};
 use crate::setting::{Setting, made, owner};
-use crate::state::{CONTROLLER, MAX_CLOSED, NODE_LEASE, Repairing, State, TICK, Turn};
+use crate::state::{CONTROLLER, NODE_LEASE, Repairing, Seat, State, TICK, Turn};
 
-/// For how long a proof counts, and a Lease lasts: written down again, so that a change of the program's own is seen.
+/// For how long a proof counts: written down again, so that a change of the program's own is seen.
 const PROOF_COUNTS: Duration = Duration::from_secs(45);
-const LEASE_LASTS: Duration = Duration::from_secs(15);
 
 // === impl State ===
 
@@ -34,7 +34,7 @@ impl State {
         }
         self.change_pods(|pods| {
             for pod in pods.iter_mut().flatten().filter(|pod| pod.node == Some(node)) {
-                // Nobody says so: what the API server knows of it stays.
+                // No kubelet reports it: what the API server knows of it stays.
                 pod.runs_since = None;
             }
         });
@@ -43,6 +43,33 @@ impl State {
     /// Returns whether what was drawn mattered, or was not late.
     pub fn step_agent(&mut self, node: usize, late: bool, setting: &Setting) -> Result<bool, String> {
         let Some(seat) = &self.seats[node] else { return Ok(false) };
+        let reads = Reads {
+            now: self.now,
+            seat: Rc::clone(seat),
+            node: Rc::clone(&self.api.value.nodes[node]),
+            lease: self.api.value.lease.clone(),
+            controller: self.api.value.controller.clone(),
+            essential: (self.essential.number, self.essential.tolerates, self.essential.node.is_some()),
+            cut: self.is_cut(node),
+            late,
+        };
+        let known = setting.turns.borrow().get(&reads);
+        let Came(next) = if let Some(known) = known {
+            known
+        } else {
+            let next = Came(self.agent_after(node, late, setting)?);
+            setting.turns.borrow_mut().add(reads, next.clone());
+            next
+        };
+        let Some(next) = next else { return Ok(false) };
+        self.turns[node] = if next.value.requests.is_empty() { Turn::Done } else { Turn::Sent };
+        self.seats[node] = Some(next);
+        Ok(true)
+    }
+
+    /// What an agent is after its turn; nothing where being late makes no difference.
+    fn agent_after(&self, node: usize, late: bool, setting: &Setting) -> Result<Option<Rc<Part<Seat>>>, String> {
+        let Some(seat) = &self.seats[node] else { return Ok(None) };
         let mut seat = seat.value.clone();
         let mut random = Random { late, asked: false };
         if !self.is_cut(node) {
@@ -72,7 +99,7 @@ impl State {
             seat.agent.receive(Message::Controller(self.api.value.controller.clone()), self.now, &mut random);
         }
         if late && !random.asked {
-            return Ok(false);
+            return Ok(None);
         }
         if seat.requests.iter().any(|request| matches!(request, Request::Look)) {
             let holder = self.api.value.lease.as_ref().and_then(|word| word.record.holder.as_ref());
@@ -81,9 +108,7 @@ impl State {
             }
         }
         seat.verdict = seat.agent.verdict();
-        self.turns[node] = if seat.requests.is_empty() { Turn::Done } else { Turn::Sent };
-        self.seats[node] = Some(Part::of_agent(seat));
-        Ok(true)
+        Ok(Some(Part::of_agent(seat)))
     }
 
     pub fn arrive(&mut self, node: usize, answered: bool) -> Result<(), String> {
@@ -275,89 +300,4 @@ impl State {
         }
         Ok(preferred == 0 || mattered)
     }
-
-    /// No node opens in a boot before something allows it.
-    fn check_patch(
-        &self,
-        node: usize,
-        me: &LeaseHolder,
-        before: &NodeView,
-        change: &NodeChange,
-        state: &NodeState,
-        truth: Truth,
-    ) -> Result<(), String> {
-        let machine = &self.machines[node];
-        let opens = matches!(change.opened_boot, AnnotationEdit::Set(_)) || change.taint == AnnotationEdit::Remove;
-        if !opens {
-            return Ok(());
-        }
-        let proven = truth.evidence.is_some_and(|evidence| evidence >= machine.lost);
-        let closed_for = machine.first_agent.map(|since| (self.now + TICK).saturating_sub(since)).unwrap_or_default();
-        let allowed = match state {
-            NodeState::Open(Opened::Proven | Opened::BeforeRepair(_)) => proven,
-            NodeState::Open(Opened::TooLongClosed) => closed_for >= MAX_CLOSED,
-            NodeState::Open(Opened::ThisBoot) => before.opened_boot.as_ref() == Some(&me.incarnation),
-            NodeState::Open(Opened::Adopted) => before.opened_boot.is_none(),
-            _ => false,
-        };
-        if allowed {
-            return Ok(());
-        }
-        Err(format!(
-            "{me} opens its node as {state:?}: evidence from {:?}, power lost at {:?}, first agent at {:?}",
-            truth.evidence, machine.lost, machine.first_agent
-        ))
-    }
-
-    /// No node stays closed for longer than it may.
-    pub fn check_closed(&self) -> Result<(), String> {
-        for (node, machine) in self.machines.iter().enumerate() {
-            let Some(since) = machine.tainted_since.filter(|_| self.seats[node].is_some() && !self.is_cut(node)) else {
-                continue;
-            };
-            let since = since.max(self.undisturbed[node]);
-            if self.now >= since + MAX_CLOSED + TICK * 3 {
-                let state = self.seats[node].as_ref().map(|seat| &seat.value.agent.state);
-                return Err(format!("node-{node} has been closed since {since:?}, as {state:?}"));
-            }
-        }
-        Ok(())
-    }
-
-    /// In words, for a story.
-    pub fn describe(&self) -> String {
-        let node = |node: usize| {
-            let machine = &self.machines[node];
-            let view = &self.api.value.nodes[node];
-            let taint = view.taint(TAINT_KEY).and_then(|taint| taint.value.clone());
-            let gate = self.seats[node].as_ref().map(|seat| seat.value.agent.follower.gate().to_string());
-            format!(
-                "node-{node} powered {}, taint {taint:?}, opened {:?}, gate {gate:?}",
-                machine.powered, view.opened_boot
-            )
-        };
-        let pods: Vec<_> = self.pods.value.iter().flatten().collect();
-        let pods: Vec<_> = pods
-            .iter()
-            .map(|pod| {
-                format!("{} meshed {} gated {} on {:?} {:?}", pod.name, pod.meshed, pod.gated, pod.node, pod.reported)
-            })
-            .collect();
-        format!("{}; {}; injector {:?}; {}", node(0), node(1), self.essential, pods.join(", "))
-    }
-}
-
-/// Nobody takes the Lease from a prover that may still be acting, and it is counted when it changes hands.
-fn check_lease(before: Option<(&LeaseRecord, Duration)>, write: &LeaseWrite, now: Duration) -> Result<(), String> {
-    let Some((record, renewed)) = before else { return Ok(()) };
-    let Some(former) = record.holder.as_ref().filter(|former| **former != write.holder) else { return Ok(()) };
-    let dead = former.name == write.holder.name && former.incarnation != write.holder.incarnation;
-    let silent = now.saturating_sub(renewed);
-    if !dead && silent < LEASE_LASTS {
-        return Err(format!("{} took the Lease from {former}, which had renewed it {silent:?} ago", write.holder));
-    }
-    if write.transitions != record.transitions + 1 {
-        return Err(format!("{} took the Lease from {former} without counting it", write.holder));
-    }
-    Ok(())
 }

@@ -1,4 +1,4 @@
-//! The API server: objects with versions, and writes that are refused where somebody else was faster.
+//! The API server: objects with versions, and writes that are refused where another client was faster.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -17,7 +17,7 @@ pub struct ApiServer {
     pub controller: Option<Rc<LeaseRecord>>,
 }
 
-/// The Lease, with what nobody in the world can see.
+/// The Lease, with what no process can see.
 #[derive(Clone, Debug)]
 pub struct Word {
     pub record: LeaseRecord,
@@ -69,9 +69,9 @@ pub struct LeaseWrite {
 /// Why a write was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
-    /// Somebody else was faster.
+    /// Another client was faster.
     Conflict,
-    /// Nobody answered, or not in time. It may have been taken all the same.
+    /// No answer came, or not in time. It may have been taken all the same.
     Lost,
 }
 
@@ -88,7 +88,7 @@ impl ApiServer {
         self.nodes.push(Rc::new(NodeView { resource_version, ..node }));
     }
 
-    /// A write of somebody who asks for no version: a person, a kubelet.
+    /// A write by a client that asks for no version: a person, a kubelet.
     pub fn change_node(&mut self, node: usize, change: impl FnOnce(&mut NodeView)) {
         let resource_version = self.next_version();
         let mut view = NodeView { resource_version, ..(*self.nodes[node]).clone() };

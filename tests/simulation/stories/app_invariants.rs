@@ -47,8 +47,16 @@ impl World {
         Ok(())
     }
 
-    /// A node is opened for an agent that is gone.
-    pub fn check_orphan(&self, node: usize) -> Result<(), String> {
+    /// A replica opens a node for an agent that is gone: no sooner than an agent would, as far as it could see.
+    pub fn check_orphan(&self, one: usize, node: usize) -> Result<(), String> {
+        let after = self.setting.orphan_after;
+        let saw = self.now >= self.replicas[one].undisturbed + after + Duration::from_secs(10);
+        let waited =
+            self.machines[node].orphaned_since.is_some_and(|since| self.now + Duration::from_secs(2) >= since + after);
+        if saw && !waited {
+            let since = self.machines[node].orphaned_since;
+            return Err(format!("{} is opened as an orphan, which it has been since {since:?}", node_name(node)));
+        }
         let settled = Duration::from_mins(1);
         let lives = |agent: &&crate::agent::Agent| {
             agent.node == node && agent.process.lives() && self.now >= agent.started + settled
@@ -95,6 +103,18 @@ impl World {
                 self.agent_pods.insert(node, agent);
                 self.objects.store_other(&agent_pod(node, agent));
             }
+            self.note_orphan(node, !agent && self.api.is_tainted(node));
+        }
+    }
+
+    /// Since when a node is an orphan. What lasts for moments only, a watch may never show.
+    fn note_orphan(&mut self, node: usize, orphaned: bool) {
+        let (now, machine) = (self.now, &mut self.machines[node]);
+        if orphaned {
+            machine.orphaned_since = machine.orphaned_since.or(Some(now));
+            machine.not_orphaned_since = None;
+        } else if now >= *machine.not_orphaned_since.get_or_insert(now) + Duration::from_secs(4) {
+            machine.orphaned_since = None;
         }
     }
 

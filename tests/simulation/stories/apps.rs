@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use linkerd_gate_core::decide::repair::{Kind, OwnerReference};
 
+use crate::events::Event;
 use crate::objects::{AppPod, Ask, Owner, Reported, Template};
-use crate::world::{Event, SECOND, World};
+use crate::world::{SECOND, World};
 
 /// How long an API server takes a node for ready that has lost its power.
 const NODE_LEASE: Duration = Duration::from_secs(40);
@@ -131,7 +132,7 @@ impl World {
             removed: false,
             made: self.now,
         };
-        self.tell(|_| {
+        self.log(|_| {
             let how = if meshed {
                 "meshed"
             } else if gated {
@@ -277,7 +278,7 @@ impl World {
                 continue;
             }
             let node = nodes[self.random.below(nodes.len())];
-            self.tell(|_| format!("{path} is bound to node-{node}"));
+            self.log(|_| format!("{path} is bound to node-{node}"));
             self.objects.change(&path, |pod| pod.node = Some(node));
             self.counts.bound_bare += usize::from(self.objects.pods[&path].is_missed());
             let seen = self.random.between(50, 900);

@@ -38,7 +38,7 @@ impl World {
         Err(format!("{me} proves, though the Lease is {holder:?}'s"))
     }
 
-    /// Nobody takes the Lease from a prover that may still be acting, and nobody overwrites a successor.
+    /// No agent takes the Lease from a prover that may still be acting, and none overwrites a successor.
     pub fn check_lease(&self, before: Option<&Word>, holder: &LeaseHolder, transitions: i32) -> Result<(), String> {
         let Some(word) = before else { return Ok(()) };
         let Some(former) = &word.record.holder else { return Ok(()) };
@@ -229,7 +229,7 @@ impl World {
 
     /// The node's annotation of that name, given by a person.
     pub fn annotate_node(&mut self, node: usize, word: Option<ManualOverride>) {
-        self.tell(|_| format!("-- {ANNOTATION} of node-{node}: {word:?}"));
+        self.log(|_| format!("-- {ANNOTATION} of node-{node}: {word:?}"));
         self.api.change_node(node, |view| view.manual_override = word.map(|word| word.to_string()));
         self.notify_node(node);
     }

@@ -15,6 +15,8 @@ mod api_server;
 mod app_invariants;
 mod apps;
 mod controller;
+mod events;
+mod happenings;
 mod invariants;
 mod kubelet;
 mod leader;
@@ -22,11 +24,13 @@ mod objects;
 mod parts;
 mod people;
 mod player;
+mod power;
 mod processes;
 mod random;
 mod render;
 mod replicas;
 mod requests;
+mod setting;
 mod story;
 mod world;
 mod writes;
@@ -36,8 +40,9 @@ use linkerd_gate_core::decide::election::elector::{PROBE_DEADLINE, STAND_BACK};
 
 use apps::Admission;
 use player::{BOUND, SEEDS, number, play, play_all, play_drawn, setting};
+use setting::{Counts, Setting, Violation};
 use story::Happening;
-use world::{Counts, Setting, Violation, World};
+use world::World;
 
 /// Once all nodes are back, and before the injector is, people want more pods.
 fn pods_in_outage(world: &mut World) {
@@ -71,7 +76,7 @@ fn power_cut(mut setting: Setting) -> Result<Counts, Violation> {
     Ok(world.counts)
 }
 
-/// A node loses its power, and while it boots the prover falls silent: whoever takes over knows what was proven before.
+/// A node loses its power, and while it boots the prover stops renewing the Lease: whoever takes over knows what was proven before.
 fn lost_prover(mut setting: Setting) -> Result<Counts, Violation> {
     (setting.nodes, setting.proven_again) = (setting.nodes.max(3), Duration::from_mins(1));
     setting.max_closed = Duration::from_mins(10);
@@ -101,6 +106,39 @@ fn hung_prober(mut setting: Setting) -> Result<Counts, Violation> {
     world
         .run_until(Duration::from_mins(2) + BOUND + PROBE_DEADLINE + STAND_BACK + world.setting.proven_again * 6 / 5)?;
     world.check_all_open().map_err(|what| world.violation(what))?;
+    Ok(world.counts)
+}
+
+/// All nodes reboot, one after the other, and nothing else happens.
+fn rolling_reboot(mut setting: Setting) -> Result<Counts, Violation> {
+    (setting.nodes, setting.fresh_install, setting.max_closed) = (setting.nodes.max(2), false, Duration::from_mins(10));
+    let mut world = World::new(setting);
+    world.run_until(Duration::from_mins(1))?;
+    world.counts = Counts::default();
+    world.happen_in(Duration::ZERO, Happening::RollingReboot);
+    let each = Duration::from_secs(40) * u32::try_from(world.setting.nodes).unwrap();
+    // The last one is dark for a minute at most.
+    world.run_until(Duration::from_mins(2) + each + BOUND + world.setting.proven_again * 6 / 5)?;
+    world.check_all_open().map_err(|what| world.violation(what))?;
+    Ok(world.counts)
+}
+
+/// A node joins that its kubelet registers with the taint, and it never gets an agent.
+fn node_without_agent(mut setting: Setting) -> Result<Counts, Violation> {
+    setting.orphan_after = Duration::from_secs(45);
+    let mut world = World::new(setting);
+    world.run_until(Duration::from_mins(1))?;
+    world.counts = Counts::default();
+    let joined = world.machines.len();
+    world.happen_in(Duration::ZERO, Happening::NodeWithoutAgent);
+    world.run_until(Duration::from_secs(104))?;
+    if !world.api.is_tainted(joined) {
+        return Err(world.violation("the node was opened too early".to_owned()));
+    }
+    world.run_until(Duration::from_mins(2))?;
+    if world.api.is_tainted(joined) {
+        return Err(world.violation("the node without an agent stays closed".to_owned()));
+    }
     Ok(world.counts)
 }
 
@@ -140,6 +178,7 @@ fn whatever_befalls_the_cluster_the_invariants_hold() {
         assert!(sum(|counts| counts.proven) > all.len(), "the stories have to reach what they are about");
         assert!(sum(|counts| counts.too_long_closed) > 0, "the stories have to reach what they are about");
         assert!(sum(|counts| counts.tolerations) > 0, "the stories have to reach what they are about");
+        assert!(sum(|counts| counts.orphans) > 0, "the stories have to reach what they are about");
         assert!(sum(|counts| counts.before_repair) > 0, "the stories have to reach what they are about");
     }
 }
@@ -156,6 +195,20 @@ fn a_prover_with_hung_probes_steps_down_and_opens_nothing() {
     assert!(sum(|counts| counts.probes_hung) > 80, "the stories have to reach what they are about");
     assert!(sum(|counts| counts.proven) > 80, "the stories have to reach what they are about");
     assert_eq!(sum(|counts| counts.too_long_closed), 0);
+}
+
+#[test]
+fn nodes_that_reboot_in_turn_open_by_proof() {
+    let all = play_all(0..100, rolling_reboot);
+    let sum = |of: fn(&Counts) -> usize| all.iter().map(of).sum::<usize>();
+    assert!(all.iter().all(|counts| counts.proven >= 2), "the stories have to reach what they are about");
+    assert_eq!(sum(|counts| counts.too_long_closed), 0);
+}
+
+#[test]
+fn the_controller_opens_a_node_that_has_no_agent() {
+    let all = play_all(0..100, node_without_agent);
+    assert!(all.iter().all(|counts| counts.orphans == 1), "one write opens it");
 }
 
 #[test]

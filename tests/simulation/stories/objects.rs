@@ -102,7 +102,7 @@ pub struct AppPod {
     pub deleting: bool,
     pub reported: Reported,
     pub restarts: i32,
-    // --- what nobody sees ---
+    // --- what no process sees ---
     /// Whether admission kept it from running without a proxy.
     pub enforced: bool,
     /// Whether its gate came off for a reason that lets it run without a proxy.

@@ -7,7 +7,8 @@ use linkerd_gate_core::decide::node::placement::{NodePlace, Placement};
 use linkerd_gate_core::decide::node::taint::{TAINT_EFFECT, TAINT_KEY};
 use linkerd_gate_core::linkerd::WebhookView;
 
-use crate::world::{CHART, Event, Part, Pod, World, node_name};
+use crate::events::Event;
+use crate::world::{CHART, Part, Pod, World, node_name};
 
 // === impl World ===
 
@@ -64,7 +65,7 @@ impl World {
         self.pods.push(Pod { part, node, starts, view });
     }
 
-    /// A Deployment makes a part's pod anew, somewhere.
+    /// A Deployment makes a part's pod again, on any node.
     pub fn replace_pod(&mut self, part: Part) {
         self.pods.retain(|pod| pod.part != part);
         self.make_pod(part, None);
@@ -103,7 +104,7 @@ impl World {
             if self.machines[node].cni_since.is_some() {
                 continue;
             }
-            // Whether or not anybody can see it: the prover does as soon as the API server is back.
+            // Whether or not it can be seen now: the prover sees it as soon as the API server is back.
             if self.daemon_set_lacks && self.webhook_present {
                 self.machines[node].cni_lacked = Some(self.now);
             }
@@ -165,8 +166,8 @@ impl World {
         let known = (self.injects(), self.identity_up(), self.webhook_present, self.webhook_placeholder);
         if known != self.known {
             self.known = known;
-            self.tell(|_| format!("-- injects, identity up, webhook present, placeholder: {known:?}"));
-            // A power loss tells nobody anything, so not every change is noticed.
+            self.log(|_| format!("-- injects, identity up, webhook present, placeholder: {known:?}"));
+            // A power loss is reported by no event, so not every change is noticed.
             if self.random.chance(70) {
                 self.notify_provers();
             }

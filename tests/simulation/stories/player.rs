@@ -11,8 +11,9 @@ use linkerd_gate_core::decide::repair::{Repair, RepairPolicy};
 
 use crate::apps::Admission;
 use crate::random::Random;
-use crate::story::{self, Happening, Told};
-use crate::world::{Counts, Setting, Violation, World};
+use crate::setting::{Counts, Setting, Violation};
+use crate::story::{self, Happening, Incident};
+use crate::world::World;
 
 /// How many seeds are played, unless the environment says otherwise.
 pub const SEEDS: u64 = 20_000;
@@ -20,7 +21,7 @@ pub const SEEDS: u64 = 20_000;
 /// Once everything is mended, within so long everything is open: a silent prover's Lease (15 s) and the wait of who takes it
 /// (5 s), a longest pause between looks (5 s), the start of Linkerd's parts one after the other (20 s), and before all that a
 /// machine that has just lost its power, and its agent (24 s). The controller replaces what waits for a node meanwhile, for as long as
-/// a node waits for that at most (30 s). The time to a proof anew comes on top.
+/// a node waits for that at most (30 s). The time to the next proof comes on top.
 pub const BOUND: Duration = Duration::from_secs(105);
 
 /// And within so much longer everything that asks is meshed: the longest pause after a write that failed (5 min), and as long as a
@@ -66,7 +67,7 @@ pub fn setting(seed: u64, logged: bool) -> Setting {
 }
 
 /// The story of a seed: what happens, and when, and how long it takes.
-pub fn story(setting: &Setting) -> (Vec<Told>, Duration) {
+pub fn story(setting: &Setting) -> (Vec<Incident>, Duration) {
     let mut random = Random::new(setting.seed ^ 0x57_0e7);
     let chaos = random.between(60_000, 150_000);
     (story::draw(&mut random, chaos, setting.replicas), chaos)
@@ -78,7 +79,7 @@ pub fn play(setting: Setting) -> Result<Counts, Violation> {
     follow(setting, &story, chaos)
 }
 
-pub fn follow(setting: Setting, story: &[Told], chaos: Duration) -> Result<Counts, Violation> {
+pub fn follow(setting: Setting, story: &[Incident], chaos: Duration) -> Result<Counts, Violation> {
     let quiet = Duration::from_secs(40);
     let mut world = World::new(setting);
     world.follow(story);
@@ -119,9 +120,9 @@ pub fn follow(setting: Setting, story: &[Told], chaos: Duration) -> Result<Count
 }
 
 /// The shortest story that is found to violate an invariant still, by leaving one thing out after the other.
-pub fn shortest(setting: &Setting) -> Vec<Told> {
+pub fn shortest(setting: &Setting) -> Vec<Incident> {
     let (mut story, chaos) = story(setting);
-    let fails = |story: &[Told]| follow(setting.clone(), story, chaos).is_err();
+    let fails = |story: &[Incident]| follow(setting.clone(), story, chaos).is_err();
     loop {
         let before = story.len();
         for number in (0..before).rev() {
@@ -142,7 +143,7 @@ pub fn at_rest(before: &Counts, after: &Counts, during: Duration) -> Result<(), 
     let writes =
         after.other_writes - before.other_writes + after.takings - before.takings + after.repairs - before.repairs;
     let renewals = after.renewals - before.renewals;
-    // A proof anew is told at once.
+    // Another proof is published at once.
     let most = 2 * (usize::try_from(during.as_secs()).unwrap() / 5 + 2) + after.dry_runs - before.dry_runs;
     if writes > 0 || renewals > most || after.conflicts > before.conflicts {
         return Err(format!("at rest there were {writes} writes and {renewals} renewals: {before:?}, then {after:?}"));
@@ -150,9 +151,9 @@ pub fn at_rest(before: &Counts, after: &Counts, during: Duration) -> Result<(), 
     Ok(())
 }
 
-/// Plays these seeds; the first violation is told whole.
+/// Plays these seeds; the first violation is reported whole.
 pub fn play_all(seeds: Range<u64>, play: impl Fn(Setting) -> Result<Counts, Violation> + Sync) -> Vec<Counts> {
-    play_each(seeds, |seed| play_or_tell(seed, &play))
+    play_each(seeds, |seed| play_or_report(seed, &play))
 }
 
 pub fn play_each(seeds: Range<u64>, play: impl Fn(u64) -> Counts + Sync) -> Vec<Counts> {
@@ -172,7 +173,7 @@ pub fn play_each(seeds: Range<u64>, play: impl Fn(u64) -> Counts + Sync) -> Vec<
     })
 }
 
-pub fn play_or_tell(seed: u64, play: impl Fn(Setting) -> Result<Counts, Violation>) -> Counts {
+pub fn play_or_report(seed: u64, play: impl Fn(Setting) -> Result<Counts, Violation>) -> Counts {
     let logged = std::env::var_os("LINKERD_GATE_SIMULATION_SEED").is_some();
     match play(setting(seed, false)) {
         Ok(counts) if logged => {
@@ -183,7 +184,7 @@ pub fn play_or_tell(seed: u64, play: impl Fn(Setting) -> Result<Counts, Violatio
         Err(_) => {
             // The same story once more, written down.
             let Err(Violation { at, what, tail }) = play(setting(seed, true)) else {
-                unreachable!("seed {seed} tells another story the second time")
+                unreachable!("seed {seed} plays another story the second time")
             };
             panic!(
                 "seed {seed}, at {at:?}: {what}\nreplay: LINKERD_GATE_SIMULATION_SEED={seed} cargo test --package \
@@ -193,7 +194,7 @@ pub fn play_or_tell(seed: u64, play: impl Fn(Setting) -> Result<Counts, Violatio
     }
 }
 
-/// Plays drawn stories until so many have failed as the environment says, one by default; those that failed are told in a line each,
+/// Plays drawn stories until so many have failed as the environment says, one by default; those that failed are reported in a line each,
 /// and one of them whole, by the shortest story that fails.
 pub fn play_drawn(seeds: Range<u64>) -> Vec<Counts> {
     let most = number("LINKERD_GATE_SIMULATION_FAILURES").unwrap_or(1);
@@ -210,26 +211,26 @@ pub fn play_drawn(seeds: Range<u64>) -> Vec<Counts> {
     let failures = failures.into_inner().unwrap();
     if let Some(seed) = failures.keys().next() {
         let lines: Vec<_> = failures.values().map(String::as_str).collect();
-        panic!("{}\n{}", tell(*seed), lines.join("\n"));
+        panic!("{}\n{}", report(*seed), lines.join("\n"));
     }
     all
 }
 
 /// The shortest story of a seed that fails, and how it goes.
-pub fn tell(seed: u64) -> String {
+pub fn report(seed: u64) -> String {
     let setting = setting(seed, false);
     let (whole, chaos) = story(&setting);
     let story = shortest(&setting);
     let violation = follow(Setting { logged: true, ..setting.clone() }, &story, chaos).err();
     let Some(Violation { at, what, tail }) = violation else { unreachable!("seed {seed} goes otherwise each time") };
-    let told: Vec<_> =
-        story.iter().map(|told| format!("  {:>9.3} {:?}", told.at.as_secs_f64(), told.happening)).collect();
+    let incidents: Vec<_> =
+        story.iter().map(|incident| format!("  {:>9.3} {:?}", incident.at.as_secs_f64(), incident.happening)).collect();
     format!(
         "{setting:?}\n{tail}\nthe shortest story that fails has {} of {} happenings:\n{}\nat {at:?}: {what}\nreplay: \
          LINKERD_GATE_SIMULATION_SEED={seed} cargo test --package linkerd-gate-simulation",
         story.len(),
         whole.len(),
-        told.join("\n")
+        incidents.join("\n")
     )
 }
 

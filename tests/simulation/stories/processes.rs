@@ -6,7 +6,8 @@ use std::time::Duration;
 use linkerd_gate_core::decide::election::lease_record::LeaseHolder;
 
 use crate::agent::{Agent, Message, Process, Surroundings};
-use crate::world::{EPOCH, Event, World, boot_id, node_name};
+use crate::events::Event;
+use crate::world::{EPOCH, World, boot_id, node_name};
 
 // === impl World ===
 
@@ -18,7 +19,7 @@ impl World {
 
     pub fn start_agent(&mut self, node: usize, boot: usize, pod: String) {
         let machine = &mut self.machines[node];
-        if !machine.powered || machine.boot != boot {
+        if !machine.powered || machine.boot != boot || machine.agent_gone {
             return;
         }
         if machine.first_agent.is_none() {
@@ -31,13 +32,13 @@ impl World {
         if twin {
             return;
         }
-        self.tell(|_| format!("{me} starts"));
+        self.log(|_| format!("{me} starts"));
         self.agents.push(Agent::new(node, me, self.machines[node].booted, self.now, &self.policies));
         let after = self.random.between(20, 800);
         self.schedule(self.now + after, Event::Reconnect(self.agents.len() - 1));
     }
 
-    /// Lists and watches anew; tries again later where the API server is out of reach.
+    /// Lists and watches again; tries again later where the API server is out of reach.
     pub fn reconnect(&mut self, agent: usize) {
         if !self.agents[agent].process.lives() || self.agents[agent].watching {
             return;
@@ -56,10 +57,14 @@ impl World {
         }
     }
 
-    /// Breaks an agent's watches: what changes now it learns when it lists again.
+    /// Breaks an agent's watches: what changes now it learns when it lists again. That it does not see it knows once a list fails: soon
+    /// where the API server is down, and only after a long silence where packets are lost.
     pub fn break_watches(&mut self, agent: usize) {
         if self.agents[agent].watching {
             self.agents[agent].watching = false;
+            let longest = if self.agents[agent].cut_off { 30_000 } else { 4000 };
+            let noticed = self.random.between(10, longest);
+            self.schedule(self.now + noticed, Event::Deliver(agent, Message::Trouble));
             let after = self.random.between(100, 8000);
             self.schedule(self.now + after, Event::Reconnect(agent));
         }
@@ -110,6 +115,8 @@ impl World {
             Message::Lease(_) | Message::Node(_) | Message::Controller(_) if !self.agents[agent].watching => {
                 return Ok(());
             }
+            Message::Trouble if self.agents[agent].watching => return Ok(()),
+            Message::Trouble => Message::Trouble,
             Message::Controller(_) => Message::Controller(self.api.controller.clone()),
             Message::Lease(_) => Message::Lease(self.api.lease.clone()),
             Message::Node(_) => Message::Node(Rc::clone(&self.api.nodes[self.agents[agent].node])),
@@ -128,7 +135,7 @@ impl World {
         }
     }
 
-    /// A process goes on. Which of what waits for it comes first is nobody's promise.
+    /// A process goes on. Which of what waits for it comes first is not promised.
     pub fn wake_up(&mut self, agent: usize) {
         if self.agents[agent].process != Process::Hangs {
             return;
@@ -181,7 +188,7 @@ impl World {
         let (alarm, wake) = (process.alarm, process.wake().max(self.now + Duration::from_micros(1)));
         self.schedule(wake, Event::Wake { agent, alarm });
         if open != self.agents[agent].follower.gate().is_open() {
-            self.tell(|world| format!("{}: gate {}", world.agents[agent].me, world.agents[agent].follower.gate()));
+            self.log(|world| format!("{}: gate {}", world.agents[agent].me, world.agents[agent].follower.gate()));
         }
         if begins {
             self.notify(agent, Message::Controller(None));

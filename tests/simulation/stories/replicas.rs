@@ -7,9 +7,10 @@ use linkerd_gate_core::decide::election::lease_record::LeaseHolder;
 
 use crate::agent::Process;
 use crate::controller::{Around, Ask, Controller, Current, News, Said};
+use crate::events::Event;
 use crate::leader::EVICTION_EACH;
 use crate::objects::Channel;
-use crate::world::{Event, World, node_name};
+use crate::world::{World, node_name};
 
 // === impl World ===
 
@@ -38,7 +39,7 @@ impl World {
             detail: node_name(node),
             incarnation: format!("uid-{seat}-{pod}"),
         };
-        self.tell(|_| format!("{me} starts"));
+        self.log(|_| format!("{me} starts"));
         let replica = Controller::new(seat, pod, node, me, self.now);
         self.replicas.push(replica);
         let after = self.random.between(20, 800);
@@ -60,7 +61,7 @@ impl World {
         replica.leader = None;
         replica.open.clear();
         let (seat, pod) = (replica.seat, replica.pod + usize::from(new_pod));
-        self.tell(|world| format!("{} ends", world.replicas[one].me));
+        self.log(|world| format!("{} ends", world.replicas[one].me));
         self.schedule(self.now + after, Event::StartReplica { seat, pod });
     }
 
@@ -253,11 +254,11 @@ impl World {
         let (alarm, wake) = (replica.alarm, replica.wake.max(self.now + Duration::from_millis(1)));
         self.schedule(wake, Event::ReplicaWakes { one, alarm });
         if self.replicas[one].generation != generation {
-            self.tell(|world| format!("{} leads", world.replicas[one].me));
+            self.log(|world| format!("{} leads", world.replicas[one].me));
             self.leaderships_in_lie += usize::from(self.injector_lies);
             self.list_all(one);
         } else if led && self.replicas[one].leader.is_none() {
-            self.tell(|world| format!("{} no longer leads", world.replicas[one].me));
+            self.log(|world| format!("{} no longer leads", world.replicas[one].me));
         }
         for ask in asks {
             if !self.replicas[one].process.lives() {
@@ -271,7 +272,7 @@ impl World {
     fn send_ask(&mut self, one: usize, ask: Ask) -> Result<(), String> {
         let writes = ask.writes();
         if writes {
-            self.tell(|world| format!("{} sends {ask:?}", world.replicas[one].me));
+            self.log(|world| format!("{} sends {ask:?}", world.replicas[one].me));
             self.counts.repairs += 1;
             self.check_sent(one, &ask)?;
         }

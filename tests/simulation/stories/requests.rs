@@ -9,7 +9,8 @@ use linkerd_gate_core::decide::{LinkerdInstallation, ProbeResult};
 
 use crate::agent::{Answer, Found};
 use crate::api_server::{Refused, Request};
-use crate::world::{Event, World};
+use crate::events::Event;
+use crate::world::World;
 
 // === impl World ===
 
@@ -34,12 +35,12 @@ impl World {
             Request::WriteLease(_) => {}
             Request::PatchNode { change, state, .. } => {
                 self.counts.other_writes += 1;
-                self.tell(|world| format!("{} sends {change:?} for {state:?}", world.agents[agent].me));
+                self.log(|world| format!("{} sends {change:?} for {state:?}", world.agents[agent].me));
             }
             Request::Tolerate(uid) => {
                 self.counts.other_writes += 1;
                 self.counts.tolerations += 1;
-                self.tell(|world| format!("{} tolerates for {uid}", world.agents[agent].me));
+                self.log(|world| format!("{} tolerates for {uid}", world.agents[agent].me));
             }
         }
     }
@@ -71,7 +72,7 @@ impl World {
                     self.check_lease(before.as_deref(), &write.holder, write.transitions)?;
                     let changed = before.as_ref().and_then(|word| word.record.verdict.as_ref()) != Some(&write.verdict);
                     if changed || before.is_none_or(|word| word.record.holder.as_ref() != Some(&write.holder)) {
-                        self.tell(|_| format!("{} publishes {}", write.holder, write.verdict));
+                        self.log(|_| format!("{} publishes {}", write.holder, write.verdict));
                     }
                     self.notify_lease();
                 }

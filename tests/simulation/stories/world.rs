@@ -12,19 +12,18 @@ use linkerd_gate_core::decide::election::lease_record::{LeaseHolder, LeaseRecord
 use linkerd_gate_core::decide::election::published_verdict::TaintSuppressions;
 use linkerd_gate_core::decide::node::essential::{EssentialNamespace, UnboundPod};
 use linkerd_gate_core::decide::node::taint::{NodePolicy, NodeView, TAINT_KEY, Tainting};
-use linkerd_gate_core::decide::repair::RepairPolicy;
 use linkerd_gate_core::decide::{Gate, ManualOverride, Policy, PublishedVerdict};
 use linkerd_gate_core::linkerd::WebhookView;
 
-use crate::agent::{Agent, Answer, Cluster, Message, Policies};
-use crate::api_server::{ApiServer, Request, Truth, Word};
+use crate::agent::{Agent, Cluster, Policies};
+use crate::api_server::{ApiServer, Truth, Word};
 use crate::app_invariants::Lied;
-use crate::apps::Admission;
-use crate::controller::{Ask, Controller, News, Reply};
-use crate::kubelet::Step;
+use crate::controller::Controller;
+use crate::events::{Event, Scheduled};
 use crate::objects::{Change, Channel, Objects};
 use crate::random::Random;
-use crate::story::{Happening, Told};
+use crate::setting::{Counts, Setting, Violation};
+use crate::story::{Happening, Incident};
 
 /// A second of the world.
 pub const SECOND: Duration = Duration::from_secs(1);
@@ -37,107 +36,6 @@ const TAIL: usize = 80;
 
 pub static CHART: LazyLock<WebhookView> = LazyLock::new(WebhookView::chart_default);
 
-/// What differs between worlds.
-#[derive(Clone, Debug)]
-#[expect(clippy::struct_excessive_bools, reason = "each is apart from the others")]
-pub struct Setting {
-    pub seed: u64,
-    pub nodes: usize,
-    /// Whether there are applications, and how pods are admitted.
-    pub apps: bool,
-    pub admission: Admission,
-    /// Whether the controller's replicas are there, and by what they repair.
-    pub replicas: bool,
-    pub repair: RepairPolicy,
-    pub orphan_after: Duration,
-    pub taints: bool,
-    pub max_closed: Duration,
-    pub repair_grace: Duration,
-    pub proven_again: Duration,
-    /// Whether the cluster was there before linkerd-gate; else it was there in an earlier boot, gate and all.
-    pub fresh_install: bool,
-    /// Whether to write down what happens: twice as slow, so only where it is to be read.
-    pub logged: bool,
-}
-
-/// An invariant that does not hold.
-#[derive(Debug)]
-pub struct Violation {
-    pub at: Duration,
-    pub what: String,
-    pub tail: String,
-}
-
-/// What was counted.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Renewals of a Lease by its holder.
-    pub renewals: usize,
-    /// Tries to take the Lease that reached the API server, refused ones among them.
-    pub takings: usize,
-    /// Every other write that agents sent.
-    pub other_writes: usize,
-    /// Writes that were refused because somebody was faster.
-    pub conflicts: usize,
-    /// Looks that provers made.
-    pub dry_runs: usize,
-    /// Provers whose probes did not end any more.
-    pub probes_hung: usize,
-    /// Tolerations that were added to essential pods.
-    pub tolerations: usize,
-    /// Pods that asked and were created without a proxy, those of them that were held, and creates that were refused.
-    pub bare: usize,
-    pub held: usize,
-    pub refused: usize,
-    /// Those of the former that got a node.
-    pub bound_bare: usize,
-    /// Apps that started outside the mesh.
-    pub started_bare: usize,
-    /// Writes of the controllers, and what became of them.
-    pub repairs: usize,
-    pub removed: usize,
-    pub evicted: usize,
-    pub suspended: usize,
-    pub ungated: usize,
-    pub orphans: usize,
-    /// How long it took after everything was mended until everything was open and meshed.
-    pub healed_in: Duration,
-    /// Nodes that opened before the controller was done, because they had waited for as long as they may.
-    pub before_repair: usize,
-    /// Nodes that opened because they had been closed for as long as a node may be.
-    pub too_long_closed: usize,
-    /// Nodes that opened by proof.
-    pub proven: usize,
-}
-
-/// What happens, and when. The number keeps the order of what happens at one instant.
-pub struct Scheduled {
-    at: Duration,
-    number: u64,
-    event: Event,
-}
-
-pub enum Event {
-    Tick,
-    Wake { agent: usize, alarm: u64 },
-    Notice(usize),
-    Reconnect(usize),
-    Deliver(usize, Message),
-    Arrive { agent: usize, request: Request, sent: Duration },
-    Respond { agent: usize, answer: Answer, sent: Duration },
-    StartAgent { node: usize, boot: usize, pod: String },
-    Happen(Happening, Option<u64>),
-    Kubelet { path: String, uid: String, boot: usize, step: Step },
-    StartReplica { seat: usize, pod: usize },
-    ReplicaWakes { one: usize, alarm: u64 },
-    ReplicaReconnects(usize),
-    ReplicaLists { one: usize, generation: u64, channel: Channel },
-    ReplicaSees { one: usize, generation: u64, channel: Channel, end: usize },
-    ReplicaHears(usize, News),
-    ReplicaAsks { one: usize, number: u64, ask: Ask },
-    ReplicaReply { one: usize, number: u64, reply: Reply },
-}
-
 /// A machine.
 pub struct Machine {
     pub powered: bool,
@@ -149,6 +47,11 @@ pub struct Machine {
     /// When the first agent of this boot started.
     pub first_agent: Option<Duration>,
     pub tainted_since: Option<Duration>,
+    /// Whether no agent starts there.
+    pub agent_gone: bool,
+    /// Since when the API server has had it tainted and without a ready agent, but for moments; and such a moment.
+    pub orphaned_since: Option<Duration>,
+    pub not_orphaned_since: Option<Duration>,
     /// Since when it has its pod of the network plug-in's DaemonSet.
     pub cni_since: Option<Duration>,
     /// When it lacked that because of our taint.
@@ -242,28 +145,6 @@ pub struct World {
     pub history: VecDeque<String>,
 }
 
-// === impl Scheduled ===
-
-impl PartialEq for Scheduled {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other).is_eq()
-    }
-}
-
-impl Eq for Scheduled {}
-
-impl PartialOrd for Scheduled {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Scheduled {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.number).cmp(&(other.at, other.number))
-    }
-}
-
 /// The id of a boot, as unlike its neighbours as genuine ones are.
 pub fn boot_id(node: usize, boot: usize) -> String {
     let mut random = Random::new(u64::try_from(boot * 1000 + node).unwrap());
@@ -353,6 +234,7 @@ impl World {
         let fresh = self.setting.fresh_install;
         for node in 0..self.setting.nodes {
             self.add_machine(if fresh { None } else { Some(boot_id(node, 0)) }, EPOCH - 1000);
+            self.start_first_agent(node);
         }
         if !fresh {
             // What etcd remembers: an open verdict of a prover that is no more.
@@ -398,8 +280,8 @@ impl World {
         self.schedule(Duration::ZERO, Event::Tick);
     }
 
-    /// A machine that is there for the first time since the world began, with an agent soon.
-    pub fn add_machine(&mut self, opened_boot: Option<String>, created: i64) {
+    /// A machine that is there for the first time since the world began. Returns its number.
+    pub fn add_machine(&mut self, opened_boot: Option<String>, created: i64) -> usize {
         let node = self.machines.len();
         self.machines.push(Machine {
             powered: true,
@@ -409,6 +291,9 @@ impl World {
             power_lost: self.now.saturating_sub(Duration::from_secs(18)),
             first_agent: None,
             tainted_since: None,
+            agent_gone: false,
+            orphaned_since: None,
+            not_orphaned_since: None,
             cni_since: None,
             cni_lacked: None,
             suppressed_since: None,
@@ -421,6 +306,11 @@ impl World {
             ..NodeView::default()
         });
         self.refresh_cluster();
+        node
+    }
+
+    /// A machine that joined gets its agent soon.
+    pub fn start_first_agent(&mut self, node: usize) {
         let after = self.random.between(500, 12_000);
         self.start_agent_in(after, node, format!("agent-{node}"));
     }
@@ -443,9 +333,9 @@ impl World {
         self.schedule(self.now + after, Event::Happen(happening, None));
     }
 
-    /// What a story tells will happen.
-    pub fn follow(&mut self, story: &[Told]) {
-        for Told { at, seed, happening } in story {
+    /// What is in a story will happen.
+    pub fn follow(&mut self, story: &[Incident]) {
+        for Incident { at, seed, happening } in story {
             self.schedule(*at, Event::Happen(happening.clone(), Some(*seed)));
         }
     }
@@ -455,7 +345,7 @@ impl World {
         self.schedule(self.now + after, Event::StartAgent { node, boot, pod });
     }
 
-    pub fn tell(&mut self, line: impl FnOnce(&Self) -> String) {
+    pub fn log(&mut self, line: impl FnOnce(&Self) -> String) {
         if self.setting.logged {
             let line = format!("{:>9.3} {}", self.now.as_secs_f64(), line(self));
             if self.history.len() == TAIL {
@@ -488,78 +378,6 @@ impl World {
         Violation { at: self.now, what, tail }
     }
 
-    pub fn handle(&mut self, event: Event) -> Result<(), String> {
-        match event {
-            Event::Tick => {
-                self.schedule(self.now + SECOND, Event::Tick);
-                self.schedule_pods();
-                self.run_daemon_sets();
-                self.note_second();
-                self.note_override();
-                self.run_owners()?;
-                self.bind_pods();
-                self.notice_linkerd();
-                self.check_closed()
-            }
-            Event::Wake { agent, alarm } => {
-                if self.agents[agent].alarm == alarm {
-                    self.step(agent)
-                } else {
-                    Ok(())
-                }
-            }
-            Event::Notice(agent) => {
-                let now = self.now;
-                self.agents[agent].notice(now);
-                self.step(agent)
-            }
-            Event::Reconnect(agent) => {
-                self.reconnect(agent);
-                Ok(())
-            }
-            Event::Deliver(agent, message) => self.deliver(agent, message),
-            Event::Arrive { agent, request, sent } => self.arrive(agent, request, sent),
-            Event::Respond { agent, answer, sent } => {
-                let answer = if self.reaches(agent) { answer } else { crate::requests::lost(answer) };
-                self.deliver(agent, Message::Answer(answer, sent))
-            }
-            Event::StartAgent { node, boot, pod } => {
-                self.start_agent(node, boot, pod);
-                Ok(())
-            }
-            Event::Happen(happening, seed) => {
-                self.tell(|_| format!("-- {happening:?}"));
-                let own = seed.map(|seed| std::mem::replace(&mut self.random, Random::new(seed)));
-                happening.happen(self);
-                self.random = own.unwrap_or_else(|| self.random.clone());
-                Ok(())
-            }
-            Event::Kubelet { path, uid, boot, step } => self.run_kubelet(&path, &uid, boot, step),
-            Event::StartReplica { seat, pod } => {
-                self.start_replica(seat, pod);
-                Ok(())
-            }
-            Event::ReplicaWakes { one, alarm } if self.replicas[one].alarm == alarm => self.turn(one, None),
-            Event::ReplicaReconnects(one) => {
-                self.reconnect_replica(one);
-                Ok(())
-            }
-            Event::ReplicaLists { one, generation, channel } => {
-                self.list(one, generation, channel);
-                Ok(())
-            }
-            Event::ReplicaSees { one, generation, channel, end } => self.stream(one, generation, channel, end),
-            Event::ReplicaHears(one, news) => self.hear(one, news),
-            Event::ReplicaAsks { one, number, ask } => self.asked(one, number, ask),
-            Event::ReplicaReply { one, number, reply } if self.replica_reaches(one) => {
-                self.hear(one, News::Reply(number, reply))
-            }
-            Event::ReplicaReply { .. } | Event::ReplicaWakes { .. } => Ok(()),
-        }
-    }
-}
-
-impl World {
     /// What a person says of everything, as the agents' Lease carries it.
     pub fn note_said(&mut self) {
         let said = self.api.lease.as_ref().and_then(|word| word.record.manual_override.clone());

@@ -74,7 +74,7 @@ impl World {
                 let node = self.api.nodes.iter().position(|node| node.name == view.name);
                 if let Some(node) = node.filter(|node| self.api.nodes[*node].resource_version == view.resource_version)
                 {
-                    self.check_orphan(node)?;
+                    self.check_orphan(one, node)?;
                     self.counts.orphans += 1;
                     self.api.change_node(node, |view| view.taints = Some(view.with_taint(TAINT_KEY, None)));
                     self.note_taint(node);
