@@ -46,6 +46,11 @@ simulate: ## Play the simulation with a million seeds (about an hour on two core
 exhaustive: ## Visit every state of a small cluster with one to three faults, and show that none waits for ever (about 8 minutes of CPU)
 	LINKERD_GATE_EXHAUSTIVE=full cargo test --locked --package linkerd-gate-simulation --test exhaustive -- --nocapture
 
+# FILES="src/decide/repair/plan.rs": which of its lines nothing runs.
+.PHONY: coverage
+coverage: ## Measure which lines of src/decide and src/linkerd are run by unit tests, simulation and the search of every state
+	tests/simulation/coverage $${FILES:-}
+
 # NAMES="proof-for-ever breaker-never-opens", SEEDS=2000
 .PHONY: mutations
 mutations: ## Break one rule of the core after the other, in a copy, and show which seed, state or unit test sees it (about 45 min)

@@ -250,4 +250,16 @@ mod tests {
         assert_eq!(on_node(&node, "example.com/closed"), OnNode { taint: false, annotations });
         assert!(on_node(&Node::default(), "linkerd-gate/closed").is_empty());
     }
+
+    #[test]
+    fn only_our_mark_says_that_we_suspended_a_job() {
+        let job = |annotations: Value| -> Job {
+            serde_json::from_value(
+                json!({"metadata": {"annotations": annotations}, "spec": {"template": {}, "suspend": true}}),
+            )
+            .unwrap()
+        };
+        assert!(is_suspended_by_us(&job(json!({SUSPENDED: "x"}))));
+        assert!(!is_suspended_by_us(&job(json!({"example.com/suspended": "x"}))));
+    }
 }

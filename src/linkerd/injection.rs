@@ -288,3 +288,69 @@ impl fmt::Display for NotCalled {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn skip_reasons_have_linkerds_keys_and_sentences() {
+        // `pkg/inject/report.go`, edge-26.8.3; `sentence` by what tells it from the others.
+        for (reason, key, part) in [
+            (SkipReason::HostNetwork, "host_network_enabled", "hostNetwork"),
+            (SkipReason::SidecarExists, "sidecar_already_exists", "sidecar"),
+            (SkipReason::UnsupportedResource, "unsupported_resource", "unsupported"),
+            (SkipReason::EnableAnnotationAbsent, "injection_enable_annotation_absent", "linkerd.io/inject:enabled"),
+            (
+                SkipReason::DisableAnnotationPresent,
+                "injection_disable_annotation_present",
+                "linkerd.io/inject:disabled",
+            ),
+            (SkipReason::InvalidAnnotationAtWorkload, "invalid_inject_annotation_at_workload", "at workload"),
+            (SkipReason::InvalidAnnotationAtNamespace, "invalid_inject_annotation_at_ns", "at namespace"),
+            (
+                SkipReason::NoServiceAccountToken,
+                "disabled_automount_service_account_token_account",
+                "serviceAccountTokenProjection",
+            ),
+        ] {
+            assert_eq!(reason.key(), key);
+            let with_it = SkipReason::ALL.into_iter().filter(|other| other.to_string().contains(part));
+            assert!(reason.to_string().contains(part), "{reason}");
+            assert!(with_it.count() <= 2, "{part} tells it from others");
+        }
+    }
+
+    #[test]
+    fn only_a_certain_answer_counts_as_injected() {
+        let condition = Condition { webhook: "w".to_owned(), names: vec!["not-mine".to_owned()] };
+        for (injection, is_inject) in [
+            (Injection::Inject(AskedBy::Pod), true),
+            (Injection::Conditional(vec![condition]), false),
+            (Injection::Skip(vec![SkipReason::HostNetwork]), false),
+            (Injection::NotCalled(NotCalled::NotInstalled), false),
+        ] {
+            assert_eq!(injection.is_inject(), is_inject, "{injection:?}");
+        }
+    }
+
+    #[test]
+    fn exclusions_are_named_by_webhook_and_each_key_once() {
+        let webhooks = WebhookView::chart_default();
+        let labels = [(names::label::CNI_RESOURCE.to_owned(), "true".to_owned())].into();
+        let Call::Excluded(by) = webhooks.webhooks[0].call(&std::collections::BTreeMap::new(), &labels) else {
+            panic!("the chart excludes pods of the CNI plug-in")
+        };
+        let excluded = |webhook: &str, by: Vec<Exclusion>| Excluded { webhook: webhook.to_owned(), by };
+        let one = [vec![Exclusion::Rules], by].concat();
+        let all = NotCalled::Excluded(vec![excluded("one", one), excluded("two", vec![Exclusion::Rules])]);
+        assert_eq!(all.keys(), ["rules", "object_selector"]);
+        assert_eq!(
+            all.to_string(),
+            "webhook one: its rules do not match the creation of pods, and it wants of the pod's labels: \
+             linkerd.io/cni-resource DoesNotExist; webhook two: its rules do not match the creation of pods"
+        );
+        assert_eq!(NotCalled::NotInstalled.keys(), ["not_installed"]);
+        assert_eq!(NotCalled::NotInstalled.to_string(), "there is no webhook of Linkerd's injector");
+    }
+}

@@ -65,6 +65,9 @@ mod tests {
             ("1E", "1e18"),
             ("+3", "3"),
             (".5", "500m"),
+            // Finer than Kubernetes keeps: rounded up.
+            ("0.1n", "1n"),
+            ("1.5n", "2n"),
         ] {
             assert_eq!(billionths(one), billionths(other), "{one} {other}");
             assert!(billionths(one).is_some(), "{one}");

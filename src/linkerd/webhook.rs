@@ -667,4 +667,19 @@ bBoWOrvs
             }
         }
     }
+
+    #[test]
+    fn an_endpoint_is_a_service_or_a_url_and_only_a_service_has_a_name() {
+        let endpoint = |service: bool, url: Option<&str>| {
+            let mut client = chart_default().webhooks.unwrap().remove(0).client_config;
+            client.service = client.service.filter(|_| service);
+            client.url = url.map(str::to_owned);
+            Endpoint::new(&client)
+        };
+        let url = endpoint(false, Some("https://127.0.0.1:8443/inject")).unwrap();
+        assert_eq!((url.to_string().as_str(), url.server_name()), ("https://127.0.0.1:8443/inject", None));
+        assert!(endpoint(true, None).unwrap().server_name().is_some());
+        assert_eq!(endpoint(false, None), Err(ViewProblem::ClientConfig));
+        assert_eq!(endpoint(true, Some("https://127.0.0.1")), Err(ViewProblem::ClientConfig));
+    }
 }

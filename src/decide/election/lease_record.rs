@@ -284,4 +284,31 @@ mod tests {
     fn a_leader_stops_before_another_may_take_the_lease() {
         assert!(RENEW_DEADLINE < LEASE_DURATION && RENEW_INTERVAL * 2 <= RENEW_DEADLINE);
     }
+
+    #[test]
+    fn a_lease_is_read_as_it_is_written_and_without_a_holder_is_free() {
+        let read = |holder: &str| {
+            LeaseRecord::of(
+                &serde_json::from_value(serde_json::json!({
+                    "metadata": {"resourceVersion": "7", "annotations": {
+                        VERDICT: "{}", manual_override::ANNOTATION: "open", pending_repair::ANNOTATION: "3",
+                    }},
+                    "spec": {"holderIdentity": holder, "leaseTransitions": 2, "renewTime": "2026-01-01T00:00:00.000005Z"},
+                }))
+                .unwrap(),
+            )
+        };
+        let expected = LeaseRecord {
+            resource_version: "7".to_owned(),
+            holder: Some(holder("node-1", "boot")),
+            renewed: Some("2026-01-01T00:00:00.000005Z".to_owned()),
+            transitions: 2,
+            verdict: Some("{}".to_owned()),
+            manual_override: Some("open".to_owned()),
+            pending_repair: Some("3".to_owned()),
+        };
+        assert_eq!(read("node-1/linkerd-gate-node-1/boot"), expected);
+        assert_eq!(read("").holder, None);
+        assert_eq!(LeaseRecord::of(&Lease::default()), LeaseRecord::default());
+    }
 }

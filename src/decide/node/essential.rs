@@ -506,4 +506,28 @@ mod tests {
         assert_eq!(pod(Some("bound"), serde_json::json!({"status": {"phase": "Failed"}})), None);
         assert_eq!(pod(Some("bound"), serde_json::json!({"metadata": {"name": "p"}})), None);
     }
+
+    #[test]
+    fn a_daemon_set_is_optional_by_its_label_or_on_its_way_out() {
+        let view = |metadata: serde_json::Value| {
+            let set = serde_json::json!({
+                "metadata": metadata,
+                "spec": {"selector": {}, "template": {"spec": {"containers": [], "nodeSelector": {"disk": "ssd"}}}},
+            });
+            DaemonSetView::of(&serde_json::from_value(set).unwrap())
+        };
+        let names = serde_json::json!({"namespace": "kube-system", "name": "cni", "uid": "u"});
+        let plain = view(names.clone());
+        assert_eq!((plain.full_name().as_str(), plain.uid.as_str(), plain.optional), ("kube-system/cni", "u", false));
+        assert_ne!(plain.placement, Placement::default(), "its template says where it runs");
+        for (field, value, optional) in [
+            ("labels", serde_json::json!({LABEL: "false"}), true),
+            ("labels", serde_json::json!({LABEL: "true"}), false),
+            ("deletionTimestamp", serde_json::json!("2026-01-01T00:00:00Z"), true),
+        ] {
+            let mut metadata = names.clone();
+            metadata[field] = value;
+            assert_eq!(view(metadata.clone()).optional, optional, "{metadata}");
+        }
+    }
 }

@@ -263,3 +263,77 @@ impl fmt::Display for UngateReason {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decide::repair::Kind;
+
+    fn target(uid: &str, resource_version: &str) -> Target {
+        Target {
+            name: format!("pod-{uid}"),
+            uid: uid.to_owned(),
+            resource_version: resource_version.to_owned(),
+            state: MissedState::Held,
+            held_since: None,
+        }
+    }
+
+    #[test]
+    fn each_operation_names_what_it_removes_writes_and_needs() {
+        let pods = || [target("a", "1"), target("b", "2")];
+        let suspend = Operation::Suspend { resource_version: "9".to_owned(), pods: pods().into() };
+        let resume = Operation::Resume { resource_version: "9".to_owned(), overdue: false };
+        // Its key, the pods that go, whether by eviction, whether a proof is needed, whether it undoes, and the versions it writes to.
+        for (operation, key, gone, evicts, proof, reverts, written) in [
+            (Operation::Delete([target("a", "1")]), "delete", 1, false, true, false, vec![("a", "1")]),
+            (
+                Operation::Untrack { target: [target("a", "1")], gate: 0 },
+                "untrack",
+                1,
+                false,
+                true,
+                false,
+                vec![("a", "1")],
+            ),
+            (Operation::Evict([target("a", "1")]), "evict", 1, true, true, false, vec![("a", "1")]),
+            (suspend, "suspend", 2, false, false, false, vec![("job", "9")]),
+            (resume, "resume", 0, false, false, true, vec![("job", "9")]),
+        ] {
+            assert_eq!(operation.key(), key);
+            let removes = operation.removes().map_or((0, false), |(pods, evicts)| (pods.len(), evicts));
+            assert_eq!(removes, (gone, evicts), "{key}");
+            assert_eq!((operation.needs_proof(), operation.reverts()), (proof, reverts), "{key}");
+            let owner = OwnerReference { kind: Kind::Job, name: "work".to_owned(), uid: "job".to_owned() };
+            let action = Action { namespace: "shop".to_owned(), owner, operation };
+            assert_eq!(action.written_versions().collect::<Vec<_>>(), written, "{key}");
+        }
+    }
+
+    #[test]
+    fn a_removed_gate_says_why_and_whether_the_proxy_is_missing() {
+        let rows = [
+            ("meshed", false, "proxy"),
+            ("skipped", false, "injector"),
+            ("exempt", true, "linkerd-gate/admission=exempt"),
+            ("released", true, "linkerd-gate/release=true"),
+            ("opened", true, "open --all"),
+            ("hold_max", true, "LINKERD_GATE_HOLD_MAX"),
+            ("not_installed", true, "ten minutes"),
+        ];
+        for (reason, (key, is_bare, cause)) in UngateReason::ALL.into_iter().zip(rows) {
+            assert_eq!((reason.key(), reason.is_bare()), (key, is_bare));
+            assert!(reason.to_string().contains(cause), "{key}: {reason}");
+        }
+        assert_eq!(ABSENT_FOR, Duration::from_mins(10), "the text above says so");
+    }
+
+    #[test]
+    fn what_was_not_sent_names_its_cause() {
+        for (dropped, cause) in
+            [(Dropped::NotLeading, "leads"), (Dropped::Paused, "not in sync"), (Dropped::Unproven, "proven")]
+        {
+            assert!(dropped.to_string().contains(cause), "{dropped}");
+        }
+    }
+}

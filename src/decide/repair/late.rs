@@ -206,4 +206,27 @@ mod tests {
         );
         assert_eq!(NotCreated::Unknown.message("shop", &web()), None);
     }
+
+    #[test]
+    fn each_cause_has_a_key_and_the_command_that_helps() {
+        let causes = [
+            (RefusalCause::PodSecurity, "pod_security", "kubectl get namespace shop --show-labels"),
+            (RefusalCause::Quota, "quota", "kubectl describe resourcequota --namespace shop"),
+            (RefusalCause::QuotaUndecided, "quota_undecided", "kubectl describe resourcequota --namespace shop"),
+            (RefusalCause::Annotation, "annotation", "kubectl describe namespace shop"),
+            (RefusalCause::Injector, "injector", "linkerd-gate check"),
+            (RefusalCause::NotInjected, "not_injected", "--field-selector reason=InjectionSkipped"),
+            (RefusalCause::Admission, "admission", "kubectl describe limitrange --namespace shop"),
+        ];
+        for (cause, key, command) in causes {
+            let refused = NotCreated::Refused(Refusal { cause, words: "in its words".to_owned() });
+            let message = refused.message("shop", &web()).unwrap();
+            assert_eq!(refused.key(), key);
+            assert!(message.contains(command) && message.ends_with("in its words"), "{key}: {message}");
+        }
+        let failed = NotCreated::Failed("timeout".to_owned());
+        let message = failed.message("shop", &web()).unwrap();
+        assert!(message.contains("linkerd-gate check") && message.ends_with("timeout"), "{message}");
+        assert_eq!((failed.key(), NotCreated::Unknown.key()), ("failed", "unknown"));
+    }
 }

@@ -330,4 +330,26 @@ mod tests {
             assert_eq!(refusal(cause).not_created(), after);
         }
     }
+
+    #[test]
+    fn a_full_quota_refuses_only_what_the_eviction_makes_no_room_for() {
+        let object = |spec: serde_json::Value| serde_json::from_value::<Pod>(json!({ "spec": spec })).unwrap();
+        let pod = object(json!({"containers": [{"name": "app"}]}));
+        let few = |used: &str| -> ResourceQuota {
+            let (hard, used) = (json!({"pods": "1"}), json!({"pods": used}));
+            let quota =
+                json!({"metadata": {"name": "few"}, "spec": {"hard": hard}, "status": {"hard": hard, "used": used}});
+            serde_json::from_value(quota).unwrap()
+        };
+        let trial = |used: &str| {
+            let exceeded = Exceeded::read(&FULL.replace("used: pods=1", &format!("used: pods={used}"))).unwrap();
+            full_quota(&exceeded, &[few(used)], &ObjectMeta::default(), Some(&pod), &pod)
+        };
+        assert_eq!(trial("1"), Trial::QuotaFreed);
+        let Trial::Refused(cause, words) = trial("2") else { panic!("{:?}", trial("2")) };
+        assert_eq!(cause, RefusalCause::Quota);
+        assert!(words.starts_with("not evicted: the eviction would not make room in a full quota"), "{words}");
+        let keys = [trial("1"), trial("2"), Trial::Accepted, Trial::Failed("timeout".to_owned())].map(|it| it.key());
+        assert_eq!(keys, ["quota_freed", "quota", "accepted", "failed"]);
+    }
 }

@@ -158,6 +158,13 @@ mod tests {
     }
 
     #[test]
+    fn a_rate_says_how_long_one_takes() {
+        for (rate, millis) in [("2/s", 500), ("30/m", 2_000), ("6/h", 600_000)] {
+            assert_eq!(bucket(rate, 1).next(Duration::ZERO), Duration::from_millis(millis), "{rate}");
+        }
+    }
+
+    #[test]
     fn many_are_there_when_it_says_so_and_not_a_moment_before() {
         let mut bucket = bucket("2/s", 4);
         bucket.take_many(2, Duration::from_millis(1_700));

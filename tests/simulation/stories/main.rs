@@ -174,10 +174,13 @@ fn whatever_befalls_the_cluster_the_invariants_hold() {
         sum(|counts| counts.takings),
     );
     if all.len() > 100 {
-        assert!(sum(|counts| counts.probes_hung) > all.len() / 10, "the stories have to reach what they are about");
+        assert!(sum(|counts| counts.probes_hung) > all.len() / 20, "the stories have to reach what they are about");
         assert!(sum(|counts| counts.proven) > all.len(), "the stories have to reach what they are about");
         assert!(sum(|counts| counts.too_long_closed) > 0, "the stories have to reach what they are about");
         assert!(sum(|counts| counts.tolerations) > 0, "the stories have to reach what they are about");
+    }
+    // One story in a hundred.
+    if all.len() >= 5000 {
         assert!(sum(|counts| counts.orphans) > 0, "the stories have to reach what they are about");
         assert!(sum(|counts| counts.before_repair) > 0, "the stories have to reach what they are about");
     }

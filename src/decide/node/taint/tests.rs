@@ -385,3 +385,38 @@ fn a_node_registered_with_our_taint_is_opened_when_proven() {
         assert_eq!(plan.change, Some(opened_boot(AnnotationEdit::Remove)));
     }
 }
+
+#[test]
+fn each_state_says_what_why_and_whether_to_await_repair() {
+    let closed = |why| NodeState::Closed { since: Duration::from_secs(40), why };
+    let until = "2026-01-01T06:00:00Z";
+    // The word of `/gate`, whether the controllers' Lease is followed, whether a person should look, the message, and the cause.
+    for (state, word, follows, warns, message, cause) in [
+        (NodeState::Open(Opened::ThisBoot), "open", false, false, "open", "earlier in this boot"),
+        (NodeState::Open(Opened::Adopted), "open", false, false, "open", "older than the installation"),
+        (NodeState::Open(Opened::Proven), "open", false, false, "open", PROVEN),
+        (NodeState::Open(Opened::BeforeRepair(3)), "open", false, true, "open", "LINKERD_GATE_REPAIR_GRACE"),
+        (NodeState::Open(Opened::NotInstalled), "open", false, false, "open", "not installed"),
+        (NodeState::Open(Opened::LeftOpen), "open", false, false, "open", "ran unclosed"),
+        (NodeState::Open(Opened::TooLongClosed), "open", false, true, "open, unproven", "LINKERD_GATE_NODE_MAX_CLOSED"),
+        (NodeState::Open(Opened::Overridden(manual_override(true))), "open", false, false, "open", until),
+        (closed(Closed::ShuttingDown), "closed", true, false, "closed", "shutting down"),
+        (closed(Closed::Unproven), "closed", true, false, "closed", "not proven"),
+        (closed(Closed::AwaitsRepair(RepairWait::Unseen)), "closed", true, false, "stays closed", "not been seen"),
+        (closed(Closed::AwaitsRepair(RepairWait::Pods(1))), "closed", true, false, "stays closed", "replaces 1 pod"),
+        (closed(Closed::Overridden(manual_override(false))), "closed", true, false, "closed", until),
+        (
+            NodeState::TaintSuppressed(vec!["kube-system/cni".to_owned()]),
+            "taint-suppressed",
+            true,
+            true,
+            "not tainted",
+            "kube-system/cni",
+        ),
+        (NodeState::Undecided, "unknown", false, false, "unchanged", "install time"),
+    ] {
+        assert_eq!((state.as_str(), state.message()), (word, message), "{state}");
+        assert_eq!((state.follows_controller(), state.is_warning()), (follows, warns), "{state}");
+        assert!(state.reason().contains(cause), "{state}");
+    }
+}

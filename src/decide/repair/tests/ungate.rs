@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::admissionregistration::v1::MatchCondition;
 
-use super::super::{ClusterOverride, KeepReason, Method, Operation, Repair, UngateReason, WriteOutcome};
+use super::super::{ClusterOverride, KeepReason, Method, Operation, Repair, Scan, UngateReason, WriteOutcome, plan};
 use super::fixtures::{Draft, pod, replica_set};
 use super::model::{Model, namespace, seconds};
 use crate::linkerd::WebhookView;
@@ -58,8 +58,8 @@ fn a_gate_comes_off_what_is_meshed_skipped_exempt_or_released() {
 fn a_gate_is_removed_only_from_the_observed_pod() {
     let mut model = model(held("a").declining().and("/metadata/resourceVersion", "7".into()));
     let snapshot = model.cluster.snapshot();
-    let scan = super::super::Scan::of(&snapshot, |owner| model.tracker.remembers(owner));
-    let plan = super::super::plan(&snapshot, &scan, &model.tracker, &model.policy, model.now);
+    let scan = Scan::of(&snapshot, |owner| model.tracker.remembers(owner));
+    let plan = plan(&snapshot, &scan, &model.tracker, &model.policy, model.now);
     let [ungate] = plan.ungates.as_slice() else { panic!("{:?}", plan.ungates) };
     assert_eq!((ungate.index, ungate.resource_version.as_str(), ungate.uid.as_str()), (1, "7", "uid of a"));
     let ungate = ungate.clone();
@@ -175,4 +175,17 @@ fn only_what_a_node_could_start_before_its_turn_is_pending() {
             .iter()
             .any(|action| matches!(&action.operation, Operation::Delete([target]) if target.name == "pending"))
     );
+}
+
+#[test]
+fn a_gate_that_was_not_taken_off_after_all_is_due_again_at_once() {
+    let mut model = model(held("a").declining());
+    let snapshot = model.cluster.snapshot();
+    let scan = Scan::of(&snapshot, |_| false);
+    model.tracker.observe(&snapshot, &scan, model.now);
+    let ungate = plan(&snapshot, &scan, &model.tracker, &model.policy, model.now).ungates.remove(0);
+    assert_eq!(model.ungated().len(), 1);
+    assert!(model.ungated().is_empty(), "it is under way");
+    model.tracker.ungating_dropped(&ungate);
+    assert_eq!(model.ungated().len(), 1);
 }
