@@ -669,7 +669,7 @@ bBoWOrvs
     }
 
     #[test]
-    fn an_endpoint_is_a_service_or_a_url_and_only_a_service_has_a_name() {
+    fn an_endpoint_is_a_service_with_a_name_or_a_url_without() {
         let endpoint = |service: bool, url: Option<&str>| {
             let mut client = chart_default().webhooks.unwrap().remove(0).client_config;
             client.service = client.service.filter(|_| service);

@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_is_read_as_it_is_written_and_without_a_holder_is_free() {
+    fn a_lease_is_read_as_written_and_is_free_without_a_holder() {
         let read = |holder: &str| {
             LeaseRecord::of(
                 &serde_json::from_value(serde_json::json!({

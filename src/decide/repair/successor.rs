@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_quota_refuses_only_what_the_eviction_makes_no_room_for() {
+    fn a_full_quota_refuses_what_an_eviction_makes_no_room_for() {
         let object = |spec: serde_json::Value| serde_json::from_value::<Pod>(json!({ "spec": spec })).unwrap();
         let pod = object(json!({"containers": [{"name": "app"}]}));
         let few = |used: &str| -> ResourceQuota {
