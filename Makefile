@@ -53,7 +53,7 @@ coverage: ## Measure which lines of src/decide and src/linkerd are run by unit t
 
 # NAMES="proof-for-ever breaker-never-opens", SEEDS=2000
 .PHONY: mutations
-mutations: ## Break one rule of the core after the other, in a copy, and show which seed, state or unit test sees it (about 45 min)
+mutations: ## Break one rule of the core after the other, in a copy, and show which seed, state or unit test sees it (about 30 min)
 	tests/simulation/mutations/run $${NAMES:-}
 
 .PHONY: playground

@@ -3,6 +3,7 @@
 //! It is made from what `Debug` prints of the core's values, which shows every private field. Instants count by how far they are from now,
 //! and alike once they are further back than anything looks; versions, renewals, proofs and uids count by which of them are equal.
 
+use std::cell::RefCell;
 use std::fmt::{Debug, Write as _};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
@@ -84,7 +85,20 @@ enum Token {
 pub struct Form {
     /// As it is, and with the two nodes exchanged.
     texts: [u128; 2],
+    tokens: Box<[Token]>,
+}
+
+/// What forms are written into: to ask for the memory each time would take half of the search.
+#[derive(Default)]
+struct Buffers {
+    text: String,
+    out: String,
+    exchanged: String,
     tokens: Vec<Token>,
+}
+
+thread_local! {
+    static BUFFERS: RefCell<Buffers> = RefCell::default();
 }
 
 /// A hash of 128 bits: two of 64 that begin differently.
@@ -101,8 +115,8 @@ struct Reader<'a> {
     of_agent: bool,
     /// How many writes an elector has asked for: their numbers count from there.
     writes: u64,
-    out: String,
-    tokens: Vec<Token>,
+    out: &'a mut String,
+    tokens: &'a mut Vec<Token>,
 }
 
 fn micros(duration: Duration) -> i64 {
@@ -149,26 +163,21 @@ impl Form {
     }
 
     fn read(part: &impl Debug, of_agent: bool) -> Self {
-        let mut text = String::with_capacity(8192);
-        let _ = write!(text, "{part:?}");
-        let writes = text.find(", writes: ").map_or(0, |at| number(&text[at + 10..]).0);
-        let mut reader = Reader {
-            text: &text,
-            at: 0,
-            field: "",
-            of_agent,
-            writes,
-            out: String::with_capacity(4096),
-            tokens: Vec::new(),
-        };
-        reader.read();
-        let exchanged = reader.out.replace(NODES[0], "\u{1}").replace(NODES[1], NODES[0]).replace('\u{1}', NODES[1]);
-        let texts = [&reader.out, &exchanged].map(|text| {
-            let mut hasher = Fingerprint::default();
-            text.hash(&mut hasher);
-            hasher.wide()
-        });
-        Self { texts, tokens: reader.tokens }
+        BUFFERS.with_borrow_mut(|Buffers { text, out, exchanged, tokens }| {
+            text.clear();
+            out.clear();
+            tokens.clear();
+            let _ = write!(text, "{part:?}");
+            let writes = text.find(", writes: ").map_or(0, |at| number(&text[at + 10..]).0);
+            Reader { text, at: 0, field: "", of_agent, writes, out, tokens }.read();
+            exchange(out, exchanged);
+            let texts = [out, exchanged].map(|text| {
+                let mut hasher = Fingerprint::default();
+                text.hash(&mut hasher);
+                hasher.wide()
+            });
+            Self { texts, tokens: tokens.as_slice().into() }
+        })
     }
 
     /// Feeds what tells the part from others, with the nodes as they are or exchanged.
@@ -182,7 +191,7 @@ impl Form {
     ) {
         let now = micros(now);
         self.texts[usize::from(exchanged)].hash(hasher);
-        for token in &self.tokens {
+        for token in &self.tokens[..] {
             match *token {
                 Token::Instant(at, furthest) => (at - now).max(-furthest).hash(hasher),
                 Token::Deadline(at) => (at - now).max(0).hash(hasher),
@@ -203,6 +212,19 @@ impl Names {
             self.0.len() - 1
         })
     }
+}
+
+/// Writes a text with the two nodes exchanged.
+fn exchange(text: &str, exchanged: &mut String) {
+    exchanged.clear();
+    let mut rest = text;
+    while let Some(at) = rest.find('<') {
+        exchanged.push_str(&rest[..at]);
+        let node = NODES.iter().position(|node| rest[at..].starts_with(node));
+        exchanged.push_str(node.map_or("<", |node| NODES[1 - node]));
+        rest = &rest[at + node.map_or(1, |node| NODES[node].len())..];
+    }
+    exchanged.push_str(rest);
 }
 
 /// The number that a text begins with, and its length.

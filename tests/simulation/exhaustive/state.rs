@@ -48,7 +48,11 @@ pub struct Faults {
     pub partitions: u8,
     /// The injector does not answer.
     pub outages: u8,
+    /// Once one has come, the others come after so many ticks, or after a multiple of that.
+    pub apart: u8,
 }
+
+pub const NO_FAULTS: Faults = Faults { power_cuts: 0, blackouts: 0, deaths: 0, partitions: 0, outages: 0, apart: 1 };
 
 /// What a process has done in this tick.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -116,6 +120,8 @@ pub struct State {
     /// Whether scheduler, kubelets and owners had their turn.
     pub world_done: bool,
     pub left: Faults,
+    /// When the first fault came.
+    pub first_fault: Option<Duration>,
 }
 
 /// The API server's part: its own counter tells nothing that the objects' versions do not.
@@ -179,7 +185,8 @@ impl State {
             undisturbed: [Duration::from_mins(10); 3],
             turns: [Turn::Due; 3],
             world_done: false,
-            left: Faults { power_cuts: 0, blackouts: 0, deaths: 0, partitions: 0, outages: 0 },
+            left: NO_FAULTS,
+            first_fault: None,
         };
         state.begin_tick(setting);
         state
@@ -278,7 +285,17 @@ impl State {
         (self.answers, self.turns[CONTROLLER], self.world_done, self.left).hash(hasher);
         self.cut.map(|(who, since)| (number(who), ago(since, 60))).hash(hasher);
         ago(self.injected_at, 55).hash(hasher);
+        self.until_fault().hash(hasher);
         hasher.wide()
+    }
+
+    /// How many ticks it takes until another fault may come, if any may.
+    pub fn until_fault(&self) -> Option<u64> {
+        let Faults { power_cuts, blackouts, deaths, partitions, outages, apart } = self.left;
+        let ticks = |first: Duration| self.now.saturating_sub(first).as_secs() / TICK.as_secs();
+        let apart = u64::from(apart);
+        let wait = self.first_fault.map_or(0, |first| (apart - ticks(first) % apart) % apart);
+        (power_cuts + blackouts + deaths + partitions + outages > 0).then_some(wait)
     }
 
     /// Whether nothing is broken.

@@ -4,7 +4,7 @@ use crate::api_server::Request;
 use crate::objects::AppPod;
 use crate::replica::Asks;
 use crate::setting::Setting;
-use crate::state::{CONTROLLER, CUT_FOR, DARK, Essential, NODE_LEASE, State, TICK, Turn};
+use crate::state::{CONTROLLER, CUT_FOR, DARK, Essential, NO_FAULTS, NODE_LEASE, State, TICK, Turn};
 
 /// One thing that happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,10 +139,11 @@ impl State {
             let begins = self.turns[process] == Turn::Due && first == Turn::Due;
             there && !self.world_done && others_wait(process) && (begins || self.turns[process] == Turn::Sent)
         };
-        if self.left.deaths > 0 {
+        let left = if self.until_fault() == Some(0) { self.left } else { NO_FAULTS };
+        if left.deaths > 0 {
             all.extend((0..3).filter(|process| dies(*process)).map(Action::Dies));
         }
-        if self.left.power_cuts > 0 {
+        if left.power_cuts > 0 {
             all.extend((0..2).filter(|node| dies(*node)).map(Action::PowerCut));
         }
         if self.turns[CONTROLLER] != Turn::Due || self.world_done {
@@ -163,13 +164,13 @@ impl State {
         if self.cut.is_some_and(|(_, since)| self.now > since) {
             all.push(Action::Reconnected);
         }
-        if self.left.blackouts > 0 && self.seats.iter().all(Option::is_some) {
+        if left.blackouts > 0 && self.seats.iter().all(Option::is_some) {
             all.push(Action::PowerCutOfAll);
         }
-        if self.left.partitions > 0 && self.cut.is_none() {
+        if left.partitions > 0 && self.cut.is_none() {
             all.extend([0, 1, CONTROLLER].map(Action::CutOff));
         }
-        if self.left.outages > 0 && self.answers {
+        if left.outages > 0 && self.answers {
             all.push(Action::InjectorStops);
         }
     }
@@ -240,6 +241,9 @@ impl State {
                     }
                 });
             }
+        }
+        if next.left != self.left {
+            next.first_fault = next.first_fault.or(Some(next.now));
         }
         Ok(Some(next))
     }
