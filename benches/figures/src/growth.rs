@@ -47,7 +47,7 @@ impl Growth {
         let along = Axis::over(&sizes, LEFT, width - RIGHT);
         let up = Axis::over(&values, height - BOTTOM, TOP);
         let mut svg = format!(
-            "<text class=\"name\" x=\"{LEFT}\" y=\"18\">{}</text><text x=\"{LEFT}\" y=\"34\">{}, grows with {}^{:.2}</text>",
+            "<text class=\"name\" x=\"10\" y=\"18\">{}</text><text x=\"10\" y=\"34\">{}, grows with {}^{:.2}</text>",
             self.name,
             if self.unit.is_empty() { "number" } else { self.unit },
             self.of,
