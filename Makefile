@@ -43,7 +43,7 @@ simulate: ## Play the simulation with a million seeds (about an hour on two core
 	LINKERD_GATE_SIMULATION_SEEDS="$${SEEDS:-1000000}" cargo test --locked --package linkerd-gate-simulation whatever_befalls -- --nocapture
 
 .PHONY: exhaustive
-exhaustive: ## Visit every state of a small cluster with one to three faults, and show that none waits for ever (about 12 minutes of CPU)
+exhaustive: ## Visit every state of a small cluster with one to three faults, and show that none waits for ever (about 15 minutes of CPU)
 	LINKERD_GATE_EXHAUSTIVE=full cargo test --locked --package linkerd-gate-simulation --test exhaustive -- --nocapture
 
 # FILES="src/decide/repair/plan.rs": which of its lines nothing runs.

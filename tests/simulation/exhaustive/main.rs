@@ -69,9 +69,10 @@ fn visit(faults: Faults) -> Result<Visited, String> {
 /// What CI visits, in some seconds, and what is visited before a release.
 const SAMPLE: [Faults; 3] =
     [Faults { deaths: 1, ..NO_FAULTS }, Faults { partitions: 1, ..NO_FAULTS }, Faults { outages: 1, ..NO_FAULTS }];
-const FULL: [Faults; 9] = [
+const FULL: [Faults; 10] = [
     Faults { deaths: 2, partitions: 1, ..NO_FAULTS },
     Faults { power_cuts: 1, outages: 1, apart: 4, ..NO_FAULTS },
+    Faults { power_cuts: 1, deaths: 1, apart: 4, ..NO_FAULTS },
     Faults { blackouts: 1, ..NO_FAULTS },
     Faults { power_cuts: 1, ..NO_FAULTS },
     Faults { partitions: 1, outages: 1, ..NO_FAULTS },
