@@ -84,7 +84,7 @@ fn lane(node: &NodeFact, events: &[(Timestamp, Kind, &EventFact)], from: Timesta
         spans.push(Span { state, from: Some(*at), to: None, why: why(&event.message) });
     }
     reconcile(&mut spans, node, from);
-    let closed_seconds = closed_seconds(&spans, now);
+    let closed_seconds = closed_seconds(&spans, booted, now);
     Lane {
         name: node.name.clone(),
         booted,
@@ -143,9 +143,13 @@ const LAST_WRITE: &str =
     "opened in this boot; no Event is left, this is the time of linkerd-gate's last write to the Node";
 
 /// For how long the node was closed; nothing where it never was, or where that is not known.
-fn closed_seconds(spans: &[Span], now: Timestamp) -> Option<i64> {
-    let closed = spans.iter().filter(|span| is_closed(span.state));
-    let mut all = closed.map(|span| Some(between(span.from?, span.to.unwrap_or(now)).max(0)));
+fn closed_seconds(spans: &[Span], booted: Option<Timestamp>, now: Timestamp) -> Option<i64> {
+    // Before its last boot it was closed for another one.
+    let counts =
+        |span: &&Span| is_closed(span.state) && span.to.is_none_or(|to| booted.is_none_or(|booted| to > booted));
+    let since = |from: Timestamp| booted.map_or(from, |booted| from.max(booted));
+    let mut all =
+        spans.iter().filter(counts).map(|span| Some(between(since(span.from?), span.to.unwrap_or(now)).max(0)));
     let first = all.next()??;
     all.try_fold(first, |sum, seconds| Some(sum + seconds?))
 }

@@ -50,7 +50,7 @@ pub fn report(facts: &Facts) -> Report {
     let begin = boot.as_ref().map_or(from, |boot| boot.from);
     let injection = timeline::injection(&events, begin);
     let story = pods::Story::of(&events, facts);
-    let timeline = timeline::of(facts, &events, &lanes, &story, injection.as_ref(), from);
+    let timeline = timeline::of(facts, &events, &lanes, &story, injection.as_ref(), (&boots, from));
     let outside = facts.pods.as_ref().ok().map(|pods| pods::outside(&pods.survey));
     let mut report = Report {
         version: VERSION,

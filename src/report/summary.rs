@@ -111,11 +111,10 @@ fn closed(report: &Report) -> Option<String> {
     let mut parts = vec![match longest {
         Some((seconds, lane)) if !lane.closed => {
             let number = lanes.iter().filter(|lane| lane.closed_seconds.is_some()).count();
-            format!(
-                "{} closed, for {} at most",
-                if number == 1 { "1 node was".to_owned() } else { format!("{number} nodes were") },
-                duration(seconds)
-            )
+            match number {
+                1 => format!("1 node was closed, for {}", duration(seconds)),
+                _ => format!("{number} nodes were closed, for {} at most", duration(seconds)),
+            }
         }
         Some((seconds, _)) => format!("Nodes have been closed for {} at most", duration(seconds)),
         None if now.is_empty() && unproven.is_empty() => return None,

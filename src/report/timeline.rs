@@ -84,13 +84,13 @@ pub fn of(
     lanes: &[Lane],
     story: &Story,
     injection: Option<&Injection>,
-    from: Timestamp,
+    (boots, from): (&[Boot], Timestamp),
 ) -> Vec<Entry> {
     let mut moments = of_nodes(events, lanes);
     moments.extend(of_pods(events, story));
     moments.extend(of_parts(facts, from));
     moments.extend(injection.map(|found| Moment::new(found.at, Kind::InjectionProven, "Linkerd", &found.evidence)));
-    merged(moments)
+    merged(moments, boots)
 }
 
 fn of_nodes(events: &[EventFact], lanes: &[Lane]) -> Vec<Moment> {
@@ -161,11 +161,11 @@ fn of_parts(facts: &Facts, from: Timestamp) -> Vec<Moment> {
     moments
 }
 
-fn merged(mut moments: Vec<Moment>) -> Vec<Entry> {
+fn merged(mut moments: Vec<Moment>, boots: &[Boot]) -> Vec<Entry> {
     moments.sort_by(|one, other| (one.kind, one.at, &one.object).cmp(&(other.kind, other.at, &other.object)));
     let mut groups: Vec<Vec<Moment>> = Vec::new();
     for moment in moments {
-        match groups.last_mut().filter(|group| moment.is_near(group)) {
+        match groups.last_mut().filter(|group| moment.is_near(group, boots)) {
             Some(group) => group.push(moment),
             None => groups.push(vec![moment]),
         }
@@ -279,11 +279,13 @@ impl Moment {
         Self { at, until: at, kind, object: object.to_owned(), why: why.to_owned(), count: 1 }
     }
 
-    fn is_near(&self, group: &[Self]) -> bool {
+    fn is_near(&self, group: &[Self], boots: &[Boot]) -> bool {
         let last = group.iter().map(|moment| moment.until).max();
         let same = group[0].kind == self.kind;
         // Which agent leads is news each time.
         let apart = matches!(self.kind, Kind::ProverElected | Kind::ControllerElected);
-        same && !apart && last.is_some_and(|last| self.at.duration_since(last) <= NEAR)
+        // What was before a boot is not what was after it.
+        let parted = boots.iter().any(|boot| group[0].at < boot.from && boot.from <= self.at);
+        same && !apart && !parted && last.is_some_and(|last| self.at.duration_since(last) <= NEAR)
     }
 }

@@ -95,7 +95,7 @@ fn one_node_of_three_that_opens_unproven_is_a_warning() {
         [
             "Node node-1 booted at 03:12:05, 1 of 3.",
             "No Event since then shows that Linkerd could inject.",
-            "1 node was closed, for 2 min at most; 1 node opened without a proof or before repair was done: node-1; none is closed now.",
+            "1 node was closed, for 2 min; 1 node opened without a proof or before repair was done: node-1; none is closed now.",
             "No pod that requests injection runs outside the mesh.",
         ]
     );
@@ -105,6 +105,31 @@ fn one_node_of_three_that_opens_unproven_is_a_warning() {
     // Its condition is of the boot before: a short one does not change it.
     let ready = report.nodes.unwrap().into_iter().map(|lane| lane.ready_since).collect::<Vec<_>>();
     assert_eq!(ready, [Some(at(-90_000)), None, Some(at(-90_000))]);
+}
+
+#[test]
+fn what_was_before_a_boot_is_no_part_of_it() {
+    let mut cluster = Cluster::new();
+    cluster.node("node-0", -90_000, true);
+    for (closed, opened) in [(-36, -18), (4, 7)] {
+        cluster.gate("node-0", "GateClosed", closed, "closed: injection is not proven in this boot");
+        cluster.gate("node-0", "GateOpened", opened, "open: the gate is open");
+    }
+    cluster.booted("node-0", 0);
+    let report = cluster.report();
+    assert_eq!(
+        kinds(&report),
+        [
+            Kind::GateClosed,
+            Kind::GateOpened,
+            Kind::NodeBooted,
+            Kind::GateClosed,
+            Kind::InjectionProven,
+            Kind::GateOpened
+        ]
+    );
+    assert_eq!(report.summary[2], "1 node was closed, for 3 s; none is closed now.");
+    assert_eq!(report.nodes.unwrap()[0].closed_seconds, Some(3));
 }
 
 #[test]
