@@ -10,6 +10,7 @@ use linkerd_gate_kit::linkerd::LinkerdDirectory;
 use linkerd_gate_kit::object::{deployment, pod};
 use serde_json::json;
 
+use super::boot_report;
 use super::harness::{Harness, LINKERD, SHOP, app_runs, images, is_scheduled};
 use super::power_cut::{Created, PowerCut, SETTLED};
 use super::release::Admission;
@@ -67,6 +68,7 @@ async fn kept(harness: &Harness, title: &str, admission: Admission) -> Result<Co
     cut.boots_and_settles(SETTLED, |pods| owners_settled(harness, pods)).await?;
     cut.ensure_all_meshed().await?;
     ensure!(harness.unmeshed_and_running().await? == 0, "an app runs outside the mesh");
+    boot_report::tells_what_happened(&cut, admission.into()).await?;
     Ok(cut.column)
 }
 

@@ -2,6 +2,7 @@
 //! in the chart's form; everything else is genuine, and the manifests are the agent's of `deploy/manifests`.
 
 mod admission;
+mod boot_report;
 mod campaign;
 mod harness;
 mod history;

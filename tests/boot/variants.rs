@@ -156,7 +156,7 @@ async fn controllers_return(harness: &Harness) -> Result<()> {
 }
 
 /// The command, as a person has it.
-async fn linkerd_gate(harness: &Harness, words: &[&str]) -> Result<String> {
+pub async fn linkerd_gate(harness: &Harness, words: &[&str]) -> Result<String> {
     let output = Command::new(env!("CARGO_BIN_EXE_linkerd-gate"))
         .args(words)
         .env_clear()
