@@ -30,6 +30,9 @@ pub const LINKERD: &str = "linkerd";
 pub const GATE: &str = "linkerd-gate";
 pub const SHOP: &str = "shop";
 
+/// The policy that refuses pods, as its refusals name it.
+const GUARD: &str = "linkerd-gate-guard";
+
 /// The pods of each of the shop's Deployments.
 pub const REPLICAS: u32 = 3;
 
@@ -256,15 +259,24 @@ impl Harness {
         Ok(self.api::<Pod>(namespace).await?.list(&ListParams::default()).await?.items)
     }
 
-    /// Waits until a pod that is created in the shop now gets no proxy, by dry-runs: the API server learns a moment later than its clients
-    /// that the injector's pods are gone.
+    /// Waits until a pod that is created in the shop now gets no proxy, or is refused by the guard, by dry-runs: the API server learns a
+    /// moment later than its clients that the injector's pods are gone.
     pub async fn until_not_injected(&self) -> Result<()> {
         let pods: Api<Pod> = self.api(SHOP).await?;
         let probe: Pod = serde_json::from_value(pod("is-it-injected").running(images::PAUSE).json())?;
         let dry_run = PostParams { dry_run: true, ..PostParams::default() };
         let gone = async {
-            while linkerd_gate::linkerd::meshed(&pods.create(&dry_run, &probe).await?) {
-                tokio::time::sleep(Duration::from_millis(50)).await;
+            loop {
+                match pods.create(&dry_run, &probe).await {
+                    Ok(pod) if linkerd_gate::linkerd::meshed(&pod) => {
+                        tokio::time::sleep(Duration::from_millis(50)).await;
+                    }
+                    Err(kube::Error::Api(refusal)) if refusal.code == 403 && refusal.message.contains(GUARD) => break,
+                    outcome => {
+                        outcome?;
+                        break;
+                    }
+                }
             }
             anyhow::Ok(())
         };
