@@ -110,7 +110,9 @@ fn tell(table: &mut Table, usages: &[Usage]) {
     );
     let figure = table.figure("resident memory while holding", "MiB", &how);
     if let Some(resident) = worst(|usage| usage.resident) {
-        figure.value(GATE, resident).target("≤ 3.2, aim 2", Target::Kept(resident <= MEMORY_LIMIT));
+        let aim = Target::Missable(resident <= MEMORY_AIM);
+        let target = if resident > MEMORY_LIMIT { Target::Kept(false) } else { aim };
+        figure.value(GATE, resident).target("≤ 3.2, never 4", target);
     }
     for usage in &of_peers {
         figure.value(usage.program, usage.resident);
