@@ -18,7 +18,7 @@ use crate::said;
 use crate::sample::Sample;
 use crate::table::{GATE, Table, Target};
 
-/// The fleet that is told of in detail.
+/// The fleet that is reported in detail.
 const NODES: usize = 300;
 
 /// All fleets, for how figures grow with them.

@@ -33,7 +33,7 @@ struct Recovery {
     window: f64,
     /// The most calls that the injector answered at once.
     calls: usize,
-    /// How many owners were nudged.
+    /// How many owners were retried.
     retries: usize,
 }
 
@@ -61,12 +61,12 @@ pub(super) async fn measure(gate: &Gate, table: &mut Table, least: Duration) -> 
     let alone = by_themselves(five_hundred.took).await?;
     table.figure("500 refused owners: without retries", "", how).value(GATE, number(alone));
 
-    let nudged = nudged_at_once(500).await?;
+    let changed = changed_at_once(500).await?;
     let how = "by one client that changes an annotation of all of them, 100 requests at a time, with the injector up and no controller of \
                ours: until the last pod";
-    table.figure("500 refused owners nudged at once", "s", how).value(GATE, nudged.as_secs_f64());
+    table.figure("500 refused owners changed at once", "s", how).value(GATE, changed.as_secs_f64());
     let how = "500 refused owners by the row before this: what remains is the controller's own part";
-    table.figure("500 refused owners, by 500 nudged at once", "×", how).value(GATE, took / nudged.as_secs_f64());
+    table.figure("500 refused owners, by 500 changed at once", "×", how).value(GATE, took / changed.as_secs_f64());
 
     let by_default = recover(gate, 500, &[]).await?;
     let how = "the same with the controller manager's own defaults, 20 requests a second for each controller";
@@ -165,7 +165,7 @@ async fn by_themselves(time: Duration) -> Result<usize> {
 }
 
 /// How long a client takes that changes all refused owners at once, until they have their pods.
-async fn nudged_at_once(count: usize) -> Result<Duration> {
+async fn changed_at_once(count: usize) -> Result<Duration> {
     let harness = refused(count, &HURRIED).await?;
     let mut owners = Vec::new();
     for (_, kind) in KINDS {
