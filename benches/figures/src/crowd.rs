@@ -4,15 +4,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use futures::future::try_join_all;
-use linkerd_gate_kit::standin::Fault;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use crate::agents::{Agent, Harness, ports};
-use crate::gate::{Gate, OnMissed};
-use crate::linkerd::Linkerd;
+use crate::direct;
+use crate::gate::Gate;
 use crate::peers::Kubectl;
 use crate::process::{Process, evict_pages};
 use crate::release::latencies;
@@ -25,9 +24,6 @@ const WAITS: usize = 1000;
 
 /// The pods that a node runs by default.
 const PODS: usize = 110;
-
-/// The same, of direct ones in one batch.
-const DIRECT: (u32, u32) = (1, 1000);
 
 /// A thousand of them would take 47 GB.
 const KUBECTL: (u32, u32) = (1, 100);
@@ -109,7 +105,7 @@ pub async fn measure(harness: Harness, gate: &Gate, table: &mut Table) -> Result
         .value(GATE, ratio)
         .target(&format!("≤ {SLACK}"), Target::Kept(ratio <= SLACK));
     drop((agent, harness));
-    direct(gate, table).await
+    direct::measure(gate, table).await
 }
 
 /// A client that holds a thousand long polls: the agent's part alone, without that of processes that end.
@@ -201,19 +197,6 @@ async fn kill(waits: Vec<Process>) -> Result<Sample> {
     waits.iter().try_for_each(Process::kill)?;
     let ends = try_join_all(waits.into_iter().map(Process::ended)).await?;
     Ok(ends.into_iter().map(|end| end.duration_since(sent)).collect())
-}
-
-/// As many without an agent.
-async fn direct(gate: &Gate, table: &mut Table) -> Result<()> {
-    let linkerd = Linkerd::start().await?;
-    let wait = || gate.wait(&linkerd, OnMissed::Open);
-    let (fall, rise) = (async || linkerd.suffer(Fault::Absent).await, async || linkerd.recover().await);
-    let sample = latencies("1,000 direct waits", DIRECT, wait, fall, rise).await?;
-    let how = "as release, p50, but 1,000 processes at once, none of which asks an agent";
-    for (name, percent) in [("1,000 direct waits released, p50", 50), ("1,000 direct waits released, p99", 99)] {
-        table.figure(name, "ms", how).value(GATE, sample.percentile(percent));
-    }
-    Ok(())
 }
 
 /// What `kubectl wait` makes of the same.

@@ -6,7 +6,9 @@
 //! It fails only on what does not depend on how busy a machine is: sizes, memory, and latencies as ratios within one run.
 
 mod agents;
+mod check;
 mod crowd;
+mod direct;
 mod dns;
 mod fleet;
 mod gate;
@@ -82,7 +84,7 @@ enum What {
     Guard,
     /// What hold costs a pod's creation, beside policies that do nothing.
     Hold,
-    /// A controller's memory and CPU in clusters of up to 150,000 pods.
+    /// A controller's memory and CPU in clusters of up to 150,000 pods, and what `check` takes there.
     Memory,
     /// What a controller costs a cluster of ten thousand pods.
     Repair,
@@ -154,6 +156,7 @@ async fn main() -> Result<ExitCode> {
     }
     if wanted(What::Memory) {
         memory::measure(&gate, &mut table).await?;
+        check::measure(&gate, &mut table).await?;
     }
     if wanted(What::Repair) {
         match repair::measure(&gate, &mut table).await {

@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_mins(15);
 const ASK_EVERY: Duration = Duration::from_millis(200);
 
 /// So many pods, in all.
-const PODS: [usize; 4] = [1000, 10_000, 60_000, 150_000];
+pub const PODS: [usize; 4] = [1000, 10_000, 60_000, 150_000];
 
 /// What is measured of clusters in which one pod in a hundred is missed.
 const MEMORY: &str = "a controller's memory";

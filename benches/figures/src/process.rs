@@ -62,9 +62,18 @@ impl Process {
         Self::start_with_log(command, Stdio::null())
     }
 
-    /// Starts it; what it says goes to `log`.
-    pub fn start_with_log(mut command: Command, log: impl Into<Stdio>) -> Result<Self> {
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).kill_on_drop(true);
+    /// Starts it; its log goes to `log`.
+    pub fn start_with_log(command: Command, log: impl Into<Stdio>) -> Result<Self> {
+        Self::start_with(command, Stdio::null(), log)
+    }
+
+    /// Starts it; what it prints goes to `output`.
+    pub fn start_with_output(command: Command, output: impl Into<Stdio>) -> Result<Self> {
+        Self::start_with(command, output, Stdio::null())
+    }
+
+    fn start_with(mut command: Command, output: impl Into<Stdio>, log: impl Into<Stdio>) -> Result<Self> {
+        command.stdin(Stdio::null()).stdout(output).stderr(log).kill_on_drop(true);
         let child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
         let pid = child.id().context("it ended at once")?;
         Ok(Self { child, pid: Pid::from_raw(pid.try_into()?) })
@@ -92,6 +101,11 @@ impl Process {
             None => Ok(()),
             Some(status) => bail!("a process that was to wait has ended: {status}"),
         }
+    }
+
+    /// Whether it has ended, in whatever way.
+    pub fn has_ended(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_some())
     }
 
     /// Sends SIGTERM and returns how long it took to end.

@@ -299,6 +299,11 @@ impl Shared {
         let Size { pods, .. } = self.size;
         let owners = pods.div_ceil(OF_EACH);
         match resource {
+            "version" => {
+                json!({"major": "1", "minor": "36", "gitVersion": "v1.36.3", "gitCommit": "", "gitTreeState": "clean",
+                "buildDate": "", "goVersion": "", "compiler": "", "platform": ""})
+                .to_string()
+            }
             "pods" if path == "/api/v1/pods" && !is_narrow(query) => page(query, pods, |index| self.pod(index, 0)),
             "replicasets" => page(query, owners * (1 + REVISIONS), |index| replica_set(index, owners)),
             "namespaces" => page(query, NAMESPACES + self.size.essential, |index| {

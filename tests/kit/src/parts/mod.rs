@@ -150,6 +150,13 @@ impl NodeParts {
     }
 }
 
+/// Finds `CoreDNS`, the name server of clusters, or fetches and builds it.
+///
+/// This blocks, for minutes when the cache is cold, and says so on stderr.
+pub fn find_coredns() -> Result<PathBuf> {
+    Ok(group::COREDNS.build()?.join("coredns"))
+}
+
 /// Finds kwok, which plays the kubelets of any number of nodes, or fetches and builds it.
 ///
 /// This blocks, for more than a minute when the cache is cold, and says so on stderr. In a
