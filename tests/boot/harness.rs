@@ -39,10 +39,9 @@ pub const REPLICAS: u32 = 3;
 /// The images that the nodes have.
 pub mod images {
     use std::path::PathBuf;
-    use std::process::Command;
 
-    use anyhow::{Context as _, Result, ensure};
-    use linkerd_gate_kit::image::{Architecture, Image, kit_binary};
+    use anyhow::{Context as _, Result};
+    use linkerd_gate_kit::image::{Architecture, Image, kit_binary, make_image};
     use linkerd_gate_kit::linkerd::LinkerdDirectory;
 
     /// As `make image` calls it where IMAGE is not set.
@@ -60,14 +59,7 @@ pub mod images {
     pub fn make() -> Result<()> {
         // What is wrong with a genuine Linkerd is said before anything is built.
         LinkerdDirectory::from_environment()?;
-        let made = Command::new("make")
-            .args(["--no-print-directory", "image"])
-            .env("IMAGE_FILE", archive(GATE))
-            .env("PROFILE", PROFILE)
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .status()
-            .context("cannot start make")?;
-        ensure!(made.success(), "make image failed");
+        make_image(&archive(GATE), PROFILE)?;
         for (name, program) in [(STANDIN, "linkerd-standin"), (APP, "linkerd-standin"), (PAUSE, "pause")] {
             let inside = format!("/{program}");
             Image::new(name, Architecture::host()?)

@@ -8,12 +8,13 @@ mod pod_classes;
 mod reboot;
 mod replace;
 
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::Result;
 use libtest_mimic::{Arguments, Trial};
 use linkerd_gate_kit::cluster::sandbox::{self, Entered};
+use linkerd_gate_kit::image::make_image;
 use linkerd_gate_kit::linkerd::LinkerdDirectory;
 use tokio::runtime::Runtime;
 
@@ -31,14 +32,7 @@ fn main() -> ExitCode {
 fn prepare() -> Result<()> {
     // What is wrong with a genuine Linkerd is said before anything is built.
     LinkerdDirectory::from_environment()?;
-    let made = Command::new("make")
-        .args(["--no-print-directory", "image"])
-        .env("IMAGE_FILE", images::gate_archive())
-        .env("PROFILE", "quick-release")
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .status()
-        .context("cannot start make")?;
-    ensure!(made.success(), "make image failed");
+    make_image(&images::gate_archive(), "quick-release")?;
     images::make_standin()
 }
 

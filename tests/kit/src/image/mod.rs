@@ -20,7 +20,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use layer::Layer;
-pub use static_binary::{kit_binary, static_binaries};
+pub use static_binary::{kit_binary, make_image, static_binaries};
 
 /// The processor that an image is for, in the words of image configurations.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -32,6 +32,18 @@ pub fn kit_binary(binary: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// Runs the workspace's `make image`, which writes the image that users get into `archive`; its programs are built with `profile`.
+pub fn make_image(archive: &Path, profile: &str) -> Result<()> {
+    let mut make = Command::new("make");
+    make.args(["--no-print-directory", "image"]).env("IMAGE_FILE", archive).env("PROFILE", profile);
+    without_package(make.current_dir(workspace()));
+    let status = make.status().context("cannot start make")?;
+    if !status.success() {
+        bail!("make image ended with {status}");
+    }
+    Ok(())
+}
+
 fn build<const N: usize>(
     package: &str,
     binaries: [&str; N],
@@ -85,7 +97,26 @@ fn workspace() -> &'static Path {
 fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(workspace()).stdin(Stdio::null());
+    without_package(&mut command);
     command
+}
+
+/// Takes from `command` what Cargo tells a test about its package: its name, version and directory.
+///
+/// ring's build script reads such variables and tells Cargo so (0.17, `build.rs`). A build that a test starts would compile ring, and the dozen
+/// crates that depend on it, once for each package and each clone.
+fn without_package(command: &mut Command) {
+    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    for name in names.filter(|name| is_of_a_package(name)) {
+        command.env_remove(name);
+    }
+}
+
+/// Whether Cargo sets this variable to what differs between packages, clones and targets.
+fn is_of_a_package(variable: &str) -> bool {
+    const BEGINNINGS: [&str; 4] = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CFG_"];
+    const NAMES: [&str; 4] = ["CARGO_CRATE_NAME", "CARGO_PRIMARY_PACKAGE", "CARGO_TARGET_TMPDIR", "OUT_DIR"];
+    BEGINNINGS.iter().any(|beginning| variable.starts_with(beginning)) || NAMES.contains(&variable)
 }
 
 /// The target of this machine's compiler, for instance `x86_64-unknown-linux-gnu`.
@@ -98,4 +129,21 @@ fn host_triple() -> Result<String> {
     let words = String::from_utf8_lossy(&output.stdout);
     let triple = words.lines().find_map(|line| line.strip_prefix("host: "));
     triple.map(str::to_owned).ok_or_else(|| anyhow!("rustc -vV does not name its host"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_build_that_a_test_starts_does_not_know_the_tests_package() {
+        let command = cargo();
+        let removed: Vec<_> = command.get_envs().filter(|(_, value)| value.is_none()).map(|(name, _)| name).collect();
+        for name in ["CARGO_MANIFEST_DIR", "CARGO_PKG_NAME", "CARGO_PKG_VERSION_MAJOR"] {
+            assert!(removed.contains(&name.as_ref()), "{name} is left: {removed:?}");
+        }
+        for name in ["CARGO", "CARGO_HOME", "CARGO_TARGET_DIR", "CARGO_INCREMENTAL", "RUSTFLAGS", "PATH"] {
+            assert!(!is_of_a_package(name), "{name} is how, not what, to build");
+        }
+    }
 }
