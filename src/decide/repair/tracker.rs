@@ -317,12 +317,15 @@ impl Tracker {
         match outcome {
             // Not again for this version of the pod, until that has taken too long.
             WriteOutcome::Done | WriteOutcome::Conflict => {}
-            WriteOutcome::Refused(_) | WriteOutcome::Failed(_) => {
-                if let Some(ungating) = self.ungating.get_mut(&ungate.uid) {
-                    ungating.again_at = now + pause(ungating.failures);
-                    ungating.failures += 1;
-                }
-            }
+            WriteOutcome::Refused(_) | WriteOutcome::Failed(_) => self.ungating_not_executed(ungate, now),
+        }
+    }
+
+    /// Notes that a gate was not taken off, in audit mode for instance: it is due again after a pause that grows.
+    pub fn ungating_not_executed(&mut self, ungate: &Ungate, now: Duration) {
+        if let Some(ungating) = self.ungating.get_mut(&ungate.uid) {
+            ungating.again_at = now + pause(ungating.failures);
+            ungating.failures += 1;
         }
     }
 
@@ -339,6 +342,17 @@ impl Tracker {
         if let Some(owner) = self.owners.get_mut(&action.owner.uid) {
             owner.land(&action.operation);
         }
+    }
+
+    /// Notes that audit mode did not send `action`: its owner is planned for again after a pause that grows.
+    pub fn not_executed(&mut self, action: &Action, now: Duration) {
+        let owner = self.owners.entry(action.owner.uid.clone()).or_default();
+        // What one plan has of an owner counts once.
+        if owner.again_at <= now {
+            owner.again_at = now + pause(owner.failures);
+            owner.failures += 1;
+        }
+        owner.land(&action.operation);
     }
 
     /// Notes what became of it.

@@ -177,7 +177,7 @@ impl Repairer {
             return;
         }
         for ungate in &ungates {
-            self.tracker.ungated(ungate, &WriteOutcome::Refused("audit".to_owned()), self.context.now());
+            self.tracker.ungating_not_executed(ungate, self.context.now());
             if self.is_news(ungate.uid.clone(), "ungate") {
                 self.context.metrics.ungated(ungate.reason.key(), "audit");
                 let (namespace, pod) = (&ungate.namespace, &ungate.name);
@@ -240,8 +240,8 @@ impl Repairer {
                 Some((targets, _)) => targets.first().map_or_else(String::new, |target| target.uid.clone()),
                 None => action.owner.uid.clone(),
             };
-            // Looked at again later, and later still: nothing will have become of it.
-            self.tracker.acted(action, &WriteOutcome::Refused("audit".to_owned()), self.context.now());
+            // Planned again after a pause: nothing will have become of it.
+            self.tracker.not_executed(action, self.context.now());
             if self.is_news(subject, action.operation.key()) {
                 self.context.metrics.replaced(action.operation.key(), "audit");
                 super::report::not_executed(action);

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::super::{Operation, Repair, WriteOutcome};
 use super::fixtures::{Draft, daemon_set, pod, replica_set, replication_controller, stateful_set};
-use super::model::{Model, seconds};
+use super::model::{Model, seconds, words};
 
 fn held(names: &[&str], owner: &Draft) -> Vec<Draft> {
     names.iter().map(|name| pod(name).of(owner)).collect()
@@ -100,6 +100,24 @@ fn a_failed_deletion_is_retried_after_pauses_up_to_five_minutes() {
     model.after(60);
     assert_eq!(model.act(&WriteOutcome::Refused("a budget".to_owned())), ["delete a"]);
     assert_eq!(model.after(15).due_text(), ["delete a"]);
+}
+
+#[test]
+fn audit_mode_plans_again_after_growing_pauses() {
+    let web = replica_set("web");
+    let mut model = Model::with(Repair::Held, [web.clone()]);
+    model.pods(held(&["a", "b"], &web));
+    for pause in [15, 30, 60, 120, 240, 300, 300] {
+        let due = model.due();
+        assert_eq!(due.iter().map(words).collect::<Vec<_>>(), ["delete a", "delete b"], "{pause}");
+        for action in &due {
+            model.begin(action);
+            model.tracker.not_executed(action, model.now);
+        }
+        assert!(model.due_text().is_empty(), "the next plan would have the same at once");
+        assert!(model.after(pause - 1).due_text().is_empty(), "{pause}");
+        model.after(1);
+    }
 }
 
 #[test]
