@@ -214,7 +214,7 @@ pub enum Written {
     Done,
     /// Another client wrote in between: the role decides again.
     Conflict,
-    /// The API server, or a policy in it, does not allow it: trying again does not help.
+    /// The API server, or a policy in it, does not allow it. It is tried again: a policy may change.
     Refused,
     /// There was no answer, or an error of the API server's own: it is tried again.
     Failed,
@@ -399,6 +399,25 @@ impl Metrics {
         }
     }
 
+    /// What only a leader knows is nothing of the replica that no longer leads.
+    pub fn note_lead_lost(&self) {
+        let leaders = [
+            &self.leader,
+            &self.hold_binding_missing,
+            &self.admission_parameter_missing,
+            &self.breaker_open_owners,
+            &self.retrying_owners,
+            &self.pending_repair_pods,
+            &self.replacement_window_pods,
+            &self.retry_window_owners,
+        ];
+        for gauge in leaders {
+            gauge.set(0);
+        }
+        self.missed([]);
+        self.held([]);
+    }
+
     /// How many pods are missed now, by namespace and state: what is not named is none.
     pub fn missed(&self, counts: impl IntoIterator<Item = (String, &'static str, i64)>) {
         self.missed_pods.clear();
@@ -536,7 +555,9 @@ impl Registering {
 impl Labelled {
     /// One more with these values; one that is not in the table is not counted.
     fn count(&self, values: &[&str]) {
-        if let Some((_, counter)) = self.0.iter().find(|(known, _)| known == values) {
+        let counter = self.0.iter().find(|(known, _)| known == values);
+        debug_assert!(counter.is_some(), "no metric has the labels {values:?}");
+        if let Some((_, counter)) = counter {
             counter.inc();
         }
     }

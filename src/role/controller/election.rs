@@ -79,14 +79,7 @@ impl Election {
             lost = self.elector.lead(count, &mut pending, &renewed_sink, &probes) => lost,
             never = act(context, renewed, pending_sink, probes_sink) => match never {},
         };
-        let metrics = &self.context.metrics;
-        metrics.leader.set(0);
-        metrics.missed([]);
-        metrics.held([]);
-        metrics.hold_binding_missing.set(0);
-        metrics.admission_parameter_missing.set(0);
-        metrics.breaker_open_owners.set(0);
-        metrics.retrying_owners.set(0);
+        self.context.metrics.note_lead_lost();
         match lost {
             LossReason::To(holder) => warn!(holder = holder.name, "no longer leads: another replica holds the Lease"),
             LossReason::ProbesHang { since } => {

@@ -32,8 +32,8 @@ pub(super) type LateSender = mpsc::Sender<LateReplacement>;
 /// Those that wait to be looked up.
 pub(super) struct LateReplacements {
     waiting: mpsc::Receiver<LateReplacement>,
-    /// When which cause was last reported, by the owner's uid.
-    reported: BTreeMap<String, (&'static str, Duration)>,
+    /// When it was reported, by the owner's uid and the cause.
+    reported: BTreeMap<(String, &'static str), Duration>,
 }
 
 pub(super) fn channel() -> (LateSender, LateReplacements) {
@@ -68,12 +68,14 @@ impl LateReplacements {
         now: Duration,
     ) {
         let LateReplacement { namespace, owner, .. } = late;
-        self.reported.retain(|_, (_, at)| *at + REPORTED_AGAIN > now);
-        let (uid, cause) = (owner.uid.clone(), why.key());
-        if self.reported.insert(uid, (cause, now)).is_some_and(|(before, _)| before == cause) {
+        self.reported.retain(|_, at| *at + REPORTED_AGAIN > now);
+        let cause = why.key();
+        let report = (owner.uid.clone(), cause);
+        if self.reported.contains_key(&report) {
             debug!(namespace, owner = %owner, cause, "pod still not created again");
             return;
         }
+        self.reported.insert(report, now);
         context.metrics.replacement_late(cause);
         match why {
             NotCreated::Refused(refusal) => {
