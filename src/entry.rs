@@ -16,7 +16,7 @@ use crate::cli::{
 };
 use crate::cluster::{self, Person, Replacing};
 use crate::command::explain::{ExplainError, Explained, Live, explain, explain_live};
-use crate::command::manual_override::{self, OverrideCommand, SayError};
+use crate::command::manual_override::{self, OverrideCommand};
 use crate::command::not_done::NotDone;
 use crate::command::{check, install, recreate, release, report, status, uninstall, version};
 use crate::config::{AgentSettings, ControllerSettings, OwnPod};
@@ -187,29 +187,9 @@ fn run_check(arguments: CheckArguments) -> Exit {
     if exit == Exit::Done && !success { Exit::Found } else { exit }
 }
 
-fn run_override(say: OverrideCommand, places: PlaceArguments, dry_run: bool) -> Exit {
+fn run_override(command: OverrideCommand, places: PlaceArguments, dry_run: bool) -> Exit {
     let (subjects, access) = places.read();
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            tell!("linkerd-gate: cannot start: {error}");
-            return Exit::Internal;
-        }
-    };
-    match runtime.block_on(manual_override::run(&access, say, &subjects, dry_run, &mut std::io::stdout().lock())) {
-        Ok(()) => Exit::Done,
-        Err(error @ SayError::NotSaid(_)) => {
-            for line in error.to_string().lines() {
-                tell!("linkerd-gate: {line}");
-            }
-            Exit::GaveUp
-        }
-        Err(SayError::Write(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => Exit::Done,
-        Err(error @ SayError::Write(_)) => {
-            tell!("linkerd-gate: {error}");
-            Exit::Internal
-        }
-    }
+    run_command(async |out| manual_override::run(&access, command, &subjects, dry_run, out).await)
 }
 
 /// Runs a person's command to its end, and says on standard error what it did not do.

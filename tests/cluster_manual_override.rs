@@ -70,14 +70,15 @@ async fn say(steps: Vec<Step>, say: OverrideCommand, subjects: &[OverrideTarget]
 async fn a_node_is_opened_and_closed_by_one_annotation_with_an_end() {
     let steps = vec![patch(NODE, &json!("open 2026-01-01T06:00:00Z"), taken())];
     let printed = say(steps, OverrideCommand::Open(HOUR), &[node("worker-1")]).await;
-    let line = "node/worker-1: open by hand until 2026-01-01T06:00:00Z (in 1h); its taint goes and its waits are let through, \
-                whether Linkerd injects or not\n";
+    let line = "node/worker-1: manual override: open until 2026-01-01T06:00:00Z (in 1h); the agent removes the taint, and pods held by \
+                `wait` start, with or without injection\n";
     assert_eq!(printed, (line.to_owned(), String::new()));
 
     let steps = vec![patch(NODE, &json!("closed 2026-01-01T06:00:00Z"), taken())];
     let (printed, _) = say(steps, OverrideCommand::Close(HOUR), &[node("worker-1")]).await;
     assert!(
-        printed.starts_with("node/worker-1: closed by hand until 2026-01-01T06:00:00Z (in 1h); it is tainted"),
+        printed
+            .starts_with("node/worker-1: manual override: closed until 2026-01-01T06:00:00Z (in 1h); the agent taints"),
         "{printed}"
     );
 }
@@ -93,7 +94,7 @@ async fn what_was_said_is_taken_back_by_taking_that_annotation_away() {
     );
     // Without a Lease there is nothing to take back, and none is created for it.
     let (printed, refused) = say(vec![patch(LEASE, &Value::Null, not_found())], OverrideCommand::Clear, &[all()]).await;
-    assert_eq!(printed, "lease/linkerd-gate in namespace gate: nothing was said: there is no Lease\n");
+    assert_eq!(printed, "lease/linkerd-gate in namespace gate: no override to clear: there is no Lease\n");
     assert!(refused.is_empty());
 }
 
@@ -102,7 +103,10 @@ async fn open_all_writes_the_lease_or_creates_it_without_a_holder() {
     let word = "open 2026-01-01T06:00:00Z";
     let steps = vec![patch(LEASE, &json!(word), taken())];
     let (printed, _) = say(steps, OverrideCommand::Open(HOUR), &[all()]).await;
-    assert!(printed.contains("all nodes open by hand until 2026-01-01T06:00:00Z (in 1h); taints go"), "{printed}");
+    assert!(
+        printed.contains("manual override: all nodes open until 2026-01-01T06:00:00Z (in 1h); agents remove"),
+        "{printed}"
+    );
 
     let steps = vec![patch(LEASE, &json!(word), not_found()), create(word, created())];
     let (printed, _) = say(steps, OverrideCommand::Open(HOUR), &[all()]).await;
@@ -130,7 +134,7 @@ async fn an_unknown_node_is_reported_and_the_others_are_opened() {
         json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadataList", "metadata": {}, "items": names});
     let steps = vec![patch(WRONG, &word, not_found()), list((StatusCode::OK, known)), patch(NODE, &word, taken())];
     let (printed, refused) = say(steps, OverrideCommand::Open(HOUR), &[node("worker-l"), node("worker-1")]).await;
-    assert!(printed.starts_with("node/worker-1: open by hand"), "{printed}");
+    assert!(printed.starts_with("node/worker-1: manual override: open"), "{printed}");
     assert_eq!(refused, "node/worker-l: there is no such node; did you mean worker-1? `kubectl get nodes` lists them");
     // Who may not list gets the same answer.
     let steps = vec![patch(WRONG, &word, not_found()), list(status(403, "Forbidden", "no"))];
@@ -146,7 +150,8 @@ async fn a_missing_right_is_named_with_the_command_that_grants_it() {
     let (_, refused) = say(steps, OverrideCommand::Open(HOUR), &[node("worker-1")]).await;
     assert!(refused.contains("User \"jane\"") && refused.contains("patch on nodes"), "{refused}");
 
-    let steps = vec![patch(LEASE, &word, status(403, "Forbidden", "leases … is forbidden"))];
+    let message = "leases \"linkerd-gate\" is forbidden: User \"jane\" cannot patch resource \"leases\"";
+    let steps = vec![patch(LEASE, &word, status(403, "Forbidden", message))];
     let (_, refused) = say(steps, OverrideCommand::Open(HOUR), &[all()]).await;
     assert!(refused.contains("--namespace gate --verb=get,patch,create"), "{refused}");
 }

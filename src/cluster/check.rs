@@ -326,9 +326,7 @@ async fn prove(client: &Client, scope: &Scope, state: &State) -> Proof {
         return Proof::Skipped("Linkerd's webhook selects no namespace without a label on the pod".to_owned());
     };
     match dry_run::send_asking(client.clone(), &namespace).await {
-        dry_run::DryRun::Answered(crate::decide::ProbeResult::Unknown(reason))
-            if reason.to_string().contains("may not be sent") =>
-        {
+        dry_run::DryRun::Forbidden(_) => {
             Proof::Forbidden(format!("create pods in namespace {namespace} (in a dry run)"))
         }
         dry_run::DryRun::Answered(outcome) => Proof::Answered { namespace, outcome },

@@ -7,7 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, ListParams, PostParams};
 use kube::{Client, Error};
 
-use super::error::describe;
+use super::error::{describe, is_missing_right};
 use crate::decide::ProbeResult;
 use crate::decide::readiness::dry_run;
 use crate::decide::readiness::dry_run::DryRunResponse;
@@ -18,8 +18,26 @@ use crate::linkerd::{TokenProjection, WebhookView, injection, names};
 pub enum DryRun {
     /// It answered: this is what its answer says of injection.
     Answered(ProbeResult),
+    /// RBAC does not let this user send it, in the API server's words.
+    Forbidden(String),
     /// No connection to it could be made: it has no say.
     Unreachable(String),
+}
+
+// === impl DryRun ===
+
+impl DryRun {
+    /// What this API server says of injection.
+    ///
+    /// # Errors
+    /// Why no connection to it could be made: it has no say.
+    pub fn answer(self) -> Result<ProbeResult, String> {
+        match self {
+            Self::Answered(outcome) => Ok(outcome),
+            Self::Forbidden(why) => Ok(ProbeResult::unknown(format!("a dry-run pod may not be sent: {why}"))),
+            Self::Unreachable(why) => Err(why),
+        }
+    }
 }
 
 /// Sends a dry-run pod with these labels to the probe namespace, which asks for its pods. Where it comes back bare, `webhooks` and the
@@ -55,9 +73,7 @@ async fn try_create(client: Client, namespace: &str, sent: &Pod, webhooks: Optio
         Err(Error::Api(status)) if status.code == 404 => DryRun::Answered(ProbeResult::unknown(format!(
             "there is no namespace {namespace} to send a dry-run pod to: apply deploy/manifests again"
         ))),
-        Err(Error::Api(status)) if status.is_forbidden() && status.message.contains("cannot create resource") => {
-            DryRun::Answered(ProbeResult::unknown(format!("a dry-run pod may not be sent: {}", status.message)))
-        }
+        Err(Error::Api(status)) if is_missing_right(&status) => DryRun::Forbidden(status.message.clone()),
         // 429 and 5xx are errors of the API server, unless they name a webhook or policy.
         Err(Error::Api(status)) => {
             DryRun::Answered(dry_run::result(DryRunResponse::Refused(status.code, &status.message)))

@@ -2,6 +2,7 @@
 
 use kube::Error;
 use kube::client::AuthError;
+use kube::core::Status;
 
 use super::kubeconfig;
 use crate::check::Unread;
@@ -26,6 +27,19 @@ pub(super) fn unread(error: &Error, act: &str) -> Unread {
         }
         other => Unread::Failed(format!("the API server did not answer ({act}): {}", innermost(other))),
     }
+}
+
+/// Whether a `test` of a JSON patch did not hold: what was read is not what is there.
+pub(super) fn is_failed_test(status: &Status) -> bool {
+    status.code == 422 && status.message == TEST_FAILED
+}
+
+/// What an API server says of a patch whose `test` fails, and of it alone (k8s.io/apimachinery, `NewGenericServerResponse`).
+pub(super) const TEST_FAILED: &str = "the server rejected our request due to an error in our request";
+
+/// Whether RBAC denies it. Admission says 403 as well, in any words; only RBAC says what a user "cannot" do to which "resource".
+pub(super) fn is_missing_right(status: &Status) -> bool {
+    status.code == 403 && status.message.contains("cannot ") && status.message.contains(" resource \"")
 }
 
 /// Whether nothing came for as long as is waited for.

@@ -1,6 +1,5 @@
 //! The manual override in the annotation `linkerd-gate/override`: on a Node, or on the Lease for all Nodes.
 
-use std::error::Error as _;
 use std::fmt;
 
 use k8s_openapi::api::coordination::v1::Lease;
@@ -10,6 +9,7 @@ use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, Error};
 use serde_json::json;
 
+use super::refused::Refused;
 use crate::decide::election::lease_record;
 use crate::decide::{ManualOverride, manual_override};
 
@@ -53,14 +53,8 @@ enum Why {
     NoNode(String),
     #[error("there is no namespace {0}: name the agents' namespace with --namespace, or create it")]
     NoNamespace(String),
-    #[error("you may not do this: {message}; the right it takes: {right}")]
-    Forbidden { message: String, right: String },
-    #[error("the API server does not know who you are (401): {0}; check the kubeconfig's user, or sign in again")]
-    Unauthorized(String),
-    #[error("the API server refused it ({code}): {message}")]
-    Refused { code: u16, message: String },
-    #[error("the API server could not be asked: {0}; check the kubeconfig's `server`, and `kubectl version`")]
-    Unreachable(String),
+    #[error(transparent)]
+    Refused(Refused),
 }
 
 // === impl OverrideTarget ===
@@ -78,11 +72,11 @@ impl OverrideTarget {
     /// The command that grants what is needed, for whoever may.
     fn right(&self) -> String {
         match self {
-            Self::Node(_) => "patch on nodes (kubectl create clusterrole linkerd-gate-by-hand --verb=get,list,patch \
+            Self::Node(_) => "patch on nodes (kubectl create clusterrole linkerd-gate-override --verb=get,list,patch \
                               --resource=nodes, and a clusterrolebinding)"
                 .to_owned(),
             Self::All { namespace } => format!(
-                "patch and create on leases in namespace {namespace} (kubectl create role linkerd-gate-by-hand --namespace \
+                "patch and create on leases in namespace {namespace} (kubectl create role linkerd-gate-override --namespace \
                  {namespace} --verb=get,patch,create --resource=leases.coordination.k8s.io, and a rolebinding)"
             ),
         }
@@ -105,7 +99,7 @@ pub async fn annotate(
     written.map_err(|error| {
         let why = match error {
             Failure::Said(why) => why,
-            Failure::Api(error) => why(subject, &error),
+            Failure::Api(error) => Why::Refused(Refused::of(&error, &subject.right())),
         };
         OverrideError { subject: subject.clone(), why }
     })
@@ -191,24 +185,4 @@ async fn annotate_lease(
         Err(Error::Api(status)) if status.is_not_found() => Err(Failure::Said(Why::NoNamespace(namespace.to_owned()))),
         Err(error) => Err(error.into()),
     }
-}
-
-fn why(subject: &OverrideTarget, error: &Error) -> Why {
-    match error {
-        Error::Api(status) if status.code == 401 => Why::Unauthorized(status.message.clone()),
-        Error::Api(status) if status.code == 403 => {
-            Why::Forbidden { message: status.message.clone(), right: subject.right() }
-        }
-        Error::Api(status) => Why::Refused { code: status.code, message: status.message.clone() },
-        other => Why::Unreachable(innermost(other)),
-    }
-}
-
-/// The last link of a chain of errors says what happened; those before it say only where.
-fn innermost(error: &Error) -> String {
-    let mut last = error.source();
-    while let Some(next) = last.and_then(std::error::Error::source) {
-        last = Some(next);
-    }
-    last.map_or_else(|| error.to_string(), ToString::to_string)
 }

@@ -10,13 +10,10 @@ use kube::{Client, Error};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use super::error::describe;
+use super::error::{describe, is_failed_test};
 use super::watch::{Seen, follow};
 use crate::decide::node::taint::{AnnotationEdit, LEFT_OPEN_BOOT, NodeChange, NodeView, OPENED_BOOT};
 use crate::decide::repair::WriteOutcome;
-
-/// What an API server says of a patch whose `test` fails, and of it alone (k8s.io/apimachinery, `NewGenericServerResponse`).
-pub(super) const TEST_FAILED: &str = "the server rejected our request due to an error in our request";
 
 /// Why a Node was not patched.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -58,7 +55,7 @@ pub async fn patch(client: Client, key: &str, node: &NodeView, change: &NodeChan
         Err(error) if is_conflict(&error) => Err(PatchError::Conflict),
         Err(error) => {
             let description = describe(&format!("patch node {}", node.name), &error);
-            // A policy's denial does not get better by being repeated.
+            // A policy denies it. It is sent again like what failed, since policies change, and counted apart.
             Err(if matches!(&error, Error::Api(status) if status.code == 422) {
                 PatchError::Denied(description)
             } else {
@@ -91,7 +88,7 @@ async fn send(client: Client, key: &str, node: &NodeView, change: &NodeChange) -
 /// Whether another client wrote first. Operations come before the resource version: a race that is lost over the taints themselves
 /// ends at their `test`.
 fn is_conflict(error: &Error) -> bool {
-    matches!(error, Error::Api(status) if status.is_conflict() || status.code == 422 && status.message == TEST_FAILED)
+    matches!(error, Error::Api(status) if status.is_conflict() || is_failed_test(status))
 }
 
 /// The JSON patch. Replacing the resource version makes a lost race a conflict, after which the agent plans again; `test` holds the taints

@@ -2,7 +2,7 @@
 
 use kube::Error;
 
-use super::error::innermost;
+use super::error::{innermost, is_failed_test, is_missing_right};
 
 /// A write or a look that did not succeed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -46,12 +46,10 @@ impl Refused {
         let message = status.message.clone();
         match status.code {
             401 => Self::Unauthorized(message),
-            // Admission says 403 as well; only RBAC says what the user "cannot".
-            403 if message.contains("cannot ") => Self::Forbidden { message, right: right.to_owned() },
+            _ if is_missing_right(status) => Self::Forbidden { message, right: right.to_owned() },
             404 => Self::NotFound(message),
             409 => Self::Conflict(message),
-            // A `test` of a JSON patch that did not hold: what was read is not what is there.
-            422 if message == super::node::TEST_FAILED => Self::Conflict(message),
+            _ if is_failed_test(status) => Self::Conflict(message),
             code => Self::Denied { code, message },
         }
     }
@@ -74,12 +72,15 @@ mod tests {
         let text = refused(403, rbac).to_string();
         assert!(text.contains("User \"jane\"") && text.ends_with("the right it takes: patch on pods"), "{text}");
         let policy = "pods \"web\" is forbidden: ValidatingAdmissionPolicy 'x' with binding 'x' denied request: no";
-        assert_eq!(refused(403, policy), Refused::Denied { code: 403, message: policy.to_owned() });
+        let webhook = "admission webhook \"paths.example.com\" denied the request: you cannot use hostPath";
+        for message in [policy, webhook] {
+            assert_eq!(refused(403, message), Refused::Denied { code: 403, message: message.to_owned() });
+        }
     }
 
     #[test]
     fn a_failed_json_patch_test_is_a_conflict_and_other_422_are_not() {
-        assert!(matches!(refused(422, super::super::node::TEST_FAILED), Refused::Conflict(_)));
+        assert!(matches!(refused(422, super::super::error::TEST_FAILED), Refused::Conflict(_)));
         assert!(matches!(refused(422, "Pod \"web\" is invalid: …"), Refused::Denied { code: 422, .. }));
     }
 }

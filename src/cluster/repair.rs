@@ -17,7 +17,7 @@ use kube::{Api, Client, Error, Resource};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::error::describe;
+use super::error::{describe, is_failed_test};
 use crate::decide::hold::GATE;
 use crate::decide::repair::object::{JOB_TRACKING, RETRIED_AT, SUSPENDED};
 use crate::decide::repair::retry::OwnerRetry;
@@ -191,7 +191,7 @@ fn is_conflict(status: &Status) -> bool {
     status.code == 404
         || status.code == 409
         // A `test` that failed: the list that was looked at has changed.
-        || status.code == 422 && status.message == super::node::TEST_FAILED
+        || is_failed_test(status)
         // To a patch without a resource version, another uid is an attempt to change it.
         || causes(status).iter().any(|cause| cause.field == "metadata.uid" || cause.reason == "NamespaceTerminating")
 }

@@ -5,12 +5,13 @@ use std::convert::Infallible;
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use kube::api::{Api, Patch, PatchParams};
+use kube::core::Status;
 use kube::runtime::watcher;
 use kube::{Client, Error};
 use serde_json::json;
 use tokio::sync::watch;
 
-use super::error::describe;
+use super::error::{describe, is_failed_test};
 use super::watch::{Seen, follow, follow_some};
 use crate::decide::node::essential::{
     AddToleration, DaemonPodView, DaemonSetView, EssentialNamespace, UnboundPod, toleration,
@@ -60,6 +61,11 @@ pub async fn follow_daemon_sets(client: Client, sink: watch::Sender<Seen<DaemonS
     follow("daemonsets", Api::<DaemonSet>::all(client), watcher::Config::default(), DaemonSetView::of, sink).await
 }
 
+/// Whether the pod is gone, or is not as it was read.
+fn is_conflict(status: &Status) -> bool {
+    matches!(status.code, 404 | 409) || is_failed_test(status)
+}
+
 /// Adds the toleration of our taint to one pod that has no node yet; of a pod's spec little more can be changed.
 ///
 /// # Errors
@@ -77,7 +83,7 @@ pub async fn tolerate(client: Client, key: &str, pod: &AddToleration) -> Result<
     let pods = Api::<Pod>::namespaced(client, &pod.namespace);
     match pods.patch(&pod.name, &parameters, &Patch::<()>::Json(patch)).await {
         Ok(_) => Ok(Tolerated::Added),
-        Err(Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(Tolerated::Conflict),
+        Err(Error::Api(status)) if is_conflict(&status) => Ok(Tolerated::Conflict),
         Err(error) => Err(describe(&format!("add a toleration to pod {}/{}", pod.namespace, pod.name), &error)),
     }
 }

@@ -1,77 +1,67 @@
 //! `linkerd-gate open`, `close` and `clear`: break the glass. One annotation with an end, which every agent obeys even where
 //! no agent proves injection.
 
-use std::io::{self, Write};
+use std::io::Write;
 use std::time::Duration;
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp, Unit};
 
+use super::not_done::NotDone;
 use crate::cluster::{Annotated, Client, OverrideTarget, Person, annotate, of_person};
 use crate::config::fix;
 use crate::decide::ManualOverride;
 use crate::decide::manual_override::MAX_DURATION;
 
-/// The shortest time that a word may hold.
+/// The shortest time that an override may last.
 pub const SHORTEST: Duration = Duration::from_mins(1);
 
-/// What a person says.
+/// What a person wants of nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OverrideCommand {
     /// Pods may start, whatever Linkerd does, for so long.
     Open(Duration),
     /// No pod may start, whatever Linkerd does, for so long.
     Close(Duration),
-    /// What was said before no longer counts.
+    /// The override ends now.
     Clear,
 }
 
-/// Why a command did not do all that it was asked. Whatever it did is on its output.
-#[derive(Debug, thiserror::Error)]
-pub enum SayError {
-    /// At least one of them was not written: each has its own line.
-    #[error("{}", .0.join("\n"))]
-    NotSaid(Vec<String>),
-    /// The output could not be written.
-    #[error("what was done could not be told: {0}")]
-    Write(#[from] io::Error),
-}
-
-/// Says it, by a person's kubeconfig.
+/// Writes the override, or clears it, by a person's kubeconfig.
 ///
 /// With `dry_run` the API server is asked to do everything but store it.
 pub async fn run(
     access: &Person,
-    say: OverrideCommand,
+    command: OverrideCommand,
     subjects: &[OverrideTarget],
     dry_run: bool,
     out: &mut impl Write,
-) -> Result<(), SayError> {
-    let client = of_person(access).await.map_err(|error| SayError::NotSaid(vec![error.to_string()]))?;
-    run_with(&client, say, subjects, Timestamp::now(), dry_run, out).await
+) -> Result<(), NotDone> {
+    let client = of_person(access).await.map_err(|error| NotDone::Refused(vec![error.to_string()]))?;
+    run_with(&client, command, subjects, Timestamp::now(), dry_run, out).await
 }
 
 /// Writes it at `now`, with an existing client. If one of several is refused, the others are still written.
 pub async fn run_with(
     client: &Client,
-    say: OverrideCommand,
+    command: OverrideCommand,
     subjects: &[OverrideTarget],
     now: Timestamp,
     dry_run: bool,
     out: &mut impl Write,
-) -> Result<(), SayError> {
-    let word = say.word(now);
+) -> Result<(), NotDone> {
+    let word = command.word(now);
     let mut refused = Vec::new();
     for subject in subjects {
         match annotate(client, subject, word.as_ref(), dry_run).await {
             Ok(annotated) => {
                 let mark = if dry_run { " (server dry run: nothing was written)" } else { "" };
-                writeln!(out, "{subject}: {}{mark}", message(say, subject, word.as_ref(), annotated))?;
+                writeln!(out, "{subject}: {}{mark}", message(command, subject, word.as_ref(), annotated))?;
             }
             Err(error) => refused.push(error.to_string()),
         }
     }
     out.flush()?;
-    if refused.is_empty() { Ok(()) } else { Err(SayError::NotSaid(refused)) }
+    if refused.is_empty() { Ok(()) } else { Err(NotDone::Refused(refused)) }
 }
 
 /// How long a word is to hold, as `--for` has it.
@@ -110,7 +100,7 @@ pub fn node(text: &str) -> Result<String, String> {
     Ok(name.to_owned())
 }
 
-// === impl Say ===
+// === impl OverrideCommand ===
 
 impl OverrideCommand {
     fn word(self, now: Timestamp) -> Option<ManualOverride> {
@@ -127,7 +117,7 @@ impl OverrideCommand {
 
 /// What was written, until when, and what follows.
 fn message(
-    say: OverrideCommand,
+    command: OverrideCommand,
     subject: &OverrideTarget,
     word: Option<&ManualOverride>,
     annotated: Annotated,
@@ -137,22 +127,22 @@ fn message(
         format!("until {until} (in {})", humantime::format_duration(lasts))
     };
     let created = if annotated == Annotated::Created { "; there was no Lease, so it was created" } else { "" };
-    match (say, subject) {
-        (_, _) if annotated == Annotated::Absent => "nothing was said: there is no Lease".to_owned(),
+    match (command, subject) {
+        (_, _) if annotated == Annotated::Absent => "no override to clear: there is no Lease".to_owned(),
         (OverrideCommand::Open(lasts), OverrideTarget::Node(_)) => format!(
-            "open by hand {}; its taint goes and its waits are let through, whether Linkerd injects or not",
+            "manual override: open {}; the agent removes the taint, and pods held by `wait` start, with or without injection",
             until(lasts)
         ),
         (OverrideCommand::Open(lasts), OverrideTarget::All { .. }) => format!(
-            "all nodes open by hand {}{created}; taints go and waits are let through, whether Linkerd injects or not",
+            "manual override: all nodes open {}{created}; agents remove taints, and pods held by `wait` start, with or without injection",
             until(lasts)
         ),
         (OverrideCommand::Close(lasts), OverrideTarget::Node(_)) => format!(
-            "closed by hand {}; it is tainted and holds its waits, and what runs there goes on running",
+            "manual override: closed {}; the agent taints the node, new pods wait, and running pods keep running",
             until(lasts)
         ),
         (OverrideCommand::Close(lasts), OverrideTarget::All { .. }) => format!(
-            "all nodes closed by hand {}{created}; they are tainted and hold their waits, and what runs goes on running",
+            "manual override: all nodes closed {}{created}; agents taint nodes, new pods wait, and running pods keep running",
             until(lasts)
         ),
         (OverrideCommand::Clear, _) => "override cleared; automatic control resumed".to_owned(),
@@ -185,8 +175,8 @@ mod tests {
     #[test]
     fn an_override_ends_at_a_whole_second_that_an_agent_accepts() {
         let now: Timestamp = "2026-01-01T05:00:00.7Z".parse().unwrap();
-        for (say, open) in [(OverrideCommand::Open(SHORTEST), true), (OverrideCommand::Close(SHORTEST), false)] {
-            let word = say.word(now).unwrap();
+        for (command, open) in [(OverrideCommand::Open(SHORTEST), true), (OverrideCommand::Close(SHORTEST), false)] {
+            let word = command.word(now).unwrap();
             assert_eq!(word, ManualOverride { open, until: "2026-01-01T05:01:01Z".parse().unwrap() });
             assert_eq!(ManualOverride::in_force(Some(&word.to_string()), now), Ok(Some(word)));
         }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Pod;
 
 use super::not_done::NotDone;
-use crate::cluster::dry_run::{self, DryRun};
+use crate::cluster::dry_run;
 use crate::cluster::uninstall::{self as cluster, Binding, StillHeld, Workload};
 use crate::cluster::{Client, Person, Refused, access_of_person};
 use crate::decide::ProbeResult;
@@ -279,12 +279,9 @@ impl<W: Write> Run<'_, W> {
     /// Whether a pod that is created now gets a proxy.
     async fn prove(&mut self) -> Result<bool, NotDone> {
         for _ in 0..PROOFS {
-            let outcome =
-                match dry_run::send(self.client.clone(), &self.uninstall.probe_namespace, &BTreeMap::new(), None).await
-                {
-                    DryRun::Answered(outcome) => outcome,
-                    DryRun::Unreachable(why) => ProbeResult::unknown(why),
-                };
+            let namespace = &self.uninstall.probe_namespace;
+            let answer = dry_run::send(self.client.clone(), namespace, &BTreeMap::new(), None).await.answer();
+            let outcome = answer.unwrap_or_else(ProbeResult::unknown);
             if !outcome.is_ready() {
                 let why = format!("not proven ({outcome}): held pods");
                 self.say(

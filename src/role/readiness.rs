@@ -211,20 +211,18 @@ impl Prober {
         let mut outcomes: Vec<ProbeResult> = Vec::new();
         let mut unreachable = None;
         for (server, proof) in servers.iter().zip(proofs) {
-            match proof {
-                DryRun::Answered(ProbeResult::Ready) => outcomes.push(ProbeResult::Ready),
+            match proof.answer() {
+                Ok(ProbeResult::Ready) => outcomes.push(ProbeResult::Ready),
                 // Where there are several, it matters which.
-                DryRun::Answered(outcome) if servers.len() > 1 => outcomes.push(through_which(server, outcome)),
-                DryRun::Answered(outcome) => outcomes.push(outcome),
-                DryRun::Unreachable(why) => unreachable = Some(why),
+                Ok(outcome) if servers.len() > 1 => outcomes.push(through_which(server, outcome)),
+                Ok(outcome) => outcomes.push(outcome),
+                Err(why) => unreachable = Some(why),
             }
         }
         if outcomes.is_empty() {
             // None of them by its own address: by the address that all clients use.
-            outcomes.push(match through(None).await {
-                DryRun::Answered(outcome) => outcome,
-                DryRun::Unreachable(why) => ProbeResult::unknown(unreachable.unwrap_or(why)),
-            });
+            let answer = through(None).await.answer();
+            outcomes.push(answer.unwrap_or_else(|why| ProbeResult::unknown(unreachable.unwrap_or(why))));
         }
         let rank = |outcome: &ProbeResult| match outcome {
             ProbeResult::NotReady(_) => 0,
