@@ -47,7 +47,7 @@ async fn the_repair_mode_applies_unless_an_annotation_overrides_it() -> Result<(
 }
 
 /// What is said where the API server could hold pods, and does not.
-const UNBOUND: &str = "the binding linkerd-gate-hold is missing";
+const UNBOUND: &str = "no pod is held at creation: the binding is missing";
 
 /// `audit`: nothing is written but Events and the Lease.
 async fn says_what_it_would_do(harness: &Harness, bare: &Pods) -> Result<()> {

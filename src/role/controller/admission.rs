@@ -47,16 +47,18 @@ fn report(before: Option<AdmissionPolicies>, now: AdmissionPolicies) {
     let was = |of: fn(&AdmissionPolicies) -> bool| before.as_ref().is_some_and(of);
     match (was(|before| before.hold_binding_missing), now.hold_binding_missing) {
         (false, true) => warn!(
-            "the API server has MutatingAdmissionPolicy, and the binding linkerd-gate-hold is missing: no pod is held at creation; \
-             install with admission=auto, or set LINKERD_GATE_ADMISSION to the installed admission"
+            binding = "linkerd-gate-hold",
+            command = "helm upgrade … --set admission=auto, or LINKERD_GATE_ADMISSION=refuse on the controller",
+            "no pod is held at creation: the binding is missing, and the API server has MutatingAdmissionPolicy"
         ),
         (true, false) => info!("the binding linkerd-gate-hold exists, or the API server no longer has its API"),
         _ => {}
     }
     match (was(|before| before.parameter_missing), now.parameter_missing) {
         (false, true) => warn!(
-            "linkerd-gate-hold and linkerd-gate-guard find no webhook configuration, and do nothing: check that Linkerd is installed, \
-             and that its configuration has the label linkerd.io/control-plane-component=proxy-injector"
+            policies = "linkerd-gate-hold, linkerd-gate-guard",
+            command = "kubectl get mutatingwebhookconfigurations -l linkerd.io/control-plane-component=proxy-injector",
+            "no pod is held or refused at creation: no webhook configuration has the label"
         ),
         (true, false) => info!("the admission policies find a webhook configuration again"),
         _ => {}
