@@ -1,8 +1,12 @@
 //! `docs/reference.md` names every label, annotation, taint, gate and Event reason of the code, and no other.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
+
+use linkerd_gate::config::table::{PREFIX, Role};
+use linkerd_gate::config::{AgentSettings, ControllerSettings, Problems, Wait};
 
 fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
@@ -67,4 +71,39 @@ fn the_reference_names_every_event_reason_and_no_other() {
     let page = fs::read_to_string(repository("docs/reference.md")).unwrap();
     let events = page.split("## Event reasons").nth(1).and_then(|rest| rest.split("\n## ").next()).unwrap();
     assert_eq!(words_after(events, "\n| `", is_word), reasons);
+}
+
+#[test]
+fn every_setting_that_a_page_shows_is_accepted() {
+    let mut pages =
+        vec![repository("README.md"), repository("deploy/manifests/README.md"), repository("deploy/chart/README.md")];
+    pages.extend(fs::read_dir(repository("docs")).unwrap().map(|entry| entry.unwrap().path()));
+    let is_name = |char: char| char.is_ascii_uppercase() || char == '_';
+    let mut settings = BTreeSet::new();
+    for page in pages.into_iter().filter(|page| page.extension().is_some_and(|extension| extension == "md")) {
+        let text = fs::read_to_string(&page).unwrap();
+        for rest in text.split("LINKERD_GATE_").skip(1) {
+            let name: String = rest.chars().take_while(|char| is_name(*char)).collect();
+            let value = rest[name.len()..].strip_prefix('=').unwrap_or_default();
+            let value: String =
+                value.chars().take_while(|char| char.is_ascii_alphanumeric() || "-.:/".contains(*char)).collect();
+            // DIR, VALUE and the like stand for something; the tests have variables as well.
+            let stands_for = value.chars().all(|char| char.is_ascii_uppercase());
+            if !stands_for && Role::ALL.iter().any(|role| role.find(&format!("{PREFIX}{name}")).is_some()) {
+                settings.insert((format!("{PREFIX}{name}"), value.trim_end_matches(['.', ':']).to_owned()));
+            }
+        }
+    }
+    assert!(settings.len() > 5, "{settings:?}");
+    for (name, value) in settings {
+        let variables = || [(OsString::from(&name), OsString::from(&value))];
+        let wait = Wait::from_variables(variables()).err();
+        let agent = AgentSettings::read(variables()).err();
+        let controller = ControllerSettings::read(variables()).err();
+        let refused = |problems: &Option<Problems>| {
+            problems.as_ref().is_some_and(|all| all.iter().any(|it| it.variable == name && it.value.is_some()))
+        };
+        let everywhere = [wait, agent, controller];
+        assert!(!everywhere.iter().all(refused), "{name}={value} is refused by every role: {everywhere:?}");
+    }
 }
