@@ -45,6 +45,10 @@ const OPEN_HOW: &str =
     "audit log, from the arrival of the Lease that says open to the answer to each node's patch; kwok plays the nodes";
 const CPU_HOW: &str = "schedstat of kube-apiserver's threads, from the verdict to the last node open; nodes' and Leases' heartbeats included";
 
+const LAST_OPEN: &str = "from the verdict to the last node open";
+const REQUESTS_HOW: &str =
+    "audit log, by the pod in each token, from the agent's start to the last node open, Events included";
+
 /// What the fleet did, by the API server's audit log.
 struct Deeds {
     requests: Vec<AuditedRequest>,
@@ -56,11 +60,15 @@ struct Deeds {
 struct Cost {
     /// From the verdict until the last node is open.
     open: Duration,
+    /// How many requests an agent that does not prove sent until then, on the average.
+    requests: f64,
     /// The API server's CPU time until then.
     opening: Duration,
     /// The API server's and the prover's CPU time in the window at rest.
     rest: Duration,
     prover: Duration,
+    /// The prover's resident memory then, in MiB.
+    memory: f64,
 }
 
 /// What may grow as a fleet does, with what a busy machine adds; what should grow less; and what should not grow with it at all.
@@ -73,16 +81,23 @@ pub async fn measure(gate: &Gate, table: &mut Table) -> Result<()> {
     for nodes in FLEETS {
         costs.push(fleet(&Harness::set().await?, gate, nodes, table).await?);
     }
-    let mut tell = |name: &str, limit, how: &str, value: fn(&Cost) -> Duration| {
-        let points = FLEETS.into_iter().zip(costs.iter().map(|cost| value(cost).as_secs_f64())).collect();
-        table.growth(Growth { name: name.to_owned(), unit: "s", of: "nodes", points }, limit, how);
+    let mut tell = |name: &str, unit, limit, how: &str, value: fn(&Cost) -> f64| {
+        let points = FLEETS.into_iter().zip(costs.iter().map(value)).collect();
+        table.growth(Growth { name: name.to_owned(), unit, of: "nodes", points }, limit, how);
     };
-    tell("from the verdict to the last node open", SLOWER, OPEN_HOW, |cost| cost.open);
-    tell("the API server's CPU until then", LINEAR, CPU_HOW, |cost| cost.opening);
+    tell(LAST_OPEN, "s", SLOWER, OPEN_HOW, |cost| cost.open.as_secs_f64());
+    tell("an agent's requests until its node is open", "", FLAT, REQUESTS_HOW, |cost| cost.requests);
+    tell("the API server's CPU until then", "s", LINEAR, CPU_HOW, |cost| cost.opening.as_secs_f64());
     let how = "the same over a minute at rest, nodes' and Leases' heartbeats included";
-    tell("the API server's CPU in a minute at rest", LINEAR, how, |cost| cost.rest);
+    tell("the API server's CPU in a minute at rest", "s", LINEAR, how, |cost| cost.rest.as_secs_f64());
     let how = "schedstat of the threads of the agent that proves, over that minute";
-    tell("the prover's CPU in a minute at rest", FLAT, how, |cost| cost.prover);
+    tell("the prover's CPU in a minute at rest", "s", FLAT, how, |cost| cost.prover.as_secs_f64());
+    let how = "/proc/PID/status of the agent that proves, after that minute";
+    tell("the prover's resident memory", "MiB", FLAT, how, |cost| cost.memory);
+    for (nodes, cost) in FLEETS.into_iter().zip(&costs) {
+        let open = cost.open.as_secs_f64();
+        table.figure(&format!("{nodes} nodes: {LAST_OPEN}"), "s", "").target("≤ 5", Target::Missable(open <= OPEN_AIM));
+    }
     Ok(())
 }
 
@@ -130,7 +145,7 @@ async fn fleet(harness: &Harness, gate: &Gate, count: usize, table: &mut Table) 
     sleep(WINDOW).await;
     let (ended, window) = (Timestamp::now(), before.elapsed());
     let rest = harness.api_server_cpu()?.saturating_sub(at_server);
-    let prover = prover.process.cpu()?.saturating_sub(at_prover);
+    let (memory, prover) = (prover.process.memory()?.resident, prover.process.cpu()?.saturating_sub(at_prover));
     if count == NODES {
         let resident = agents.iter().map(|agent| agent.process.memory()).collect::<Result<Vec<_>>>()?;
         let median = resident.iter().map(|memory| memory.resident).collect::<Sample>().median();
@@ -145,7 +160,8 @@ async fn fleet(harness: &Harness, gate: &Gate, count: usize, table: &mut Table) 
             try_join_all(agents.iter().map(|agent| agent.metric("linkerd_gate_proofs_total"))).await?.iter().sum();
         deeds.tell_proofs(proofs, table);
     }
-    Ok(Cost { open: between(verdict, last), opening, rest, prover })
+    let requests = mean(&deeds.requests_until(last));
+    Ok(Cost { open: between(verdict, last), requests, opening, rest, prover, memory })
 }
 
 async fn start(harness: &Harness, gate: &Gate, nodes: &BTreeMap<String, String>) -> Result<Vec<Agent>> {
@@ -224,33 +240,42 @@ impl Deeds {
         table.figure("300 agents: patches of nodes that failed", "", how).value(GATE, number(failed));
     }
 
+    /// How many requests each agent that does not prove sent until `last`.
+    fn requests_until(&self, last: Timestamp) -> Vec<f64> {
+        let mut by_pod: BTreeMap<&str, usize> = BTreeMap::new();
+        for request in self.requests.iter().filter(|request| request.received <= last) {
+            if let Some(pod) = request.pod.as_ref().filter(|pod| !self.provers.contains(*pod)) {
+                *by_pod.entry(pod).or_default() += 1;
+            }
+        }
+        by_pod.into_values().map(number).collect()
+    }
+
     /// From the start of each agent to `last`, when all nodes were open.
     fn tell_requests(&self, last: Timestamp, table: &mut Table) {
-        let mut by_pod: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut of_provers: BTreeMap<&str, usize> = BTreeMap::new();
         let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
         for request in self.requests.iter().filter(|request| request.received <= last) {
-            let Some(pod) = &request.pod else { continue };
-            *by_pod.entry(pod).or_default() += 1;
-            if !self.provers.contains(pod) {
-                *kinds.entry(kind(request)).or_default() += 1;
+            match &request.pod {
+                Some(pod) if self.provers.contains(pod) => *of_provers.entry(pod).or_default() += 1,
+                Some(_) => *kinds.entry(kind(request)).or_default() += 1,
+                None => {}
             }
         }
         for (kind, count) in &kinds {
             said(&format!("fleet: until open, of agents that do not prove: {count} × {kind}"));
         }
-        let (provers, others): (Vec<_>, Vec<_>) = by_pod.iter().partition(|(pod, _)| self.provers.contains(**pod));
-        let sample: Sample = others.iter().map(|(_, count)| number(**count)).collect();
-        let mean = others.iter().map(|(_, count)| number(**count)).sum::<f64>() / number(others.len());
-        let how = "audit log, by the pod in each token, from the agent's start to the last node open, Events included";
+        let others = self.requests_until(last);
+        let (mean, sample) = (mean(&others), others.into_iter().collect::<Sample>());
         table
-            .figure("an agent's requests from start to open, mean", "", how)
+            .figure("an agent's requests from start to open, mean", "", REQUESTS_HOW)
             .value(GATE, mean)
             .target("≤ 12", Target::Kept(mean <= REQUESTS));
         table
-            .figure("an agent's requests from start to open, max", "", how)
+            .figure("an agent's requests from start to open, max", "", REQUESTS_HOW)
             .value(GATE, sample.max())
             .target("≤ 12", Target::Missable(sample.max() <= REQUESTS));
-        let of_provers: Sample = provers.iter().map(|(_, count)| number(**count)).collect();
+        let of_provers: Sample = of_provers.into_values().map(number).collect();
         let how = "the same, of the agent that proves: it renews the Lease, and watches for all";
         table.figure("the prover's requests from start to open", "", how).value(GATE, of_provers.max());
 
@@ -304,6 +329,10 @@ impl Deeds {
         let how = "agents that sent any dry-run";
         table.figure("300 agents: provers", "", how).value(GATE, number(self.provers.len()));
     }
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / number(values.len())
 }
 
 /// A request without what differs from node to node.

@@ -15,6 +15,7 @@ use linkerd_gate_kit::object::namespace;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
+use self::held::Scale;
 use crate::agents::{Harness, PATIENCE};
 use crate::gate::Gate;
 use crate::table::Table;
@@ -42,7 +43,7 @@ pub async fn measure(gate: &Gate, table: &mut Table) -> Result<()> {
 
 /// How soon held pods and refused owners are back, by the least that so many pods take.
 pub async fn recovery(gate: &Gate, table: &mut Table) -> Result<()> {
-    let least = held::measure(gate, table).await?;
+    let least = [held::measure(gate, Scale(1), table).await?, held::measure(gate, Scale(2), table).await?];
     retry::measure(gate, table, least).await
 }
 

@@ -22,13 +22,25 @@ const SIZE_LIMIT: f64 = 4.0;
 pub struct Table {
     /// When, in UTC.
     when: String,
-    /// Of the machine that this ran on.
-    cores: usize,
+    /// What this ran on.
+    machine: Machine,
     figures: Vec<Figure>,
     /// Figures of clusters of several sizes, which have lines as well.
     pub growths: Vec<Growth>,
     /// What could not be measured, and why.
     without: BTreeMap<String, String>,
+}
+
+/// The machine, and how busy it was when the run began.
+#[derive(Serialize)]
+struct Machine {
+    processor: String,
+    cores: usize,
+    /// In GiB.
+    memory: u64,
+    kernel: String,
+    /// The load of the last minute.
+    load: String,
 }
 
 /// One line.
@@ -60,9 +72,8 @@ pub enum Target {
 
 impl Table {
     pub fn new() -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let when = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
-        Self { when, cores, figures: Vec::new(), growths: Vec::new(), without: BTreeMap::new() }
+        Self { when, machine: Machine::this(), figures: Vec::new(), growths: Vec::new(), without: BTreeMap::new() }
     }
 
     /// The line of that name: one more, unless another program has made it.
@@ -139,6 +150,35 @@ impl Table {
     }
 }
 
+// === impl Machine ===
+
+impl Machine {
+    /// As the kernel describes it; empty what it does not say.
+    fn this() -> Self {
+        let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+        let field = |text: &str, name: &str| {
+            let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim().strip_prefix(':'));
+            value.map(|value| value.trim().to_owned()).unwrap_or_default()
+        };
+        let memory = field(&read("/proc/meminfo"), "MemTotal");
+        let kibibytes: u64 = memory.trim_end_matches(" kB").parse().unwrap_or_default();
+        Self {
+            processor: field(&read("/proc/cpuinfo"), "model name"),
+            cores: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            memory: kibibytes.div_ceil(1024 * 1024),
+            kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
+            load: read("/proc/loadavg").split(' ').next().unwrap_or_default().to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for Machine {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { processor, cores, memory, kernel, load } = self;
+        write!(out, "{cores} cores of {processor}, {memory} GiB, Linux {kernel}, load {load} at the start")
+    }
+}
+
 /// Markdown, which a terminal shows as well as a page does.
 impl fmt::Display for Table {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -184,7 +224,7 @@ impl fmt::Display for Table {
         for (what, why) in &self.without {
             writeln!(out, "\nwithout {what}: {why}")?;
         }
-        write!(out, "\n{}, {} cores", self.when, self.cores)
+        write!(out, "\n{}, {}", self.when, self.machine)
     }
 }
 
