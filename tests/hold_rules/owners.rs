@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::Resource;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use linkerd_gate::linkerd::meshed;
-use linkerd_gate_kit::cluster::{ApiOptions, until_any};
+use linkerd_gate_kit::cluster::{ApiOptions, until, until_any};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -44,6 +44,7 @@ async fn a_deployment_stops_at_max_unavailable_and_can_be_undone(harness: &Harne
     let mut web = owner("apps/v1", "Deployment", "web");
     web["spec"]["replicas"] = 4.into();
     web["spec"]["strategy"] = json!({"rollingUpdate": {"maxUnavailable": 1, "maxSurge": 0}});
+    web["spec"]["progressDeadlineSeconds"] = 3.into();
     let deployments: Api<Deployment> = make(harness, web).await?;
     harness.until_pods("web", "all meshed and ready", |pods| count(pods) == (4, 0) && all_ready(pods, 4)).await?;
 
@@ -62,6 +63,9 @@ async fn a_deployment_stops_at_max_unavailable_and_can_be_undone(harness: &Harne
         stopped(pods) && pods.values().any(|pod| Outcome::of(pod) == Outcome::Held && version(pod) == Some("third"))
     };
     harness.until_pods("web", "the next rollout's is held", again).await?;
+    // A rollout that is late goes on all the same.
+    let late = |web: &Deployment| progress(web) == Some("ProgressDeadlineExceeded");
+    until(&deployments, "web", "its deadline has passed", PATIENCE, late).await?;
 
     harness.injector_is_up().await?;
     harness.replace_held("web").await?;
@@ -70,8 +74,16 @@ async fn a_deployment_stops_at_max_unavailable_and_can_be_undone(harness: &Harne
             count(pods) == (4, 0) && all_ready(pods, 4) && pods.values().all(|pod| version(pod) == Some("third"))
         })
         .await?;
+    let done = |web: &Deployment| progress(web) == Some("NewReplicaSetAvailable");
+    until(&deployments, "web", "in time again", PATIENCE, done).await?;
     harness.kubectl(&["rollout", "status", "deployment/web", "--namespace", SHOP, "--timeout=60s"]).await?;
     remove(&deployments, "web").await
+}
+
+/// Why a Deployment progresses, or does not.
+fn progress(deployment: &Deployment) -> Option<&str> {
+    let conditions = deployment.status.as_ref()?.conditions.as_ref()?;
+    conditions.iter().find(|condition| condition.type_ == "Progressing")?.reason.as_deref()
 }
 
 async fn a_daemon_set_stops_at_max_unavailable(harness: &Harness) -> Result<()> {

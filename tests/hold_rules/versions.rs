@@ -24,9 +24,8 @@ async fn the_oldest_api_server_has_the_guard_alone() -> Result<()> {
         is_of(&harness, Release::Oldest).await?;
         let namespaces = repository("deploy/manifests-pre-1.36/10-namespaces.yaml");
         harness.apply(&namespaces).await?;
-        let chart = repository("deploy/chart");
-        let chart = chart.to_str().context("a path that is no text")?;
-        let install = ["install", "linkerd-gate", chart, "--namespace", "linkerd-gate", "--no-hooks", "--set", IMAGE];
+        let chart = path("deploy/chart")?;
+        let install = ["install", "linkerd-gate", &chart, "--namespace", "linkerd-gate", "--no-hooks", "--set", IMAGE];
 
         // What the server cannot do is refused, and says what to do instead.
         let hold = helm(&harness, &[&install[..], &["--set", "admission=hold"]].concat()).await?;
@@ -35,10 +34,7 @@ async fn the_oldest_api_server_has_the_guard_alone() -> Result<()> {
         ensure!(said.contains("1.36") && said.contains("admission"), "{said}");
 
         succeed(&helm(&harness, &install).await?)?;
-        let guard = policy(&harness, "validatingadmissionpolicy", "linkerd-gate-guard").await?;
-        let noted = &guard["metadata"]["annotations"];
-        ensure!(noted["linkerd-gate/admission-value"] == "auto", "{noted}");
-        let chosen = noted["linkerd-gate/admission-chosen"].as_str().context("nothing is noted")?;
+        let chosen = chosen(&harness).await?;
         ensure!(chosen.starts_with("refuse"), "{chosen}");
         missed_pods_are_refused(&harness).await?;
         succeed(&helm(&harness, &["uninstall", "linkerd-gate", "--namespace", "linkerd-gate", "--no-hooks"]).await?)?;
@@ -73,7 +69,16 @@ async fn the_newest_api_server_holds() -> Result<()> {
             let trace = serde_json::to_value(&up.spec)?.get("schedulingGates").cloned();
             ensure!(trace.is_none(), "up-{number} has a trace: {trace:?}");
         }
-        Ok(())
+
+        // And by the chart, which asks the server.
+        harness.kubectl(&["delete", "--kustomize", &path("deploy/manifests")?]).await?;
+        harness.apply(&repository("deploy/manifests/10-namespaces.yaml")).await?;
+        let chart = path("deploy/chart")?;
+        let install = ["install", "linkerd-gate", &chart, "--namespace", "linkerd-gate", "--no-hooks", "--set", IMAGE];
+        succeed(&helm(&harness, &install).await?)?;
+        ensure!(chosen(&harness).await? == "hold", "{}", chosen(&harness).await?);
+        harness.injector_is_down().await?;
+        harness.until("the chart's policies hold", &asking("web"), |outcome| *outcome == Outcome::Held).await
     };
     harness.cluster.reported(&[SHOP, QUIET], exercise).await
 }
@@ -102,11 +107,22 @@ async fn is_of(harness: &Harness, release: Release) -> Result<()> {
     Ok(())
 }
 
+/// What `admission: auto` became when the chart was installed, as the guard notes it.
+async fn chosen(harness: &Harness) -> Result<String> {
+    let guard = policy(harness, "validatingadmissionpolicy", "linkerd-gate-guard").await?;
+    let noted = &guard["metadata"]["annotations"];
+    ensure!(noted["linkerd-gate/admission-value"] == "auto", "{noted}");
+    Ok(noted["linkerd-gate/admission-chosen"].as_str().context("nothing is noted")?.to_owned())
+}
+
 /// A directory, as a person applies it: `kubectl apply --kustomize`.
 async fn apply_all(harness: &Harness, directory: &str) -> Result<()> {
-    let directory = repository(directory);
-    let directory = directory.to_str().context("a path that is no text")?;
-    harness.kubectl(&["apply", "--validate=strict", "--kustomize", directory]).await.map(drop)
+    let directory = path(directory)?;
+    harness.kubectl(&["apply", "--validate=strict", "--kustomize", &directory]).await.map(drop)
+}
+
+fn path(of_repository: &str) -> Result<String> {
+    Ok(repository(of_repository).to_str().context("a path that is no text")?.to_owned())
 }
 
 async fn policy(harness: &Harness, kind: &str, name: &str) -> Result<Value> {
