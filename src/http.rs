@@ -216,7 +216,7 @@ pub async fn serve(
     let crowd = Arc::<Crowd>::default();
     let places = ConnectionSlots::new(limits);
     let mut connections = JoinSet::new();
-    let mut accepting = Schedule::accepting();
+    let mut accepting = Schedule::accept_retry();
     let mut pause = None;
     let mut shutdown = pin!(shutdown);
     loop {

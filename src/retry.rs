@@ -19,66 +19,66 @@ impl Schedule {
     /// The longest pause decides how late a release can be, the mean one what holding costs: hence less jitter than
     /// elsewhere. With it and the settling time a pod is released 0.9 s after Linkerd answers, at the latest; a look that is
     /// refused costs 0.4 ms of CPU (docs/figures.md).
-    pub fn looking() -> Self {
+    pub fn direct_probe() -> Self {
         Self::new(Duration::from_millis(100), Duration::from_millis(560), 0.1)
     }
 
     /// `wait` holding a pod that only its own replacement can help: nothing is released any more, so once in 5 s is
     /// enough to say what Linkerd is doing meanwhile.
-    pub fn watching() -> Self {
+    pub fn held_status() -> Self {
         Self::new(Duration::from_secs(1), Duration::from_secs(5), 0.2)
     }
 
     /// Requests to the API server that were refused or failed: 500 ms, growing to 30 s.
-    pub fn asking() -> Self {
+    pub fn api_retry() -> Self {
         Self::new(Duration::from_millis(500), Duration::from_secs(30), 0.2)
     }
 
     /// How long a pod is held at least before it replaces itself: 15 s, ±20 %.
-    pub fn replacing() -> Self {
+    pub fn self_replacement() -> Self {
         Self::new(Duration::from_secs(15), Duration::from_secs(15), 0.2)
     }
 
     /// `wait` looking for its node's agent again, once there was none: 15 s, ±20 %.
-    pub fn returning() -> Self {
+    pub fn agent_recheck() -> Self {
         Self::new(Duration::from_secs(15), Duration::from_secs(15), 0.2)
     }
 
     /// The HTTP server where the kernel gives it no more connections, or its port is taken: 50 ms, growing to 1 s. The former
     /// pause also ends with the first connection that does.
-    pub fn accepting() -> Self {
+    pub fn accept_retry() -> Self {
         Self::new(Duration::from_millis(50), Duration::from_secs(1), 0.2)
     }
 
     /// Watches that failed: 500 ms, growing to 8 s. A thousand agents must not meet at an API server that has just come back.
-    pub fn watching_again() -> Self {
+    pub fn watch_restart() -> Self {
         Self::new(Duration::from_millis(500), Duration::from_secs(8), 0.5)
     }
 
     /// Before a vacant Lease is taken: 0 to 5 s, so that of a thousand agents one takes it and the others see that
     /// before they try.
-    pub fn taking_the_lease() -> Self {
+    pub fn lease_acquisition() -> Self {
         Self::new(Duration::from_millis(2500), Duration::from_millis(2500), 1.0)
     }
 
     /// Before a node is opened by a verdict that opens all of them: 0 to 1 s, so that a thousand agents do not write at one instant.
-    pub fn opening() -> Self {
+    pub fn node_opening() -> Self {
         Self::new(Duration::from_millis(500), Duration::from_millis(500), 1.0)
     }
 
     /// Proofs and looks at identity while closed: 100 ms, growing to 5 s.
-    pub fn proving() -> Self {
+    pub fn closed_probe() -> Self {
         Self::new(Duration::from_millis(100), Duration::from_secs(5), 0.2)
     }
 
     /// The same while open: every 20 s. A node that boots alone stays closed until the next proof: one that was made before its
     /// boot says nothing.
-    pub fn proving_again() -> Self {
+    pub fn open_probe() -> Self {
         Self::new(Duration::from_secs(20), Duration::from_secs(20), 0.2)
     }
 
     /// An agent's own looks at identity, once it answered: every 60 s. A thousand agents ask the same few pods.
-    pub fn looking_again() -> Self {
+    pub fn open_identity_probe() -> Self {
         Self::new(Duration::from_mins(1), Duration::from_mins(1), 0.2)
     }
 
@@ -126,7 +126,7 @@ mod tests {
 
     #[test]
     fn the_pause_between_probes_is_well_under_a_second() {
-        let mut looking = Schedule::looking();
+        let mut looking = Schedule::direct_probe();
         let longest = (0..1000).map(|_| looking.next_pause()).max().unwrap();
         // The settling time of `wait` comes on top.
         assert!(longest < Duration::from_millis(650), "{longest:?}");
@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn a_thousand_agents_spread_their_lease_writes_over_5_seconds() {
-        let mut pauses: Vec<Duration> = (0..1000).map(|_| Schedule::taking_the_lease().next_pause()).collect();
+        let mut pauses: Vec<Duration> = (0..1000).map(|_| Schedule::lease_acquisition().next_pause()).collect();
         pauses.sort_unstable();
         assert!(pauses[999] <= Duration::from_secs(5), "{:?}", pauses[999]);
         // As long as the first needs to be seen by the others: a hundred in half a second, not a thousand.
@@ -143,14 +143,14 @@ mod tests {
 
     #[test]
     fn each_schedule_starts_short_grows_to_its_cap_and_is_jittered() {
-        assert_grows(Schedule::looking(), Duration::from_millis(100), Duration::from_millis(560));
-        assert_grows(Schedule::watching(), Duration::from_secs(1), Duration::from_secs(5));
-        assert_grows(Schedule::replacing(), Duration::from_secs(15), Duration::from_secs(15));
-        assert_grows(Schedule::asking(), Duration::from_millis(500), Duration::from_secs(30));
-        assert_grows(Schedule::returning(), Duration::from_secs(15), Duration::from_secs(15));
-        assert_grows(Schedule::accepting(), Duration::from_millis(50), Duration::from_secs(1));
-        assert_grows(Schedule::proving(), Duration::from_millis(100), Duration::from_secs(5));
-        assert_grows(Schedule::looking_again(), Duration::from_mins(1), Duration::from_mins(1));
-        assert_grows(Schedule::proving_again(), Duration::from_secs(20), Duration::from_secs(20));
+        assert_grows(Schedule::direct_probe(), Duration::from_millis(100), Duration::from_millis(560));
+        assert_grows(Schedule::held_status(), Duration::from_secs(1), Duration::from_secs(5));
+        assert_grows(Schedule::self_replacement(), Duration::from_secs(15), Duration::from_secs(15));
+        assert_grows(Schedule::api_retry(), Duration::from_millis(500), Duration::from_secs(30));
+        assert_grows(Schedule::agent_recheck(), Duration::from_secs(15), Duration::from_secs(15));
+        assert_grows(Schedule::accept_retry(), Duration::from_millis(50), Duration::from_secs(1));
+        assert_grows(Schedule::closed_probe(), Duration::from_millis(100), Duration::from_secs(5));
+        assert_grows(Schedule::open_identity_probe(), Duration::from_mins(1), Duration::from_mins(1));
+        assert_grows(Schedule::open_probe(), Duration::from_secs(20), Duration::from_secs(20));
     }
 }

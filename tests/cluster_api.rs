@@ -15,10 +15,10 @@ use linkerd_gate::cluster::lease::LeaseError;
 use linkerd_gate::cluster::node::PatchError;
 use linkerd_gate::cluster::tolerations::{Tolerated, tolerate};
 use linkerd_gate::cluster::{self, Deletion, NotReplaced, Replacing, RequestError, event, lease, node};
-use linkerd_gate::decide::election::lease_record::{LeaseHolder, LeaseRecord, NAME};
+use linkerd_gate::decide::election::lease_record::{LeaseHolder, LeaseRecord, PROVER_LEASE};
 use linkerd_gate::decide::election::published_verdict::TaintSuppressions;
 use linkerd_gate::decide::node::essential::AddToleration;
-use linkerd_gate::decide::node::taint::{AnnotationEdit, NodeChange, NodeView, TAINT_KEY};
+use linkerd_gate::decide::node::taint::{Edit, NodeChange, NodeView, TAINT_KEY};
 use linkerd_gate::decide::{Gate, ProbeResult, PublishedVerdict};
 use scripted::{Step, scripted, status};
 use serde_json::{Value, json};
@@ -263,11 +263,11 @@ fn view(node: Value) -> NodeView {
     NodeView::of(&serde_json::from_value::<Node>(node).unwrap())
 }
 
-fn set(value: &str) -> AnnotationEdit {
-    AnnotationEdit::Set(value.to_owned())
+fn set(value: &str) -> Edit {
+    Edit::Set(value.to_owned())
 }
 
-fn change(taint: AnnotationEdit, opened_boot: AnnotationEdit) -> NodeChange {
+fn change(taint: Edit, opened_boot: Edit) -> NodeChange {
     NodeChange { taint, opened_boot, ..NodeChange::NOTHING }
 }
 
@@ -296,7 +296,7 @@ async fn closing_a_node_adds_one_taint_to_those_that_were_read() {
     closed["spec"]["taints"] = json!([stranger(), ours("boot1-5")]);
     closed["metadata"]["resourceVersion"] = "8".into();
     let answer = (StatusCode::OK, closed.clone());
-    let after = patch_node(node_json(), &change(set("boot1-5"), AnnotationEdit::Keep), body, answer).await;
+    let after = patch_node(node_json(), &change(set("boot1-5"), Edit::Keep), body, answer).await;
     assert_eq!(after, Ok(view(closed)));
 }
 
@@ -310,8 +310,7 @@ async fn opening_a_node_lifts_one_taint_and_writes_one_annotation() {
         {"op": "add", "path": "/spec/taints", "value": [stranger()]},
         {"op": "add", "path": "/metadata/annotations/linkerd-gate~1opened-boot", "value": "boot-1"},
     ]);
-    let after =
-        patch_node(closed, &change(AnnotationEdit::Remove, set("boot-1")), body, (StatusCode::OK, node_json())).await;
+    let after = patch_node(closed, &change(Edit::Remove, set("boot-1")), body, (StatusCode::OK, node_json())).await;
     assert_eq!(after, Ok(view(node_json())));
 }
 
@@ -326,16 +325,7 @@ async fn freeing_a_node_leaves_nothing_behind() {
         {"op": "remove", "path": "/spec/taints"},
         {"op": "remove", "path": "/metadata/annotations/linkerd-gate~1opened-boot"},
     ]);
-    assert!(
-        patch_node(
-            closed,
-            &change(AnnotationEdit::Remove, AnnotationEdit::Remove),
-            body,
-            (StatusCode::OK, node_json())
-        )
-        .await
-        .is_ok()
-    );
+    assert!(patch_node(closed, &change(Edit::Remove, Edit::Remove), body, (StatusCode::OK, node_json())).await.is_ok());
 }
 
 #[tokio::test]
@@ -347,11 +337,7 @@ async fn adopting_a_node_writes_an_annotation_and_tests_no_taint() {
         {"op": "add", "path": "/metadata/annotations", "value": {}},
         {"op": "add", "path": "/metadata/annotations/linkerd-gate~1opened-boot", "value": "boot-1"},
     ]);
-    assert!(
-        patch_node(bare, &change(AnnotationEdit::Keep, set("boot-1")), body, (StatusCode::OK, node_json()))
-            .await
-            .is_ok()
-    );
+    assert!(patch_node(bare, &change(Edit::Keep, set("boot-1")), body, (StatusCode::OK, node_json())).await.is_ok());
 }
 
 #[tokio::test]
@@ -374,7 +360,7 @@ async fn a_failed_node_patch_reports_its_cause_and_is_not_repeated() {
         (status(500, "InternalError", "etcd is away"), "failed"),
     ] {
         let (code, message) = (answer.0, answer.1["message"].as_str().unwrap().to_owned());
-        let change = change(set("boot1-5"), AnnotationEdit::Keep);
+        let change = change(set("boot1-5"), Edit::Keep);
         let result = patch_node(node_json(), &change, body.clone(), answer).await.unwrap_err();
         let text = match &result {
             PatchError::Conflict => "conflict",
@@ -434,7 +420,7 @@ async fn write_lease(record: Option<&LeaseRecord>, step: Step) -> Result<LeaseRe
         lease::write(
             client,
             "linkerd-gate",
-            NAME,
+            PROVER_LEASE,
             record,
             &me(),
             Some(("linkerd-gate/verdict", published_verdict().write())),
@@ -490,7 +476,8 @@ async fn a_lease_is_made_taken_renewed_and_given_up_under_its_version() {
     let mut free = lease_json("8");
     free["spec"]["holderIdentity"] = "".into();
     let steps = vec![patch_lease(body, (StatusCode::OK, free))];
-    let left = scripted(steps, async |client| lease::give_up(client, "linkerd-gate", NAME, &ours, now()).await).await;
+    let left =
+        scripted(steps, async |client| lease::give_up(client, "linkerd-gate", PROVER_LEASE, &ours, now()).await).await;
     assert_eq!(left.unwrap().holder, None);
 }
 

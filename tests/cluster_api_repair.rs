@@ -9,7 +9,7 @@ use k8s_openapi::jiff::Timestamp;
 use linkerd_gate::cluster::event::{self, EventSubject, Reporter};
 use linkerd_gate::cluster::{admission, lease, node, repair, successor};
 use linkerd_gate::decide::PendingRepair;
-use linkerd_gate::decide::election::lease_record::{CONTROLLER_NAME, LeaseHolder, LeaseRecord};
+use linkerd_gate::decide::election::lease_record::{CONTROLLER_LEASE, LeaseHolder, LeaseRecord};
 use linkerd_gate::decide::node::taint::{NodeView, TAINT_KEY};
 use linkerd_gate::decide::repair::late::NotCreated;
 use linkerd_gate::decide::repair::retry::OwnerRetry;
@@ -442,10 +442,11 @@ async fn a_controllers_lease_has_no_verdict() {
     let ours = LeaseRecord { resource_version: "7".to_owned(), holder: Some(me.clone()), ..LeaseRecord::default() };
     scripted(vec![create, renew, leave], async |client| {
         for record in [None, Some(&ours)] {
-            let written = lease::write(client.clone(), "linkerd-gate", CONTROLLER_NAME, record, &me, None, now()).await;
+            let written =
+                lease::write(client.clone(), "linkerd-gate", CONTROLLER_LEASE, record, &me, None, now()).await;
             assert_eq!(written.unwrap().holder, Some(me.clone()));
         }
-        lease::give_up(client, "linkerd-gate", CONTROLLER_NAME, &ours, now()).await.unwrap();
+        lease::give_up(client, "linkerd-gate", CONTROLLER_LEASE, &ours, now()).await.unwrap();
     })
     .await;
 }
@@ -465,7 +466,7 @@ async fn a_controllers_lease_says_how_many_pods_are_pending() {
         let step = Step { method: Method::PATCH, path_and_query: LEASE, body, answer: (StatusCode::OK, lease) };
         let written = scripted(vec![step], async |client| {
             let annotation = Some(("linkerd-gate/pending-repair", pending.write()));
-            lease::write(client, "linkerd-gate", CONTROLLER_NAME, Some(&ours), &me, annotation, now()).await
+            lease::write(client, "linkerd-gate", CONTROLLER_LEASE, Some(&ours), &me, annotation, now()).await
         });
         assert_eq!(written.await.unwrap().pending_repair, Some(pending.write()));
     }
@@ -502,7 +503,7 @@ fn configurations(count: usize) -> Step {
 }
 
 async fn looked(steps: Vec<Step>) -> (bool, bool) {
-    let found = scripted(steps, async |client| admission::look(&client).await).await.unwrap();
+    let found = scripted(steps, async |client| admission::read_status(&client).await).await.unwrap();
     (found.hold_binding_missing, found.parameter_missing)
 }
 

@@ -228,7 +228,7 @@ fn parts(one: &mut Add<'_>) {
             for there in [true, false] {
                 one("a verdict", &[], &|state| {
                     with_parts(state, "gate:1", "gate:1", "enforce");
-                    let leases = [lease_record::NAME, lease_record::CONTROLLER_NAME];
+                    let leases = [lease_record::PROVER_LEASE, lease_record::CONTROLLER_LEASE];
                     state.leases = Ok(leases.map(|name| lease(name, renewed, verdict)).into());
                     if there {
                         let tolerates = json!([{"key": "a", "operator": "Exists"}]);
@@ -293,7 +293,8 @@ fn pods_and_nodes(one: &mut Add<'_>) {
         let node =
             |name: &str| json!({"metadata": {"name": name, "annotations": annotations}, "spec": {"taints": taint}});
         state.nodes = Ok(["n1", "n2"].map(|name| object(node(name))).into());
-        let mut all = lease(lease_record::NAME, "2026-01-01T11:59:50.000000Z", r#"{"version":1,"gate":"settling"}"#);
+        let mut all =
+            lease(lease_record::PROVER_LEASE, "2026-01-01T11:59:50.000000Z", r#"{"version":1,"gate":"settling"}"#);
         let annotations = all.metadata.annotations.as_mut().unwrap();
         annotations.insert(crate::decide::manual_override::ANNOTATION.to_owned(), word.to_owned());
         state.leases = Ok(vec![all]);

@@ -50,8 +50,10 @@ fn published(state: &State) -> Option<Check> {
         return Some(PROVEN_EVERYWHERE.unread(unread));
     }
     // A verdict is as old as the last renewal of the Lease that it is on.
-    let renewed =
-        state.lease(lease_record::NAME).and_then(|lease| lease.spec.as_ref()?.renew_time.as_ref()).map(|time| time.0);
+    let renewed = state
+        .lease(lease_record::PROVER_LEASE)
+        .and_then(|lease| lease.spec.as_ref()?.renew_time.as_ref())
+        .map(|time| time.0);
     if state.verdict().is_some() && renewed.is_none_or(|renewed| state.is_stale(renewed)) {
         let from = renewed.map_or_else(|| "an unknown time".to_owned(), |renewed| renewed.to_string());
         return Some(PROVEN_EVERYWHERE.warns(format!("not looked at: the verdict is from {from}")));

@@ -77,7 +77,7 @@ fn ready(state: &State) -> Vec<Check> {
             });
             checks.push(renewed(
                 state,
-                lease_record::NAME,
+                lease_record::PROVER_LEASE,
                 PROVER,
                 "agent",
                 "no agent proves injection, and no node opens by a proof",
@@ -105,7 +105,7 @@ fn ready(state: &State) -> Vec<Check> {
             } else {
                 CONTROLLER.warns(summary).with_fix(fix)
             });
-            checks.push(renewed(state, lease_record::CONTROLLER_NAME, LEADER, "controller", "no pod is repaired"));
+            checks.push(renewed(state, lease_record::CONTROLLER_LEASE, LEADER, "controller", "no pod is repaired"));
         }
     }
     checks

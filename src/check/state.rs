@@ -173,7 +173,7 @@ impl State {
 
     /// The verdict that the prover publishes; nothing where there is none, and an error where it cannot be read.
     pub fn verdict(&self) -> Option<Result<PublishedVerdict, String>> {
-        let text = self.lease(lease_record::NAME)?.metadata.annotations.as_ref()?.get(lease_record::VERDICT)?;
+        let text = self.lease(lease_record::PROVER_LEASE)?.metadata.annotations.as_ref()?.get(lease_record::VERDICT)?;
         Some(PublishedVerdict::read(text).map_err(|error| error.to_string()))
     }
 
@@ -184,7 +184,7 @@ impl State {
 
     /// The same, as long as the prover renews the Lease that it is on: an old verdict is no news.
     pub fn fresh_verdict(&self) -> Option<Result<PublishedVerdict, String>> {
-        let renewed = self.lease(lease_record::NAME)?.spec.as_ref()?.renew_time.as_ref()?.0;
+        let renewed = self.lease(lease_record::PROVER_LEASE)?.spec.as_ref()?.renew_time.as_ref()?.0;
         self.verdict().filter(|_| !self.is_stale(renewed))
     }
 
@@ -203,7 +203,7 @@ impl State {
             let name = node.metadata.name.as_deref()?;
             Some((format!("node/{name}"), node.metadata.annotations.as_ref()?.get(manual_override::ANNOTATION)?))
         });
-        let all = self.lease(lease_record::NAME).and_then(|lease| {
+        let all = self.lease(lease_record::PROVER_LEASE).and_then(|lease| {
             Some(("all nodes".to_owned(), lease.metadata.annotations.as_ref()?.get(manual_override::ANNOTATION)?))
         });
         let in_force = |(what, text): (String, &String)| {

@@ -202,7 +202,7 @@ fn what_objects_say_acts_on_no_terminal() {
     let harm = "\u{1b}]0;owned\u{7}";
     let mut state = state(&[owned(bare("a", "Running"), "example.com/v1", "Thing", harm)]);
     let holder = json!({
-        "metadata": {"name": lease_record::NAME},
+        "metadata": {"name": lease_record::PROVER_LEASE},
         "spec": {"holderIdentity": harm, "renewTime": "2020-01-01T00:00:00.000000Z"},
     });
     state.leases = Ok(vec![serde_json::from_value(holder).unwrap()]);
@@ -234,7 +234,7 @@ fn an_old_verdict_proves_nothing() {
     let lease = |renewed: &str| -> Lease {
         let verdict = r#"{"version":1,"gate":"open","basis":"proven","proof":1}"#;
         let lease = json!({
-            "metadata": {"name": lease_record::NAME, "annotations": {lease_record::VERDICT: verdict}},
+            "metadata": {"name": lease_record::PROVER_LEASE, "annotations": {lease_record::VERDICT: verdict}},
             "spec": {"holderIdentity": "n1", "renewTime": renewed},
         });
         serde_json::from_value(lease).unwrap()

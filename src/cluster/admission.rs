@@ -40,7 +40,7 @@ pub struct AdmissionPolicies {
 ///
 /// # Errors
 /// One sentence for the log.
-pub async fn look(client: &Client) -> Result<AdmissionPolicies, String> {
+pub async fn read_status(client: &Client) -> Result<AdmissionPolicies, String> {
     let resources = client.list_api_group_resources(GROUP_VERSION).await;
     let resources = resources.map_err(|error| describe(&format!("list the kinds of {GROUP_VERSION}"), &error))?;
     let offered = resources.resources.iter().any(|resource| resource.kind == HOLDS);

@@ -132,7 +132,7 @@ where
     K::DynamicType: Default,
 {
     let gone = async {
-        let mut schedule = Schedule::watching_again();
+        let mut schedule = Schedule::watch_restart();
         loop {
             let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
             let mut events = watcher::watcher(api.clone(), config).boxed();

@@ -63,7 +63,7 @@ impl fmt::Display for OverrideTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Node(name) => write!(f, "node/{name}"),
-            Self::All { namespace } => write!(f, "lease/{} in namespace {namespace}", lease_record::NAME),
+            Self::All { namespace } => write!(f, "lease/{} in namespace {namespace}", lease_record::PROVER_LEASE),
         }
     }
 }
@@ -163,14 +163,14 @@ async fn annotate_lease(
     dry_run: bool,
 ) -> Result<Annotated, Failure> {
     let leases = Api::<Lease>::namespaced(client.clone(), namespace);
-    match leases.patch_metadata(lease_record::NAME, &parameters(dry_run), &patch(word)).await {
+    match leases.patch_metadata(lease_record::PROVER_LEASE, &parameters(dry_run), &patch(word)).await {
         Ok(_) => return Ok(Annotated::Written),
         Err(Error::Api(status)) if status.is_not_found() => {}
         Err(error) => return Err(error.into()),
     }
     let Some(word) = word else { return Ok(Annotated::Absent) };
     let metadata = ObjectMeta {
-        name: Some(lease_record::NAME.to_owned()),
+        name: Some(lease_record::PROVER_LEASE.to_owned()),
         annotations: Some([(manual_override::ANNOTATION.to_owned(), word.to_string())].into()),
         ..ObjectMeta::default()
     };
@@ -179,7 +179,7 @@ async fn annotate_lease(
         Ok(_) => Ok(Annotated::Created),
         // An agent was faster: there is one now.
         Err(Error::Api(status)) if status.is_already_exists() => {
-            leases.patch_metadata(lease_record::NAME, &self::parameters(dry_run), &patch(Some(word))).await?;
+            leases.patch_metadata(lease_record::PROVER_LEASE, &self::parameters(dry_run), &patch(Some(word))).await?;
             Ok(Annotated::Written)
         }
         Err(Error::Api(status)) if status.is_not_found() => Err(Failure::Said(Why::NoNamespace(namespace.to_owned()))),

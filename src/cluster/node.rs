@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use super::error::{describe, is_failed_test};
 use super::watch::{Seen, follow};
-use crate::decide::node::taint::{AnnotationEdit, LEFT_OPEN_BOOT, NodeChange, NodeView, OPENED_BOOT};
+use crate::decide::node::taint::{Edit, LEFT_OPEN_BOOT, NodeChange, NodeView, OPENED_BOOT};
 use crate::decide::repair::WriteOutcome;
 
 /// Why a Node was not patched.
@@ -70,7 +70,7 @@ pub async fn open_node(client: Client, key: &str, node: &NodeView) -> WriteOutco
     if node.taint(key).is_none() {
         return WriteOutcome::Done;
     }
-    match send(client, key, node, &NodeChange { taint: AnnotationEdit::Remove, ..NodeChange::NOTHING }).await {
+    match send(client, key, node, &NodeChange { taint: Edit::Remove, ..NodeChange::NOTHING }).await {
         Ok(_) => WriteOutcome::Done,
         Err(error) if is_conflict(&error) || matches!(&error, Error::Api(status) if status.code == 404) => {
             WriteOutcome::Conflict
@@ -97,9 +97,9 @@ fn document(key: &str, node: &NodeView, change: &NodeChange) -> Value {
     let mut operations =
         vec![json!({"op": "replace", "path": "/metadata/resourceVersion", "value": node.resource_version})];
     let taints = match &change.taint {
-        AnnotationEdit::Keep => None,
-        AnnotationEdit::Set(value) => Some(node.with_taint(key, Some(value))),
-        AnnotationEdit::Remove => Some(node.with_taint(key, None)),
+        Edit::Keep => None,
+        Edit::Set(value) => Some(node.with_taint(key, Some(value))),
+        Edit::Remove => Some(node.with_taint(key, None)),
     };
     if let Some(taints) = taints {
         // An absent list is `null` to a test.
@@ -111,16 +111,16 @@ fn document(key: &str, node: &NodeView, change: &NodeChange) -> Value {
         }
     }
     let notes = [(OPENED_BOOT, &change.opened_boot), (LEFT_OPEN_BOOT, &change.left_open_boot)];
-    if !node.has_annotations && notes.iter().any(|(_, edit)| matches!(edit, AnnotationEdit::Set(_))) {
+    if !node.has_annotations && notes.iter().any(|(_, edit)| matches!(edit, Edit::Set(_))) {
         operations.push(json!({"op": "add", "path": "/metadata/annotations", "value": {}}));
     }
     for (annotation, edit) in notes {
         // A slash within a name is `~1` in a path (RFC 6901).
         let path = format!("/metadata/annotations/{}", annotation.replace('/', "~1"));
         match edit {
-            AnnotationEdit::Set(boot) => operations.push(json!({"op": "add", "path": path, "value": boot})),
-            AnnotationEdit::Remove => operations.push(json!({"op": "remove", "path": path})),
-            AnnotationEdit::Keep => {}
+            Edit::Set(boot) => operations.push(json!({"op": "add", "path": path, "value": boot})),
+            Edit::Remove => operations.push(json!({"op": "remove", "path": path})),
+            Edit::Keep => {}
         }
     }
     operations.into()
@@ -135,11 +135,7 @@ mod tests {
     fn the_first_taint_of_a_node_without_any_is_tested_against_null() {
         let node = NodeView { resource_version: "7".to_owned(), ..NodeView::default() };
         assert_eq!(
-            document(
-                TAINT_KEY,
-                &node,
-                &NodeChange { taint: AnnotationEdit::Set("b-1".to_owned()), ..NodeChange::NOTHING }
-            ),
+            document(TAINT_KEY, &node, &NodeChange { taint: Edit::Set("b-1".to_owned()), ..NodeChange::NOTHING }),
             json!([
                 {"op": "replace", "path": "/metadata/resourceVersion", "value": "7"},
                 {"op": "test", "path": "/spec/taints", "value": null},
@@ -156,11 +152,7 @@ mod tests {
             document(
                 TAINT_KEY,
                 &tainted,
-                &NodeChange {
-                    taint: AnnotationEdit::Remove,
-                    opened_boot: AnnotationEdit::Set("b".to_owned()),
-                    ..NodeChange::NOTHING
-                }
+                &NodeChange { taint: Edit::Remove, opened_boot: Edit::Set("b".to_owned()), ..NodeChange::NOTHING }
             ),
             json!([
                 {"op": "replace", "path": "/metadata/resourceVersion", "value": "8"},

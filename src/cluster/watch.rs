@@ -113,7 +113,7 @@ where
     K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
     V: Clone + PartialEq,
 {
-    let mut schedule = Schedule::watching_again();
+    let mut schedule = Schedule::watch_restart();
     let mut events = watcher::watcher(api.clone(), config.clone()).boxed();
     let mut listing = Listing::default();
     loop {

@@ -140,8 +140,8 @@ impl Status {
         Self {
             verdict,
             because,
-            prover: holder(state, lease_record::NAME),
-            leader: holder(state, lease_record::CONTROLLER_NAME),
+            prover: holder(state, lease_record::PROVER_LEASE),
+            leader: holder(state, lease_record::CONTROLLER_LEASE),
             versions: Versions {
                 client: env!("CARGO_PKG_VERSION"),
                 kubernetes: state.version.as_ref().ok().map(|version| version.text.clone()),

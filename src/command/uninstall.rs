@@ -255,7 +255,7 @@ impl<W: Write> Run<'_, W> {
         let what = format!("admission, by a dry-run copy of {}", shown(pod));
         let client = self.client;
         let unheld = async {
-            let mut schedule = Schedule::looking();
+            let mut schedule = Schedule::direct_probe();
             loop {
                 match cluster::is_still_held(client, pod).await {
                     StillHeld::Yes => tokio::time::sleep(schedule.next_pause()).await,

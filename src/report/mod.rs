@@ -77,8 +77,8 @@ pub fn report(facts: &Facts) -> Report {
 
 fn leases(facts: &Facts) -> Vec<LeaseLine> {
     let role = |name: &str| match name {
-        lease_record::NAME => Some("prover"),
-        lease_record::CONTROLLER_NAME => Some("controller"),
+        lease_record::PROVER_LEASE => Some("prover"),
+        lease_record::CONTROLLER_LEASE => Some("controller"),
         _ => None,
     };
     let line = |lease: &facts::LeaseFact| {
@@ -143,7 +143,7 @@ fn notes(facts: &Facts, read: Option<&Events>, events: &[EventFact], boots: usiz
     }
     let of_nodes = facts.nodes.iter().flatten();
     let of_nodes = of_nodes.filter_map(|node| Some((format!("Node {}", node.name), node.manual_override.as_ref()?)));
-    let of_all = facts.leases.iter().flatten().filter(|lease| lease.name == lease_record::NAME);
+    let of_all = facts.leases.iter().flatten().filter(|lease| lease.name == lease_record::PROVER_LEASE);
     let of_all = of_all.filter_map(|lease| Some(("The cluster".to_owned(), lease.manual_override.as_ref()?)));
     notes.extend(of_nodes.chain(of_all).map(|(what, text)| {
         let ended = match ManualOverride::in_force(Some(text), facts.now) {

@@ -150,8 +150,8 @@ fn of_parts(facts: &Facts, from: Timestamp) -> Vec<Moment> {
         parts.map(|(part, since)| Moment::new(*since, Kind::LinkerdReady, &format!("linkerd-{part}"), "")).collect();
     for lease in facts.leases.iter().flatten() {
         let kind = match lease.name.as_str() {
-            lease_record::NAME => Kind::ProverElected,
-            lease_record::CONTROLLER_NAME => Kind::ControllerElected,
+            lease_record::PROVER_LEASE => Kind::ProverElected,
+            lease_record::CONTROLLER_LEASE => Kind::ControllerElected,
             _ => continue,
         };
         if let (Some(holder), Some(acquired)) = (&lease.holder, lease.acquired.filter(|at| *at >= from)) {

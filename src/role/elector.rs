@@ -71,7 +71,7 @@ pub(super) struct Elector {
 impl Elector {
     pub(super) fn new(candidate: Candidate, lease: watch::Receiver<Seen<LeaseRecord>>) -> Self {
         let step = decide::election::elector::Elector::new(candidate.me.clone());
-        Self { candidate, lease, step, retry: Schedule::asking(), write: None, logged: None }
+        Self { candidate, lease, step, retry: Schedule::api_retry(), write: None, logged: None }
     }
 
     /// Waits until this process leads. `content` is asked for what the write carries that takes the Lease; it is returned with

@@ -54,7 +54,7 @@ pub(super) async fn serve(
     mut ended: watch::Receiver<bool>,
 ) {
     // Pods that wait must not wait for long after the other process has freed the port.
-    let mut schedule = Schedule::accepting();
+    let mut schedule = Schedule::accept_retry();
     let mut reported = None;
     let listener = loop {
         match http::bind(port) {

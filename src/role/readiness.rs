@@ -272,7 +272,7 @@ impl Prober {
 
 impl Default for Pauses {
     fn default() -> Self {
-        Self { proving: Schedule::proving(), again: Schedule::proving_again() }
+        Self { proving: Schedule::closed_probe(), again: Schedule::open_probe() }
     }
 }
 

@@ -12,7 +12,7 @@ use kube::Client;
 use kube::api::{Api, PostParams};
 use linkerd_gate::cluster::event::{self, EventSubject, Reporter};
 use linkerd_gate::cluster::node::open_node;
-use linkerd_gate::decide::election::lease_record::NAME;
+use linkerd_gate::decide::election::lease_record::PROVER_LEASE;
 use linkerd_gate::decide::node::taint::{NodeView, TAINT_KEY};
 use linkerd_gate::decide::repair::WriteOutcome;
 use linkerd_gate_kit::cluster::AuditedRequest;
@@ -93,7 +93,7 @@ async fn open_at_once(harness: &Harness, round: &str) -> Result<Burst> {
     // The audit log has how long each took.
     let reads = tokio::spawn(async move {
         loop {
-            let _ = leases.get(NAME).await; // It may be refused.
+            let _ = leases.get(PROVER_LEASE).await; // It may be refused.
             tokio::time::sleep(LEASE_READ_EVERY).await;
         }
     });

@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, Patch, PatchParams};
 use linkerd_gate::decide::PendingRepair;
-use linkerd_gate::decide::election::lease_record::CONTROLLER_NAME;
+use linkerd_gate::decide::election::lease_record::CONTROLLER_LEASE;
 use linkerd_gate::decide::election::pending_repair::ANNOTATION;
 use serde_json::json;
 use tokio::sync::watch;
@@ -25,7 +25,7 @@ struct Controller {
 impl Controller {
     async fn begin(harness: &Harness, pods: usize) -> Result<Self> {
         let lease = json!({
-            "metadata": {"name": CONTROLLER_NAME},
+            "metadata": {"name": CONTROLLER_LEASE},
             "spec": {"holderIdentity": "node-9/controller/uid", "leaseDurationSeconds": 15},
         });
         let _created: Lease = harness.create(GATE, lease).await?;
@@ -58,7 +58,7 @@ async fn publish(leases: &Api<Lease>, pods: usize) -> Result<()> {
         "metadata": {"annotations": {ANNOTATION: PendingRepair::new(pods).write()}},
         "spec": {"renewTime": MicroTime(Timestamp::now())},
     });
-    leases.patch(CONTROLLER_NAME, &PatchParams::default(), &Patch::Merge(renewal)).await?;
+    leases.patch(CONTROLLER_LEASE, &PatchParams::default(), &Patch::Merge(renewal)).await?;
     Ok(())
 }
 
@@ -114,7 +114,7 @@ async fn a_node_that_could_open_waits_until_pods_are_replaced() -> Result<()> {
     // An open node follows no controller.
     let of_lease = async |account: &str| {
         let requests = harness.requests_of(account).await?;
-        let of_lease = requests.into_iter().filter(|request| request.name == CONTROLLER_NAME);
+        let of_lease = requests.into_iter().filter(|request| request.name == CONTROLLER_LEASE);
         anyhow::Ok(of_lease.filter(|request| request.verb == "list").count())
     };
     ensure!(of_lease("waiting").await? <= 1 && of_lease("late").await? <= 1, "listed again and again");

@@ -1,7 +1,7 @@
 //! The Lease: one, in one's own name, with the verdict and without a person's word.
 
 use anyhow::{Context as _, Result, ensure};
-use linkerd_gate::decide::election::lease_record::{LeaseHolder, NAME, VERDICT};
+use linkerd_gate::decide::election::lease_record::{LeaseHolder, PROVER_LEASE, VERDICT};
 use linkerd_gate::decide::manual_override::ANNOTATION as OVERRIDE;
 use serde_json::{Value, json};
 
@@ -22,7 +22,7 @@ fn lease(holder: &str) -> Value {
     json!({
         "apiVersion": "coordination.k8s.io/v1",
         "kind": "Lease",
-        "metadata": {"name": NAME, "annotations": {VERDICT: "{}"}},
+        "metadata": {"name": PROVER_LEASE, "annotations": {VERDICT: "{}"}},
         "spec": {"holderIdentity": holder, "leaseDurationSeconds": 15},
     })
 }

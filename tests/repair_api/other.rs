@@ -11,7 +11,7 @@ use linkerd_gate::cluster::lease::{LeaseError, follow_lease, give_up, write};
 use linkerd_gate::cluster::node::{follow_nodes, open_node};
 use linkerd_gate::cluster::watch::Seen;
 use linkerd_gate::cluster::workloads::{follow_namespaces, follow_pods};
-use linkerd_gate::decide::election::lease_record::{CONTROLLER_NAME, LeaseHolder};
+use linkerd_gate::decide::election::lease_record::{CONTROLLER_LEASE, LeaseHolder};
 use linkerd_gate::decide::node::taint::{NodeView, TAINT_KEY};
 use linkerd_gate::decide::repair::{Kind, OwnerReference, PodView, Repair, WriteOutcome};
 use linkerd_gate_kit::object::pod;
@@ -100,18 +100,18 @@ async fn a_controllers_lease_is_followed_taken_and_given_up() -> Result<()> {
         let (sink, mut reader) = watch::channel(Seen::default());
         let following = tokio::spawn({
             let (client, namespace) = (client.clone(), namespace.clone());
-            async move { follow_lease(client, &namespace, CONTROLLER_NAME, sink).await }
+            async move { follow_lease(client, &namespace, CONTROLLER_LEASE, sink).await }
         });
         let [one, other] = ["a/controller-a/1", "b/controller-b/1"].map(LeaseHolder::read);
         let write = async |record: Option<&_>, holder: &LeaseHolder| {
-            write(client.clone(), &namespace, CONTROLLER_NAME, record, holder, None, Timestamp::now()).await
+            write(client.clone(), &namespace, CONTROLLER_LEASE, record, holder, None, Timestamp::now()).await
         };
         let made = write(None, &one).await?;
         ensure!(write(None, &other).await == Err(LeaseError::Conflict), "there is one");
         let renewed = write(Some(&made), &one).await?;
         ensure!(write(Some(&made), &other).await == Err(LeaseError::Conflict), "it was renewed since");
         seen(&mut reader, "the renewal", |seen| seen.only().filter(|record| **record == renewed).map(drop)).await?;
-        let free = give_up(client.clone(), &namespace, CONTROLLER_NAME, &renewed, Timestamp::now()).await?;
+        let free = give_up(client.clone(), &namespace, CONTROLLER_LEASE, &renewed, Timestamp::now()).await?;
         ensure!(free.holder.is_none() && free.verdict.is_none(), "{free:?}");
         ensure!(write(Some(&free), &other).await?.holder == Some(other), "it was free");
         following.abort();

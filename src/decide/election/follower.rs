@@ -16,9 +16,8 @@ use crate::decide::readiness::probe_result::ProbeResult;
 ///
 /// A word counts only while its holder is seen renewing it. Where there is no fresh one the gate stays as it is, and says so.
 ///
-/// A renewed verdict is no new proof: a prover proves an open gate again only now and then.
-/// So an agent that starts opens by no proof that was published when it looked first, nor by the first one that is published where
-/// nothing was: it may be from before its node lost its power, and the injector with it. And a proof that was last seen to change [`PROOF_LIFETIME`] ago confirms nothing: the prover renews
+/// A renewed verdict is no new proof: the prover probes an open gate only every 20 s. So an agent that starts ignores the first proof that it
+/// sees: that one may be from before a power cut. A proof that was first seen [`PROOF_LIFETIME`] ago no longer counts: the prover renews
 /// its Lease, but its probes hang.
 #[derive(Clone, Debug)]
 pub struct Follower {

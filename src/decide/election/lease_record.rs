@@ -12,10 +12,10 @@ use crate::decide::election::pending_repair;
 use crate::decide::manual_override;
 
 /// The name of the prover's Lease, in the namespace of the agents.
-pub const NAME: &str = "linkerd-gate";
+pub const PROVER_LEASE: &str = "linkerd-gate";
 
 /// The name of the Lease that says which controller acts, in the same namespace.
-pub const CONTROLLER_NAME: &str = "linkerd-gate-controller";
+pub const CONTROLLER_LEASE: &str = "linkerd-gate-controller";
 
 /// The annotation that carries the [`PublishedVerdict`](crate::decide::PublishedVerdict).
 pub const VERDICT: &str = "linkerd-gate/verdict";

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::format::{self, Unreadable};
 
-/// The annotation of the Lease [`linkerd-gate-controller`](crate::decide::election::lease_record::CONTROLLER_NAME).
+/// The annotation of the Lease [`linkerd-gate-controller`](crate::decide::election::lease_record::CONTROLLER_LEASE).
 pub const ANNOTATION: &str = "linkerd-gate/pending-repair";
 
 /// The format that this program writes, and the only one that it reads.

@@ -170,16 +170,16 @@ pub enum Closed {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeChange {
     /// Our taint, by its value.
-    pub taint: AnnotationEdit,
+    pub taint: Edit,
     /// The annotation [`OPENED_BOOT`].
-    pub opened_boot: AnnotationEdit,
+    pub opened_boot: Edit,
     /// The annotation [`LEFT_OPEN_BOOT`].
-    pub left_open_boot: AnnotationEdit,
+    pub left_open_boot: Edit,
 }
 
 /// What becomes of one thing on a Node.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AnnotationEdit {
+pub enum Edit {
     /// It is as it should be.
     Keep,
     /// It is to be there, with this value.
@@ -276,8 +276,7 @@ impl Age {
 
 impl NodeChange {
     /// Nothing is written.
-    pub const NOTHING: Self =
-        Self { taint: AnnotationEdit::Keep, opened_boot: AnnotationEdit::Keep, left_open_boot: AnnotationEdit::Keep };
+    pub const NOTHING: Self = Self { taint: Edit::Keep, opened_boot: Edit::Keep, left_open_boot: Edit::Keep };
 
     fn unless_nothing(self) -> Option<Self> {
         (self != Self::NOTHING).then_some(self)
@@ -319,7 +318,7 @@ impl NodePlan {
 
     /// The node after we are gone for good: as if we had never been there.
     pub fn for_removal(policy: &NodePolicy, node: &NodeView) -> Option<NodeChange> {
-        let gone = |is_there| if is_there { AnnotationEdit::Remove } else { AnnotationEdit::Keep };
+        let gone = |is_there| if is_there { Edit::Remove } else { Edit::Keep };
         let change = NodeChange {
             taint: gone(node.taint(&policy.taint_key).is_some()),
             opened_boot: gone(node.opened_boot.is_some()),
@@ -386,17 +385,17 @@ fn change(policy: &NodePolicy, facts: &NodeFacts<'_>, state: &NodeState) -> Opti
         NodeState::Closed { why: Closed::Overridden(_), .. } => {
             let wanted = override_stamp(facts.boot);
             match present {
-                Some(taint) if taint.value.as_ref() == Some(&wanted) => AnnotationEdit::Keep,
-                Some(_) | None => AnnotationEdit::Set(wanted),
+                Some(taint) if taint.value.as_ref() == Some(&wanted) => Edit::Keep,
+                Some(_) | None => Edit::Set(wanted),
             }
         }
         NodeState::Closed { since, .. } => match present {
             // A taint of this boot is right whatever uptime it names: it is the older knowledge.
-            Some(taint) if read_stamp(taint, facts.boot).is_some() => AnnotationEdit::Keep,
-            Some(_) | None => AnnotationEdit::Set(stamp(facts.boot, *since)),
+            Some(taint) if read_stamp(taint, facts.boot).is_some() => Edit::Keep,
+            Some(_) | None => Edit::Set(stamp(facts.boot, *since)),
         },
-        NodeState::Open(_) | NodeState::TaintSuppressed(_) if present.is_some() => AnnotationEdit::Remove,
-        NodeState::Open(_) | NodeState::TaintSuppressed(_) => AnnotationEdit::Keep,
+        NodeState::Open(_) | NodeState::TaintSuppressed(_) if present.is_some() => Edit::Remove,
+        NodeState::Open(_) | NodeState::TaintSuppressed(_) => Edit::Keep,
     };
     let opened = matches!(
         state,
@@ -404,10 +403,9 @@ fn change(policy: &NodePolicy, facts: &NodeFacts<'_>, state: &NodeState) -> Opti
             Opened::Adopted | Opened::Proven | Opened::BeforeRepair(_) | Opened::TooLongClosed | Opened::LeftOpen
         )
     );
-    let opened_boot = if opened { AnnotationEdit::Set(facts.boot.to_owned()) } else { AnnotationEdit::Keep };
+    let opened_boot = if opened { Edit::Set(facts.boot.to_owned()) } else { Edit::Keep };
     // Once the boot counts as opened, the other note has done its work.
-    let left_open_boot =
-        if opened && facts.node.left_open_boot.is_some() { AnnotationEdit::Remove } else { AnnotationEdit::Keep };
+    let left_open_boot = if opened && facts.node.left_open_boot.is_some() { Edit::Remove } else { Edit::Keep };
     NodeChange { taint, opened_boot, left_open_boot }.unless_nothing()
 }
 
@@ -418,9 +416,9 @@ fn leave_open(policy: &NodePolicy, facts: &NodeFacts<'_>) -> Option<NodeChange> 
     let this_boot = |note: &Option<String>| note.as_deref() == Some(facts.boot);
     let noted = this_boot(&node.left_open_boot) || this_boot(&node.opened_boot);
     let change = NodeChange {
-        taint: if node.taint(&policy.taint_key).is_some() { AnnotationEdit::Remove } else { AnnotationEdit::Keep },
-        opened_boot: AnnotationEdit::Keep,
-        left_open_boot: if noted { AnnotationEdit::Keep } else { AnnotationEdit::Set(facts.boot.to_owned()) },
+        taint: if node.taint(&policy.taint_key).is_some() { Edit::Remove } else { Edit::Keep },
+        opened_boot: Edit::Keep,
+        left_open_boot: if noted { Edit::Keep } else { Edit::Set(facts.boot.to_owned()) },
     };
     change.unless_nothing()
 }

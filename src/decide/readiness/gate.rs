@@ -1,4 +1,4 @@
-//! What all evidence so far says.
+//! The readiness gate: closed, settling or open, stepped by each piece of evidence.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use super::evidence::{Evidence, LinkerdInstallation};
 use super::policy::Policy;
 use super::verdict::{Basis, FailedProbes, Verdict};
 
-/// How long a proof counts as one. An open gate is proven again every 20 s, give or take a fifth (`Schedule::proving_again`), so an
+/// How long a proof counts as one. An open gate is proven again every 20 s, give or take a fifth (`Schedule::open_probe`), so an
 /// older one says that its prover was stopped, or that a probe does not end.
 pub const PROOF_LIFETIME: Duration = Duration::from_secs(45);
 

@@ -7,7 +7,7 @@ use k8s_openapi::jiff::Timestamp;
 use super::action::{Action, Operation, RepairPolicy};
 use super::object::{JobDetail, OwnerView, Repair};
 use super::scan::{ClusterOverride, Scan, Snapshot};
-use super::tracker::{PATIENCE, Tracker};
+use super::tracker::{REPLACEMENT_DEADLINE, Tracker};
 use crate::linkerd::injection::injection_of;
 use crate::linkerd::{Injection, NotCalled};
 
@@ -36,7 +36,7 @@ pub(super) fn due(
         let overdue = is_overdue(mark, policy, snapshot);
         let gone = detail.active == 0 && scan.siblings_of(uid).iter().all(|(pod, _)| pod.is_finished());
         // A pod that does not go, by another program's finalizer say, is no reason to wait for ever.
-        let waited = tracker.marked_at(uid).is_some_and(|since| since + PATIENCE <= now);
+        let waited = tracker.marked_at(uid).is_some_and(|since| since + REPLACEMENT_DEADLINE <= now);
         let replaced = (gone || waited) && snapshot.proven.is_some();
         let goes_on = !detail.suspended || replaced || overdue || is_let_go(job, detail, snapshot, tracker, policy);
         let action = Action {

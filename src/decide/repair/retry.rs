@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::window::{PATIENCE, Window};
+use super::window::{SLOT_TIMEOUT, Window};
 use super::{Kind, OwnerReference, OwnerView, Owners};
 
 /// How long an owner is left alone after it was refused again; it doubles with each time.
@@ -172,7 +172,7 @@ impl OwnerRetries {
             has: owner.has,
         };
         let retries = due.into_iter().take(room).map(retry).collect();
-        let wakes = self.owners.values().map(|past| past.since.map_or(past.not_before, |since| since + PATIENCE));
+        let wakes = self.owners.values().map(|past| past.since.map_or(past.not_before, |since| since + SLOT_TIMEOUT));
         (retries, wakes.filter(|wake| *wake > now).min())
     }
 
@@ -253,7 +253,7 @@ impl OwnerRetries {
             if owner.has > past.had && !again {
                 past.had = owner.has;
                 past.since = Some(now);
-            } else if again || now.saturating_sub(since) >= PATIENCE {
+            } else if again || now.saturating_sub(since) >= SLOT_TIMEOUT {
                 // One that shows nothing may wait for an injector that is slow, but not each time.
                 if again || past.again == 0 {
                     refused_again = refused_again.max(Some(since));

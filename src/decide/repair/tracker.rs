@@ -1,4 +1,4 @@
-//! What was done, and what came of it.
+//! Remembers between two plans: each owner's replacements, failures, pauses and breaker.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -19,7 +19,7 @@ pub const MAX_FAILURES: usize = 3;
 pub const BREAKER_OPEN_FOR: Duration = Duration::from_hours(1);
 
 /// How long a replacement may take to be there and to start before the next one is not held up any longer.
-pub const PATIENCE: Duration = Duration::from_mins(1);
+pub const REPLACEMENT_DEADLINE: Duration = Duration::from_mins(1);
 
 /// For so long an owner one of whose replacements came with its proxy is trusted with more than [`MAX_FAILURES`] removals.
 pub const TRUST: Duration = Duration::from_secs(5);
@@ -237,7 +237,7 @@ impl Tracker {
             None => self.window.widen(arrivals.good),
         }
         self.owners.retain(|_, owner| owner.is_needed(self.cooldown, now));
-        self.stale.retain(|_, (_, since)| now < *since + PATIENCE);
+        self.stale.retain(|_, (_, since)| now < *since + REPLACEMENT_DEADLINE);
         let gated: BTreeSet<&str> = scan.gated.iter().map(|(pod, _)| pod.uid.as_str()).collect();
         self.ungating.retain(|uid, _| gated.contains(uid.as_str()));
         if !self.released.is_empty() {
@@ -308,7 +308,7 @@ impl Tracker {
     pub fn begin_ungating(&mut self, ungate: &Ungate, now: Duration) {
         let failures = self.ungating.get(&ungate.uid).map_or(0, |before| before.failures);
         let resource_version = ungate.resource_version.clone();
-        let ungating = Ungating { resource_version, again_at: now + PATIENCE, failures };
+        let ungating = Ungating { resource_version, again_at: now + REPLACEMENT_DEADLINE, failures };
         self.ungating.insert(ungate.uid.clone(), ungating);
     }
 
@@ -391,7 +391,7 @@ impl Tracker {
                     owner.land(&action.operation);
                 } else {
                     // An unanswered write may have happened: if the pod still exists after the pause, it did not.
-                    let since = owner.again_at.saturating_sub(PATIENCE);
+                    let since = owner.again_at.saturating_sub(REPLACEMENT_DEADLINE);
                     owner.replacements_of(&action.operation).for_each(|flight| flight.since = since);
                     owner.note_answer(&action.operation);
                 }
@@ -402,7 +402,7 @@ impl Tracker {
     /// Whether a write to this version of an object conflicted lately: what is seen of it is old.
     pub(super) fn is_stale(&self, uid: &str, resource_version: &str, now: Duration) -> bool {
         let stale = self.stale.get(uid);
-        stale.is_some_and(|(version, since)| version == resource_version && now < *since + PATIENCE)
+        stale.is_some_and(|(version, since)| version == resource_version && now < *since + REPLACEMENT_DEADLINE)
     }
 
     /// Whether a pod was seen when it was not asked for.
@@ -447,7 +447,7 @@ impl Tracker {
 
     /// How many pods are on their way to be made again, or Jobs to make theirs.
     pub fn under_way(&self, now: Duration) -> usize {
-        let recent = |since: Duration| now < since + window::PATIENCE;
+        let recent = |since: Duration| now < since + window::SLOT_TIMEOUT;
         let flights = self.owners.values().flat_map(|owner| &owner.replacements);
         let removals = flights.filter(|flight| flight.takes_a_place() && recent(flight.since)).count();
         let resumptions = self.marked.values().filter_map(|marked| marked.resuming.as_ref());
@@ -462,7 +462,7 @@ impl Tracker {
     }
 
     /// Owners that have not created a pod again in time, as the latest observation found them; each is returned once after
-    /// [`window::PATIENCE`], and once more after [`PATIENCE`].
+    /// [`window::SLOT_TIMEOUT`], and once more after [`REPLACEMENT_DEADLINE`].
     pub fn take_late(&mut self) -> Vec<LateReplacement> {
         std::mem::take(&mut self.late)
     }
@@ -488,14 +488,18 @@ impl Tracker {
     /// Whether this version of a Job is being resumed: until it has changed, or that has taken too long.
     pub(super) fn resumes(&self, job: &str, resource_version: &str, now: Duration) -> bool {
         let resuming = self.marked.get(job).and_then(|marked| marked.resuming.as_ref());
-        resuming.is_some_and(|(version, since)| version == resource_version && now < *since + PATIENCE)
+        resuming.is_some_and(|(version, since)| version == resource_version && now < *since + REPLACEMENT_DEADLINE)
     }
 
     /// When something is due only because time has passed.
     pub(super) fn wakes(&self, policy: &RepairPolicy) -> impl Iterator<Item = Duration> {
         let owners = self.owners.values().flat_map(|owner| {
             let flights = owner.replacements.iter().flat_map(|flight| {
-                [flight.since + window::PATIENCE, flight.since + PATIENCE, flight.since + BREAKER_OPEN_FOR]
+                [
+                    flight.since + window::SLOT_TIMEOUT,
+                    flight.since + REPLACEMENT_DEADLINE,
+                    flight.since + BREAKER_OPEN_FOR,
+                ]
             });
             flights.chain(owner.breaker_open_until).chain([
                 owner.again_at,
@@ -504,12 +508,12 @@ impl Tracker {
             ])
         });
         let marked = self.marked.values().flat_map(|marked| {
-            let resuming = marked.resuming.iter().map(|(_, since)| *since + PATIENCE);
-            resuming.chain([marked.since + PATIENCE])
+            let resuming = marked.resuming.iter().map(|(_, since)| *since + REPLACEMENT_DEADLINE);
+            resuming.chain([marked.since + REPLACEMENT_DEADLINE])
         });
         let ungating = self.ungating.values().map(|ungating| ungating.again_at);
         let absent = self.absent_since.iter().map(|since| *since + ABSENT_FOR);
-        let stale = self.stale.values().map(|(_, since)| *since + PATIENCE);
+        let stale = self.stale.values().map(|(_, since)| *since + REPLACEMENT_DEADLINE);
         owners.chain(marked).chain(ungating).chain(absent).chain(stale)
     }
 }
@@ -604,13 +608,13 @@ impl OwnerTracker {
             let unready = flight.state == MissedState::Running && successor.is_some();
             let waited = now.saturating_sub(flight.since);
             flight.absent = removed.is_none() && flight.successor.is_none();
-            flight.late = waited >= PATIENCE && flight.absent;
+            flight.late = waited >= REPLACEMENT_DEADLINE && flight.absent;
             // Where the owner wants nothing more, nothing is to come.
-            if lacks && flight.takes_a_place() && waited >= window::PATIENCE && !flight.silent {
+            if lacks && flight.takes_a_place() && waited >= window::SLOT_TIMEOUT && !flight.silent {
                 flight.silent = true;
                 arrivals.silent = arrivals.silent.max(Some(flight.since));
             }
-            unready || waited < PATIENCE || flight.late && waited < BREAKER_OPEN_FOR
+            unready || waited < REPLACEMENT_DEADLINE || flight.late && waited < BREAKER_OPEN_FOR
         });
         arrivals
     }
@@ -620,7 +624,7 @@ impl OwnerTracker {
         let mut news = false;
         for flight in self.replacements.iter_mut().filter(|flight| flight.absent && flight.paced) {
             let waited = now.saturating_sub(flight.since);
-            let passed = [PATIENCE, window::PATIENCE].into_iter().find(|patience| waited >= *patience);
+            let passed = [REPLACEMENT_DEADLINE, window::SLOT_TIMEOUT].into_iter().find(|patience| waited >= *patience);
             news |= passed.is_some_and(|passed| passed > flight.asked_after);
             flight.asked_after = flight.asked_after.max(passed.unwrap_or_default());
         }

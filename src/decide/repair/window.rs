@@ -14,7 +14,7 @@ const FIRST: usize = 10;
 const WIDEST: usize = 500;
 
 /// How long a replacement takes a place in the window, if nothing comes of it.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+pub const SLOT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The window.
 #[derive(Clone, Debug, PartialEq, Eq)]

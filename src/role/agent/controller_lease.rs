@@ -8,7 +8,7 @@ use tracing::warn;
 use crate::cluster::Client;
 use crate::cluster::lease::follow_lease;
 use crate::cluster::watch::Seen;
-use crate::decide::election::lease_record::{CONTROLLER_NAME, LeaseRecord};
+use crate::decide::election::lease_record::{CONTROLLER_LEASE, LeaseRecord};
 
 /// Follows it for ever, but only while it is wanted.
 pub(super) async fn follow(
@@ -42,7 +42,7 @@ pub(super) async fn follow(
         tokio::select! {
             biased;
             _ = wanted.wait_for(|wanted| !*wanted) => {}
-            never = follow_lease(client.clone(), namespace, CONTROLLER_NAME, sink.clone()) => match never {},
+            never = follow_lease(client.clone(), namespace, CONTROLLER_LEASE, sink.clone()) => match never {},
             never = troubles => match never {},
         }
         sink.send_replace(Seen::default());

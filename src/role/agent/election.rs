@@ -10,7 +10,7 @@ use tracing::{info, warn};
 use super::{Context, prover};
 use crate::cluster::watch::Seen;
 use crate::decide::election::elector::{Acquired, LossReason};
-use crate::decide::election::lease_record::{LeaseRecord, NAME};
+use crate::decide::election::lease_record::{LeaseRecord, PROVER_LEASE};
 use crate::decide::{Gate, PublishedVerdict};
 use crate::retry::Schedule;
 use crate::role::elector::{Candidate, Elector};
@@ -34,11 +34,11 @@ impl Election {
         let candidate = Candidate {
             client: context.client.clone(),
             namespace: context.settings.namespace.clone(),
-            name: NAME,
+            name: PROVER_LEASE,
             me: context.me.clone(),
             epoch: context.epoch,
             metrics: Arc::clone(&context.metrics),
-            courtesy: Some(Schedule::taking_the_lease()),
+            courtesy: Some(Schedule::lease_acquisition()),
         };
         Self { context, gate, elector: Elector::new(candidate, lease) }
     }

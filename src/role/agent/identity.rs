@@ -18,8 +18,8 @@ pub(super) async fn ask(
     mut addresses: watch::Receiver<Vec<SocketAddr>>,
     found: watch::Sender<ProbeResult>,
 ) -> Infallible {
-    let mut proving = Schedule::proving();
-    let mut again = Schedule::looking_again();
+    let mut proving = Schedule::closed_probe();
+    let mut again = Schedule::open_identity_probe();
     loop {
         let current = addresses.borrow_and_update().clone();
         let outcome = match by {

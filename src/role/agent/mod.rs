@@ -98,7 +98,8 @@ async fn start(settings: AgentSettings, shutdown: impl Future<Output = &'static 
     let follow_node = pin!(cluster::node::follow_node(context.access.watching()?, &context.settings.node, node_sink));
     let lease_client = context.access.watching_the_lease()?;
     let namespace = &context.settings.namespace;
-    let follow_lease = pin!(cluster::lease::follow_lease(lease_client, namespace, lease_record::NAME, lease_sink));
+    let follow_lease =
+        pin!(cluster::lease::follow_lease(lease_client, namespace, lease_record::PROVER_LEASE, lease_sink));
     let controller_client = context.access.watching_the_lease()?;
     let follow_controller = controller_lease::follow(controller_client, namespace, controller_wanted, controller_sink);
     let (mut follow_node, mut follow_lease) = (follow_node, follow_lease);
@@ -134,7 +135,7 @@ async fn start(settings: AgentSettings, shutdown: impl Future<Output = &'static 
     info!(signal, "shutting down");
     let step_down = async {
         // The node first: the Lease expires by itself.
-        reconciler.leave().await;
+        reconciler.shut_down().await;
         election.step_down().await;
     };
     tokio::select! {

@@ -50,7 +50,7 @@ pub(super) async fn run(
     renewed: watch::Receiver<Instant>,
     probes_at: watch::Sender<Instant>,
 ) -> Infallible {
-    let mut schedule = Schedule::asking();
+    let mut schedule = Schedule::api_retry();
     let client = loop {
         // It only makes a client; what can fail is reading the service account's files.
         match context.access.watching() {

@@ -68,7 +68,7 @@ impl TaintSuppressor {
     /// Looks for ever.
     pub(super) async fn run(mut self) -> Infallible {
         loop {
-            if let Some(suppressions) = self.look() {
+            if let Some(suppressions) = self.suppressions() {
                 self.context
                     .metrics
                     .taint_suppressing_daemonsets
@@ -99,7 +99,7 @@ impl TaintSuppressor {
     }
 
     /// Which nodes yield to what; nothing while that cannot be known.
-    fn look(&mut self) -> Option<TaintSuppressions> {
+    fn suppressions(&mut self) -> Option<TaintSuppressions> {
         let settings = &self.context.settings;
         if settings.node_policy.tainting == Tainting::Never {
             return Some(TaintSuppressions::new());

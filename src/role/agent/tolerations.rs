@@ -1,4 +1,4 @@
-//! The toleration_writer of essential pods: gives those that the scheduler refuses the one toleration that lets them onto closed nodes.
+//! Adds our toleration to essential pods that the scheduler refused, so that they run on closed nodes.
 //!
 //! It goes on by itself beside the proofs, which may each wait for as long as an API server waits for an injector: what Linkerd
 //! needs to come up must not wait for that.
@@ -31,7 +31,7 @@ use crate::role::readiness::join;
 /// How long it rests where nothing has to be tried again.
 const REST: Duration = Duration::from_mins(1);
 
-/// One prover's toleration_writer.
+/// Adds tolerations while this agent is the prover.
 pub(super) struct TolerationWriter {
     context: Arc<Context>,
     seen: Watched,
@@ -68,7 +68,7 @@ impl TolerationWriter {
         Self { context, seen, renewed, pods, trouble: None, tasks, asked: BTreeMap::new() }
     }
 
-    /// Tends for ever.
+    /// Runs until it is dropped.
     pub(super) async fn run(mut self) -> Infallible {
         loop {
             let wanting = self.wanting();
@@ -148,7 +148,7 @@ impl TolerationWriter {
                 }
             }
         }
-        let new = || Asked { again: Instant::now(), schedule: Schedule::asking(), reported: None };
+        let new = || Asked { again: Instant::now(), schedule: Schedule::api_retry(), reported: None };
         let asked = self.asked.entry(pod.uid.clone()).or_insert_with(new);
         asked.again = Instant::now() + asked.schedule.next_pause();
         asked.reported = Some(line);

@@ -20,7 +20,7 @@ pub(super) async fn run(context: Arc<Context>) -> Infallible {
     let mut reported: Option<AdmissionPolicies> = None;
     let mut failed: Option<String> = None;
     loop {
-        let looked = tokio::time::timeout(ANSWER, admission::look(&context.client)).await;
+        let looked = tokio::time::timeout(ANSWER, admission::read_status(&context.client)).await;
         match looked.unwrap_or_else(|_| Err(format!("the API server did not answer in {ANSWER:?}"))) {
             Ok(found) => {
                 // What was not wanted is not missing.

@@ -13,7 +13,7 @@ use super::watches::Watches;
 use super::{Context, admission, event_recorder, late, orphan_nodes, prover, repair, retry};
 use crate::cluster::watch::Seen;
 use crate::decide::election::elector::LossReason;
-use crate::decide::election::lease_record::{CONTROLLER_NAME, LeaseRecord};
+use crate::decide::election::lease_record::{CONTROLLER_LEASE, LeaseRecord};
 use crate::decide::{Gate, PendingRepair, ProbeResult};
 use crate::retry::Schedule;
 use crate::role::elector::{Candidate, Elector, Standby};
@@ -31,7 +31,7 @@ impl Election {
         let candidate = Candidate {
             client: context.client.clone(),
             namespace: context.settings.namespace.clone(),
-            name: CONTROLLER_NAME,
+            name: CONTROLLER_LEASE,
             me: context.me.clone(),
             epoch: context.epoch,
             metrics: Arc::clone(&context.metrics),
@@ -106,7 +106,7 @@ async fn act(
     pending: watch::Sender<PendingRepair>,
     probes_at: watch::Sender<Instant>,
 ) -> Infallible {
-    let mut schedule = Schedule::asking();
+    let mut schedule = Schedule::api_retry();
     let watches = loop {
         match Watches::begin(&context) {
             Ok(watches) => break watches,

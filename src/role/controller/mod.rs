@@ -36,7 +36,7 @@ use self::election::Election;
 use crate::cluster::watch::Seen;
 use crate::cluster::{Access, Client, lease};
 use crate::config::{ControllerSettings, Mode};
-use crate::decide::election::lease_record::{CONTROLLER_NAME, LeaseHolder, RENEW_DEADLINE};
+use crate::decide::election::lease_record::{CONTROLLER_LEASE, LeaseHolder, RENEW_DEADLINE};
 use crate::decide::gate_status::NodeStatus;
 use crate::decide::{Gate, GateStatus, ProbeResult};
 use crate::exit::Exit;
@@ -97,7 +97,7 @@ async fn start(settings: ControllerSettings, shutdown: impl Future<Output = &'st
     let (lease_sink, lease) = watch::channel(Seen::default());
     let (ended_sink, ended) = watch::channel(false);
     let watching = context.access.watching_the_lease()?;
-    let mut follow = Box::pin(lease::follow_lease(watching, &context.settings.namespace, CONTROLLER_NAME, lease_sink));
+    let mut follow = Box::pin(lease::follow_lease(watching, &context.settings.namespace, CONTROLLER_LEASE, lease_sink));
     let mut leader = Election::new(Arc::clone(&context), lease);
     let mut served = Box::pin(serve(context.settings.port, Arc::clone(&context.metrics), face, ended));
     let signal = tokio::select! {

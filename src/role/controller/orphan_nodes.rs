@@ -30,7 +30,7 @@ pub(super) async fn run(
 ) -> Infallible {
     let mut orphans = Orphans::default();
     loop {
-        let (due, mut again) = look(&context, &seen, &renewed, &mut orphans);
+        let (due, mut again) = due_nodes(&context, &seen, &renewed, &mut orphans);
         for node in due {
             let now = context.now();
             orphans.put_off(&node.name, now);
@@ -51,7 +51,7 @@ pub(super) async fn run(
     }
 }
 
-fn look(
+fn due_nodes(
     context: &Context,
     seen: &Watched,
     renewed: &watch::Receiver<Instant>,

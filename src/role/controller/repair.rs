@@ -1,4 +1,4 @@
-//! Plans, acts, and remembers.
+//! The repair loop: plans from what the watches show, sends the writes, and feeds their results to the tracker.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;

@@ -11,7 +11,7 @@ use super::{Context, wall};
 use crate::cluster::watch::Seen;
 use crate::cluster::{ClientError, lease, node, workloads};
 use crate::decide::ProbeResult;
-use crate::decide::election::lease_record::{LeaseRecord, NAME};
+use crate::decide::election::lease_record::{LeaseRecord, PROVER_LEASE};
 use crate::decide::manual_override::ManualOverride;
 use crate::decide::node::taint::NodeView;
 use crate::decide::repair::retry::{RefusedCreate, RefusedCreates};
@@ -83,7 +83,7 @@ impl Watches {
         tasks.spawn(async move { node::follow_nodes(nodes_client, &key, sink).await });
         let (sink, agents) = watch::channel(Seen::default());
         let (lease_client, namespace) = (context.access.watching_the_lease()?, context.settings.namespace.clone());
-        tasks.spawn(async move { lease::follow_lease(lease_client, &namespace, NAME, sink).await });
+        tasks.spawn(async move { lease::follow_lease(lease_client, &namespace, PROVER_LEASE, sink).await });
         Ok(Self { seen: Watched { linkerd, pods, awaited, namespaces, owners, refusals, nodes, agents }, tasks })
     }
 
@@ -107,7 +107,7 @@ impl Watched {
         let (pods, namespaces) = (self.pods.borrow(), self.namespaces.borrow());
         let others = pods.hidden;
         let (pods, namespaces) = (pods.objects.as_deref()?, namespaces.objects.as_deref()?);
-        self.owners.look(|owners| {
+        self.owners.with_owners(|owners| {
             let (projection, wall) = (context.settings.projection, wall());
             let manual = self
                 .manual_override()
@@ -118,7 +118,7 @@ impl Watched {
 
     /// What makes pods, likewise.
     pub(super) fn owners<T>(&self, look: impl FnOnce(Owners<'_>) -> T) -> Option<T> {
-        self.owners.look(look)
+        self.owners.with_owners(look)
     }
 
     /// What keeps repair from seeing, one sentence each: whoever sees old things does not act.
@@ -148,7 +148,7 @@ impl Watched {
             && self.nodes.borrow().is_known()
             && self.refusals.borrow().is_known()
             && self.agents.borrow().is_known()
-            && self.owners.look(|_| ()).is_some();
+            && self.owners.with_owners(|_| ()).is_some();
         let mut troubles = self.repair_watch_errors();
         troubles.extend(self.retry_watch_errors());
         troubles.extend(self.node_watch_errors());
@@ -228,7 +228,7 @@ impl Watched {
 // === impl OwnersWatched ===
 
 impl OwnersWatched {
-    fn look<T>(&self, look: impl FnOnce(Owners<'_>) -> T) -> Option<T> {
+    fn with_owners<T>(&self, look: impl FnOnce(Owners<'_>) -> T) -> Option<T> {
         let (sets, stateful) = (self.replica_sets.borrow(), self.stateful_sets.borrow());
         let (daemons, controllers) = (self.daemon_sets.borrow(), self.replication_controllers.borrow());
         let jobs = self.jobs.borrow();

@@ -11,7 +11,7 @@ use tower_test::mock::{self, Handle};
 
 use super::*;
 use crate::decide::election::elector::{PROBE_DEADLINE, STAND_BACK};
-use crate::decide::election::lease_record::{CONTROLLER_NAME, RENEW_INTERVAL};
+use crate::decide::election::lease_record::{CONTROLLER_LEASE, RENEW_INTERVAL};
 
 /// A write of the Lease, and how long after the start it came.
 #[derive(Clone, Debug)]
@@ -41,7 +41,7 @@ impl Script {
         let candidate = Candidate {
             client: Client::new(service, "default"),
             namespace: "linkerd-gate".to_owned(),
-            name: CONTROLLER_NAME,
+            name: CONTROLLER_LEASE,
             me,
             epoch,
             metrics: Arc::new(Metrics::controller()),
@@ -90,7 +90,7 @@ async fn serve(
         requests.lock().unwrap().push(LeaseRequest { at, method, body });
         let record = LeaseRecord::of(&serde_json::from_value::<Lease>(lease.clone()).unwrap());
         sink.send_replace(Seen {
-            objects: Some(Arc::new([(CONTROLLER_NAME.to_owned(), record)].into())),
+            objects: Some(Arc::new([(CONTROLLER_LEASE.to_owned(), record)].into())),
             ..Seen::default()
         });
         respond.send_response(Response::new(Body::from(serde_json::to_vec(&lease).unwrap())));

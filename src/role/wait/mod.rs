@@ -136,8 +136,8 @@ enum Ended {
 impl Hold<'_> {
     /// Listens until the pod may start or must be replaced.
     async fn run(&mut self, replacer: impl Replacer) -> Exit {
-        let mut looking = Schedule::looking();
-        let mut watching = Schedule::watching();
+        let mut looking = Schedule::direct_probe();
+        let mut watching = Schedule::held_status();
         let mut replacement = Replacement::new(replacer);
         let mut pause = Duration::ZERO;
         loop {

@@ -36,8 +36,8 @@ impl<R: Replacer> Replacement<R> {
     /// No pod replaces itself in its first seconds: should its successors come back bare for a reason that no proof shows,
     /// they must not follow one another in a frenzy. A pod that was held through a boot has long passed that.
     pub(super) fn new(replacer: R) -> Self {
-        let not_before = Instant::now() + Schedule::replacing().next_pause();
-        Self { replacer, schedule: Schedule::asking(), not_before, requested: false }
+        let not_before = Instant::now() + Schedule::self_replacement().next_pause();
+        Self { replacer, schedule: Schedule::api_retry(), not_before, requested: false }
     }
 
     /// One attempt, and how long to pause after it. Ends with the pod being deleted; SIGTERM ends the process then.

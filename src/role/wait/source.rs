@@ -60,7 +60,7 @@ impl Source {
     pub(super) fn new(direct: Direct, agent: Option<AgentClient>, policy: Policy) -> Self {
         let agent = agent.map(Arc::new);
         let from = if agent.is_some() { From::Agent } else { From::Direct(None) };
-        Self { direct, agent, policy, from, epoch: Instant::now(), early: Schedule::looking(), blind: None }
+        Self { direct, agent, policy, from, epoch: Instant::now(), early: Schedule::direct_probe(), blind: None }
     }
 
     /// The time on the clock of the evidence.
@@ -155,7 +155,7 @@ fn is_blind(answer: &GateStatus) -> bool {
 fn ask_again(agent: &Arc<AgentClient>, policy: &Policy) -> Asking {
     let (agent, policy) = (Arc::clone(agent), policy.clone());
     Box::pin(async move {
-        sleep(Schedule::returning().next_pause()).await;
+        sleep(Schedule::agent_recheck().next_pause()).await;
         let answer = ask(&agent, &policy, None).await?;
         if is_blind(&answer) { Err("it sees no verdict".to_owned()) } else { Ok(answer) }
     })

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use linkerd_gate_core::decide::election::lease_record::{LeaseHolder, LeaseRecord};
-use linkerd_gate_core::decide::node::taint::{AnnotationEdit, NodeChange, NodeState, NodeView, Opened, TAINT_KEY};
+use linkerd_gate_core::decide::node::taint::{Edit, NodeChange, NodeState, NodeView, Opened, TAINT_KEY};
 
 use crate::api_server::{LeaseWrite, Truth};
 use crate::state::{MAX_CLOSED, State, TICK};
@@ -25,7 +25,7 @@ impl State {
         truth: Truth,
     ) -> Result<(), String> {
         let machine = &self.machines[node];
-        let opens = matches!(change.opened_boot, AnnotationEdit::Set(_)) || change.taint == AnnotationEdit::Remove;
+        let opens = matches!(change.opened_boot, Edit::Set(_)) || change.taint == Edit::Remove;
         if !opens {
             return Ok(());
         }

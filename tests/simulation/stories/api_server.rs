@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use linkerd_gate_core::decide::election::lease_record::{LeaseHolder, LeaseRecord};
-use linkerd_gate_core::decide::node::taint::{AnnotationEdit, NodeChange, NodeState, NodeView, TAINT_KEY};
+use linkerd_gate_core::decide::node::taint::{Edit, NodeChange, NodeState, NodeView, TAINT_KEY};
 
 /// What etcd keeps, whatever loses its power.
 #[derive(Clone, Debug, Default)]
@@ -102,19 +102,19 @@ impl ApiServer {
         }
         self.change_node(node, |view| {
             match &change.taint {
-                AnnotationEdit::Keep => {}
-                AnnotationEdit::Set(value) => view.taints = Some(view.with_taint(TAINT_KEY, Some(value))),
-                AnnotationEdit::Remove => view.taints = Some(view.with_taint(TAINT_KEY, None)),
+                Edit::Keep => {}
+                Edit::Set(value) => view.taints = Some(view.with_taint(TAINT_KEY, Some(value))),
+                Edit::Remove => view.taints = Some(view.with_taint(TAINT_KEY, None)),
             }
             match &change.opened_boot {
-                AnnotationEdit::Keep => {}
-                AnnotationEdit::Set(boot) => view.opened_boot = Some(boot.clone()),
-                AnnotationEdit::Remove => view.opened_boot = None,
+                Edit::Keep => {}
+                Edit::Set(boot) => view.opened_boot = Some(boot.clone()),
+                Edit::Remove => view.opened_boot = None,
             }
             match &change.left_open_boot {
-                AnnotationEdit::Keep => {}
-                AnnotationEdit::Set(boot) => view.left_open_boot = Some(boot.clone()),
-                AnnotationEdit::Remove => view.left_open_boot = None,
+                Edit::Keep => {}
+                Edit::Set(boot) => view.left_open_boot = Some(boot.clone()),
+                Edit::Remove => view.left_open_boot = None,
             }
         });
         Ok(Rc::clone(&self.nodes[node]))

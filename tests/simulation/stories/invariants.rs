@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use linkerd_gate_core::decide::election::lease_record::{LEASE_DURATION, LeaseHolder};
 use linkerd_gate_core::decide::manual_override::ANNOTATION;
-use linkerd_gate_core::decide::node::taint::{AnnotationEdit, NodeChange, NodeState, NodeView, Opened};
+use linkerd_gate_core::decide::node::taint::{Edit, NodeChange, NodeState, NodeView, Opened};
 use linkerd_gate_core::decide::{ManualOverride, PublishedVerdict};
 
 use crate::agent::{Agent, Process};
@@ -67,7 +67,7 @@ impl World {
     ) -> Result<(), String> {
         let Agent { node, me, .. } = &self.agents[agent];
         let machine = &self.machines[*node];
-        let opens = matches!(change.opened_boot, AnnotationEdit::Set(_)) || change.taint == AnnotationEdit::Remove;
+        let opens = matches!(change.opened_boot, Edit::Set(_)) || change.taint == Edit::Remove;
         if !opens || me.incarnation != boot_id(*node, machine.boot) || !machine.powered {
             return Ok(());
         }

@@ -39,12 +39,12 @@ fn facts<'a>(node: &'a NodeView, gate: &'a Gate) -> NodeFacts<'a> {
 }
 
 fn taint(value: Option<&str>) -> NodeChange {
-    let taint = value.map_or(AnnotationEdit::Remove, |value| AnnotationEdit::Set(value.to_owned()));
+    let taint = value.map_or(Edit::Remove, |value| Edit::Set(value.to_owned()));
     NodeChange { taint, ..NodeChange::NOTHING }
 }
 
-fn opened_boot(taint: AnnotationEdit) -> NodeChange {
-    NodeChange { taint, opened_boot: AnnotationEdit::Set(BOOT.to_owned()), ..NodeChange::NOTHING }
+fn opened_boot(taint: Edit) -> NodeChange {
+    NodeChange { taint, opened_boot: Edit::Set(BOOT.to_owned()), ..NodeChange::NOTHING }
 }
 
 fn manual_override(open: bool) -> ManualOverride {
@@ -62,7 +62,7 @@ fn a_reboot_closes_a_node_and_a_proof_opens_it_in_one_write() {
     assert_eq!(NodePlan::of(&policy(), &facts(&closed, &Gate::closed())).change, None, "nothing to write twice");
     let plan = NodePlan::of(&policy(), &facts(&closed, &open()));
     assert_eq!(plan.state, NodeState::Open(Opened::Proven));
-    assert_eq!(plan.change, Some(opened_boot(AnnotationEdit::Remove)));
+    assert_eq!(plan.change, Some(opened_boot(Edit::Remove)));
 }
 
 #[test]
@@ -90,7 +90,7 @@ fn an_install_closes_only_nodes_that_join_later() {
     };
     let adopted = of(Some(200));
     assert_eq!(adopted.state, NodeState::Open(Opened::Adopted));
-    assert_eq!(adopted.change, Some(opened_boot(AnnotationEdit::Keep)));
+    assert_eq!(adopted.change, Some(opened_boot(Edit::Keep)));
     assert!(matches!(of(Some(99)).state, NodeState::Closed { .. }));
     assert_eq!(of(None), NodePlan { state: NodeState::Undecided, change: None, would: None });
     // A registration taint says that it is to be closed, whenever it joined.
@@ -111,7 +111,7 @@ fn agent_restarts_do_not_extend_the_longest_time_closed() {
     };
     assert!(matches!(at(639).state, NodeState::Closed { .. }));
     assert_eq!(at(640).state, NodeState::Open(Opened::TooLongClosed));
-    assert_eq!(at(640).change, Some(opened_boot(AnnotationEdit::Remove)));
+    assert_eq!(at(640).change, Some(opened_boot(Edit::Remove)));
     // And where somebody removes the taint, the process still knows.
     let removed = NodeView { taints: None, ..node.clone() };
     let facts = NodeFacts {
@@ -177,17 +177,12 @@ fn a_node_not_to_be_tainted_loses_its_taint_and_notes_the_boot() {
     let gate = Gate::closed();
     let rebooted = NodeView { opened_boot: Some(EARLIER.to_owned()), ..NodeView::default() };
     let noted = NodeView { left_open_boot: Some(BOOT.to_owned()), ..rebooted.clone() };
-    let note =
-        |taint| NodeChange { taint, left_open_boot: AnnotationEdit::Set(BOOT.to_owned()), ..NodeChange::NOTHING };
+    let note = |taint| NodeChange { taint, left_open_boot: Edit::Set(BOOT.to_owned()), ..NodeChange::NOTHING };
     for tainting in [Tainting::Audit, Tainting::Never] {
         let policy = NodePolicy { tainting, ..policy() };
         let of = |node: &NodeView, gate: &Gate| NodePlan::of(&policy, &facts(node, gate)).change;
-        assert_eq!(of(&rebooted, &gate), Some(note(AnnotationEdit::Keep)));
-        assert_eq!(
-            of(&tainted("3f2a9c1e5b1d-40"), &gate),
-            Some(note(AnnotationEdit::Remove)),
-            "closed for ever otherwise"
-        );
+        assert_eq!(of(&rebooted, &gate), Some(note(Edit::Keep)));
+        assert_eq!(of(&tainted("3f2a9c1e5b1d-40"), &gate), Some(note(Edit::Remove)), "closed for ever otherwise");
         assert_eq!((of(&noted, &gate), of(&noted, &open())), (None, None), "nothing to write twice");
         let opened = NodeView { opened_boot: Some(BOOT.to_owned()), ..NodeView::default() };
         assert_eq!(of(&opened, &gate), None);
@@ -207,7 +202,7 @@ fn audit_says_what_it_would_write() {
     };
     let would = |gate: &Gate| NodePlan::of(&audit, &facts(&noted, gate)).would;
     assert_eq!(would(&Gate::closed()), Some(taint(Some("3f2a9c1e5b1d-40"))));
-    assert!(would(&open()).is_some_and(|change| change.opened_boot == AnnotationEdit::Set(BOOT.to_owned())));
+    assert!(would(&open()).is_some_and(|change| change.opened_boot == Edit::Set(BOOT.to_owned())));
 }
 
 #[test]
@@ -217,11 +212,8 @@ fn a_boot_that_ran_unclosed_is_not_closed_when_nodes_are() {
         let ran = NodeView { opened_boot, left_open_boot: Some(BOOT.to_owned()), ..NodeView::default() };
         let plan = NodePlan::of(&policy(), &facts(&ran, &gate));
         assert_eq!(plan.state, NodeState::Open(Opened::LeftOpen));
-        let noted = NodeChange {
-            taint: AnnotationEdit::Keep,
-            opened_boot: AnnotationEdit::Set(BOOT.to_owned()),
-            left_open_boot: AnnotationEdit::Remove,
-        };
+        let noted =
+            NodeChange { taint: Edit::Keep, opened_boot: Edit::Set(BOOT.to_owned()), left_open_boot: Edit::Remove };
         assert_eq!(plan.change, Some(noted));
     }
     // Of another boot that says nothing.
@@ -293,8 +285,7 @@ fn a_shutdown_closes_a_node_and_an_uninstall_removes_all_marks() {
     assert_eq!(NodePlan::of(&policy(), &facts(&node, &gate)).change, Some(taint(Some("3f2a9c1e5b1d-40"))));
     let up_again = NodeView { shutting_down: false, taints: Some(node.with_taint(TAINT_KEY, Some("x"))), ..node };
     assert_eq!(NodePlan::of(&policy(), &facts(&up_again, &gate)).change, Some(taint(None)), "it was called off");
-    let gone =
-        Some(NodeChange { taint: AnnotationEdit::Remove, opened_boot: AnnotationEdit::Remove, ..NodeChange::NOTHING });
+    let gone = Some(NodeChange { taint: Edit::Remove, opened_boot: Edit::Remove, ..NodeChange::NOTHING });
     assert_eq!(NodePlan::for_removal(&policy(), &tainted("x")), gone);
     assert_eq!(NodePlan::for_removal(&policy(), &NodeView::default()), None);
 }
@@ -345,7 +336,7 @@ fn a_node_that_could_open_waits_until_the_controller_is_done() {
     assert!(!waits.state.is_news(&at(61, RepairWait::Pods(2)).state), "one line, not one a pod");
     assert_eq!(at(60, RepairWait::Unseen).change, None, "what could not be looked at opens nothing");
 
-    let opened = Some(opened_boot(AnnotationEdit::Remove));
+    let opened = Some(opened_boot(Edit::Remove));
     assert_eq!(
         at(62, RepairWait::Nothing),
         NodePlan { state: NodeState::Open(Opened::Proven), change: opened.clone(), would: None }
@@ -382,7 +373,7 @@ fn a_node_registered_with_our_taint_is_opened_when_proven() {
         assert_eq!(plan.change, Some(taint(Some("3f2a9c1e5b1d-40"))), "closed since now, {age:?}");
         let proven = open();
         let plan = NodePlan::of(&policy(), &NodeFacts { age, ..facts(&born, &proven) });
-        assert_eq!(plan.change, Some(opened_boot(AnnotationEdit::Remove)));
+        assert_eq!(plan.change, Some(opened_boot(Edit::Remove)));
     }
 }
 

@@ -6,7 +6,7 @@ use super::super::{Context, wall};
 use crate::cluster::event::{self, EventSubject, Reporter};
 use crate::decide::Gate;
 use crate::decide::node::repair_wait::RepairWait;
-use crate::decide::node::taint::{AnnotationEdit, Closed, NodeChange, NodeState, NodeView, Opened};
+use crate::decide::node::taint::{Closed, Edit, NodeChange, NodeState, NodeView, Opened};
 
 /// An Event for whoever describes the node: one for each change that a person would ask about.
 pub(super) async fn announce(
@@ -17,7 +17,7 @@ pub(super) async fn announce(
     message: &str,
 ) {
     // A taint's value that is corrected is no news.
-    if change.taint == AnnotationEdit::Keep && !matches!(state, NodeState::Open(_)) {
+    if change.taint == Edit::Keep && !matches!(state, NodeState::Open(_)) {
         return;
     }
     note(context, node, state, message).await;
@@ -90,14 +90,14 @@ async fn send(context: &Context, node: &NodeView, warning: bool, reason: &str, m
 /// What a change would do, for whoever only watches.
 pub(super) fn change(change: &NodeChange) -> String {
     let taint = match change.taint {
-        AnnotationEdit::Keep => None,
-        AnnotationEdit::Set(_) => Some("tainted"),
-        AnnotationEdit::Remove => Some("taint removed"),
+        Edit::Keep => None,
+        Edit::Set(_) => Some("tainted"),
+        Edit::Remove => Some("taint removed"),
     };
     let boot = match change.opened_boot {
-        AnnotationEdit::Keep => None,
-        AnnotationEdit::Set(_) => Some("noted as opened"),
-        AnnotationEdit::Remove => Some("note removed"),
+        Edit::Keep => None,
+        Edit::Set(_) => Some("noted as opened"),
+        Edit::Remove => Some("note removed"),
     };
     taint.into_iter().chain(boot).collect::<Vec<_>>().join(", ")
 }

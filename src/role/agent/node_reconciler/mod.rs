@@ -21,9 +21,7 @@ use crate::cluster::watch::Seen;
 use crate::decide::election::lease_record::LeaseRecord;
 use crate::decide::gate_status::NodeStatus;
 use crate::decide::node::repair_wait::{ControllerLease, RepairWait};
-use crate::decide::node::taint::{
-    Age, AnnotationEdit, NodeChange, NodeFacts, NodePlan, NodeState, NodeView, Opened, Tainting,
-};
+use crate::decide::node::taint::{Age, Edit, NodeChange, NodeFacts, NodePlan, NodeState, NodeView, Opened, Tainting};
 use crate::decide::{self, Follower, Gate, GateStatus, ManualOverride, ProbeResult};
 use crate::http::Face;
 use crate::metrics::Written;
@@ -114,7 +112,7 @@ enum WriteResult {
 }
 
 /// What the plan is made from, beside the node.
-struct Circumstances {
+struct PlanInputs {
     now: Duration,
     uptime: Duration,
     repair: RepairWait,
@@ -140,7 +138,7 @@ impl NodeReconciler {
             not_before: None,
             opens_at: None,
             conflict: None,
-            schedule: Schedule::asking(),
+            schedule: Schedule::api_retry(),
         }
     }
 
@@ -168,32 +166,32 @@ impl NodeReconciler {
     /// One step: everything that is known, the gate, the plan, and the write that follows from it. Returns when to step again
     /// though nothing happens.
     fn step(&mut self) -> Instant {
-        let circumstances = self.look();
+        let inputs = self.update_gate();
         let mut wake = Instant::now() + AT_LEAST_EVERY;
         let epoch = self.context.epoch;
         let mut by_then = |at: Option<Duration>| {
-            if let Some(at) = at.filter(|at| *at > circumstances.now) {
+            if let Some(at) = at.filter(|at| *at > inputs.now) {
                 wake = wake.min(epoch + at);
             }
         };
-        by_then(self.follower.stale_at(circumstances.now));
+        by_then(self.follower.stale_at(inputs.now));
         let grace = self.context.settings.node_policy.repair_grace;
-        by_then(self.controller.next(self.follower.gate(), grace, circumstances.now));
-        if let Some(word) = circumstances.manual_override {
+        by_then(self.controller.next(self.follower.gate(), grace, inputs.now));
+        if let Some(word) = inputs.manual_override {
             let left = word.until.duration_since(wall());
-            by_then(Duration::try_from(left).ok().map(|left| circumstances.now + left));
+            by_then(Duration::try_from(left).ok().map(|left| inputs.now + left));
         }
 
         let Some(node) = self.node() else {
-            self.show(&circumstances, None);
+            self.show(&inputs, None);
             return wake;
         };
-        let plan = self.plan(&node, &circumstances);
+        let plan = self.plan(&node, &inputs);
         self.follow_controller_lease(&plan.state);
         self.closed_since = plan.closed_since(self.closed_since);
         if let NodeState::Closed { since, .. } = &plan.state {
             let bound = *since + self.context.settings.node_policy.max_closed;
-            by_then(Some(circumstances.now + bound.saturating_sub(circumstances.uptime)));
+            by_then(Some(inputs.now + bound.saturating_sub(inputs.uptime)));
         }
         if let Some(not_before) = self.not_before {
             wake = wake.min(not_before.max(Instant::now() + Duration::from_millis(10)));
@@ -204,12 +202,12 @@ impl NodeReconciler {
         self.act(plan.clone(), node);
         let now = Instant::now();
         wake = self.opens_at.filter(|at| *at > now).map_or(wake, |at| wake.min(at));
-        self.show(&circumstances, Some((&plan.state, tainted)));
+        self.show(&inputs, Some((&plan.state, tainted)));
         wake
     }
 
     /// Notes what the watches show, and steps the gate.
-    fn look(&mut self) -> Circumstances {
+    fn update_gate(&mut self) -> PlanInputs {
         let now = self.context.now();
         let record = {
             let seen = self.ends.lease.borrow_and_update();
@@ -256,7 +254,7 @@ impl NodeReconciler {
         self.controller.note_override(manual_override.is_some_and(|word| !word.open), now);
         let repair = self.repair(now);
         self.context.metrics.verdict_fresh.set(i64::from(self.follower.is_fresh(now)));
-        Circumstances { now, uptime: uptime(now), repair, manual_override }
+        PlanInputs { now, uptime: uptime(now), repair, manual_override }
     }
 
     /// What the controller has to do before the node opens.
@@ -337,17 +335,17 @@ impl NodeReconciler {
         }
     }
 
-    fn plan(&self, node: &NodeView, circumstances: &Circumstances) -> NodePlan {
+    fn plan(&self, node: &NodeView, inputs: &PlanInputs) -> NodePlan {
         let facts = NodeFacts {
             node,
             boot: &self.context.me.incarnation,
-            uptime: circumstances.uptime,
+            uptime: inputs.uptime,
             closed_since: self.closed_since,
             age: self.age,
             gate: self.follower.gate(),
             suppressed_by: &self.suppressed_by,
-            repair: circumstances.repair,
-            manual_override: circumstances.manual_override,
+            repair: inputs.repair,
+            manual_override: inputs.manual_override,
         };
         NodePlan::of(&self.context.settings.node_policy, &facts)
     }
@@ -426,7 +424,7 @@ impl NodeReconciler {
                     context.metrics.unproven_openings.inc();
                 }
                 messages::announce(&context, &node, &plan.state, &change, &message).await;
-            } else if result.is_ok() && change.taint == AnnotationEdit::Remove {
+            } else if result.is_ok() && change.taint == Edit::Remove {
                 messages::announce_lifted(&context, &node).await;
             }
             WriteResult::Patched { from: node.resource_version, result }
@@ -442,7 +440,7 @@ impl NodeReconciler {
             self.opens_at = None;
             return false;
         }
-        let at = *self.opens_at.get_or_insert_with(|| Instant::now() + Schedule::opening().next_pause());
+        let at = *self.opens_at.get_or_insert_with(|| Instant::now() + Schedule::node_opening().next_pause());
         Instant::now() < at
     }
 
@@ -529,7 +527,7 @@ impl NodeReconciler {
     }
 
     /// Shows what holds: of the node what should be, and whether it has our taint.
-    fn show(&self, circumstances: &Circumstances, node: Option<(&NodeState, bool)>) {
+    fn show(&self, inputs: &PlanInputs, node: Option<(&NodeState, bool)>) {
         let is_open = matches!(node, Some((NodeState::Open(_), false)));
         let shown = match node {
             Some((NodeState::Open(_), true)) => NodeStatus {
@@ -550,8 +548,8 @@ impl NodeReconciler {
         let gate = self.follower.gate();
         let prover = self.follower.observer().holder().map(|holder| holder.name.clone());
         let mut answer = GateStatus::of(gate, self.follower.policy(), prover, shown);
-        answer = answer.seeing(self.follower.is_fresh(circumstances.now));
-        if let Some(word) = circumstances.manual_override {
+        answer = answer.seeing(self.follower.is_fresh(inputs.now));
+        if let Some(word) = inputs.manual_override {
             answer = answer.overridden(word.open, word.to_string());
         }
         self.context.metrics.open.set(i64::from(answer.open));

@@ -11,14 +11,14 @@ use crate::decide::node::taint::{NodeChange, NodePlan, NodeView, Tainting};
 
 impl NodeReconciler {
     /// The last writes: closes the node where its machine goes down, and leaves nothing where linkerd-gate is removed.
-    pub(in super::super) async fn leave(&mut self) {
+    pub(in super::super) async fn shut_down(&mut self) {
         self.acting = None;
-        let circumstances = self.look();
+        let inputs = self.update_gate();
         let Some(node) = self.node() else { return };
         let policy = &self.context.settings.node_policy;
         if node.shutting_down {
             if policy.tainting == Tainting::Enforce
-                && let Some(change) = self.plan(&node, &circumstances).change
+                && let Some(change) = self.plan(&node, &inputs).change
             {
                 self.write_last("the machine shuts down: closed, so that it comes back closed", &node, &change, false)
                     .await;
