@@ -65,7 +65,7 @@ pub enum Operation {
         /// The pod.
         target: [Target; 1],
         /// The place of our gate among its scheduling gates.
-        gate: usize,
+        gate_index: usize,
     },
     /// Evict a pod.
     Evict([Target; 1]),
@@ -288,7 +288,7 @@ mod tests {
         for (operation, key, gone, evicts, proof, reverts, written) in [
             (Operation::Delete([target("a", "1")]), "delete", 1, false, true, false, vec![("a", "1")]),
             (
-                Operation::Untrack { target: [target("a", "1")], gate: 0 },
+                Operation::Untrack { target: [target("a", "1")], gate_index: 0 },
                 "untrack",
                 1,
                 false,

@@ -100,7 +100,7 @@ fn method(
     if pod.released {
         return Err(KeepReason::Released);
     }
-    if let Some(finalizer) = pod.gate.as_ref().and_then(|gate| gate.foreign_finalizer.clone()) {
+    if let Some(finalizer) = pod.scheduling_gate.as_ref().and_then(|gate| gate.foreign_finalizer.clone()) {
         return Err(KeepReason::ForeignFinalizer(finalizer));
     }
     let reference = pod.owner.as_ref().ok_or(KeepReason::Ownerless)?;
@@ -131,15 +131,15 @@ fn method(
     }
     if let Some(job) = owner.and_then(OwnerView::job) {
         // By us, if its Job is suspended: it waits for nothing, and its end loses nothing.
-        let may_end = |pod: &PodView, standing| {
-            standing == PodState::Missed(MissedState::Held)
-                && (pod.gate.is_some() || pod.waits)
-                && ungate::reason(pod, standing, snapshot, tracker, policy).is_none()
+        let may_end = |pod: &PodView, state| {
+            state == PodState::Missed(MissedState::Held)
+                && (pod.scheduling_gate.is_some() || pod.waits)
+                && ungate::reason(pod, state, snapshot, tracker, policy).is_none()
                 && mode_of(pod, namespace, policy).is_ok_and(|mode| mode >= Repair::Held)
         };
         // One that was resumed because its pods had been held for too long is not suspended again, unless what it makes then is
         // injected: `wait` would hold its pods for ever.
-        let suspends = !tracker.is_released(&reference.uid) || snapshot.proven.is_some();
+        let suspends = !tracker.is_resumed_overdue(&reference.uid) || snapshot.proven.is_some();
         return method_of_job(pod, state, job, siblings, policy, suspends, may_end);
     }
     match state {
@@ -170,7 +170,7 @@ fn method_of_job(
     may_end: impl Fn(&PodView, PodState) -> bool,
 ) -> Result<Method, KeepReason> {
     // Whoever took its finalizer off never came to delete it: the Job no longer counts it, whatever becomes of it.
-    if pod.gate.as_ref().is_some_and(|gate| !gate.tracked) {
+    if pod.scheduling_gate.as_ref().is_some_and(|gate| !gate.tracked) {
         return Ok(Method::Delete);
     }
     if job.finished {
@@ -183,12 +183,12 @@ fn method_of_job(
     // Suspending ends every active pod of the Job, and no precondition spares one that has started meanwhile: all of them have
     // to be ones that our gate or `wait` holds and that may go, and the Job must have no other that is not seen yet.
     let active = siblings.iter().filter(|(pod, _)| !matches!(pod.life, Life::Finished | Life::Going));
-    let held = active.clone().all(|(pod, standing)| may_end(pod, *standing))
+    let held = active.clone().all(|(pod, state)| may_end(pod, *state))
         && usize::try_from(job.active).is_ok_and(|count| count <= active.count());
     if held && suspends && job.managed.is_none() {
         return Ok(Method::Suspend);
     }
-    if pod.gate.is_some() {
+    if pod.scheduling_gate.is_some() {
         return Ok(Method::Untrack);
     }
     let ignored = match state {

@@ -77,7 +77,7 @@ pub struct PodView {
     /// Whether `wait` is among its init containers.
     pub waits: bool,
     /// Our scheduling gate; nothing where it has none.
-    pub gate: Option<Box<GateView>>,
+    pub scheduling_gate: Option<Box<SchedulingGateView>>,
     /// Whether a person lets it run without a proxy: the annotation [`RELEASE`](hold::RELEASE).
     pub released: bool,
     /// Its node.
@@ -88,7 +88,7 @@ pub struct PodView {
 
 /// What matters of a pod that our scheduling gate keeps from a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct GateView {
+pub struct SchedulingGateView {
     /// The place of our gate among the pod's scheduling gates.
     pub index: usize,
     /// Whether the pod itself carries the label [`ADMISSION`] with the value [`EXEMPT`].
@@ -248,12 +248,15 @@ impl PodView {
         let finished = matches!(phase, "Succeeded" | "Failed");
         let mut conditions = status.and_then(|status| status.conditions.as_deref()).unwrap_or_default().iter();
         let mut inits = spec.and_then(|spec| spec.init_containers.as_deref()).unwrap_or_default().iter();
-        let gate = GateView::of(pod).map(Box::new);
+        let scheduling_gate = SchedulingGateView::of(pod).map(Box::new);
         Self {
             namespace: metadata.namespace.clone().unwrap_or_default(),
             name: metadata.name.clone().unwrap_or_default(),
             uid: metadata.uid.clone().unwrap_or_default(),
-            resource_version: metadata.resource_version.clone().filter(|_| (!meshed || gate.is_some()) && !finished),
+            resource_version: metadata
+                .resource_version
+                .clone()
+                .filter(|_| (!meshed || scheduling_gate.is_some()) && !finished),
             owner: OwnerReference::of(metadata),
             bare: (!meshed).then(|| PodInput::of(pod)),
             started: started(pod),
@@ -269,7 +272,7 @@ impl PodView {
             mirror: annotation(metadata, MIRROR).is_some(),
             repair: repair(metadata),
             waits: inits.any(|container| container.name == WAIT),
-            gate,
+            scheduling_gate,
             released: hold::is_released(pod),
             node: spec.and_then(|spec| spec.node_name.clone()).filter(|node| !node.is_empty()),
             agent: label(metadata, "app.kubernetes.io/name") == Some("linkerd-gate")
@@ -288,9 +291,9 @@ impl PodView {
     }
 }
 
-// === impl GateView ===
+// === impl SchedulingGateView ===
 
-impl GateView {
+impl SchedulingGateView {
     fn of(pod: &Pod) -> Option<Self> {
         let metadata = &pod.metadata;
         let mut foreign = metadata.finalizers.iter().flatten().filter(|finalizer| *finalizer != JOB_TRACKING);

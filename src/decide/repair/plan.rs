@@ -124,11 +124,11 @@ fn ungates(
         Decision::Ungate(reason) => Some((missed.pod, reason)),
         Decision::Replace(_) | Decision::Leave(_) => None,
     });
-    let others = scan.gated.iter().filter(|(_, standing)| !matches!(standing, PodState::Missed(_)));
+    let others = scan.gated.iter().filter(|(_, state)| !matches!(state, PodState::Missed(_)));
     let others =
-        others.filter_map(|(pod, standing)| Some((*pod, ungate::reason(pod, *standing, snapshot, tracker, policy)?)));
+        others.filter_map(|(pod, state)| Some((*pod, ungate::reason(pod, *state, snapshot, tracker, policy)?)));
     let ungate = |(pod, reason): (&PodView, UngateReason)| {
-        let (gate, resource_version) = (pod.gate.as_ref()?, pod.resource_version.clone()?);
+        let (gate, resource_version) = (pod.scheduling_gate.as_ref()?, pod.resource_version.clone()?);
         let may = tracker.may_ungate(&pod.uid, &resource_version, now);
         may.then(|| Ungate {
             namespace: pod.namespace.clone(),
@@ -170,16 +170,16 @@ fn decisions<'a>(
 fn candidates<'a>(snapshot: &Snapshot<'a>, missed: &[Missed<'a>]) -> BTreeMap<&'a str, Candidates<'a>> {
     let mut owners: BTreeMap<&str, Candidates<'_>> = BTreeMap::new();
     for Missed { pod, state, decision } in missed {
-        let (Decision::Replace(way), Some(owner)) = (decision, &pod.owner) else { continue };
+        let (Decision::Replace(method), Some(owner)) = (decision, &pod.owner) else { continue };
         let view = || snapshot.owners.get(&pod.namespace, owner);
         let entry = owners.entry(&owner.uid).or_insert_with(|| Candidates { owner, view: view(), pods: Vec::new() });
-        entry.pods.push((pod, *state, *way));
+        entry.pods.push((pod, *state, *method));
     }
     for candidates in owners.values_mut() {
         // First what was begun and not ended: a Job no longer counts it. Then what has no node, and what never ran. Of those that ran a
         // StatefulSet's last first, as it does itself; of those that never ran its first, because it makes none before that is ready.
         candidates.pods.sort_by_key(|(pod, state, _)| {
-            let tracked = pod.gate.as_ref().is_none_or(|gate| gate.tracked);
+            let tracked = pod.scheduling_gate.as_ref().is_none_or(|gate| gate.tracked);
             let untracked = pod.owner.as_ref().is_some_and(|owner| owner.kind == Kind::Job) && !tracked;
             let place = ordinal(&pod.name);
             let first = place.filter(|_| *state == MissedState::Held);
@@ -229,7 +229,7 @@ fn due(
         Kind::Job | Kind::ReplicaSet | Kind::ReplicationController | Kind::Other(_) => usize::MAX,
     };
     let mut actions = Vec::new();
-    for (pod, state, way) in pods {
+    for (pod, state, method) in pods {
         if actions.len() >= room {
             break;
         }
@@ -240,11 +240,11 @@ fn due(
         if tracker.is_stale(&target.uid, &target.resource_version, now) {
             continue;
         }
-        let act = match way {
+        let operation = match method {
             Method::Delete => Operation::Delete([target]),
             Method::Untrack => {
-                let Some(gate) = &pod.gate else { continue };
-                Operation::Untrack { target: [target], gate: gate.index }
+                let Some(gate) = &pod.scheduling_gate else { continue };
+                Operation::Untrack { target: [target], gate_index: gate.index }
             }
             Method::Evict => {
                 if past.evict_again_at > now {
@@ -273,7 +273,7 @@ fn due(
         if pod.node.is_some() {
             bound_room -= 1;
         }
-        actions.push(Action { namespace: pod.namespace.clone(), owner: (*owner).clone(), operation: act });
+        actions.push(Action { namespace: pod.namespace.clone(), owner: (*owner).clone(), operation });
     }
     actions
 }
@@ -305,7 +305,7 @@ fn budget(view: Option<&OwnerView>) -> usize {
 impl Missed<'_> {
     /// Whether a node that opens could let it start outside the mesh before it is replaced.
     fn is_pending(&self) -> bool {
-        matches!(self.decision, Decision::Replace(_)) && self.pod.node.is_none() && self.pod.gate.is_none()
+        matches!(self.decision, Decision::Replace(_)) && self.pod.node.is_none() && self.pod.scheduling_gate.is_none()
     }
 }
 
@@ -318,7 +318,7 @@ impl Target {
             uid: pod.uid.clone(),
             resource_version: pod.resource_version.clone()?,
             state,
-            held_since: pod.gate.as_ref().and_then(|gate| gate.created),
+            held_since: pod.scheduling_gate.as_ref().and_then(|gate| gate.created),
         })
     }
 }

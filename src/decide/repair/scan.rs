@@ -171,7 +171,7 @@ impl<'a> Scan<'a> {
         let mut owners: BTreeSet<&str> =
             snapshot.owners.jobs.values().filter(|job| is_marked(job)).map(|job| job.reference.uid.as_str()).collect();
         for (pod, state) in &states {
-            if pod.gate.is_some() && *state != PodState::Over {
+            if pod.scheduling_gate.is_some() && *state != PodState::Over {
                 scan.gated.push((pod, *state));
             }
             match state {
@@ -180,7 +180,7 @@ impl<'a> Scan<'a> {
                     owners.extend(pod.owner.as_ref().map(|owner| owner.uid.as_str()));
                 }
                 // What has our gate runs nowhere: there is nothing to remember of it.
-                PodState::Skipped if pod.gate.is_some() => {}
+                PodState::Skipped if pod.scheduling_gate.is_some() => {}
                 PodState::Skipped => scan.skipped.push(pod),
                 PodState::Meshed | PodState::Over | PodState::Unknown => {}
             }

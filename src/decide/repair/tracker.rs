@@ -135,7 +135,7 @@ struct Replacement {
     /// Whether its pod is gone and none has come instead.
     absent: bool,
     /// After which of the two patiences this was asked about last.
-    asked_after: Duration,
+    reason_asked_after: Duration,
 }
 
 /// What was seen of an owner's replacements.
@@ -300,7 +300,7 @@ impl Tracker {
             paced,
             silent: false,
             absent: false,
-            asked_after: Duration::ZERO,
+            reason_asked_after: Duration::ZERO,
         }));
     }
 
@@ -340,7 +340,7 @@ impl Tracker {
             marked.resuming = None;
         }
         if let Some(owner) = self.owners.get_mut(&action.owner.uid) {
-            owner.land(&action.operation);
+            owner.discard(&action.operation);
         }
     }
 
@@ -352,7 +352,7 @@ impl Tracker {
             owner.again_at = now + pause(owner.failures);
             owner.failures += 1;
         }
-        owner.land(&action.operation);
+        owner.discard(&action.operation);
     }
 
     /// Notes what became of it.
@@ -367,7 +367,7 @@ impl Tracker {
             }
             WriteOutcome::Conflict => {
                 if let Some(owner) = remembered {
-                    owner.land(&action.operation);
+                    owner.discard(&action.operation);
                 }
                 let versions = action.written_versions();
                 self.stale.extend(versions.map(|(uid, version)| (uid.to_owned(), (version.to_owned(), now))));
@@ -388,11 +388,11 @@ impl Tracker {
                     self.window.narrow(now, now);
                 }
                 if refused {
-                    owner.land(&action.operation);
+                    owner.discard(&action.operation);
                 } else {
                     // An unanswered write may have happened: if the pod still exists after the pause, it did not.
                     let since = owner.again_at.saturating_sub(REPLACEMENT_DEADLINE);
-                    owner.replacements_of(&action.operation).for_each(|flight| flight.since = since);
+                    owner.replacements_of(&action.operation).for_each(|replacement| replacement.since = since);
                     owner.note_answer(&action.operation);
                 }
             }
@@ -426,7 +426,7 @@ impl Tracker {
     }
 
     /// Whether a Job was resumed because its pods had been held for too long.
-    pub fn is_released(&self, job: &str) -> bool {
+    pub fn is_resumed_overdue(&self, job: &str) -> bool {
         self.released.contains(job)
     }
 
@@ -448,8 +448,9 @@ impl Tracker {
     /// How many pods are on their way to be made again, or Jobs to make theirs.
     pub fn under_way(&self, now: Duration) -> usize {
         let recent = |since: Duration| now < since + window::SLOT_TIMEOUT;
-        let flights = self.owners.values().flat_map(|owner| &owner.replacements);
-        let removals = flights.filter(|flight| flight.takes_a_place() && recent(flight.since)).count();
+        let replacements = self.owners.values().flat_map(|owner| &owner.replacements);
+        let removals =
+            replacements.filter(|replacement| replacement.takes_a_place() && recent(replacement.since)).count();
         let resumptions = self.marked.values().filter_map(|marked| marked.resuming.as_ref());
         removals + resumptions.filter(|(_, since)| recent(*since)).count()
     }
@@ -494,14 +495,14 @@ impl Tracker {
     /// When something is due only because time has passed.
     pub(super) fn wakes(&self, policy: &RepairPolicy) -> impl Iterator<Item = Duration> {
         let owners = self.owners.values().flat_map(|owner| {
-            let flights = owner.replacements.iter().flat_map(|flight| {
+            let replacements = owner.replacements.iter().flat_map(|replacement| {
                 [
-                    flight.since + window::SLOT_TIMEOUT,
-                    flight.since + REPLACEMENT_DEADLINE,
-                    flight.since + BREAKER_OPEN_FOR,
+                    replacement.since + window::SLOT_TIMEOUT,
+                    replacement.since + REPLACEMENT_DEADLINE,
+                    replacement.since + BREAKER_OPEN_FOR,
                 ]
             });
-            flights.chain(owner.breaker_open_until).chain([
+            replacements.chain(owner.breaker_open_until).chain([
                 owner.again_at,
                 owner.evict_again_at,
                 owner.acted_at + policy.cooldown,
@@ -544,24 +545,25 @@ impl OwnerTracker {
             let there: BTreeSet<&str> = siblings.iter().map(|(pod, _)| pod.uid.as_str()).collect();
             self.known.retain(|uid| there.contains(uid.as_str()));
         }
-        for (pod, standing) in siblings {
-            if *standing == PodState::Unknown || self.known.contains(&pod.uid) {
+        for (pod, state) in siblings {
+            if *state == PodState::Unknown || self.known.contains(&pod.uid) {
                 continue;
             }
             self.known.insert(pod.uid.clone());
             let by_name = pod.owner.as_ref().is_some_and(|owner| owner.kind == Kind::StatefulSet);
-            let awaited =
-                |flight: &&mut Replacement| flight.successor.is_none() && (!by_name || flight.name == pod.name);
-            let flight = self.replacements.iter_mut().find(awaited);
-            let replaces = flight.is_some();
-            let began = flight.as_ref().map(|flight| flight.since);
+            let awaited = |replacement: &&mut Replacement| {
+                replacement.successor.is_none() && (!by_name || replacement.name == pod.name)
+            };
+            let replacement = self.replacements.iter_mut().find(awaited);
+            let replaces = replacement.is_some();
+            let began = replacement.as_ref().map(|replacement| replacement.since);
             let mut answered = true;
-            if let Some(flight) = flight {
-                flight.successor = Some(pod.uid.clone());
-                answered = flight.answered;
-                flight.missed_at = (!answered && matches!(standing, PodState::Missed(_))).then_some(now);
+            if let Some(replacement) = replacement {
+                replacement.successor = Some(pod.uid.clone());
+                answered = replacement.answered;
+                replacement.missed_at = (!answered && matches!(state, PodState::Missed(_))).then_some(now);
             }
-            match standing {
+            match state {
                 PodState::Missed(_) => {
                     // An owner that grows, or whose pods fail, while the injector is away makes missed pods too: only what came
                     // instead of one that we removed shows a loop, which has as many of them as there were removals.
@@ -588,33 +590,33 @@ impl OwnerTracker {
         if meshed {
             self.forgive();
         }
-        self.replacements.retain_mut(|flight| {
-            let successor = siblings.iter().find(|(pod, _)| Some(&pod.uid) == flight.successor.as_ref());
-            let settled = successor.is_some_and(|(pod, standing)| {
+        self.replacements.retain_mut(|replacement| {
+            let successor = siblings.iter().find(|(pod, _)| Some(&pod.uid) == replacement.successor.as_ref());
+            let settled = successor.is_some_and(|(pod, state)| {
                 matches!(pod.life, Life::Ready | Life::Finished)
-                    || matches!(standing, PodState::Missed(_))
-                    || flight.state == MissedState::Held && pod.started == Started::Ever
+                    || matches!(state, PodState::Missed(_))
+                    || replacement.state == MissedState::Held && pod.started == Started::Ever
             });
-            let removed = siblings.iter().find(|(pod, _)| pod.uid == flight.pod);
-            if settled && removed.is_none() && flight.answered {
+            let removed = siblings.iter().find(|(pod, _)| pod.uid == replacement.pod);
+            if settled && removed.is_none() && replacement.answered {
                 return false;
             }
             // What goes is not done with, however long its grace period is; nor is a pod that ran as long as its successor does
             // not get ready.
-            flight.going = removed.is_some_and(|(pod, _)| pod.life == Life::Going);
-            if flight.going {
-                flight.since = now;
+            replacement.going = removed.is_some_and(|(pod, _)| pod.life == Life::Going);
+            if replacement.going {
+                replacement.since = now;
             }
-            let unready = flight.state == MissedState::Running && successor.is_some();
-            let waited = now.saturating_sub(flight.since);
-            flight.absent = removed.is_none() && flight.successor.is_none();
-            flight.late = waited >= REPLACEMENT_DEADLINE && flight.absent;
+            let unready = replacement.state == MissedState::Running && successor.is_some();
+            let waited = now.saturating_sub(replacement.since);
+            replacement.absent = removed.is_none() && replacement.successor.is_none();
+            replacement.late = waited >= REPLACEMENT_DEADLINE && replacement.absent;
             // Where the owner wants nothing more, nothing is to come.
-            if lacks && flight.takes_a_place() && waited >= window::SLOT_TIMEOUT && !flight.silent {
-                flight.silent = true;
-                arrivals.silent = arrivals.silent.max(Some(flight.since));
+            if lacks && replacement.takes_a_place() && waited >= window::SLOT_TIMEOUT && !replacement.silent {
+                replacement.silent = true;
+                arrivals.silent = arrivals.silent.max(Some(replacement.since));
             }
-            unready || waited < REPLACEMENT_DEADLINE || flight.late && waited < BREAKER_OPEN_FOR
+            unready || waited < REPLACEMENT_DEADLINE || replacement.late && waited < BREAKER_OPEN_FOR
         });
         arrivals
     }
@@ -622,11 +624,11 @@ impl OwnerTracker {
     /// Whether it is to be asked now why no pod has come: of each removal once after either patience.
     fn note_late(&mut self, now: Duration) -> bool {
         let mut news = false;
-        for flight in self.replacements.iter_mut().filter(|flight| flight.absent && flight.paced) {
-            let waited = now.saturating_sub(flight.since);
+        for replacement in self.replacements.iter_mut().filter(|replacement| replacement.absent && replacement.paced) {
+            let waited = now.saturating_sub(replacement.since);
             let passed = [REPLACEMENT_DEADLINE, window::SLOT_TIMEOUT].into_iter().find(|patience| waited >= *patience);
-            news |= passed.is_some_and(|passed| passed > flight.asked_after);
-            flight.asked_after = flight.asked_after.max(passed.unwrap_or_default());
+            news |= passed.is_some_and(|passed| passed > replacement.reason_asked_after);
+            replacement.reason_asked_after = replacement.reason_asked_after.max(passed.unwrap_or_default());
         }
         news
     }
@@ -659,20 +661,24 @@ impl OwnerTracker {
     /// How many removals are under way; late ones count only where the owner `lacks` pods. Of a StatefulSet whose pod of the number
     /// `waits_after` is not ready, those do not count whose replacement has a higher number and is still to come.
     pub(super) fn under_way(&self, lacks: bool, waits_after: Option<u64>) -> usize {
-        let waits = |flight: &Replacement| {
-            flight.absent && waits_after.is_some_and(|first| ordinal(&flight.name).is_some_and(|place| place > first))
+        let waits = |replacement: &Replacement| {
+            replacement.absent
+                && waits_after.is_some_and(|first| ordinal(&replacement.name).is_some_and(|place| place > first))
         };
-        self.replacements.iter().filter(|flight| (lacks || !flight.late) && !waits(flight)).count()
+        self.replacements.iter().filter(|replacement| (lacks || !replacement.late) && !waits(replacement)).count()
     }
 
     /// How many of them whose replacement has not been seen yet.
     pub(super) fn unseen(&self, lacks: bool) -> usize {
-        self.replacements.iter().filter(|flight| flight.successor.is_none() && (lacks || !flight.late)).count()
+        self.replacements
+            .iter()
+            .filter(|replacement| replacement.successor.is_none() && (lacks || !replacement.late))
+            .count()
     }
 
     /// Whether some replacement has not come in time, of an owner that `lacks` pods.
     pub(super) fn is_late(&self, lacks: bool) -> bool {
-        lacks && self.replacements.iter().any(|flight| flight.late)
+        lacks && self.replacements.iter().any(|replacement| replacement.late)
     }
 
     /// Whether replacements have come back missed lately.
@@ -687,24 +693,24 @@ impl OwnerTracker {
 
     /// Whether a pod is being removed by us.
     pub(super) fn removes(&self, pod: &str) -> bool {
-        self.replacements.iter().any(|flight| flight.pod == pod)
+        self.replacements.iter().any(|replacement| replacement.pod == pod)
     }
 
     /// The act has been done, or may have been: what came meanwhile came instead of what it removed.
     fn note_answer(&mut self, act: &Operation) {
-        for flight in self.replacements.iter_mut().filter(|flight| flight.is_of(act)) {
-            flight.answered = true;
-            self.unexplained.extend(flight.missed_at.take());
+        for replacement in self.replacements.iter_mut().filter(|replacement| replacement.is_of(act)) {
+            replacement.answered = true;
+            self.unexplained.extend(replacement.missed_at.take());
         }
     }
 
     /// Nothing is under way for what an act was about.
-    fn land(&mut self, act: &Operation) {
-        self.replacements.retain(|flight| !flight.is_of(act));
+    fn discard(&mut self, act: &Operation) {
+        self.replacements.retain(|replacement| !replacement.is_of(act));
     }
 
     fn replacements_of(&mut self, act: &Operation) -> impl Iterator<Item = &mut Replacement> {
-        self.replacements.iter_mut().filter(|flight| flight.is_of(act))
+        self.replacements.iter_mut().filter(|replacement| replacement.is_of(act))
     }
 
     fn is_needed(&self, cooldown: Duration, now: Duration) -> bool {

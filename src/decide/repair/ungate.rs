@@ -18,13 +18,13 @@ pub const REPLACED_WITHIN: Duration = Duration::from_mins(1);
 /// [`UngateReason::HeldTooLong`] is the only one that a replacement goes before: see [`REPLACED_WITHIN`].
 pub fn reason(
     pod: &PodView,
-    standing: PodState,
+    state: PodState,
     snapshot: &Snapshot<'_>,
     tracker: &Tracker,
     policy: &RepairPolicy,
 ) -> Option<UngateReason> {
-    let gate = pod.gate.as_ref()?;
-    match standing {
+    let gate = pod.scheduling_gate.as_ref()?;
+    match state {
         PodState::Meshed => return Some(UngateReason::Meshed),
         PodState::Over | PodState::Unknown => return None,
         PodState::Skipped | PodState::Missed(_) => {}
@@ -62,7 +62,7 @@ pub(super) fn overdue(
     let longest = policy.hold_max?;
     // Its Job was resumed because its pods had been held for too long already.
     let job = pod.owner.as_ref().filter(|owner| owner.kind == Kind::Job);
-    if job.is_some_and(|job| tracker.is_released(&job.uid)) {
+    if job.is_some_and(|job| tracker.is_resumed_overdue(&job.uid)) {
         return Some(REPLACED_WITHIN);
     }
     age(pod, snapshot)?.checked_sub(longest)
@@ -70,6 +70,6 @@ pub(super) fn overdue(
 
 /// How old a gated pod is, by the wall's clock.
 pub(super) fn age(pod: &PodView, snapshot: &Snapshot<'_>) -> Option<Duration> {
-    let created = pod.gate.as_ref()?.created?;
+    let created = pod.scheduling_gate.as_ref()?.created?;
     Some(Duration::try_from(snapshot.wall.duration_since(created)).unwrap_or_default())
 }

@@ -183,7 +183,7 @@ impl Reporter {
     fn note_pod(&self, missed: &Missed<'_>, lost: &BTreeSet<String>, now: Duration) -> Option<(String, Duration)> {
         let Missed { pod, state, decision } = missed;
         let text = match decision {
-            Decision::Replace(way) => will(*way).to_owned(),
+            Decision::Replace(method) => will(*method).to_owned(),
             Decision::Ungate(reason) => {
                 format!(
                     "The controller removes the scheduling gate {GATE}, and the pod runs without a proxy: {reason}."
@@ -206,7 +206,7 @@ impl Reporter {
             message: format!(
                 "This pod requests injection and was created without a proxy; {}. {text}{audit} {}",
                 match state {
-                    MissedState::Held if pod.gate.is_some() => Outside::Gated,
+                    MissedState::Held if pod.scheduling_gate.is_some() => Outside::Gated,
                     MissedState::Held => Outside::NotStarted,
                     MissedState::Running => Outside::Running,
                 },
@@ -243,7 +243,7 @@ impl Reporter {
     fn report_breaker(&self, pod: &PodView) {
         let Some(owner) = &pod.owner else { return };
         let namespace = &pod.namespace;
-        let held = if pod.gate.is_some() {
+        let held = if pod.scheduling_gate.is_some() {
             " Its pods stay held. A webhook or policy that runs after Linkerd's may set the annotation linkerd.io/inject too late: \
              kubectl get mutatingwebhookconfigurations,mutatingadmissionpolicies."
         } else {
@@ -373,8 +373,8 @@ fn path(pod: &PodView) -> String {
     }
 }
 
-fn will(way: Method) -> &'static str {
-    match way {
+fn will(method: Method) -> &'static str {
+    match method {
         Method::Delete => "Once injection is proven, the controller deletes it, and its owner creates it again.",
         Method::Untrack => {
             "Once injection is proven, the controller deletes it without its Job counting it, and its Job creates it again."
@@ -399,10 +399,10 @@ fn next_command(missed: &Missed<'_>) -> String {
         )
     };
     match (owner.as_ref().map(|owner| &owner.kind), missed.state) {
-        (None, MissedState::Held) if missed.pod.gate.is_some() => recreate(),
+        (None, MissedState::Held) if missed.pod.scheduling_gate.is_some() => recreate(),
         (None, _) => format!("It has no owner: create it again yourself once Linkerd injects. {explain}"),
         (Some(Kind::Other(_)), _) => explain,
-        (Some(Kind::Job), MissedState::Held) if missed.pod.gate.is_some() => {
+        (Some(Kind::Job), MissedState::Held) if missed.pod.scheduling_gate.is_some() => {
             format!("To run it without a proxy: linkerd-gate release pod/{name} -n {namespace}. {explain}")
         }
         (Some(Kind::Job), _) => format!("A deletion counts against its Job's backoffLimit. {explain}"),

@@ -204,7 +204,9 @@ async fn perform(context: &Context, action: &Action) -> WriteOutcome {
     let (client, namespace) = (context.client.clone(), action.namespace.as_str());
     match &action.operation {
         Operation::Delete([target]) => repair::remove(client, namespace, target, false).await,
-        Operation::Untrack { target: [target], gate } => repair::untrack(client, namespace, target, *gate).await,
+        Operation::Untrack { target: [target], gate_index } => {
+            repair::untrack(client, namespace, target, *gate_index).await
+        }
         Operation::Evict([target]) => repair::remove(client, namespace, target, true).await,
         Operation::Suspend { resource_version, .. } => {
             repair::suspend(client, namespace, &action.owner, resource_version, wall()).await

@@ -88,7 +88,7 @@ fn gated_pods_of_a_job_with_others_are_deleted_uncounted() {
         assert_eq!((model.fate("a"), model.fate("b")), (Ok(Method::Delete), Ok(Method::Untrack)));
         assert!(model.without_proof().due_text().is_empty());
         let due = model.after(1).due();
-        assert!(matches!(due[1].operation, Operation::Untrack { gate: 1, .. }), "{due:?}");
+        assert!(matches!(due[1].operation, Operation::Untrack { gate_index: 1, .. }), "{due:?}");
         assert_eq!(model.due_text(), ["delete a", "untrack b"]);
     }
     // Another program's suspension, and the whole Job held.

@@ -246,7 +246,11 @@ impl Harness {
             let body = body.filter(|body| body.view.resource_version.as_ref() == Some(&target.resource_version));
             prop_assert!(body.is_none_or(|body| body.may_go(&self.world, running)), "{} may not go", what);
             let untracks = matches!(action.operation, super::super::Operation::Untrack { .. });
-            prop_assert!(!untracks || body.is_none_or(|body| body.view.gate.is_some()), "{} is not gated", what);
+            prop_assert!(
+                !untracks || body.is_none_or(|body| body.view.scheduling_gate.is_some()),
+                "{} is not gated",
+                what
+            );
         }
         let evicts_running = evicts && targets.iter().any(|target| target.state == MissedState::Running);
         self.check_owner(cluster, place, targets, evicts_running, &what)?;

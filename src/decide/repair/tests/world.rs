@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::super::object::{Detail, GateView};
+use super::super::object::{Detail, SchedulingGateView};
 use super::super::{Action, Kind, Life, MissedState, Operation, OwnerReference, OwnerView, PodView, WriteOutcome};
 use super::fixtures::{Draft, daemon_set, job, pod, replica_set, replication_controller, rollout, stateful_set};
 use super::model::{Cluster, seconds};
@@ -151,7 +151,7 @@ impl World {
         self.bodies.retain(|body| body.goes.is_none_or(|goes| goes > now));
         for body in &mut self.bodies {
             let Some(team) = body.team.map(|team| &self.teams[team]) else { continue };
-            let held = team.waits || body.view.gate.is_some();
+            let held = team.waits || body.view.scheduling_gate.is_some();
             let starts = body.view.bare.is_none() || !held || team.declines;
             if starts && body.view.life == Life::Unready && now >= body.born + 2 {
                 body.view.life = Life::Ready;
@@ -218,7 +218,7 @@ impl World {
         view.waits = *waits;
         if *gates && !*declines && view.bare.is_some() {
             let tracked = reference.kind == Kind::Job;
-            view.gate = Some(Box::new(GateView { tracked, ..GateView::default() }));
+            view.scheduling_gate = Some(Box::new(SchedulingGateView { tracked, ..SchedulingGateView::default() }));
             view.node = None;
         }
         self.bodies.push(Body { view, team: Some(team), slot, born: self.now, goes: None });
@@ -244,7 +244,8 @@ impl World {
                 if evicts && team.protected {
                     return WriteOutcome::Refused("a budget".to_owned());
                 }
-                let counts = !matches!(action.operation, Operation::Untrack { .. }) || body.view.gate.is_none();
+                let counts =
+                    !matches!(action.operation, Operation::Untrack { .. }) || body.view.scheduling_gate.is_none();
                 if action.owner.kind == Kind::Job && counts && (team.counts || !evicts) {
                     team.failures += 1;
                 }
