@@ -3,11 +3,12 @@
 use serde_json::{Value, json};
 
 use super::certificate::{Found, Served, ServedBy};
-use super::policy::{GUARD, HOLD, Parameter, PolicyKind};
+use super::policy::{Parameter, PolicyKind};
 use super::tests::{bare, both, bound, ours, owned, policy, state};
 use super::*;
 use crate::decide::ProbeResult;
 use crate::decide::election::lease_record;
+use crate::decide::hold::{GUARD_POLICY, HOLD_POLICY};
 
 /// The programs that a command may begin with: those that an operator of Linkerd has, and this one.
 const PROGRAMS: [&str; 4] = ["kubectl", "linkerd", "linkerd-gate", "helm"];
@@ -179,7 +180,7 @@ fn policies(one: &mut Add<'_>) {
         json!({"objectSelector": {"matchLabels": {"other": "x"}}}),
     ] {
         one("left out", &[], &|state| {
-            let mut binding = bound(PolicyKind::Mutating, HOLD);
+            let mut binding = bound(PolicyKind::Mutating, HOLD_POLICY);
             binding.matches = object(matches.clone());
             let mut admission = both();
             admission.bindings = vec![binding];
@@ -194,7 +195,7 @@ fn policies(one: &mut Add<'_>) {
         });
     }
     one("other rules", &[], &|state| {
-        let mut other = policy(PolicyKind::Validating, GUARD);
+        let mut other = policy(PolicyKind::Validating, GUARD_POLICY);
         other.on_failure = "Ignore".to_owned();
         let mut admission = both();
         admission.policies[1] = other;

@@ -6,8 +6,8 @@ use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::code::{FAILURE_POLICY, LINKERD, NAMESPACE_ANNOTATIONS, NAMESPACE_INJECT, ONE_LINKERD, SELECTORS};
-use super::policy::{GUARD, HOLD};
 use super::{Check, State, ca_bundle, fix};
+use crate::decide::hold::{GUARD_POLICY, HOLD_POLICY};
 use crate::linkerd::injection_input::inject_annotation;
 use crate::linkerd::webhook::{Endpoint, FailurePolicy};
 use crate::linkerd::{PatchOutcome, names, patch_problems};
@@ -83,11 +83,11 @@ fn failure_policy(state: &State, policies: impl Iterator<Item = FailurePolicy>) 
     if let Err(unread) = &state.admission {
         return FAILURE_POLICY.unread(unread);
     }
-    if state.acts(HOLD) {
+    if state.acts(HOLD_POLICY) {
         FAILURE_POLICY.passes().described(
             "failurePolicy is Ignore, and hold is bound: a pod that asks and is created while the injector does not answer is held",
         )
-    } else if state.acts(GUARD) {
+    } else if state.acts(GUARD_POLICY) {
         FAILURE_POLICY.passes().described(
             "failurePolicy is Ignore, and the guard is bound: a pod that asks and is created while the injector does not answer is \
              refused, and its owner tries again",

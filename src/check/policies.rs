@@ -7,9 +7,10 @@ use k8s_openapi::api::core::v1::Namespace;
 
 use super::clean::is_name;
 use super::code::{COVERAGE, PARAMETER, POLICIES};
-use super::policy::{Admission, Binding, GUARD, HOLD, Parameter, Unapplied, rules_create_pods};
+use super::policy::{Admission, Binding, Parameter, Unapplied, rules_create_pods};
 use super::state::variable;
 use super::{Check, State, fix, rules};
+use crate::decide::hold::{GUARD_POLICY, HOLD_POLICY};
 use crate::linkerd::injection_input::inject_annotation;
 use crate::linkerd::selector::Selector;
 use crate::linkerd::webhook::{Call, Endpoint};
@@ -39,10 +40,10 @@ fn bound(state: &State, admission: &Admission) -> Check {
     let policy = |name: &str| admission.policies.iter().find(|policy| policy.name == name);
     let binding = |name: &str| admission.bindings.iter().find(|binding| binding.name == name);
     // With `admission: refuse` the guard alone is there, also where pods could be held.
-    let refuses = policy(GUARD).is_some() && binding(GUARD).is_some();
+    let refuses = policy(GUARD_POLICY).is_some() && binding(GUARD_POLICY).is_some();
     let holds = admission.offers_mutating && !refuses;
     let mut wrong = Vec::new();
-    for (name, wanted) in [(HOLD, holds), (GUARD, true)] {
+    for (name, wanted) in [(HOLD_POLICY, holds), (GUARD_POLICY, true)] {
         match (policy(name), binding(name)) {
             (None, Some(_)) => wrong.push(format!("the policy {name} is missing, which is bound")),
             (Some(_), None) => wrong.push(format!("the policy {name} is not bound: it does nothing")),
@@ -57,9 +58,9 @@ fn bound(state: &State, admission: &Admission) -> Check {
     wrong.extend(
         tells.iter().map(|it| format!("{} only tells ({}): it refuses nothing", it.name, it.actions.join(", "))),
     );
-    let chosen = policy(GUARD).and_then(|guard| guard.chosen.as_ref());
+    let chosen = policy(GUARD_POLICY).and_then(|guard| guard.chosen.as_ref());
     if admission.offers_mutating
-        && policy(HOLD).is_none()
+        && policy(HOLD_POLICY).is_none()
         && chosen.is_some_and(|(value, chosen)| value == "auto" && chosen == "refuse")
     {
         wrong.push(

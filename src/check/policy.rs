@@ -5,12 +5,6 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 use crate::linkerd::selector::Selector;
 
-/// The name of the policy that holds.
-pub const HOLD: &str = "linkerd-gate-hold";
-
-/// The name of the policy that refuses.
-pub const GUARD: &str = "linkerd-gate-guard";
-
 /// Our admission policies.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Admission {

@@ -3,20 +3,21 @@
 use serde_json::json;
 
 use super::certificate::Served;
-use super::policy::{Admission, GUARD, HOLD, Parameter, Policy, PolicyKind};
+use super::policy::{Admission, Parameter, Policy, PolicyKind};
 use super::tests::{bare, both, bound, error, one, policy, state};
 use super::*;
+use crate::decide::hold::{GUARD_POLICY, HOLD_POLICY};
 use crate::linkerd::names;
 
 #[test]
 fn a_binding_without_its_policy_holds_nothing() {
-    let binding = bound(PolicyKind::Mutating, HOLD);
+    let binding = bound(PolicyKind::Mutating, HOLD_POLICY);
     let mut state = state(&[bare("a", "Running")]);
     state.admission = Ok(Admission { offers_mutating: true, policies: Vec::new(), bindings: vec![binding.clone()] });
     for code in [code::FAILURE_POLICY, code::AFTER_A_CUT] {
         assert_eq!(one(&state, code).result, Level::Warning, "{code:?}");
     }
-    let policies = vec![policy(PolicyKind::Mutating, HOLD)];
+    let policies = vec![policy(PolicyKind::Mutating, HOLD_POLICY)];
     state.admission = Ok(Admission { offers_mutating: true, policies, bindings: vec![binding] });
     for code in [code::FAILURE_POLICY, code::AFTER_A_CUT] {
         assert_eq!(one(&state, code).result, Level::Success, "{code:?}");
@@ -25,18 +26,20 @@ fn a_binding_without_its_policy_holds_nothing() {
 
 #[test]
 fn a_guard_alone_is_a_choice() {
-    let guard = policy(PolicyKind::Validating, GUARD);
+    let guard = policy(PolicyKind::Validating, GUARD_POLICY);
     let mut state = state(&[]);
     let admission = |policies, bindings| Ok(Admission { offers_mutating: true, policies, bindings });
     let mut chosen = guard.clone();
     chosen.chosen = Some(("refuse".to_owned(), "refuse".to_owned()));
-    state.admission = admission(vec![chosen.clone()], vec![bound(PolicyKind::Validating, GUARD)]);
+    state.admission = admission(vec![chosen.clone()], vec![bound(PolicyKind::Validating, GUARD_POLICY)]);
     assert_eq!(one(&state, code::POLICIES).result, Level::Success);
     chosen.chosen = Some(("auto".to_owned(), "refuse".to_owned()));
-    state.admission = admission(vec![chosen], vec![bound(PolicyKind::Validating, GUARD)]);
+    state.admission = admission(vec![chosen], vec![bound(PolicyKind::Validating, GUARD_POLICY)]);
     assert!(error(&state, code::POLICIES).contains("cannot hold pods: this one can"));
-    state.admission =
-        admission(vec![guard, policy(PolicyKind::Mutating, HOLD)], vec![bound(PolicyKind::Validating, GUARD)]);
+    state.admission = admission(
+        vec![guard, policy(PolicyKind::Mutating, HOLD_POLICY)],
+        vec![bound(PolicyKind::Validating, GUARD_POLICY)],
+    );
     assert!(error(&state, code::POLICIES).contains("linkerd-gate-hold is not bound"));
 }
 

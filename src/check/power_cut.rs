@@ -7,9 +7,10 @@ use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 use super::code::{AFTER_A_CUT, AUTOSCALER, FAIL_WEBHOOKS, INTOLERANT};
-use super::policy::{GUARD, HOLD, rules_create_pods};
+use super::policy::rules_create_pods;
 use super::state::variable;
 use super::{Check, State, fix, phrase};
+use crate::decide::hold::{GUARD_POLICY, HOLD_POLICY};
 use crate::decide::node::essential;
 use crate::decide::node::taint::TAINT_KEY;
 use crate::linkerd::names;
@@ -33,10 +34,10 @@ fn after_a_cut(state: &State) -> Check {
     if let Err(unread) = &state.admission {
         return AFTER_A_CUT.unread(unread);
     }
-    if state.acts(HOLD) {
+    if state.acts(HOLD_POLICY) {
         return AFTER_A_CUT.passes().described("a pod that misses the injector is held until it can be created again");
     }
-    if state.acts(GUARD) {
+    if state.acts(GUARD_POLICY) {
         return AFTER_A_CUT.passes().described("a pod that misses the injector is refused, and its owner tries again");
     }
     if survey.unguarded.is_empty() {

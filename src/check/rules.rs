@@ -1,14 +1,15 @@
 //! By which rules our admission policies decide, against those that this version installs.
 
 use super::code::RULES;
-use super::policy::{Admission, GUARD, HOLD, PolicyKind};
+use super::policy::{Admission, PolicyKind};
 use super::{Check, State, fix};
+use crate::decide::hold::{GUARD_POLICY, HOLD_POLICY};
 use crate::linkerd::TokenProjection;
 
 /// What this program installs. A test holds that the chart's values change no expression of it.
 const MANIFESTS: [(&str, &str); 2] = [
-    (HOLD, include_str!("../../deploy/manifests/60-admission-hold.yaml")),
-    (GUARD, include_str!("../../deploy/manifests/61-admission-guard.yaml")),
+    (HOLD_POLICY, include_str!("../../deploy/manifests/60-admission-hold.yaml")),
+    (GUARD_POLICY, include_str!("../../deploy/manifests/61-admission-guard.yaml")),
 ];
 
 /// Whether the expressions are those that this program installs, and the policies fail closed.

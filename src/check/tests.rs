@@ -4,9 +4,10 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::check::certificate::Served;
-use crate::check::policy::{Admission, Binding, GUARD, HOLD, Parameter, Policy, PolicyKind};
+use crate::check::policy::{Admission, Binding, Parameter, Policy, PolicyKind};
 use crate::check::state::Version;
 use crate::decide::election::lease_record;
+use crate::decide::hold::{GUARD_POLICY, HOLD_POLICY};
 use crate::linkerd::{TokenProjection, WebhookView, names};
 
 #[test]
@@ -74,7 +75,7 @@ pub(super) fn state(pods: &[Value]) -> State {
 
 /// A policy of this version.
 pub(super) fn policy(kind: PolicyKind, name: &str) -> Policy {
-    let manifest = if name == HOLD {
+    let manifest = if name == HOLD_POLICY {
         include_str!("../../deploy/manifests/60-admission-hold.yaml")
     } else {
         include_str!("../../deploy/manifests/61-admission-guard.yaml")
@@ -101,7 +102,7 @@ pub(super) fn bound(kind: PolicyKind, name: &str) -> Binding {
 }
 
 pub(super) fn both() -> Admission {
-    let all = [(PolicyKind::Mutating, HOLD), (PolicyKind::Validating, GUARD)];
+    let all = [(PolicyKind::Mutating, HOLD_POLICY), (PolicyKind::Validating, GUARD_POLICY)];
     Admission {
         offers_mutating: true,
         policies: all.map(|(kind, name)| policy(kind, name)).into(),

@@ -11,12 +11,7 @@ use serde_json::Value;
 use super::error::{describe, unread};
 use crate::check::policy::{Admission, Binding, Parameter, Policy, PolicyKind};
 use crate::check::{Read, Unread};
-
-/// The binding of the policy that lets missed pods be created with our scheduling gate.
-pub const HOLD: &str = "linkerd-gate-hold";
-
-/// The binding of the policy that refuses missed pods.
-pub const GUARD: &str = "linkerd-gate-guard";
+use crate::decide::hold::{GUARD_POLICY, HOLD_POLICY};
 
 /// What the chart notes on the guard: its value `admission`, and what that came to.
 const ADMISSION_VALUE: &str = "linkerd-gate/admission-value";
@@ -24,13 +19,13 @@ const ADMISSION_CHOSEN: &str = "linkerd-gate/admission-chosen";
 
 const GROUP_VERSION: &str = "admissionregistration.k8s.io/v1";
 
-/// The kind of binding that the API server has to offer for [`HOLD`].
+/// The kind of binding that the API server has to offer for [`HOLD_POLICY`].
 const HOLDS: &str = "MutatingAdmissionPolicyBinding";
 
 /// What there is of our admission policies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AdmissionPolicies {
-    /// Whether the API server offers what [`HOLD`] needs, and it is not bound.
+    /// Whether the API server offers what [`HOLD_POLICY`] needs, and it is not bound.
     pub hold_binding_missing: bool,
     /// Whether one of the two is bound and finds no webhook configuration: it does nothing then.
     pub parameter_missing: bool,
@@ -44,8 +39,8 @@ pub async fn read_status(client: &Client) -> Result<AdmissionPolicies, String> {
     let resources = client.list_api_group_resources(GROUP_VERSION).await;
     let resources = resources.map_err(|error| describe(&format!("list the kinds of {GROUP_VERSION}"), &error))?;
     let offered = resources.resources.iter().any(|resource| resource.kind == HOLDS);
-    let hold = if offered { binding(client, HOLDS, HOLD).await? } else { None };
-    let guard = binding(client, "ValidatingAdmissionPolicyBinding", GUARD).await?;
+    let hold = if offered { binding(client, HOLDS, HOLD_POLICY).await? } else { None };
+    let guard = binding(client, "ValidatingAdmissionPolicyBinding", GUARD_POLICY).await?;
     let mut parameter_missing = false;
     for binding in [&hold, &guard].into_iter().flatten() {
         parameter_missing = parameter_missing || !has_parameter(client, binding).await?;
@@ -78,8 +73,8 @@ pub(super) async fn read(client: &Client) -> Read<Admission> {
     let offers_mutating = resources.resources.iter().any(|resource| resource.kind == HOLDS);
     let mut found = Admission { offers_mutating, ..Admission::default() };
     let kinds = [
-        (PolicyKind::Mutating, "MutatingAdmissionPolicy", HOLD),
-        (PolicyKind::Validating, "ValidatingAdmissionPolicy", GUARD),
+        (PolicyKind::Mutating, "MutatingAdmissionPolicy", HOLD_POLICY),
+        (PolicyKind::Validating, "ValidatingAdmissionPolicy", GUARD_POLICY),
     ];
     for (kind, name_of_kind, name) in kinds {
         if kind == PolicyKind::Mutating && !offers_mutating {

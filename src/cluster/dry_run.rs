@@ -11,6 +11,7 @@ use super::error::{describe, is_missing_right};
 use crate::decide::ProbeResult;
 use crate::decide::readiness::dry_run;
 use crate::decide::readiness::dry_run::DryRunResponse;
+use crate::linkerd::mesh_state::has_proxy;
 use crate::linkerd::{TokenProjection, WebhookView, injection, names};
 
 /// What came back from one API server.
@@ -62,7 +63,7 @@ pub async fn send_asking(client: Client, namespace: &str) -> DryRun {
 async fn try_create(client: Client, namespace: &str, sent: &Pod, webhooks: Option<&WebhookView>) -> DryRun {
     let parameters = PostParams { dry_run: true, field_manager: Some(super::FIELD_MANAGER.to_owned()) };
     match Api::<Pod>::namespaced(client.clone(), namespace).create(&parameters, sent).await {
-        Ok(pod) if !dry_run::has_proxy(&pod) => {
+        Ok(pod) if !has_proxy(&pod) => {
             let unasked = match webhooks {
                 Some(webhooks) => why_unasked(client, namespace, sent, webhooks).await,
                 None => None,

@@ -7,14 +7,11 @@ use kube::Client;
 use super::client::ClientError;
 use super::own_pod::{self, Deletion, RequestError};
 use crate::decide::ProbeResult;
+use crate::decide::hold::RECREATING_OWNERS;
 
 /// Dry-runs in a row that must come back injected, each on a new connection: where there are several API servers
 /// behind one address, they may reach different ones.
 const PROOFS: u32 = 3;
-
-/// Owners that create a deleted pod again, whatever it was doing. (Kinds of others might take a deletion for a failure.)
-const OWNERS: [(&str, &str); 4] =
-    [("apps/v1", "ReplicaSet"), ("apps/v1", "StatefulSet"), ("apps/v1", "DaemonSet"), ("v1", "ReplicationController")];
 
 /// What became of the pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,7 +100,7 @@ fn ensure_created_again(pod: &Pod) -> Result<(), NotReplaced> {
         .flatten()
         .find(|owner| owner.controller == Some(true))
         .ok_or(NotReplaced::Ownerless)?;
-    if OWNERS.contains(&(api_version, kind)) {
+    if RECREATING_OWNERS.contains(&(api_version, kind)) {
         return Ok(());
     }
     if (api_version.as_str(), kind.as_str()) == ("batch/v1", "Job") {
@@ -113,5 +110,5 @@ fn ensure_created_again(pod: &Pod) -> Result<(), NotReplaced> {
 }
 
 fn owners() -> String {
-    OWNERS.map(|(_, kind)| format!("{kind}s")).join(", ")
+    RECREATING_OWNERS.map(|(_, kind)| format!("{kind}s")).join(", ")
 }

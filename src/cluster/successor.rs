@@ -20,13 +20,13 @@ use kube::{Client, Error, Resource};
 use serde::de::DeserializeOwned;
 
 use super::error::describe;
-use crate::decide::readiness::dry_run::has_proxy;
 use crate::decide::repair::late::{FailedCreate, NotCreated};
 use crate::decide::repair::quota::Exceeded;
 use crate::decide::repair::successor::{
     Refusal, RefusalCause, RefusedBy, Trial, code_of, full_quota, not_injected, refused_by,
 };
 use crate::decide::repair::{Kind, OwnerReference, Target};
+use crate::linkerd::mesh_state::has_proxy;
 
 /// What an owner makes pods of.
 struct Template {

@@ -14,6 +14,7 @@ use crate::cluster::dry_run;
 use crate::cluster::uninstall::{self as cluster, Binding, StillHeld, Workload};
 use crate::cluster::{Client, Person, Refused, access_of_person};
 use crate::decide::ProbeResult;
+use crate::decide::hold::{GUARD_POLICY, HOLD_POLICY};
 use crate::decide::uninstall::{ORDER, Step, Treatment, on_node, treatment};
 use crate::retry::Schedule;
 
@@ -23,9 +24,9 @@ const AGENTS: (Workload, &str) = (Workload::DaemonSet, "linkerd-gate");
 
 /// What makes our admission policies count.
 const BINDINGS: [(Binding, &str); 4] = [
-    (Binding::Mutating, "linkerd-gate-hold"),
+    (Binding::Mutating, HOLD_POLICY),
     (Binding::Mutating, "linkerd-gate-born-closed"),
-    (Binding::Validating, "linkerd-gate-guard"),
+    (Binding::Validating, GUARD_POLICY),
     (Binding::Validating, "linkerd-gate-release"),
 ];
 

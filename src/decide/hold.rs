@@ -8,6 +8,16 @@ use k8s_openapi::api::core::v1::{Pod, PodSchedulingGate};
 /// The scheduling gate of a held pod. It is removed once the pod, or rather the one that replaces it, is injected.
 pub const GATE: &str = "linkerd-gate/injected";
 
+/// The admission policy that puts the gate on, and its binding.
+pub const HOLD_POLICY: &str = "linkerd-gate-hold";
+
+/// The admission policy that refuses what cannot be held, and its binding.
+pub const GUARD_POLICY: &str = "linkerd-gate-guard";
+
+/// The kinds of owners that create a pod again whenever one is deleted, and count nothing: API version and kind.
+pub const RECREATING_OWNERS: [(&str, &str); 4] =
+    [("apps/v1", "ReplicaSet"), ("apps/v1", "StatefulSet"), ("apps/v1", "DaemonSet"), ("v1", "ReplicationController")];
+
 /// The annotation on a pod, with the value `true`, by which a person lets it start outside the mesh.
 pub const RELEASE: &str = "linkerd-gate/release";
 

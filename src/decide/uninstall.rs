@@ -10,14 +10,10 @@ use super::hold;
 use super::node::taint;
 use super::repair::object::SUSPENDED;
 use super::repair::recreate::controller;
-use crate::linkerd::names;
+use crate::linkerd::mesh_state::has_proxy;
 
 /// The beginning of the keys of all our annotations.
 const PREFIX: &str = "linkerd-gate/";
-
-/// Owners that create a deleted pod again, whatever it was doing.
-const OWNERS: [(&str, &str); 4] =
-    [("apps/v1", "ReplicaSet"), ("apps/v1", "StatefulSet"), ("apps/v1", "DaemonSet"), ("v1", "ReplicationController")];
 
 /// One step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,7 +98,7 @@ pub fn treatment(pod: &Pod, proven: bool) -> Option<Treatment> {
     let kind = (owner.api_version.as_str(), owner.kind.as_str());
     let uncounted = kind == ("batch/v1", "Job");
     let shown = format!("{} {}", owner.kind, owner.name);
-    Some(if !uncounted && !OWNERS.contains(&kind) {
+    Some(if !uncounted && !hold::RECREATING_OWNERS.contains(&kind) {
         Treatment::Release(Why::Owner(format!("{shown} ({})", owner.api_version)))
     } else if proven {
         Treatment::Delete { owner: shown, uncounted }
@@ -150,12 +146,6 @@ impl std::fmt::Display for Why {
             Self::Owner(owner) => write!(f, "whether its {owner} creates it again is not known"),
         }
     }
-}
-
-fn has_proxy(pod: &Pod) -> bool {
-    let Some(spec) = &pod.spec else { return false };
-    let inits = spec.init_containers.iter().flatten();
-    spec.containers.iter().chain(inits).any(|container| container.name == names::container::PROXY)
 }
 
 #[cfg(test)]

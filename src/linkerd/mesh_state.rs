@@ -40,6 +40,12 @@ pub enum Started {
     Ever,
 }
 
+/// Whether one of the pod's containers, init containers included, is Linkerd's proxy, by its name.
+pub fn has_proxy(pod: &Pod) -> bool {
+    let spec = pod.spec.as_ref();
+    spec.is_some_and(|spec| all_containers(spec).any(|container| container.name == names::container::PROXY))
+}
+
 /// What `pod` carries of the mesh: native sidecars stand among the init containers, classic ones among the containers.
 pub fn meshing(pod: &Pod) -> Meshing {
     // An empty value is no control plane's name; a pod's own view of the label (the downward API) reads it as absent too.
@@ -49,11 +55,7 @@ pub fn meshing(pod: &Pod) -> Meshing {
         .as_ref()
         .and_then(|labels| labels.get(names::label::CONTROL_PLANE_NS))
         .is_some_and(|namespace| !namespace.is_empty());
-    let proxied = pod
-        .spec
-        .as_ref()
-        .is_some_and(|spec| all_containers(spec).any(|container| container.name == names::container::PROXY));
-    match (labelled, proxied) {
+    match (labelled, has_proxy(pod)) {
         (true, true) => Meshing::Meshed,
         (true, false) => Meshing::ForgedLabel,
         (false, true) => Meshing::ForeignProxy,

@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::Pod;
 
 use crate::decide::ProbeResult;
 use crate::linkerd::Injection;
+use crate::linkerd::mesh_state::has_proxy;
 
 /// The injector's webhook, as the API server names it in refusals (linkerd2, `charts/linkerd-control-plane`).
 pub const INJECTOR_WEBHOOK: &str = "linkerd-proxy-injector.linkerd.io";
@@ -63,13 +64,6 @@ pub fn unasked(namespace: &str, injection: &Injection) -> Option<ProbeResult> {
         ),
     };
     Some(ProbeResult::not_ready(why))
-}
-
-/// Whether Linkerd's proxy is in it.
-pub fn has_proxy(pod: &Pod) -> bool {
-    let Some(spec) = &pod.spec else { return false };
-    let inits = spec.init_containers.iter().flatten();
-    spec.containers.iter().chain(inits).any(|container| container.name == "linkerd-proxy")
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, Volume};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
 use crate::decide::hold;
-use crate::linkerd::mesh_state::{meshed, started};
+use crate::linkerd::mesh_state::{has_proxy, meshed, started};
 use crate::linkerd::{Started, names};
 
 /// The beginning of the names of the volumes that the API server adds for a token
@@ -133,12 +133,6 @@ pub fn judge(created: &Pod) -> Result<(), &'static str> {
         );
     }
     Ok(())
-}
-
-fn has_proxy(pod: &Pod) -> bool {
-    let Some(spec) = &pod.spec else { return false };
-    let inits = spec.init_containers.iter().flatten();
-    spec.containers.iter().chain(inits).any(|container| container.name == names::container::PROXY)
 }
 
 fn spec(stored: PodSpec, gates: Vec<k8s_openapi::api::core::v1::PodSchedulingGate>) -> PodSpec {

@@ -8,6 +8,7 @@ use tracing::{info, warn};
 
 use super::Context;
 use crate::cluster::admission::{self, AdmissionPolicies};
+use crate::decide::hold::HOLD_POLICY;
 
 /// How often it is looked.
 const RECHECK: Duration = Duration::from_mins(1);
@@ -47,7 +48,7 @@ fn report(before: Option<AdmissionPolicies>, now: AdmissionPolicies) {
     let was = |of: fn(&AdmissionPolicies) -> bool| before.as_ref().is_some_and(of);
     match (was(|before| before.hold_binding_missing), now.hold_binding_missing) {
         (false, true) => warn!(
-            binding = "linkerd-gate-hold",
+            binding = HOLD_POLICY,
             command = "helm upgrade … --set admission=auto, or LINKERD_GATE_ADMISSION=refuse on the controller",
             "no pod is held at creation: the binding is missing, and the API server has MutatingAdmissionPolicy"
         ),

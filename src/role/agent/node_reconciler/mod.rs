@@ -496,7 +496,7 @@ impl NodeReconciler {
             }
             WriteResult::Patched { result: Err(PatchError::Denied(why) | PatchError::Failed(why)), .. } => {
                 self.not_before = Some(Instant::now() + self.schedule.next_pause());
-                self.log_error(format!("the API server did not accept the change: {why}"));
+                self.log_error("node write failed", format!("the API server did not accept the change: {why}"));
             }
             WriteResult::Installed(Ok(Installation::Since(second))) => {
                 self.schedule.reset();
@@ -506,7 +506,7 @@ impl NodeReconciler {
             // It is not known which nodes are older; and a changed name must not close a running cluster.
             WriteResult::Installed(Ok(Installation::Removed)) => {
                 self.not_before = Some(Instant::now() + self.schedule.next_pause());
-                self.log_error(format!(
+                self.log_error("node unchanged: the install time of linkerd-gate cannot be read", format!(
                     "there is no DaemonSet {DAEMON_SET} in namespace {}: its age shows which nodes are older, so it must have \
                      this name",
                     self.context.settings.namespace
@@ -514,14 +514,14 @@ impl NodeReconciler {
             }
             WriteResult::Installed(Err(why)) => {
                 self.not_before = Some(Instant::now() + self.schedule.next_pause());
-                self.log_error(format!("cannot read the install time of linkerd-gate: {why}"));
+                self.log_error("node unchanged: the install time of linkerd-gate cannot be read", why);
             }
         }
     }
 
-    fn log_error(&mut self, complaint: String) {
+    fn log_error(&mut self, state: &'static str, complaint: String) {
         if self.reported.refusal.as_ref() != Some(&complaint) {
-            error!(error = complaint, "node write failed");
+            error!(error = complaint, "{state}");
             self.reported.refusal = Some(complaint);
         }
     }
