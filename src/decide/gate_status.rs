@@ -5,11 +5,17 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::readiness::evidence::Probe;
 use super::readiness::gate::Gate;
 use super::readiness::policy::Policy;
-use super::readiness::probe_result::ProbeResult;
+use super::readiness::probe_result::{ProbeResult, Reason};
 use super::readiness::verdict::{Basis, FailedProbe, of_any_release};
 
 /// The format: fields may be added, and a reader passes over what it does not know.
 pub const VERSION: u32 = 1;
+
+/// The HTTP status of an open gate.
+const OPEN: u16 = 200;
+
+/// The HTTP status of a gate that is not open.
+const NOT_OPEN: u16 = 503;
 
 /// In place of a reason, for who comes from elsewhere than the agent's node.
 const ELSEWHERE: &str = "the log of the agent on that node says why";
@@ -68,6 +74,29 @@ pub struct NodeStatus {
     pub reason: String,
 }
 
+/// Why an answer is no agent's, or not one that this release reads.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unreadable {
+    /// No agent answers with this HTTP status.
+    #[error("it answered HTTP {0}")]
+    Status(u16),
+    /// It is no such JSON.
+    #[error("its answer cannot be read: {0}")]
+    Content(String),
+    /// The format of another time.
+    #[error("its answer is in format {0}, and this version reads {VERSION}")]
+    Version(u32),
+    /// HTTP says one thing, and JSON another.
+    #[error("its answer and its HTTP status contradict each other")]
+    ContradictsStatus,
+    /// It is open by an override that says closed, or the other way round.
+    #[error("its answer and its manual override contradict each other")]
+    ContradictsOverride,
+    /// It is open, by no evidence and by no override.
+    #[error("it says open, and not how that is known")]
+    Unfounded,
+}
+
 /// What this release knows of them: an agent of another release may require more.
 fn known<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Probe>, D::Error> {
     let names = Vec::<String>::deserialize(deserializer)?;
@@ -97,6 +126,41 @@ impl GateStatus {
             prover,
             node,
         }
+    }
+
+    /// Takes an answer, with its HTTP status, for what it says. One that contradicts itself, or is in a format of another time, is
+    /// none.
+    ///
+    /// # Errors
+    /// Whatever no agent of this format answers.
+    pub fn read(status: u16, body: &[u8]) -> Result<Self, Unreadable> {
+        let open = match status {
+            OPEN => true,
+            NOT_OPEN => false,
+            other => return Err(Unreadable::Status(other)),
+        };
+        let answer: Self = serde_json::from_slice(body).map_err(|error| Unreadable::Content(error.to_string()))?;
+        if answer.version != VERSION {
+            return Err(Unreadable::Version(answer.version));
+        }
+        if answer.open != open {
+            return Err(Unreadable::ContradictsStatus);
+        }
+        let begins = if open { "open " } else { "closed " };
+        if answer.manual_override.as_ref().is_some_and(|word| !word.starts_with(begins)) {
+            return Err(Unreadable::ContradictsOverride);
+        }
+        if open && answer.basis.is_none() && answer.manual_override.is_none() {
+            return Err(Unreadable::Unfounded);
+        }
+        // Texts of another program: each becomes one line of bounded length.
+        let line = |text: String| Reason::from(text.as_str()).to_string();
+        Ok(Self {
+            reason: line(answer.reason),
+            manual_override: answer.manual_override.map(line),
+            node: NodeStatus { name: line(answer.node.name), ..answer.node },
+            ..answer
+        })
     }
 
     /// The same, of an agent that sees no fresh verdict, or does.
@@ -237,5 +301,37 @@ mod tests {
             answer.reason,
             "open: manual override (open 2026-01-01T00:00:00Z); by evidence it is closed: no probe has run yet"
         );
+    }
+
+    const FOUNDED: &str = r#"{"version":1,"open":true,"basis":"proven","reason":"open: proven","required":["injection"],"node":{"name":"n","state":"open","reason":"r"},"later":1}"#;
+
+    #[test]
+    fn an_answer_is_taken_with_what_it_does_not_know_passed_over() {
+        assert!(GateStatus::read(200, FOUNDED.as_bytes()).unwrap().open);
+    }
+
+    #[test]
+    fn an_answer_cannot_forge_a_second_line_of_a_log() {
+        let answer = GateStatus::read(200, FOUNDED.replace("open: proven", "open\\nERROR x").as_bytes()).unwrap();
+        assert_eq!(answer.reason, "open ERROR x");
+    }
+
+    #[test]
+    fn a_contradictory_or_unknown_answer_is_refused() {
+        let overridden =
+            |word| FOUNDED.replace("\"later\":1", &format!("\"override\":\"{word} 2026-01-01T00:00:00Z\""));
+        assert!(GateStatus::read(200, overridden("open").as_bytes()).is_ok());
+        for (body, status, why) in [
+            (FOUNDED.to_owned(), 404, "HTTP 404"),
+            (FOUNDED.to_owned(), 503, "contradict"),
+            (overridden("closed"), 200, "override contradict"),
+            (FOUNDED.replace("\"version\":1", "\"version\":2"), 200, "format 2"),
+            (FOUNDED.replace("\"basis\":\"proven\",", ""), 200, "not how that is known"),
+            ("{}".to_owned(), 200, "cannot be read"),
+            (String::new(), 503, "cannot be read"),
+        ] {
+            let message = GateStatus::read(status, body.as_bytes()).unwrap_err().to_string();
+            assert!(message.contains(why), "{message}");
+        }
     }
 }

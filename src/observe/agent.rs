@@ -3,13 +3,10 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use reqwest::StatusCode;
-
 use super::dns::Dns;
 use super::{error, plain_client};
 use crate::config::Address;
-use crate::decide::Reason;
-use crate::decide::gate_status::{GateStatus, NodeStatus, VERSION};
+use crate::decide::GateStatus;
 
 /// How long a connection to the agent may take: it is on this very node.
 const CONNECT_LIMIT: Duration = Duration::from_millis(650);
@@ -76,10 +73,7 @@ impl AgentClient {
             Err(error) => return Err(unreachable(&error, address, limit).await),
         };
         let stranger = |why: String| NoAnswer::NotAnAgent(address, why);
-        let status = response.status();
-        if ![StatusCode::OK, StatusCode::SERVICE_UNAVAILABLE].contains(&status) {
-            return Err(stranger(format!("it answered HTTP {status}")));
-        }
+        let status = response.status().as_u16();
         let mut body = Vec::new();
         loop {
             match response.chunk().await {
@@ -89,31 +83,8 @@ impl AgentClient {
                 Err(error) => return Err(unreachable(&error, address, limit).await),
             }
         }
-        read(&body, status == StatusCode::OK).map_err(stranger)
+        GateStatus::read(status, &body).map_err(|error| stranger(error.to_string()))
     }
-}
-
-/// Takes an answer for what it says; one that contradicts itself, or is in a format of another time, is none.
-fn read(body: &[u8], open: bool) -> Result<GateStatus, String> {
-    let answer: GateStatus =
-        serde_json::from_slice(body).map_err(|error| format!("its answer cannot be read: {error}"))?;
-    if answer.version != VERSION {
-        return Err(format!("its answer is in format {}, and this version reads {VERSION}", answer.version));
-    }
-    if answer.open != open {
-        return Err("its answer and its HTTP status contradict each other".to_owned());
-    }
-    if open && answer.basis.is_none() && answer.manual_override.is_none() {
-        return Err("it says open, and not how that is known".to_owned());
-    }
-    // Texts of another program: each becomes one line of bounded length.
-    let line = |text: String| Reason::from(text.as_str()).to_string();
-    Ok(GateStatus {
-        reason: line(answer.reason),
-        manual_override: answer.manual_override.map(line),
-        node: NodeStatus { name: line(answer.node.name), ..answer.node },
-        ..answer
-    })
 }
 
 async fn unreachable(error: &reqwest::Error, address: SocketAddr, limit: Duration) -> NoAnswer {
@@ -126,36 +97,4 @@ async fn unreachable(error: &reqwest::Error, address: SocketAddr, limit: Duratio
     }
     let outcome = error::outcome(error, address).await;
     NoAnswer::Unreachable(outcome.reason().map(ToString::to_string).unwrap_or_default())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const OPEN: &str = r#"{"version":1,"open":true,"basis":"proven","reason":"open: proven","required":["injection"],"node":{"name":"n","state":"open","reason":"r"},"later":1}"#;
-
-    #[test]
-    fn an_answer_is_taken_with_what_it_does_not_know_passed_over() {
-        assert!(read(OPEN.as_bytes(), true).unwrap().open);
-    }
-
-    #[test]
-    fn an_answer_cannot_forge_a_second_line_of_a_log() {
-        let answer = read(OPEN.replace("open: proven", "open\\nERROR x").as_bytes(), true).unwrap();
-        assert_eq!(answer.reason, "open ERROR x");
-    }
-
-    #[test]
-    fn a_contradictory_or_unknown_answer_is_refused() {
-        for (body, open, why) in [
-            (OPEN.to_owned(), false, "contradict"),
-            (OPEN.replace("\"version\":1", "\"version\":2"), true, "format 2"),
-            (OPEN.replace("\"basis\":\"proven\",", ""), true, "not how that is known"),
-            ("{}".to_owned(), true, "cannot be read"),
-            (String::new(), false, "cannot be read"),
-        ] {
-            let message = read(body.as_bytes(), open).unwrap_err();
-            assert!(message.contains(why), "{message}");
-        }
-    }
 }

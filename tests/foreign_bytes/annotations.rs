@@ -3,10 +3,12 @@
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use linkerd_gate::decide::election::lease_record::{LeaseHolder, LeaseRecord};
-use linkerd_gate::decide::gate_status::GateStatus;
-use linkerd_gate::decide::{ManualOverride, PendingRepair, PublishedVerdict};
+use linkerd_gate::decide::gate_status::{GateStatus, NodeStatus};
+use linkerd_gate::decide::{
+    Basis, FailedProbe, Gate, ManualOverride, PendingRepair, Policy, Probe, ProbeResult, PublishedVerdict,
+};
 use proptest::prelude::*;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::broken::broken;
 use super::hold;
@@ -82,16 +84,60 @@ fn a_lease_of_any_content_has_a_holder_or_none() {
     });
 }
 
+/// An agent's answers: closed, open by evidence, closed and open by a person's word.
+fn answers() -> [GateStatus; 4] {
+    let node = NodeStatus { name: "node-1".to_owned(), state: "closed".to_owned(), reason: "no proof".to_owned() };
+    let closed = GateStatus::of(&Gate::closed(), &Policy::proven(), Some("node-2".to_owned()), node);
+    let failed_probes = vec![FailedProbe { probe: Probe::Injector, result: ProbeResult::not_ready("none is ready") }];
+    let closed = GateStatus { failed_probes, ..closed };
+    let open = GateStatus { open: true, basis: Some(Basis::Proven), failed_probes: Vec::new(), ..closed.clone() };
+    let kept_closed = open.clone().overridden(false, "closed 2026-01-01T06:00:00Z".to_owned());
+    let kept_open = closed.clone().overridden(true, "open 2026-01-01T06:00:00Z".to_owned());
+    [closed, open, GateStatus { basis: None, ..kept_closed }, kept_open]
+}
+
+/// The status of an HTTP answer, and its body on the next line; each of the two is broken.
+fn broken_answers(of: &[GateStatus]) -> impl Strategy<Value = String> {
+    let bodies = of.iter().map(|answer| serde_json::to_string(answer).unwrap()).collect();
+    (broken(texts(&["200", "503"])), broken(bodies)).prop_map(|(status, body)| format!("{status}\n{body}"))
+}
+
+/// As whoever asks reads it: a status that is no number is no HTTP.
+fn read(text: &str) -> Option<GateStatus> {
+    let (status, body) = text.split_once('\n')?;
+    GateStatus::read(status.parse().ok()?, body.as_bytes()).ok()
+}
+
+#[test]
+fn each_answer_of_an_agent_is_read_as_it_was_given() {
+    for answer in answers() {
+        let text = format!("{}\n{}", if answer.open { 200 } else { 503 }, serde_json::to_string(&answer).unwrap());
+        assert_eq!(read(&text), Some(answer));
+    }
+}
+
 /// What a waiting pod is answered by whatever listens on its node's port.
 #[test]
-fn an_answer_that_is_no_agents_opens_nothing() {
-    let answer = json!({"version": 2, "open": false, "reason": "closed: injector not ready", "failedProbes": [], "required": ["injector", "identity"],
-        "node": {"name": "node-1", "state": "closed", "reason": "no proof in this boot"}});
-    hold("gate-answer", broken(vec![answer.to_string()]), |text| {
-        if let Ok(status) = serde_json::from_str::<GateStatus>(text) {
-            let field = serde_json::from_str::<serde_json::Value>(text).ok().and_then(|all| all["open"].as_bool());
-            prop_assert_eq!(Some(status.open), field);
+fn an_answer_opens_only_by_its_status_and_its_body_and_a_ground() {
+    hold("gate-answer", broken_answers(&answers()), |text| {
+        if let Some(status) = read(text).filter(|status| status.open) {
+            let (code, body) = text.split_once('\n').unwrap_or_default();
+            let body: Value = serde_json::from_str(body).unwrap();
+            prop_assert_eq!(code.parse(), Ok(200));
+            prop_assert_eq!((&body["version"], &body["open"]), (&json!(1), &json!(true)));
+            prop_assert!(status.basis.is_some() || status.manual_override.is_some_and(|word| word.starts_with("open")));
+            prop_assert!(!body["basis"].is_null() || !body["override"].is_null());
         }
+        Ok(())
+    });
+}
+
+/// Whatever comes of it on the way, its status included.
+#[test]
+fn no_broken_answer_of_a_closed_gate_opens() {
+    let [closed, _, kept_closed, _] = answers();
+    hold("gate-answer-closed", broken_answers(&[closed, kept_closed]), |text| {
+        prop_assert!(read(text).is_none_or(|status| !status.open));
         Ok(())
     });
 }
