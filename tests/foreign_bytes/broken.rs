@@ -58,7 +58,9 @@ enum Edit {
     Double(Index, usize),
     /// Only where the text is JSON: a value, counted in depth first order, becomes another.
     Value(Index, Value),
-    /// Only where the text is JSON: a value goes away.
+    /// Only where the text is JSON: a value becomes null, which readers that have a default for what is missing may not take.
+    Null(Index),
+    /// Only where the text is JSON: a field of an object, or an element of a list, goes away.
     Remove(Index),
 }
 
@@ -75,6 +77,7 @@ fn edit() -> impl Strategy<Value = Edit> {
         2 => (at(), 1..40_usize).prop_map(|(at, length)| Edit::Cut(at, length)),
         1 => (at(), 1..40_usize).prop_map(|(at, length)| Edit::Double(at, length)),
         3 => (at(), value()).prop_map(|(at, value)| Edit::Value(at, value)),
+        1 => at().prop_map(Edit::Null),
         2 => at().prop_map(Edit::Remove),
     ]
 }
@@ -118,7 +121,8 @@ fn apply(text: String, edit: Edit) -> String {
             of(&chars[..to]) + &of(&chars[from..])
         }
         Edit::Value(index, value) => changed(&text, index, |place| *place = value.clone()).unwrap_or(text),
-        Edit::Remove(index) => changed(&text, index, |place| *place = Value::Null).unwrap_or(text),
+        Edit::Null(index) => changed(&text, index, |place| *place = Value::Null).unwrap_or(text),
+        Edit::Remove(index) => without(&text, index).unwrap_or(text),
     }
 }
 
@@ -127,6 +131,48 @@ fn changed(text: &str, index: Index, change: impl Fn(&mut Value)) -> Option<Stri
     let mut left = index.index(count(&json));
     visit(&mut json, &mut left, &change);
     Some(json.to_string())
+}
+
+/// The text without one of its fields or elements; nothing where it has none.
+fn without(text: &str, index: Index) -> Option<String> {
+    let mut json: Value = serde_json::from_str(text).ok()?;
+    // All but the document itself.
+    let parts = count(&json) - 1;
+    let mut left = (parts > 0).then(|| index.index(parts))?;
+    remove(&mut json, &mut left);
+    Some(json.to_string())
+}
+
+/// Removes the field or element of that number, counted in depth first order. Returns whether it was found.
+fn remove(value: &mut Value, left: &mut usize) -> bool {
+    match value {
+        Value::Array(list) => {
+            for at in 0..list.len() {
+                if *left == 0 {
+                    list.remove(at);
+                    return true;
+                }
+                *left -= 1;
+                if remove(&mut list[at], left) {
+                    return true;
+                }
+            }
+        }
+        Value::Object(fields) => {
+            for name in fields.keys().cloned().collect::<Vec<_>>() {
+                if *left == 0 {
+                    fields.remove(&name);
+                    return true;
+                }
+                *left -= 1;
+                if fields.get_mut(&name).is_some_and(|field| remove(field, left)) {
+                    return true;
+                }
+            }
+        }
+        _ => {}
+    }
+    false
 }
 
 fn count(value: &Value) -> usize {
@@ -149,4 +195,22 @@ fn visit(value: &mut Value, left: &mut usize, change: &impl Fn(&mut Value)) -> b
         Value::Object(fields) => fields.values_mut().any(|value| visit(value, left, change)),
         _ => false,
     }
+}
+
+#[test]
+fn each_field_and_each_element_is_removed_in_its_turn() {
+    let whole = json!({"a": [1, {"b": 2}], "c": 3});
+    let without = |number: usize| {
+        let mut json = whole.clone();
+        assert!(remove(&mut json, &mut { number }));
+        json.to_string()
+    };
+    let expected = [
+        r#"{"c":3}"#,
+        r#"{"a":[{"b":2}],"c":3}"#,
+        r#"{"a":[1],"c":3}"#,
+        r#"{"a":[1,{}],"c":3}"#,
+        r#"{"a":[1,{"b":2}]}"#,
+    ];
+    assert_eq!((0..count(&whole) - 1).map(without).collect::<Vec<_>>(), expected);
 }
