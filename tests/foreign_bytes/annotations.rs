@@ -1,11 +1,14 @@
 //! What nodes, Leases and agents carry: whoever may write them may write anything.
 
+use std::time::Duration;
+
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use linkerd_gate::decide::election::lease_record::{LeaseHolder, LeaseRecord};
+use linkerd_gate::decide::election::published_verdict::WireVerdict;
 use linkerd_gate::decide::gate_status::{GateStatus, NodeStatus};
 use linkerd_gate::decide::{
-    Basis, FailedProbe, Gate, ManualOverride, PendingRepair, Policy, Probe, ProbeResult, PublishedVerdict,
+    Basis, FailedProbe, Follower, Gate, ManualOverride, PendingRepair, Policy, Probe, ProbeResult, PublishedVerdict,
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -13,25 +16,59 @@ use serde_json::{Value, json};
 use super::broken::broken;
 use super::hold;
 
-const VERDICTS: [&str; 4] = [
-    r#"{"version":2,"gate":"open","basis":"injected","proof":7,"identity":["10.0.0.7:9990"],"degraded":[]}"#,
-    r#"{"version":2,"gate":"settling"}"#,
-    r#"{"version":2,"gate":"closed","failedProbes":[{"probe":"injector","result":{"not-ready":"no endpoint is ready"}}]}"#,
-    r#"{"version":2,"gate":"open","basis":"not-installed","taintSuppressedBy":{"kube-system/svclb":["node-1"]}}"#,
+/// Verdicts that hold a gate closed.
+const CLOSED: [&str; 3] = [
+    r#"{"version":1,"gate":"settling"}"#,
+    r#"{"version":1,"gate":"closed","failedProbes":[{"probe":"injector","result":"not-ready","reason":"no endpoint is ready"}]}"#,
+    r#"{"version":1,"gate":"closed","failedProbes":[],"taintSuppressedBy":{"kube-system/svclb":["node-1"]},"identity":["10.0.0.7:9990"]}"#,
+];
+
+/// Verdicts that open one.
+const OPEN: [&str; 3] = [
+    r#"{"version":1,"gate":"open","basis":"proven","proof":7,"identity":["10.0.0.7:9990"],"degraded":[]}"#,
+    r#"{"version":1,"gate":"open","basis":"proven","proof":7,"degraded":[{"probe":"injector","result":"unknown","reason":"no answer"}]}"#,
+    r#"{"version":1,"gate":"open","basis":"not-installed","proof":8,"taintSuppressedBy":{"kube-system/svclb":["node-1"]}}"#,
 ];
 
 fn texts(of: &[&str]) -> Vec<String> {
     of.iter().map(ToString::to_string).collect()
 }
 
+/// The basis on which a verdict opens; nothing where it does not.
+fn basis(verdict: &str) -> Option<Basis> {
+    match PublishedVerdict::read(verdict).ok()?.verdict {
+        WireVerdict::Open { basis, .. } => Some(basis),
+        WireVerdict::Settling | WireVerdict::Closed { .. } => None,
+    }
+}
+
 #[test]
 fn a_verdict_is_read_as_it_was_written_or_refused() {
-    hold("verdict", broken(texts(&VERDICTS)), |text| {
+    for genuine in [CLOSED, OPEN].as_flattened() {
+        assert!(PublishedVerdict::read(genuine).is_ok(), "{genuine}");
+    }
+    hold("verdict", broken(texts([CLOSED, OPEN].as_flattened())), |text| {
         if let Ok(verdict) = PublishedVerdict::read(text) {
             prop_assert_eq!(PublishedVerdict::read(&verdict.write()), Ok(verdict));
         }
         Ok(())
     });
+}
+
+#[test]
+fn no_broken_verdict_opens_on_a_basis_that_was_not_published() {
+    hold("verdict-closed", broken(texts(&CLOSED)), |text| {
+        prop_assert_eq!(basis(text), None);
+        Ok(())
+    });
+    for open in OPEN {
+        let published = basis(open);
+        assert!(published.is_some(), "{open}");
+        hold("verdict-open", broken(texts(&[open])), |text| {
+            prop_assert!([None, published].contains(&basis(text)), "{:?}", basis(text));
+            Ok(())
+        });
+    }
 }
 
 #[test]
@@ -68,13 +105,18 @@ fn an_override_in_force_has_an_end_within_reach() {
     });
 }
 
+/// The prover's Lease with this verdict, renewed at that second.
+fn lease(verdict: &str, second: u32) -> Value {
+    json!({
+        "metadata": {"name": "linkerd-gate", "resourceVersion": "7", "annotations": {"linkerd-gate/verdict": verdict}},
+        "spec": {"holderIdentity": "node-1/linkerd-gate-x2x9z/3f2a", "leaseTransitions": 3,
+            "renewTime": format!("2026-01-01T00:00:{second:02}.000000Z")},
+    })
+}
+
 #[test]
 fn a_lease_of_any_content_has_a_holder_or_none() {
-    let lease = json!({
-        "metadata": {"name": "linkerd-gate", "resourceVersion": "7", "annotations": {"linkerd-gate/verdict": VERDICTS[0]}},
-        "spec": {"holderIdentity": "node-1/linkerd-gate-x2x9z/3f2a", "leaseTransitions": 3, "renewTime": "2026-01-01T00:00:00.000000Z"},
-    });
-    hold("lease", broken(vec![lease.to_string()]), |text| {
+    hold("lease", broken(vec![lease(OPEN[0], 5).to_string()]), |text| {
         let Ok(lease) = serde_json::from_str::<Lease>(text) else { return Ok(()) };
         if let Some(holder) = LeaseRecord::of(&lease).holder {
             // Whoever reads it again, as every other agent does, sees the same holder.
@@ -82,6 +124,42 @@ fn a_lease_of_any_content_has_a_holder_or_none() {
         }
         Ok(())
     });
+}
+
+/// The gate of an agent that has seen a closed Lease, and then this one.
+fn followed(text: &str) -> Option<(Gate, LeaseRecord)> {
+    let read = |text: &str| serde_json::from_str::<Lease>(text).ok().map(|lease| LeaseRecord::of(&lease));
+    let (before, now) = (read(&lease(CLOSED[0], 0).to_string()), read(text)?);
+    let mut follower = Follower::new(&Policy::proven()).unwrap();
+    // Else nothing opens by the first proof that is seen.
+    follower.note_opened_boot();
+    follower.note(before.as_ref(), Duration::ZERO);
+    follower.note(Some(&now), Duration::from_secs(5));
+    follower.step(&ProbeResult::Ready, Duration::from_secs(5));
+    Some((follower.gate().clone(), now))
+}
+
+#[test]
+fn a_broken_lease_opens_no_gate_but_as_its_prover_published_it() {
+    for closed in CLOSED {
+        hold("lease-closed", broken(vec![lease(closed, 5).to_string()]), |text| {
+            prop_assert!(followed(text).is_none_or(|(gate, _)| !gate.is_open()));
+            Ok(())
+        });
+    }
+    let opens = |verdict: &str| followed(&lease(verdict, 5).to_string()).is_some_and(|(gate, _)| gate.is_open());
+    // One that is degraded says that it is not known any more.
+    assert_eq!(OPEN.map(opens), [true, false, true]);
+    for open in OPEN {
+        hold("lease-open", broken(vec![lease(open, 5).to_string()]), |text| {
+            if let Some((gate, record)) = followed(text).filter(|(gate, _)| gate.is_open()) {
+                prop_assert_eq!(gate.basis(), basis(open));
+                prop_assert!(record.holder.is_some());
+                prop_assert!(record.verdict.is_some_and(|verdict| PublishedVerdict::read(&verdict).is_ok()));
+            }
+            Ok(())
+        });
+    }
 }
 
 /// An agent's answers: closed, open by evidence, closed and open by a person's word.
