@@ -364,7 +364,8 @@ impl Server {
             text(StatusCode::PAYLOAD_TOO_LARGE, "no request here has a body\n")
         } else {
             // Nothing of the request is kept while it waits: its header holds on to the connection's buffer.
-            let (path, poll) = (request.uri().path().to_owned(), poll(request.uri().query()));
+            let poll = poll(request.uri().query(), self.longest_poll);
+            let path = request.uri().path().to_owned();
             drop(request);
             self.page(&path, poll).await
         };
@@ -382,7 +383,7 @@ impl Server {
     async fn page(&self, path: &str, poll: Result<Option<Duration>, String>) -> Answered {
         match path {
             "/gate" => match poll {
-                Ok(poll) => self.gate(poll.map(|poll| poll.min(self.longest_poll))).await,
+                Ok(poll) => self.gate(poll).await,
                 Err(complaint) => text(StatusCode::BAD_REQUEST, complaint),
             },
             // The writer of the face is the agent's loop: it is gone when the loop is.
@@ -447,8 +448,8 @@ impl Server {
     }
 }
 
-/// How long a client will wait: `wait=30s` in the query, or nothing. Other parameters are ignored.
-fn poll(query: Option<&str>) -> Result<Option<Duration>, String> {
+/// How long a client will wait, and `longest` at most: `wait=30s` in the query, or nothing. Other parameters are ignored.
+fn poll(query: Option<&str>, longest: Duration) -> Result<Option<Duration>, String> {
     let Some(value) = query.and_then(|query| query.split('&').find_map(|parameter| parameter.strip_prefix("wait=")))
     else {
         return Ok(None);
@@ -462,7 +463,7 @@ fn poll(query: Option<&str>) -> Result<Option<Duration>, String> {
     {
         return Err(complaint());
     }
-    humantime::parse_duration(value).map(Some).map_err(|_| complaint())
+    humantime::parse_duration(value).map(|wait| Some(wait.min(longest))).map_err(|_| complaint())
 }
 
 fn text(status: StatusCode, body: impl Into<Bytes>) -> Answered {
@@ -482,15 +483,18 @@ mod tests {
 
     #[test]
     fn a_poll_time_is_seconds_or_minutes_and_errors_show_an_example() {
-        assert_eq!(poll(None), Ok(None));
-        assert_eq!(poll(Some("pretty")), Ok(None));
-        for (query, seconds) in [("wait=30s", 30), ("wait=1m30s", 90), ("x=1&wait=2m", 120), ("wait=0s", 0)] {
-            assert_eq!(poll(Some(query)), Ok(Some(Duration::from_secs(seconds))), "{query}");
+        let longest = Duration::from_mins(2);
+        assert_eq!(poll(None, longest), Ok(None));
+        assert_eq!(poll(Some("pretty"), longest), Ok(None));
+        for (query, seconds) in
+            [("wait=30s", 30), ("wait=1m30s", 90), ("x=1&wait=2m", 120), ("wait=0s", 0), ("wait=3m", 120)]
+        {
+            assert_eq!(poll(Some(query), longest), Ok(Some(Duration::from_secs(seconds))), "{query}");
         }
         for query in ["wait=", "wait=30", "wait=5M", "wait=100ms", "wait=-1s", "wait=1h", "wait=30%73", "wait=1 s"] {
-            assert!(poll(Some(query)).unwrap_err().contains("for example wait=30s"), "{query}");
+            assert!(poll(Some(query), longest).unwrap_err().contains("for example wait=30s"), "{query}");
         }
         let endless = format!("wait={}s", "9".repeat(40));
-        assert!(poll(Some(&endless)).is_err());
+        assert!(poll(Some(&endless), longest).is_err());
     }
 }

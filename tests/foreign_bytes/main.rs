@@ -15,6 +15,7 @@ mod broken;
 mod environment;
 mod manifests;
 mod objects;
+mod questions;
 
 use std::fs;
 use std::path::{Path, PathBuf};
