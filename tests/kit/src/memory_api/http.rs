@@ -14,6 +14,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
+use json_patch::PatchOperation;
 use serde_json::{Value, json};
 use std::{convert::Infallible, fmt::Write as _, sync::Arc};
 use tokio::{net::TcpListener, task::JoinSet};
@@ -22,6 +23,12 @@ type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 /// Where the kinds of admission policies are listed.
 const ADMISSION: &str = "/apis/admissionregistration.k8s.io/v1";
+
+/// Kinds whose objects a PUT creates where there is none.
+const CREATED_BY_PUT: [&str; 1] = ["/apis/coordination.k8s.io/v1/leases"];
+
+/// Kinds of which a PUT has to say which version it replaces.
+const VERSION_NEEDED: [&str; 1] = ["/apis/coordination.k8s.io/v1/leases"];
 
 /// What a path names.
 #[derive(Debug, PartialEq, Eq)]
@@ -156,10 +163,10 @@ impl Shared {
             return Ok(whole(StatusCode::OK, &list));
         };
         let key = target.key(name);
-        let found = self.store.get(&key).ok_or_else(not_found)?;
         match head.method {
-            Method::GET => Ok(whole(StatusCode::OK, &found)),
+            Method::GET => Ok(whole(StatusCode::OK, &self.store.get(&key).ok_or_else(not_found)?)),
             Method::DELETE => {
+                self.store.get(&key).ok_or_else(not_found)?;
                 let wanted = &body["preconditions"];
                 let is_it = |object: &Value| {
                     ["uid", "resourceVersion"]
@@ -170,23 +177,36 @@ impl Shared {
                 self.faults.note_write();
                 Ok(whole(StatusCode::OK, &deleted))
             }
+            Method::PUT if self.store.get(&key).is_none() && CREATED_BY_PUT.contains(&&*target.collection) => {
+                // It says of which object it is another version, and there is none; a version alone says nothing.
+                if !body["metadata"]["uid"].is_null() {
+                    return Err(conflict(name));
+                }
+                self.create(&target, &query, body).await
+            }
             Method::PATCH | Method::PUT => {
-                let mut changed = found.clone();
                 let format = head.headers.get(header::CONTENT_TYPE).and_then(|format| format.to_str().ok());
-                if format == Some("application/json-patch+json") {
-                    let operations: json_patch::Patch =
-                        serde_json::from_value(body).map_err(|error| bad(&error.into()))?;
-                    json_patch::patch(&mut changed, &operations).map_err(|error| invalid(&error))?;
-                } else {
-                    let version = &body["metadata"]["resourceVersion"];
-                    if !version.is_null() && *version != found["metadata"]["resourceVersion"] {
+                loop {
+                    let found = self.store.get(&key).ok_or_else(not_found)?;
+                    let changed = match format {
+                        _ if head.method == Method::PUT => replaced(&target, &found, body.clone())?,
+                        Some("application/json-patch+json") => patched(&found, body.clone())?,
+                        _ => merged(&found, &body),
+                    };
+                    let (before, after) = (&found["metadata"], &changed["metadata"]);
+                    if before["resourceVersion"] != after["resourceVersion"] {
                         return Err(conflict(name));
                     }
-                    json_patch::merge(&mut changed, &body);
+                    if before["uid"] != after["uid"] {
+                        // To a PUT it is a precondition, to a patch a field that never changes.
+                        return Err(if head.method == Method::PUT { conflict(name) } else { immutable(name) });
+                    }
+                    let is_still = |now: Option<&Value>| now == Some(&found);
+                    // Another client's write came between: this one's counts for what there is now.
+                    let Some(stored) = self.store.put_if(&key, changed, is_still) else { continue };
+                    self.faults.note_write();
+                    return Ok(whole(StatusCode::OK, &stored));
                 }
-                let stored = self.store.put(&key, changed);
-                self.faults.note_write();
-                Ok(whole(StatusCode::OK, &stored))
             }
             _ => Err(Refusal(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", path)),
         }
@@ -199,19 +219,29 @@ impl Shared {
         if target.collection == "/api/v1/pods" {
             object = self.admission.admit(&self.store, object).await.map_err(|error| bad(&error))?;
         }
-        if query.dry_run {
-            return Ok(whole(StatusCode::CREATED, &object));
-        }
-        if object["metadata"]["name"].is_null() {
-            let (_, version) = self.store.list(&Selection::default());
-            let beginning = object["metadata"]["generateName"].as_str().unwrap_or_default();
-            object["metadata"]["name"] = json!(format!("{beginning}{version:05}"));
-        }
-        let key = Key::of(&target.collection, &object);
-        if self.store.get(&key).is_some() {
-            return Err(Refusal(StatusCode::CONFLICT, "AlreadyExists", format!("{} is there", key.name)));
-        }
-        let stored = self.store.put(&key, object);
+        let beginning = object["metadata"]["generateName"].as_str().unwrap_or_default().to_owned();
+        let generated = object["metadata"]["name"].is_null();
+        // Another client may be given the same number.
+        let (_, mut number) = self.store.list(&Selection::default());
+        let stored = loop {
+            if generated {
+                object["metadata"]["name"] = json!(format!("{beginning}{number:05}"));
+            }
+            let key = Key::of(&target.collection, &object);
+            let stored = if query.dry_run {
+                self.store.get(&key).is_none().then(|| object.clone())
+            } else {
+                self.store.put_if(&key, object.clone(), |found| found.is_none())
+            };
+            match stored {
+                Some(stored) if query.dry_run => return Ok(whole(StatusCode::CREATED, &stored)),
+                Some(stored) => break stored,
+                None if generated => number += 1,
+                None => {
+                    return Err(Refusal(StatusCode::CONFLICT, "AlreadyExists", format!("{} is there", key.name)));
+                }
+            }
+        };
         self.faults.note_write();
         Ok(whole(StatusCode::CREATED, &stored))
     }
@@ -249,6 +279,45 @@ fn policy_kinds() -> Value {
     json!({"kind": "APIResourceList", "groupVersion": "admissionregistration.k8s.io/v1", "resources": resources})
 }
 
+/// The object that a PUT puts into the place of another. Its status is another resource's.
+fn replaced(target: &Target, found: &Value, mut body: Value) -> Result<Value, Refusal> {
+    let metadata = &mut body["metadata"];
+    let is_another = !metadata["uid"].is_null() && metadata["uid"] != found["metadata"]["uid"];
+    if metadata["resourceVersion"].is_null() && !is_another && VERSION_NEEDED.contains(&&*target.collection) {
+        let message = "metadata.resourceVersion: Invalid value: 0: must be specified for an update";
+        return Err(Refusal(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message.to_owned()));
+    }
+    for field in ["namespace", "name", "resourceVersion", "uid"] {
+        if metadata[field].is_null() && !found["metadata"][field].is_null() {
+            metadata[field] = found["metadata"][field].clone();
+        }
+    }
+    if !found["status"].is_null() {
+        body["status"] = found["status"].clone();
+    }
+    Ok(body)
+}
+
+fn patched(found: &Value, operations: Value) -> Result<Value, Refusal> {
+    let operations: json_patch::Patch = serde_json::from_value(operations).map_err(|error| bad(&error.into()))?;
+    let mut changed = found.clone();
+    for operation in operations.0 {
+        // To the library of a genuine one null is what a path has that leads nowhere.
+        let is_absent = |path: &str| changed.pointer(path).is_none();
+        if matches!(&operation, PatchOperation::Test(test) if test.value.is_null() && is_absent(test.path.as_str())) {
+            continue;
+        }
+        json_patch::patch(&mut changed, &[operation]).map_err(|error| invalid(&error))?;
+    }
+    Ok(changed)
+}
+
+fn merged(found: &Value, body: &Value) -> Value {
+    let mut changed = found.clone();
+    json_patch::merge(&mut changed, body);
+    changed
+}
+
 fn line(change: &Change) -> String {
     format!("{}\n", json!({"type": change.kind, "object": change.object}))
 }
@@ -279,6 +348,11 @@ fn invalid(error: &json_patch::PatchError) -> Refusal {
         "Invalid",
         format!("the server rejected our request due to an error in our request: {error}"),
     )
+}
+
+fn immutable(name: &str) -> Refusal {
+    let message = format!("{name} is invalid: metadata.uid: field is immutable");
+    Refusal(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message)
 }
 
 fn conflict(name: &str) -> Refusal {

@@ -84,8 +84,17 @@ impl Selection {
 
 impl Store {
     /// Stores an object, new or changed, and returns it with what a server adds.
-    pub fn put(&self, key: &Key, mut object: Value) -> Value {
+    pub fn put(&self, key: &Key, object: Value) -> Value {
+        Self::put_into(&mut self.lock(), &self.version, key, object)
+    }
+
+    /// The same, if what is there now is still what `allowed` accepts.
+    pub fn put_if(&self, key: &Key, object: Value, allowed: impl FnOnce(Option<&Value>) -> bool) -> Option<Value> {
         let mut inner = self.lock();
+        allowed(inner.objects.get(key)).then(|| Self::put_into(&mut inner, &self.version, key, object))
+    }
+
+    fn put_into(inner: &mut Inner, latest: &watch::Sender<usize>, key: &Key, mut object: Value) -> Value {
         let version = inner.log.len() + 1;
         let known = inner.objects.get(key).map(|known| known["metadata"].clone());
         let metadata = &mut object["metadata"];
@@ -106,7 +115,7 @@ impl Store {
         inner.objects.insert(key.clone(), object.clone());
         let kind = if known.is_some() { "MODIFIED" } else { "ADDED" };
         inner.log.push(Change { key: key.clone(), kind, object: object.clone(), at: Instant::now() });
-        self.version.send_replace(version);
+        latest.send_replace(version);
         object
     }
 
