@@ -1,5 +1,6 @@
 //! One cluster: an API server in memory, owners that create pods, and Linkerd, which is back.
 
+use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -10,9 +11,10 @@ use async_trait::async_trait;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use k8s_openapi::jiff::Timestamp;
 use linkerd_gate::decide::hold;
+use linkerd_gate::decide::repair::object::JOB_TRACKING;
 use linkerd_gate::linkerd::{self, TokenProjection, WebhookView};
 use linkerd_gate_kit::memory_api::{Admission, Faults, Key, MemoryApi, Selection, Store};
-use linkerd_gate_kit::object::{endpoint_slice, namespace, pod, webhook_configuration};
+use linkerd_gate_kit::object::{endpoint_slice, job, namespace, pod, webhook_configuration};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::AsyncReadExt as _;
@@ -49,37 +51,59 @@ pub const REFUSALS: [(&str, &str); 4] = [
 
 /// What a prover looks at of Linkerd.
 const SERVICES: [&str; 2] = ["linkerd-identity", "linkerd-proxy-injector"];
+const PODS: &str = "/api/v1/pods";
 const EVENTS: &str = "/api/v1/events";
 const SLICES: &str = "/apis/discovery.k8s.io/v1/endpointslices";
 
-/// How many pods are held.
+/// How many of these pods are held.
 pub const HELD: usize = OWNERS.len();
+
+const JOBS: &str = "/apis/batch/v1/jobs";
+
+/// Jobs with one pod each: one that the controller suspends, and one that Kueue suspends and resumes, so that the controller takes a
+/// finalizer off its pod and deletes it.
+const OWN_JOBS: [&str; 2] = ["migrate", "night"];
+
+/// How many pods are held where there are Jobs as well.
+pub const HELD_WITH_JOBS: usize = HELD + OWN_JOBS.len();
 
 /// Pods that the controller leaves alone by default: one that never asked, and one that runs.
 const BYSTANDERS: [&str; 2] = ["opted-out", "runs-bare"];
 
 /// Nothing waits for it but a test that fails. A Lease whose holder was killed takes 20 s of it.
-const PATIENCE: Duration = Duration::from_mins(2);
+pub const PATIENCE: Duration = Duration::from_mins(2);
 
 /// From one thing that happens to the next: each then comes as a separate event, and not in the first lists.
-const TEMPO: Duration = Duration::from_millis(250);
+pub const TEMPO: Duration = Duration::from_millis(250);
 
 /// A cluster; it ends with this value.
 pub struct World {
     api: Arc<MemoryApi>,
     deleted: Arc<AtomicUsize>,
+    held: usize,
+    /// How many pods Jobs count as failed.
+    failed: Arc<AtomicUsize>,
     files: TempDir,
     _owners: JoinSet<()>,
 }
 
-/// A controller's process.
-pub struct Controller {
+/// What makes the pods of a Job, and counts how they end.
+struct JobController {
+    api: Arc<MemoryApi>,
+    linkerd: Arc<Linkerd>,
+    key: Key,
+    deleted: Arc<AtomicUsize>,
+    failed: Arc<AtomicUsize>,
+}
+
+/// A controller's or an agent's process.
+pub struct Process {
     child: tokio::sync::Mutex<Child>,
 }
 
 /// Linkerd's injector, which answers from some instant on, and the hold policy.
 #[derive(Default)]
-struct Linkerd {
+pub struct Linkerd {
     answers: AtomicBool,
 }
 
@@ -102,6 +126,32 @@ impl Admission for Linkerd {
 
 fn asking() -> Value {
     namespace(SHOP).asking().labelled("kubernetes.io/metadata.name", SHOP).json()
+}
+
+/// What there is of Linkerd and of linkerd-gate before Linkerd answers, and the namespace of applications.
+pub fn install(store: &Store, applications: Value) -> Result<()> {
+    let put = |collection: &str, object: Value| store.put(&Key::of(collection, &object), object);
+    put("/api/v1/namespaces", applications);
+    put("/api/v1/namespaces", namespace(PROBES).asking().labelled("kubernetes.io/metadata.name", PROBES).json());
+    for name in ["linkerd", "linkerd-gate"] {
+        put("/api/v1/namespaces", namespace(name).json());
+    }
+    let authority = rcgen::generate_simple_self_signed(vec!["linkerd-proxy-injector.linkerd.svc".to_owned()])?;
+    let webhook = webhook_configuration("linkerd").ca_bundle(&authority.cert.pem()).json();
+    put("/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations", webhook);
+    for service in SERVICES {
+        put(SLICES, endpoint_slice(service).in_namespace("linkerd").not_ready("10.244.0.2").json());
+    }
+    Ok(())
+}
+
+/// From now on Linkerd answers.
+pub fn answer(store: &Store, linkerd: &Linkerd) {
+    linkerd.answers.store(true, Ordering::Relaxed);
+    for service in SERVICES {
+        let slice = endpoint_slice(service).in_namespace("linkerd").port("port", 8443).ready("10.244.0.2").json();
+        store.put(&Key::of(SLICES, &slice), slice);
+    }
 }
 
 /// By an annotation that Linkerd copies into its patch as it is.
@@ -134,6 +184,11 @@ fn requests_injection(pod: &Value) -> Result<bool> {
     Ok(linkerd::missed(&pod, &namespace, &WebhookView::chart_default(), TokenProjection::Enabled))
 }
 
+/// What comes in time, or an error.
+pub async fn within_patience<T>(what: impl Future<Output = T>) -> Result<T> {
+    timeout(PATIENCE, what).await.context("nothing happened")
+}
+
 // === impl World ===
 
 impl World {
@@ -152,24 +207,14 @@ impl World {
         let api = Arc::new(MemoryApi::start_with(Arc::clone(&linkerd) as _, faults).await?);
         let store = api.store();
         let put = |collection: &str, object: Value| store.put(&Key::of(collection, &object), object);
-        put("/api/v1/namespaces", if refuses { breaking_the_patch(asking()) } else { asking() });
-        put("/api/v1/namespaces", namespace(PROBES).asking().labelled("kubernetes.io/metadata.name", PROBES).json());
-        for name in ["linkerd", "linkerd-gate"] {
-            put("/api/v1/namespaces", namespace(name).json());
-        }
-        let authority = rcgen::generate_simple_self_signed(vec!["linkerd-proxy-injector.linkerd.svc".to_owned()])?;
-        let webhook = webhook_configuration("linkerd").ca_bundle(&authority.cert.pem()).json();
-        put("/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations", webhook);
+        install(store, if refuses { breaking_the_patch(asking()) } else { asking() })?;
         put("/api/v1/nodes", json!({"metadata": {"name": "node-0"}, "spec": {}, "status": {}}));
-        for service in SERVICES {
-            put(SLICES, endpoint_slice(service).in_namespace("linkerd").not_ready("10.244.0.2").json());
-        }
         for bystander in BYSTANDERS {
             let plain = pod(bystander).in_namespace(SHOP).running("shop:1");
             let plain = if bystander == "opted-out" { plain.not_asking() } else { plain };
-            put("/api/v1/pods", started(plain.json()));
+            put(PODS, started(plain.json()));
         }
-        let deleted = Arc::new(AtomicUsize::new(0));
+        let (deleted, failed) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let mut owners = JoinSet::new();
         let mut created = Vec::new();
         for ((kind, collection, name), (refusal, _)) in OWNERS.into_iter().zip(REFUSALS) {
@@ -189,9 +234,9 @@ impl World {
                     // This one's admission never fails.
                     let Ok(pod) = linkerd.admit(api.store(), owned(kind, name, &owner, number)).await else { return };
                     let pod = if is_meshed(&pod) { started(pod) } else { pod };
-                    let last = api.store().put(&Key::of("/api/v1/pods", &pod), pod);
+                    let last = api.store().put(&Key::of(PODS, &pod), pod);
                     let _ = done.take().map(|done| done.send(())); // Nothing waits where the story has ended.
-                    let (key, uid) = (Key::of("/api/v1/pods", &last), last["metadata"]["uid"].clone());
+                    let (key, uid) = (Key::of(PODS, &last), last["metadata"]["uid"].clone());
                     api.store().until(&key, |found| found.is_none_or(|found| found["metadata"]["uid"] != uid)).await;
                     deleted.fetch_add(1, Ordering::Relaxed);
                     if refuses {
@@ -201,57 +246,57 @@ impl World {
                 }
             });
         }
+        for name in OWN_JOBS.into_iter().filter(|_| !refuses) {
+            let job = job_object(name);
+            put(JOBS, job.clone());
+            let (begin, turn) = oneshot::channel::<()>();
+            let (done, first) = oneshot::channel::<()>();
+            created.push((begin, first));
+            let controller = JobController {
+                api: Arc::clone(&api),
+                linkerd: Arc::clone(&linkerd),
+                key: Key::of(JOBS, &job),
+                deleted: Arc::clone(&deleted),
+                failed: Arc::clone(&failed),
+            };
+            owners.spawn(async move {
+                if turn.await.is_ok() {
+                    controller.run(done).await;
+                }
+            });
+        }
         let played = Arc::clone(&api);
         owners.spawn(async move {
-            played.faults().until_watched(&["/api/v1/pods", SLICES]).await;
+            played.faults().until_watched(&[PODS, SLICES]).await;
             for (begin, first) in created {
                 sleep(TEMPO).await;
                 let _ = begin.send(()); // An owner lives as long as this.
                 let _ = first.await;
             }
             sleep(TEMPO).await;
-            linkerd.answers.store(true, Ordering::Relaxed);
-            for service in SERVICES {
-                let slice =
-                    endpoint_slice(service).in_namespace("linkerd").port("port", 8443).ready("10.244.0.2").json();
-                played.store().put(&Key::of(SLICES, &slice), slice);
-            }
+            answer(played.store(), &linkerd);
         });
-        Ok(Self { api, deleted, files: TempDir::new()?, _owners: owners })
+        let held = if refuses { HELD } else { HELD_WITH_JOBS };
+        Ok(Self { api, deleted, held, failed, files: TempDir::new()?, _owners: owners })
     }
 
     /// Starts the controller, as its pod's kubelet does: again under the same name after it was killed.
-    pub fn controller(&self) -> Result<Controller> {
-        let at = |name: &str| self.files.path().join(name);
-        std::fs::write(at("kubeconfig"), self.api.kubeconfig())?;
-        std::fs::write(at("termination-log"), "")?;
-        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let child = Command::new(env!("CARGO_BIN_EXE_linkerd-gate"))
-            .arg("controller")
-            .env_clear()
-            .env("LINKERD_GATE_KUBECONFIG", at("kubeconfig"))
-            .env("LINKERD_GATE_TERMINATION_LOG", at("termination-log"))
-            .env("LINKERD_GATE_POD_NAME", "linkerd-gate-controller-x2x9z")
-            .env("LINKERD_GATE_POD_NAMESPACE", "linkerd-gate")
-            .env("LINKERD_GATE_POD_UID", "0b6f9e52-9b1f-4e0a-8d5a-0d2f3b3f9c11")
-            .env("LINKERD_GATE_NODE_NAME", "node-0")
-            .env("LINKERD_GATE_LISTEN_PORT", port.to_string())
-            .env("LINKERD_GATE_IDENTITY", "endpoints")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .context("the controller")?;
-        Ok(Controller { child: tokio::sync::Mutex::new(child) })
+    pub fn controller(&self) -> Result<Process> {
+        let variables = [
+            ("LINKERD_GATE_POD_NAME", "linkerd-gate-controller-x2x9z"),
+            ("LINKERD_GATE_POD_UID", "0b6f9e52-9b1f-4e0a-8d5a-0d2f3b3f9c11"),
+        ];
+        Process::start("controller", &self.api, self.files.path(), &variables)
     }
 
     /// Waits until each owner's pod has a proxy.
-    pub async fn until_all_are_meshed(&self, controller: &Controller) -> Result<()> {
+    pub async fn until_all_are_meshed(&self, controller: &Process) -> Result<()> {
         let store = self.api.store();
         let meshed = async {
             let (mut pods, mut version) = self.pods();
-            while !pods.iter().all(|pod| is_bystander(pod) || is_meshed(pod)) || pods.len() != HELD + BYSTANDERS.len() {
+            while !pods.iter().all(|pod| is_bystander(pod) || is_meshed(pod))
+                || pods.len() != self.held + BYSTANDERS.len()
+            {
                 (_, version) = store.changes(&selection(), version).await;
                 (pods, _) = self.pods();
             }
@@ -267,7 +312,7 @@ impl World {
     }
 
     /// Waits until an Event on each owner says what refused its pod, and returns what the controller logged.
-    pub async fn until_refusals_are_reported(&self, controller: &Controller) -> Result<String> {
+    pub async fn until_refusals_are_reported(&self, controller: &Process) -> Result<String> {
         let store = self.api.store();
         let events =
             Selection { collection: EVENTS.to_owned(), namespace: Some(SHOP.to_owned()), ..Selection::default() };
@@ -295,7 +340,13 @@ impl World {
 
     /// What holds whatever went wrong.
     pub fn check(&self) -> Result<()> {
-        ensure!(self.deleted() == HELD, "{} pods were deleted, and {HELD} were held", self.deleted());
+        ensure!(self.deleted() == self.held, "{} pods were deleted, and {} were held", self.deleted(), self.held);
+        ensure!(self.failed.load(Ordering::Relaxed) == 0, "a Job counts a removal as a failure");
+        for name in OWN_JOBS.into_iter().filter(|_| self.held > HELD) {
+            let job = self.api.store().get(&Key::of(JOBS, &job_object(name))).context("a Job is gone")?;
+            let marks = job["metadata"]["annotations"].as_object().map_or(0, serde_json::Map::len);
+            ensure!(job["spec"]["suspend"] != true && marks == 0, "{name} is left suspended, or marked: {job}");
+        }
         let (pods, _) = self.pods();
         for bystander in BYSTANDERS {
             let found = pods.iter().find(|pod| pod["metadata"]["name"] == bystander);
@@ -314,37 +365,102 @@ impl World {
         self.deleted.load(Ordering::Relaxed)
     }
 
-    /// How many writes of clients there were.
-    pub fn writes(&self) -> usize {
-        self.api.faults().writes()
-    }
-
-    /// Whether the fault has happened: a story may have less to write, or to tell, than the one before.
-    pub fn happened(&self) -> bool {
-        self.api.faults().happened()
-    }
-
-    /// Waits until no client is answered any more.
-    pub async fn until_silent(&self) {
-        self.api.faults().until_silent().await;
-    }
-
-    /// From now on clients are answered.
-    pub fn speak_again(&self) {
-        self.api.faults().speak_again();
+    /// What can go wrong, and what clients have done so far.
+    pub fn faults(&self) -> &Faults {
+        self.api.faults()
     }
 }
 
-// === impl Controller ===
+// === impl JobController ===
 
-impl Controller {
+impl JobController {
+    /// Creates the Job's pod, and another one for each that is gone, as long as it is not suspended.
+    async fn run(self, first: oneshot::Sender<()>) {
+        let (store, mut first) = (self.api.store(), Some(first));
+        for number in 0.. {
+            store.until(&self.key, |job| job.is_none_or(|job| !is_suspended(job))).await;
+            let Some(job) = store.get(&self.key) else { return };
+            let mut pod = owned("Job", &self.key.name, &job, number);
+            pod["metadata"]["finalizers"] = json!([JOB_TRACKING]);
+            // This one's admission never fails.
+            let Ok(pod) = self.linkerd.admit(store, pod).await else { return };
+            let pod = if is_meshed(&pod) { started(pod) } else { pod };
+            let (_, since) = store.list(&selection());
+            let pod = store.put(&Key::of(PODS, &pod), pod);
+            self.count(1);
+            let _ = first.take().map(|first| first.send(())); // Nothing waits where the story has ended.
+            tokio::select! {
+                last = self.last_of(&pod, since) => {
+                    // It learns of a pod's end by the finalizer, and of nothing where that is gone.
+                    if last["metadata"]["finalizers"].is_array() {
+                        self.failed.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+                () = store.until(&self.key, |job| job.is_none_or(is_suspended)) => {
+                    store.delete(&Key::of(PODS, &pod), |_| true);
+                }
+            }
+            self.deleted.fetch_add(1, Ordering::Relaxed);
+            self.count(0);
+        }
+    }
+
+    /// The pod as it was when it was deleted.
+    async fn last_of(&self, pod: &Value, mut since: usize) -> Value {
+        loop {
+            let (changes, version) = self.api.store().changes(&selection(), since).await;
+            let is_it = |object: &Value| object["metadata"]["uid"] == pod["metadata"]["uid"];
+            if let Some(last) = changes.into_iter().find(|change| change.kind == "DELETED" && is_it(&change.object)) {
+                return last.object;
+            }
+            since = version;
+        }
+    }
+
+    fn count(&self, active: u32) {
+        let store = self.api.store();
+        if let Some(mut job) = store.get(&self.key) {
+            job["status"] = json!({"active": active});
+            store.put(&self.key, job);
+        }
+    }
+}
+
+// === impl Process ===
+
+impl Process {
+    /// Starts this role beside the API server, with files in this directory.
+    pub fn start(role: &str, api: &MemoryApi, files: &Path, variables: &[(&str, &str)]) -> Result<Self> {
+        let at = |name: &str| files.join(name);
+        std::fs::write(at("kubeconfig"), api.kubeconfig())?;
+        std::fs::write(at("termination-log"), "")?;
+        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let child = Command::new(env!("CARGO_BIN_EXE_linkerd-gate"))
+            .arg(role)
+            .env_clear()
+            .env("LINKERD_GATE_KUBECONFIG", at("kubeconfig"))
+            .env("LINKERD_GATE_TERMINATION_LOG", at("termination-log"))
+            .env("LINKERD_GATE_POD_NAMESPACE", "linkerd-gate")
+            .env("LINKERD_GATE_NODE_NAME", "node-0")
+            .env("LINKERD_GATE_LISTEN_PORT", port.to_string())
+            .env("LINKERD_GATE_IDENTITY", "endpoints")
+            .envs(variables.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("the {role}"))?;
+        Ok(Self { child: tokio::sync::Mutex::new(child) })
+    }
+
     /// Kills it, wherever it is.
     pub async fn kill(&self) -> Result<()> {
         Ok(self.child.lock().await.kill().await?)
     }
 
     /// Kills it, and returns what it logged.
-    async fn end(&self) -> Result<String> {
+    pub async fn end(&self) -> Result<String> {
         self.kill().await?;
         let mut logged = String::new();
         if let Some(mut log) = self.child.lock().await.stderr.take() {
@@ -354,8 +470,17 @@ impl Controller {
     }
 }
 
+fn job_object(name: &str) -> Value {
+    let whole = job(name).in_namespace(SHOP).of(pod(name).running("shop:1")).backoff_limit(0);
+    if name == "night" { whole.labelled("kueue.x-k8s.io/queue-name", "night").json() } else { whole.json() }
+}
+
+fn is_suspended(job: &Value) -> bool {
+    job["spec"]["suspend"] == true
+}
+
 fn selection() -> Selection {
-    Selection { collection: "/api/v1/pods".to_owned(), namespace: Some(SHOP.to_owned()), ..Selection::default() }
+    Selection { collection: PODS.to_owned(), namespace: Some(SHOP.to_owned()), ..Selection::default() }
 }
 
 fn is_bystander(pod: &Value) -> bool {
@@ -370,7 +495,8 @@ fn owned(kind: &str, name: &str, owner: &Value, number: usize) -> Value {
     let suffix = if kind == "StatefulSet" { "0".to_owned() } else { format!("{number:05}") };
     let mut object = pod(&format!("{name}-{suffix}")).in_namespace(SHOP).labelled("app", name).running("shop:1").json();
     let metadata = &owner["metadata"];
-    object["metadata"]["ownerReferences"] = json!([{"apiVersion": "apps/v1", "kind": kind, "name": metadata["name"],
+    let group = if kind == "Job" { "batch/v1" } else { "apps/v1" };
+    object["metadata"]["ownerReferences"] = json!([{"apiVersion": group, "kind": kind, "name": metadata["name"],
         "uid": metadata["uid"], "controller": true}]);
     object["status"] = json!({"phase": "Pending"});
     object

@@ -17,11 +17,23 @@ pub struct Faults {
     watch: Option<(usize, WatchFault)>,
     /// After this write, the first being 1, no client gets an answer any more: the write is done, and whoever asked does not
     /// know. [`Faults::until_silent`] then returns, and [`Faults::speak_again`] ends it.
-    silent_after: Option<usize>,
-    writes: watch::Sender<usize>,
-    events: AtomicUsize,
+    silent_after: Option<Write>,
+    /// What each write was, in their order.
+    writes: watch::Sender<Vec<String>>,
+    events: watch::Sender<usize>,
+    /// How many lists and events were late.
+    late: AtomicUsize,
     watched: watch::Sender<BTreeSet<String>>,
     spoken: watch::Sender<bool>,
+}
+
+/// One write of a story.
+#[derive(Clone, Debug)]
+enum Write {
+    /// By its number: the first is 1.
+    Nth(usize),
+    /// The first of its kind.
+    FirstOf(String),
 }
 
 /// How a watch ends.
@@ -41,9 +53,14 @@ impl Faults {
         Self { watch: Some((event, fault)), ..Self::default() }
     }
 
-    /// No client gets an answer after this write.
+    /// No client gets an answer after this write, the first being 1.
     pub fn silent_after(write: usize) -> Self {
-        Self { silent_after: Some(write), ..Self::default() }
+        Self { silent_after: Some(Write::Nth(write)), ..Self::default() }
+    }
+
+    /// No client gets an answer after the first write of this kind, which is one of [`Faults::written`].
+    pub fn silent_after_first(kind: &str) -> Self {
+        Self { silent_after: Some(Write::FirstOf(kind.to_owned())), ..Self::default() }
     }
 
     /// Lists and watches are so late.
@@ -51,20 +68,43 @@ impl Faults {
         Self { lag, ..Self::default() }
     }
 
-    /// How many writes there were, dry-runs not counted.
-    pub fn writes(&self) -> usize {
-        *self.writes.borrow()
+    /// What clients wrote, dry-runs not counted: the method, the collection, and of an Event its reason.
+    pub fn written(&self) -> Vec<String> {
+        self.writes.borrow().clone()
     }
 
-    /// Whether the fault has happened.
-    pub fn happened(&self) -> bool {
-        let reached = |count: usize, place: Option<usize>| place.is_some_and(|place| count >= place);
-        reached(self.writes(), self.silent_after) || reached(self.events(), self.watch.map(|(event, _)| event))
+    /// Waits until there was a write of this kind.
+    pub async fn until_written(&self, kind: &str) {
+        drop(self.writes.subscribe().wait_for(|writes| writes.iter().any(|write| write == kind)).await);
+    }
+
+    /// The write after which no client got an answer; nothing if it has not come.
+    pub fn silenced_by(&self) -> Option<String> {
+        let writes = self.writes.borrow();
+        self.place(&writes).map(|place| writes[place].clone())
+    }
+
+    fn place(&self, writes: &[String]) -> Option<usize> {
+        match self.silent_after.as_ref()? {
+            Write::Nth(write) => write.checked_sub(1).filter(|place| *place < writes.len()),
+            Write::FirstOf(kind) => writes.iter().position(|written| written == kind),
+        }
+    }
+
+    /// How many lists lacked a change that had been made before, and how many events were sent late.
+    pub fn late(&self) -> usize {
+        self.late.load(Ordering::Relaxed)
     }
 
     /// How many events watches have sent.
     pub fn events(&self) -> usize {
-        self.events.load(Ordering::Relaxed)
+        *self.events.borrow()
+    }
+
+    /// Waits until a watch has ended instead of telling its event.
+    pub async fn until_cut(&self) {
+        let Some((event, _)) = self.watch else { return std::future::pending().await };
+        drop(self.events.subscribe().wait_for(|events| *events >= event).await);
     }
 
     /// Waits until all objects of these kinds are watched, by the paths of their collections: from then on each change is an event.
@@ -75,8 +115,10 @@ impl Faults {
 
     /// Waits until the write is done after which no client gets an answer.
     pub async fn until_silent(&self) {
-        let Some(after) = self.silent_after else { return std::future::pending().await };
-        drop(self.writes.subscribe().wait_for(|writes| *writes >= after).await);
+        if self.silent_after.is_none() {
+            return std::future::pending().await;
+        }
+        drop(self.writes.subscribe().wait_for(|writes| self.place(writes).is_some()).await);
     }
 
     /// From now on every request is answered.
@@ -88,20 +130,28 @@ impl Faults {
         self.watched.send_modify(|watched| watched.extend([collection.to_owned()]));
     }
 
-    pub(super) fn note_write(&self) {
-        self.writes.send_modify(|writes| *writes += 1);
+    pub(super) fn note_write(&self, kind: String) {
+        self.writes.send_modify(|writes| writes.push(kind));
+    }
+
+    pub(super) fn note_late(&self, count: usize) {
+        self.late.fetch_add(count, Ordering::Relaxed);
     }
 
     /// Does not return while no client is answered.
     pub(super) async fn answers(&self) {
-        if self.silent_after.is_some_and(|after| self.writes() >= after) {
+        if self.silenced_by().is_some() {
             drop(self.spoken.subscribe().wait_for(|spoken| *spoken).await);
         }
     }
 
     /// How many of these changes a watch tells, and how it ends then.
     pub(super) fn cut(&self, changes: &[Change]) -> (usize, Option<WatchFault>) {
-        let before = self.events.fetch_add(changes.len(), Ordering::Relaxed);
+        let mut before = 0;
+        self.events.send_modify(|events| {
+            before = *events;
+            *events += changes.len();
+        });
         match self.watch {
             Some((event, fault)) if (before + 1..=before + changes.len()).contains(&event) => {
                 (event - before - 1, Some(fault))

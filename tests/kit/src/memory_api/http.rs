@@ -159,6 +159,9 @@ impl Shared {
                 return Ok(self.watch(selection, version));
             }
             let (items, version) = self.store.list_as_of(&selection, self.faults.lag);
+            if self.store.list(&selection).0 != items {
+                self.faults.note_late(1);
+            }
             let list = json!({"metadata": {"resourceVersion": version.to_string()}, "items": items});
             return Ok(whole(StatusCode::OK, &list));
         };
@@ -174,7 +177,7 @@ impl Shared {
                         .all(|field| wanted[field].is_null() || wanted[field] == object["metadata"][field])
                 };
                 let deleted = self.store.delete(&key, is_it).ok_or_else(|| conflict(name))?;
-                self.faults.note_write();
+                self.faults.note_write(kind(&head.method, &target, &deleted));
                 Ok(whole(StatusCode::OK, &deleted))
             }
             Method::PUT if self.store.get(&key).is_none() && CREATED_BY_PUT.contains(&&*target.collection) => {
@@ -204,7 +207,7 @@ impl Shared {
                     let is_still = |now: Option<&Value>| now == Some(&found);
                     // Another client's write came between: this one's counts for what there is now.
                     let Some(stored) = self.store.put_if(&key, changed, is_still) else { continue };
-                    self.faults.note_write();
+                    self.faults.note_write(kind(&head.method, &target, &stored));
                     return Ok(whole(StatusCode::OK, &stored));
                 }
             }
@@ -242,7 +245,7 @@ impl Shared {
                 }
             }
         };
-        self.faults.note_write();
+        self.faults.note_write(kind(&Method::POST, target, &stored));
         Ok(whole(StatusCode::CREATED, &stored))
     }
 
@@ -254,6 +257,9 @@ impl Shared {
             tokio::time::sleep(shared.faults.lag).await;
             shared.faults.answers().await;
             let (sent, fault) = shared.faults.cut(&changes);
+            if !shared.faults.lag.is_zero() {
+                shared.faults.note_late(sent);
+            }
             let mut lines: String = changes.iter().take(sent).map(line).collect();
             if fault == Some(WatchFault::Expired) {
                 let expired = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
@@ -316,6 +322,12 @@ fn merged(found: &Value, body: &Value) -> Value {
     let mut changed = found.clone();
     json_patch::merge(&mut changed, body);
     changed
+}
+
+/// What a write is, as [`Faults::written`](super::Faults::written) lists it.
+fn kind(method: &Method, target: &Target, object: &Value) -> String {
+    let reason = object["involvedObject"].is_object().then(|| object["reason"].as_str()).flatten().unwrap_or_default();
+    format!("{method} {} {reason}", target.collection).trim_end().to_owned()
 }
 
 fn line(change: &Change) -> String {
