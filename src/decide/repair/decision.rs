@@ -133,7 +133,7 @@ fn method(
         // By us, if its Job is suspended: it waits for nothing, and its end loses nothing.
         let may_end = |pod: &PodView, state| {
             state == PodState::Missed(MissedState::Held)
-                && (pod.scheduling_gate.is_some() || pod.waits)
+                && (pod.scheduling_gate.is_some() || pod.waits && !pod.wait_opens)
                 && ungate::reason(pod, state, snapshot, tracker, policy).is_none()
                 && mode_of(pod, namespace, policy).is_ok_and(|mode| mode >= Repair::Held)
         };

@@ -5,7 +5,7 @@ use std::fmt;
 
 use k8s_openapi::api::apps::v1::{DaemonSet, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::{Job, PodFailurePolicyOnPodConditionsPattern, PodFailurePolicyRule};
-use k8s_openapi::api::core::v1::{Namespace, Pod, PodTemplateSpec, ReplicationController};
+use k8s_openapi::api::core::v1::{Container, Namespace, Pod, PodTemplateSpec, ReplicationController};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use k8s_openapi::jiff::Timestamp;
@@ -76,6 +76,8 @@ pub struct PodView {
     pub repair: Option<Result<Repair, String>>,
     /// Whether `wait` is among its init containers.
     pub waits: bool,
+    /// Whether that `wait` may let it start outside the mesh, by its variables, so that it can start at any moment.
+    pub wait_opens: bool,
     /// Our scheduling gate; nothing where it has none.
     pub scheduling_gate: Option<Box<SchedulingGateView>>,
     /// Whether a person lets it run without a proxy: the annotation [`RELEASE`](hold::RELEASE).
@@ -235,6 +237,17 @@ pub(super) fn ordinal(name: &str) -> Option<u64> {
     name.rsplit_once('-')?.1.parse().ok()
 }
 
+/// Whether a container `wait` may let a missed pod start. A value that comes from elsewhere can be any.
+fn opens(wait: &Container) -> bool {
+    let mut variables = wait.env.iter().flatten();
+    let from_elsewhere = wait.env_from.as_ref().is_some_and(|sources| !sources.is_empty());
+    from_elsewhere
+        || variables.any(|variable| {
+            ["LINKERD_GATE_ON_MISSED", "LINKERD_GATE_ON_TIMEOUT"].contains(&variable.name.as_str())
+                && (variable.value_from.is_some() || variable.value.as_deref() == Some("open"))
+        })
+}
+
 // === impl PodView ===
 
 impl PodView {
@@ -248,6 +261,7 @@ impl PodView {
         let finished = matches!(phase, "Succeeded" | "Failed");
         let mut conditions = status.and_then(|status| status.conditions.as_deref()).unwrap_or_default().iter();
         let mut inits = spec.and_then(|spec| spec.init_containers.as_deref()).unwrap_or_default().iter();
+        let wait = inits.find(|container| container.name == WAIT);
         let scheduling_gate = SchedulingGateView::of(pod).map(Box::new);
         Self {
             namespace: metadata.namespace.clone().unwrap_or_default(),
@@ -271,7 +285,8 @@ impl PodView {
             },
             mirror: annotation(metadata, MIRROR).is_some(),
             repair: repair(metadata),
-            waits: inits.any(|container| container.name == WAIT),
+            waits: wait.is_some(),
+            wait_opens: wait.is_some_and(opens),
             scheduling_gate,
             released: hold::is_released(pod),
             node: spec.and_then(|spec| spec.node_name.clone()).filter(|node| !node.is_empty()),

@@ -69,6 +69,14 @@ fn a_job_is_suspended_if_all_its_active_pods_are_held() {
 }
 
 #[test]
+fn a_job_is_not_suspended_whose_pods_wait_may_let_start() {
+    let wait = json!([{"name": "linkerd-gate", "env": [{"name": "LINKERD_GATE_ON_MISSED", "value": "open"}]}]);
+    let mut model = model(report());
+    model.pods([pod("b").of(&report()).and("/spec/initContainers", wait)]);
+    assert!(!model.due_text().iter().any(|line| line.starts_with("suspend")), "it could have started meanwhile");
+}
+
+#[test]
 fn a_job_is_not_suspended_with_unseen_pods_or_an_override() {
     let mut model = model(report().and("/status/active", 4.into()));
     assert!(model.due_text().is_empty());

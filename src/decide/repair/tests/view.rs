@@ -99,6 +99,25 @@ fn mirror_agent_and_waiting_pods_are_recognized_by_their_marks() {
 }
 
 #[test]
+fn a_wait_that_may_let_its_pod_start_is_recognized() {
+    let opens = |wait: Value| {
+        let mut container = json!({"name": "linkerd-gate"});
+        container.as_object_mut().unwrap().extend(wait.as_object().unwrap().clone());
+        let view = pod("a").and("/spec/initContainers", json!([container])).view();
+        assert!(view.waits);
+        view.wait_opens
+    };
+    let variable = |name: &str, value: &str| json!({"env": [{"name": name, "value": value}]});
+    for name in ["LINKERD_GATE_ON_MISSED", "LINKERD_GATE_ON_TIMEOUT"] {
+        assert!(opens(variable(name, "open")), "{name}");
+        assert!(opens(json!({"env": [{"name": name, "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}]})));
+        assert!(!opens(variable(name, "hold")), "{name}");
+    }
+    assert!(!opens(json!({})) && !opens(variable("LINKERD_GATE_TIMEOUT", "open")));
+    assert!(opens(json!({"envFrom": [{"configMapRef": {"name": "settings"}}]})), "it may say anything");
+}
+
+#[test]
 fn the_repair_annotation_is_read_exactly_and_bad_values_kept() {
     for (text, taken) in [
         ("report", Some(Ok(Repair::Report))),
