@@ -16,5 +16,6 @@ pub use self::controller::ControllerSettings;
 pub use self::log_filter::LogFilter;
 pub use self::problem::{Problem, Problems};
 pub use self::proving::Proving;
-pub use self::value::{Address, Component, DnsName, IdentityBy, LogFormat, Mode, OnMissed, OnTimeout, WhenMeshed};
-pub use self::wait::{AGENT_PORT, Linkerd, OwnPod, Wait};
+pub use self::value::{Address, Component, DnsName, IdentityBy, LogFormat, Mode, OnTimeout, WhenMeshed};
+pub use self::wait::{AGENT_PORT, Linkerd, Wait};
+pub use crate::decide::wait::{OnMissed, OwnPod};

@@ -6,20 +6,6 @@ use std::str::FromStr;
 
 use strum::{Display, EnumString, VariantArray};
 
-/// What `wait` does with a missed pod once Linkerd is ready.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Display, EnumString, VariantArray)]
-#[strum(serialize_all = "lowercase")]
-pub enum OnMissed {
-    /// Hold it until the controller or a person replaces it.
-    Hold,
-    /// Exit with code 75.
-    Exit,
-    /// Prove injection, then delete this very pod.
-    Replace,
-    /// Start it outside the mesh.
-    Open,
-}
-
 /// What `wait` does in a meshed pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Display, EnumString, VariantArray)]
 #[strum(serialize_all = "lowercase")]
@@ -221,6 +207,7 @@ pub(super) fn is_label_key(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::decide::wait::OnMissed;
 
     fn goes_there_and_back<
         T: FromStr<Err = strum::ParseError> + VariantArray + fmt::Display + PartialEq + fmt::Debug,

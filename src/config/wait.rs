@@ -10,7 +10,8 @@ use super::log_filter::LogFilter;
 use super::problem::{Problem, Problems};
 use super::reader::{Reader, choice, components, duration, namespace, word};
 use super::table::Role;
-use super::value::{Address, Component, DnsName, LogFormat, OnMissed, OnTimeout, WhenMeshed};
+use super::value::{Address, Component, DnsName, LogFormat, OnTimeout, WhenMeshed};
+use crate::decide::wait::{OnMissed, OwnPod};
 
 /// The port that an agent serves on its node.
 pub const AGENT_PORT: u16 = 4192;
@@ -38,25 +39,6 @@ pub struct Wait {
     pub log: LogFilter,
     /// How a log line is written.
     pub log_format: LogFormat,
-}
-
-/// What the downward API says of the pod that `wait` runs in. Empty strings are `None` but for the label.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OwnPod {
-    /// The value of the label `linkerd.io/control-plane-ns`; empty where the pod has none.
-    pub injected_by: String,
-    /// The value of the annotation `linkerd.io/inject`.
-    pub inject: Option<String>,
-    /// `status.podIP`
-    pub ip: Option<IpAddr>,
-    /// `status.hostIP`
-    pub host_ip: Option<IpAddr>,
-    /// `metadata.name`
-    pub name: Option<String>,
-    /// `metadata.namespace`
-    pub namespace: Option<String>,
-    /// `metadata.uid`
-    pub uid: Option<String>,
 }
 
 /// Where Linkerd is and what of it has to answer.

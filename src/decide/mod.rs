@@ -8,6 +8,7 @@
 //! - [`manual_override`]: what a person said with `open` or `close`, and until when.
 //! - [`gate_status`]: the body of `/gate`.
 //! - [`uninstall`]: in which order everything of ours is removed, and what happens to held pods then.
+//! - [`wait`]: whether the pod that `wait` runs in may start.
 
 pub mod election;
 pub mod gate_status;
@@ -17,6 +18,7 @@ pub mod node;
 pub mod readiness;
 pub mod repair;
 pub mod uninstall;
+pub mod wait;
 
 pub use self::election::follower::Follower;
 pub use self::election::pending_repair::PendingRepair;

@@ -7,9 +7,9 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{Container, EnvVar, Pod};
 
 use crate::config::{OnTimeout, Problems, Wait, table};
+use crate::decide::wait::{PodClass, Then};
 use crate::linkerd::injection_input::inject_annotation;
 use crate::linkerd::names;
-use crate::role::wait::{PodClass, Then};
 
 pub(super) const INJECTED_BY: &str = "LINKERD_GATE_INJECTED_BY";
 pub(super) const INJECT: &str = "LINKERD_GATE_INJECT";

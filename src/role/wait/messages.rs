@@ -3,10 +3,10 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::pod_class::{PodClass, refused_annotation};
-use super::status::{Opening, Status};
 use super::status_log::{Line, whole_seconds};
 use crate::config::{OnMissed, OnTimeout, OwnPod, Wait};
+use crate::decide::wait::pod_class::{PodClass, refused_annotation};
+use crate::decide::wait::{Opening, Status};
 use crate::decide::{Basis, Gate, GateStatus};
 use crate::observe::Issuer;
 
@@ -52,7 +52,7 @@ pub(super) fn beginning(settings: &Wait, class: PodClass) -> Line {
 }
 
 /// The gate is open, and this pod may start.
-pub(super) fn open(class: PodClass, opening: &Opening<'_>, after: Duration) -> Line {
+pub(super) fn open(class: PodClass, opening: Opening<'_>, issuer: Option<Issuer>, after: Duration) -> Line {
     let after = short(after);
     let ready = match opening {
         Opening::Overridden(by) if class == PodClass::Missed => {
@@ -62,14 +62,17 @@ pub(super) fn open(class: PodClass, opening: &Opening<'_>, after: Duration) -> L
         Opening::Overridden(by) => return Line::new("open", format!("manual override ({by}) after {after}")),
         Opening::Agents(Basis::NotInstalled) => format!("{}, says this node's agent", Basis::NotInstalled),
         Opening::Agents(basis) => format!("Linkerd is ready ({basis}, says this node's agent)"),
-        Opening::Reachable(None) => "Linkerd is ready (reachable, not proven)".to_owned(),
-        Opening::Reachable(Some(Issuer::Bundle)) => {
-            "Linkerd is ready (reachable, not proven; the injector's certificate chains to the CA bundle)".to_owned()
-        }
-        Opening::Reachable(Some(Issuer::Unchecked)) => {
-            "Linkerd is ready (reachable, not proven; without a CA bundle the injector's issuer was not checked)"
-                .to_owned()
-        }
+        Opening::Reachable => match issuer {
+            None => "Linkerd is ready (reachable, not proven)".to_owned(),
+            Some(Issuer::Bundle) => {
+                "Linkerd is ready (reachable, not proven; the injector's certificate chains to the CA bundle)"
+                    .to_owned()
+            }
+            Some(Issuer::Unchecked) => {
+                "Linkerd is ready (reachable, not proven; without a CA bundle the injector's issuer was not checked)"
+                    .to_owned()
+            }
+        },
     };
     let reason = match class {
         PodClass::Meshed => format!("Linkerd's identity answers, after {after}"),
@@ -97,8 +100,8 @@ pub(super) fn agent_is_back(answer: &GateStatus) -> Line {
 }
 
 /// Linkerd is ready, but only the owner or a person can replace this pod.
-pub(super) fn held(pod: &OwnPod, opening: &Opening<'_>) -> Line {
-    if *opening == Opening::Agents(Basis::NotInstalled) {
+pub(super) fn held(pod: &OwnPod, opening: Opening<'_>) -> Line {
+    if opening == Opening::Agents(Basis::NotInstalled) {
         return Line::new(
             "this pod cannot be injected",
             "Linkerd is not installed, says this node's agent, and the pod requests injection. Install Linkerd, or remove the \
@@ -107,7 +110,7 @@ pub(super) fn held(pod: &OwnPod, opening: &Opening<'_>) -> Line {
     }
     let how = match opening {
         Opening::Agents(basis) => format!(" ({basis})"),
-        Opening::Reachable(_) | Opening::Overridden(_) => String::new(),
+        Opening::Reachable | Opening::Overridden(_) => String::new(),
     };
     let reason = format!("Linkerd is ready{how}, and injects a pod only when it is created. {}", next(pod));
     Line::new("this pod must be created again", reason)
@@ -204,7 +207,7 @@ fn awaited(class: PodClass, known: &Status) -> String {
         Some(_) if class == PodClass::Missed => "Linkerd was ready, but this pod was not created again".to_owned(),
         Some(_) => "Linkerd was ready".to_owned(),
         None => match known {
-            Status::Directly(Gate::Settling { .. }, _) => "Linkerd had just begun to answer".to_owned(),
+            Status::Directly(Gate::Settling { .. }) => "Linkerd had just begun to answer".to_owned(),
             Status::Directly(..) | Status::FromAgent(_) => format!("Linkerd was not ready: {known}"),
         },
     }
@@ -230,31 +233,33 @@ mod tests {
         }
     }
 
-    const REACHABLE: Opening<'_> = Opening::Reachable(None);
+    const REACHABLE: Opening<'_> = Opening::Reachable;
 
     fn open_gate() -> Status {
-        Status::Directly(
-            Gate::Open { basis: Basis::Reachable, since: Duration::ZERO, latest: Duration::ZERO, degraded: None },
-            None,
-        )
+        Status::Directly(Gate::Open {
+            basis: Basis::Reachable,
+            since: Duration::ZERO,
+            latest: Duration::ZERO,
+            degraded: None,
+        })
     }
 
     #[test]
     fn a_held_pod_names_the_command_that_replaces_it() {
         assert!(
-            held(&shop(None), &REACHABLE).to_string().contains("after: kubectl delete pod web-0 --namespace shop (")
+            held(&shop(None), REACHABLE).to_string().contains("after: kubectl delete pod web-0 --namespace shop (")
         );
-        assert!(held(&shop(None), &REACHABLE).to_string().contains("owner: linkerd-gate recreate pod/web-0 -n shop;"));
+        assert!(held(&shop(None), REACHABLE).to_string().contains("owner: linkerd-gate recreate pod/web-0 -n shop;"));
     }
 
     #[test]
     fn a_value_that_linkerd_does_not_take_is_pointed_out() {
         assert!(
-            held(&shop(Some("Enabled")), &REACHABLE)
+            held(&shop(Some("Enabled")), REACHABLE)
                 .to_string()
                 .contains("does not accept linkerd.io/inject: \"Enabled\"")
         );
-        assert!(!held(&shop(Some("ingress")), &REACHABLE).to_string().contains("does not accept"));
+        assert!(!held(&shop(Some("ingress")), REACHABLE).to_string().contains("does not accept"));
         assert!(
             gave_up(&shop(Some("Enabled")), PodClass::Missed, &open_gate(), Duration::ZERO)
                 .to_string()

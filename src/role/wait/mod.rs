@@ -1,10 +1,8 @@
 //! `wait`: an init container that holds its pod until Linkerd can inject and certify, and never lets a missed pod start.
 
 mod messages;
-mod pod_class;
 mod self_replace;
 mod source;
-mod status;
 mod status_log;
 
 use std::time::Duration;
@@ -12,18 +10,17 @@ use std::time::Duration;
 use strum::VariantArray as _;
 use tracing::{Instrument as _, debug, error_span};
 
-pub use self::pod_class::{PodClass, Then};
 use self::self_replace::Replacement;
 pub use self::self_replace::Replacer;
 use self::source::{Source, SourceEvent};
-use self::status::Status;
 pub use self::status_log::write_termination_message;
 use self::status_log::{Level, Line, StatusLog};
-use crate::config::{Component, OnMissed, OnTimeout, Wait, WhenMeshed};
+use crate::config::{Component, OnTimeout, Wait, WhenMeshed};
 use crate::decide::readiness::policy::NothingRequired;
+use crate::decide::wait::{Opening, PodClass, Status, Then};
 use crate::decide::{Evidence, Gate, GateStatus, Policy, Probe, Transition};
 use crate::exit::Exit;
-use crate::observe::{AgentClient, AgentError, Direct};
+use crate::observe::{AgentClient, AgentError, Direct, Issuer};
 use crate::retry::Schedule;
 
 /// Why `wait` cannot begin.
@@ -80,13 +77,9 @@ async fn start(
         return Ok(Exit::Done);
     }
 
-    let required = |component| match class {
-        // Injection is behind a meshed pod: all it still needs is a certificate.
-        PodClass::Meshed => component == Component::Identity,
-        // "Create this pod again" would be bad advice while no injector could inject the next one.
-        PodClass::Missed if settings.on_missed != OnMissed::Open && component == Component::Injector => true,
-        _ => settings.linkerd.require.contains(&component),
-    };
+    let configured = &settings.linkerd.require;
+    let is_configured = |wanted| configured.iter().any(|component| probe(*component) == wanted);
+    let required = |component| class.requires(probe(component), settings.on_missed, is_configured);
     let probes = Component::VARIANTS.iter().copied().filter(|component| required(*component)).map(probe);
     let direct_policy = Policy::direct();
     let policy = Policy::new(probes, direct_policy.proofs(), direct_policy.settling())?;
@@ -94,7 +87,7 @@ async fn start(
     // Whether its own proxy could get a certificate is a question that no agent answers.
     let agent = settings.agent.clone().filter(|_| class != PodClass::Meshed).map(AgentClient::new).transpose()?;
     let source = Source::new(direct, agent, policy.clone());
-    let known = Status::Directly(Gate::closed(), None);
+    let known = Status::default();
     let mut hold = Hold { settings, class, policy, source, known, log, without_agent: false };
 
     let ended = tokio::select! {
@@ -156,7 +149,7 @@ impl Hold<'_> {
                 looking.reset();
                 match opening.then(self.class, on_missed, pod) {
                     Then::Open => {
-                        let line = messages::open(self.class, &opening, self.log.elapsed());
+                        let line = messages::open(self.class, opening, self.issuer(opening), self.log.elapsed());
                         let level = if self.class == PodClass::Missed { Level::Warn } else { Level::Info };
                         self.log.note(level, &line);
                         return Exit::Done;
@@ -166,7 +159,7 @@ impl Hold<'_> {
                         return Exit::MustBeReplaced;
                     }
                     Then::Hold => {
-                        self.log.state(Level::Warn, messages::held(pod, &opening));
+                        self.log.state(Level::Warn, messages::held(pod, opening));
                         watching.next_pause()
                     }
                     Then::Replace => replacement.attempt(pod, &mut self.log).await,
@@ -189,12 +182,9 @@ impl Hold<'_> {
         for (probe, outcome) in evidence.results().filter(|(probe, _)| self.policy.requires(*probe)) {
             debug!(%probe, result = %outcome, "probe");
         }
-        let old = match std::mem::replace(&mut self.known, Status::Directly(Gate::closed(), None)) {
-            Status::Directly(gate, _) => gate,
-            // What the agent knew is not what was counted here.
-            Status::FromAgent(_) => Gate::closed(),
-        };
-        let new = old.clone().step(&self.policy, evidence);
+        let old = self.known.own_gate();
+        self.known = self.known.look(&self.policy, evidence);
+        let new = self.known.own_gate();
         match Transition::between(&old, &new) {
             // What an open gate means for this pod is logged by the arms of `run`.
             None | Some(Transition::Opened(_) | Transition::Rests(_) | Transition::Reassured) => {}
@@ -204,7 +194,11 @@ impl Hold<'_> {
                 self.log.state(level, Line::new(change.message(), change.reason().unwrap_or_default()));
             }
         }
-        self.known = Status::Directly(new, self.source.injectors_issuer());
+    }
+
+    /// How the issuer was checked of the injector's certificate that `opening` is based on.
+    fn issuer(&self, opening: Opening<'_>) -> Option<Issuer> {
+        (opening == Opening::Reachable).then(|| self.source.injectors_issuer()).flatten()
     }
 
     /// Takes in what the agent says.
@@ -227,17 +221,17 @@ impl Hold<'_> {
         let level = if followed { Level::Warn } else { Level::Info };
         self.log.note(level, &messages::without_agent(why));
         self.without_agent = true;
-        self.known = Status::Directly(Gate::closed(), None);
+        self.known = Status::default();
     }
 
     /// How long the gate still has to settle; nothing where it does not.
     fn until_settled(&self) -> Option<Duration> {
         match &self.known {
             // A clock that is read twice is read a little later: without the margin the last look would come too early.
-            Status::Directly(Gate::Settling { since, .. }, _) => {
+            Status::Directly(Gate::Settling { since, .. }) => {
                 Some((*since + self.policy.settling() + Duration::from_millis(2)).saturating_sub(self.source.now()))
             }
-            Status::Directly(..) | Status::FromAgent(_) => None,
+            Status::Directly(_) | Status::FromAgent(_) => None,
         }
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::status::uncovered;
+use crate::decide::wait::status::{BLIND, is_blind, uncovered};
 use crate::decide::{Evidence, GateStatus, Policy};
 use crate::observe::{AgentClient, Direct, Issuer};
 use crate::retry::Schedule;
@@ -16,9 +16,6 @@ const POLL: Duration = Duration::from_secs(30);
 
 /// A closed answer to a long poll that comes before this was not waited for: the agent ends, or has its own limit.
 const TOO_EARLY: Duration = Duration::from_secs(1);
-
-/// How long an agent that sees no verdict itself is followed: longer than a cluster without a prover takes to elect one.
-const BLIND: Duration = Duration::from_mins(1);
 
 /// The two sources. The agent comes first: it costs the cluster nothing, and what it says is proven.
 pub(super) struct Source {
@@ -144,11 +141,6 @@ async fn ask(agent: &AgentClient, policy: &Policy, wait: Option<Duration>) -> Re
         None => Ok(answer),
         Some(missing) => Err(format!("it does not look at {missing}, which LINKERD_GATE_REQUIRE asks for")),
     }
-}
-
-/// Whether the agent is closed only because it cannot tell.
-fn is_blind(answer: &GateStatus) -> bool {
-    answer.verdict_stale && !answer.open && answer.manual_override.is_none()
 }
 
 /// One question, in a while. It goes on over as many looks as are made meanwhile.

@@ -9,6 +9,7 @@ use linkerd_gate_core::decide::node::essential;
 use linkerd_gate_core::decide::node::essential::{EssentialNamespace, UnboundPod};
 use linkerd_gate_core::decide::node::taint::{NodePolicy, TAINT_KEY, Tainting};
 use linkerd_gate_core::decide::repair::{Kind, OwnerReference, Repair, RepairPolicy};
+use linkerd_gate_core::decide::wait::OnMissed;
 use linkerd_gate_core::linkerd::WebhookView;
 
 use crate::agent::{Cluster, Policies};
@@ -88,6 +89,10 @@ pub fn node_name(node: usize) -> String {
     format!("node-{node}")
 }
 
+/// Asks by its namespace, and has nothing else of ours.
+const TEMPLATE: Template =
+    Template { ask: Ask::ByNamespace, waits: false, on_missed: OnMissed::Hold, exempt: false, report: false };
+
 fn reference(app: usize) -> OwnerReference {
     OwnerReference { kind: Kind::ReplicaSet, name: format!("app-{app}"), uid: format!("owner-{app}") }
 }
@@ -102,7 +107,7 @@ pub fn made(app: usize, number: u64, meshed: bool, gated: bool) -> AppPod {
         created: k8s_openapi::jiff::Timestamp::UNIX_EPOCH,
         owner: Some(app),
         reference: Some(reference(app)),
-        template: Template { ask: Ask::ByNamespace, waits: false, exempt: false, report: false },
+        template: TEMPLATE,
         pin: None,
         node: None,
         meshed,
@@ -113,6 +118,7 @@ pub fn made(app: usize, number: u64, meshed: bool, gated: bool) -> AppPod {
         reported: Reported::Nothing,
         restarts: 0,
         enforced: app == 0,
+        excused: false,
         let_go: false,
         runs_since: None,
         came_before: false,
@@ -124,6 +130,5 @@ pub fn made(app: usize, number: u64, meshed: bool, gated: bool) -> AppPod {
 
 /// What makes an application's pod.
 pub fn owner(app: usize, has: usize) -> Owner {
-    let template = Template { ask: Ask::ByNamespace, waits: false, exempt: false, report: false };
-    Owner { version: 1, has, ..Owner::new(reference(app), template, 1, Duration::ZERO) }
+    Owner { version: 1, has, ..Owner::new(reference(app), TEMPLATE, 1, Duration::ZERO) }
 }

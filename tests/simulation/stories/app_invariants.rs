@@ -6,9 +6,11 @@ use k8s_openapi::api::core::v1::{Pod, PodCondition, PodSpec, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use linkerd_gate_core::decide::repair::tracker::MAX_FAILURES;
 use linkerd_gate_core::decide::repair::{Kind, Repair};
+use linkerd_gate_core::decide::wait::OnMissed;
 
 use crate::objects::{AppPod, Change, Channel, Reported};
 use crate::world::{AGENTS, SECOND, World, node_name};
+use crate::writes::LAG;
 
 /// What is known of an owner while the injector lies: replacements come without a proxy though the proofs are good.
 #[derive(Clone, Copy, Debug, Default)]
@@ -19,16 +21,54 @@ pub struct Lied {
 // === impl World ===
 
 impl World {
-    /// No app of a pod that asks starts outside the mesh where admission or `wait` keeps it from that.
+    /// No app of a pod that asks starts outside the mesh where admission or `wait` keeps it from that. What it has to do with who let
+    /// it go is not asked: only what the pod is, what people said, and how long it was held.
     pub fn check_start(&mut self, pod: &AppPod) -> Result<(), String> {
-        if pod.meshed || !pod.template.asks() || pod.let_go || pod.released {
+        if pod.meshed || !pod.template.asks() {
             return Ok(());
         }
-        if pod.enforced || pod.gated || pod.template.waits {
-            return Err(format!("the app of {} ({}) starts outside the mesh", pod.path(), pod.uid));
+        if pod.enforced && !pod.released && !pod.excused {
+            return Err(format!(
+                "the app of {} ({}) starts outside the mesh, which admission holds",
+                pod.path(),
+                pod.uid
+            ));
+        }
+        // An agent that is cut off follows the word that it has seen, for as long as that was to last.
+        let opened = self.opened_by_override_until.is_some_and(|until| self.now < until + LAG);
+        if pod.template.waits && pod.template.on_missed != OnMissed::Open && !opened {
+            return Err(format!("the app of {} ({}) starts outside the mesh, which `wait` holds", pod.path(), pod.uid));
         }
         self.counts.started_bare += 1;
         Ok(())
+    }
+
+    /// Notes which held pods may run without a proxy: it stays so.
+    pub fn note_excused(&mut self) {
+        let held: Vec<&AppPod> = self.objects.pods.values().filter(|pod| pod.gated && !pod.excused).collect();
+        let excused: Vec<String> = held.into_iter().filter(|pod| self.is_excused(pod)).map(AppPod::path).collect();
+        for path in excused {
+            self.objects.pods.get_mut(&path).unwrap().excused = true;
+        }
+    }
+
+    fn is_excused(&self, pod: &AppPod) -> bool {
+        let lately = |since: Duration| self.now < since + LAG;
+        // The age of a pod is by a replica's wall clock.
+        let clocks_differ = || {
+            let replicas = self.living_replicas().into_iter().map(|one| &self.replicas[one]);
+            replicas.into_iter().any(|replica| replica.skewed() || lately(replica.undisturbed))
+        };
+        // A Job is resumed whose pods were held for too long, and those that it makes then are not held again.
+        let job = pod.owner.map(|owner| &self.objects.owners[owner]).filter(|owner| owner.is_job());
+        let since = job.and_then(|job| job.held_since).unwrap_or(pod.made);
+        self.opened_at.is_some_and(lately)
+            || self
+                .setting
+                .repair
+                .hold_max
+                .is_some_and(|longest| self.now + Duration::from_secs(90) >= since + longest || clocks_differ())
+            || self.absent_since.is_some_and(|since| self.now >= since + Duration::from_mins(10))
     }
 
     /// A replica removed a pod of an owner.
@@ -76,6 +116,7 @@ impl World {
         if self.absent_since.is_some() {
             self.objects.pods.values_mut().for_each(|pod| pod.came_before = true);
         }
+        self.note_excused();
         self.note_readiness();
     }
 

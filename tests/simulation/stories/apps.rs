@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use linkerd_gate_core::decide::repair::{Kind, OwnerReference};
+use linkerd_gate_core::decide::wait::OnMissed;
 
 use crate::events::Event;
 use crate::objects::{AppPod, Ask, Owner, Reported, Template};
@@ -25,7 +26,7 @@ pub enum Admission {
 enum Admitted {
     Meshed,
     Gated,
-    Bare { enforced: bool },
+    Bare,
     Refused,
 }
 
@@ -41,7 +42,18 @@ impl Template {
             10 => Ask::HostNetwork,
             _ => Ask::Invalid,
         };
-        Self { ask, waits: world.random.chance(25), exempt: world.random.chance(5), report: world.random.chance(5) }
+        let on_missed = match world.random.below(10) {
+            0 => OnMissed::Exit,
+            1 => OnMissed::Open,
+            _ => OnMissed::Hold,
+        };
+        Self {
+            ask,
+            waits: world.random.chance(25),
+            on_missed,
+            exempt: world.random.chance(5),
+            report: world.random.chance(5),
+        }
     }
 }
 
@@ -89,21 +101,24 @@ impl World {
         match self.setting.admission {
             Admission::Hold if asked && !template.exempt => Admitted::Gated,
             Admission::Refuse if asked && !template.exempt => Admitted::Refused,
-            _ => Admitted::Bare { enforced: false },
+            _ => Admitted::Bare,
         }
     }
 
     /// Creates a pod, unless admission refuses it.
     fn create_pod(&mut self, owner: Option<usize>, name: String, template: Template, pin: Option<usize>) -> bool {
-        let (meshed, gated, enforced) = match self.admit(template) {
+        let (meshed, gated) = match self.admit(template) {
             Admitted::Refused => return false,
-            Admitted::Meshed => (true, false, true),
-            Admitted::Gated => (false, true, true),
-            Admitted::Bare { enforced } => (false, false, enforced),
+            Admitted::Meshed => (true, false),
+            Admitted::Gated => (false, true),
+            Admitted::Bare => (false, false),
         };
         self.pods_made += 1;
         let uid = format!("pod-{}", self.pods_made);
         let bare = !meshed && template.asks();
+        if let Some(owner) = owner.map(|owner| &mut self.objects.owners[owner]) {
+            owner.held_since = if meshed { None } else { owner.held_since.or(Some(self.now)) };
+        }
         self.counts.bare += usize::from(bare);
         self.counts.held += usize::from(gated);
         let pod = AppPod {
@@ -124,7 +139,8 @@ impl World {
             deleting: false,
             reported: Reported::Nothing,
             restarts: 0,
-            enforced,
+            enforced: self.setting.admission != Admission::Off && self.webhook_present && !template.exempt,
+            excused: false,
             let_go: false,
             came_before: self.absent_lately(),
             runs_since: None,

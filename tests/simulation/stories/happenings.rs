@@ -265,9 +265,7 @@ fn victim(world: &mut World) -> Option<usize> {
 fn say(world: &mut World, open: bool) -> ManualOverride {
     let lasts = world.random.between(5000, 60_000);
     let until = world.wall() + SignedDuration::from_secs(i64::try_from(lasts.as_secs()).unwrap());
-    if !open {
-        let end = world.now + lasts;
-        world.closed_by_override_until = Some(world.closed_by_override_until.map_or(end, |until| until.max(end)));
-    }
+    let ends = if open { &mut world.opened_by_override_until } else { &mut world.closed_by_override_until };
+    *ends = (*ends).max(Some(world.now + lasts));
     ManualOverride { open, until }
 }

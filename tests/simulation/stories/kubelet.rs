@@ -1,6 +1,6 @@
 //! What kubelets do with pods of applications.
 
-use std::time::Duration;
+use linkerd_gate_core::decide::wait::Then;
 
 use crate::objects::Reported;
 use crate::world::{SECOND, World};
@@ -47,6 +47,7 @@ impl World {
         }
         match step {
             Step::See => {
+                self.waits.remove(uid);
                 let again = pod.ran;
                 self.objects.change(path, |pod| {
                     pod.restarts += i32::from(again);
@@ -59,14 +60,23 @@ impl World {
                 if pod.template.waits && pod.reported != Reported::Waits && self.api_up {
                     self.objects.change(path, |pod| pod.reported = Reported::Waits);
                 }
-                if !pod.template.waits || self.wait_ends(&pod, node) {
-                    let after = self.random.between(10, 300);
-                    self.kubelet_in(after, path, Step::Run);
-                } else {
-                    self.kubelet_in(SECOND, path, Step::Start);
+                match if pod.template.waits { self.step_wait(&pod, node) } else { Some(Then::Open) } {
+                    Some(Then::Open) => {
+                        let after = self.random.between(10, 300);
+                        self.kubelet_in(after, path, Step::Run);
+                    }
+                    Some(Then::Exit) => {
+                        // The kubelet starts it again where the owner leaves the pod alone.
+                        self.waits.remove(uid);
+                        let again = self.random.between(10_000, 40_000);
+                        self.kubelet_in(again, path, Step::Start);
+                    }
+                    // None of the drawn pods replaces itself.
+                    Some(Then::Hold | Then::Replace) | None => self.kubelet_in(SECOND, path, Step::Start),
                 }
             }
             Step::Run => {
+                self.waits.remove(uid);
                 self.check_start(&pod)?;
                 let now = self.now;
                 if let Some(pod) = self.objects.pods.get_mut(path) {
@@ -93,24 +103,5 @@ impl World {
             Step::Kill => self.objects.remove(path),
         }
         Ok(())
-    }
-
-    /// Whether `wait` lets a pod go on: one that is meshed at once, one that is missed never, any other when its node's agent says
-    /// that injection is ready.
-    fn wait_ends(&self, pod: &crate::objects::AppPod, node: usize) -> bool {
-        if pod.meshed {
-            return true;
-        }
-        // To `wait`, its entry is the ask: only the pod's own annotation and its address say otherwise.
-        let unasked = matches!(pod.template.ask, crate::objects::Ask::Declines | crate::objects::Ask::HostNetwork);
-        let open = |agent: &crate::agent::Agent| {
-            agent.node == node && agent.process.lives() && agent.follower.gate().is_open()
-        };
-        unasked && self.agents.iter().any(open)
-    }
-
-    /// How long a pod has been there.
-    pub fn age(&self, pod: &crate::objects::AppPod) -> Duration {
-        self.now.saturating_sub(pod.made)
     }
 }

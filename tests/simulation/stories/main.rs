@@ -32,6 +32,7 @@ mod replicas;
 mod requests;
 mod setting;
 mod story;
+mod wait;
 mod world;
 mod writes;
 use std::time::Duration;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use k8s_openapi::jiff::Timestamp;
 use linkerd_gate_core::decide::repair::retry::RefusedCreate;
 use linkerd_gate_core::decide::repair::{Kind, OwnerReference, OwnerView, PodView};
+use linkerd_gate_core::decide::wait::OnMissed;
 
 use crate::render;
 
@@ -57,8 +58,9 @@ pub enum Ask {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Template {
     pub ask: Ask,
-    /// Whether `wait` is among its init containers.
+    /// Whether `wait` is among its init containers, and what it does with a missed pod.
     pub waits: bool,
+    pub on_missed: OnMissed,
     /// Whether it is exempt from admission.
     pub exempt: bool,
     /// Whether its annotation says that repair only reports.
@@ -103,9 +105,11 @@ pub struct AppPod {
     pub reported: Reported,
     pub restarts: i32,
     // --- what no process sees ---
-    /// Whether admission kept it from running without a proxy.
+    /// Whether hold or guard was there for it when it was made.
     pub enforced: bool,
-    /// Whether its gate came off for a reason that lets it run without a proxy.
+    /// Whether, while it was held, a person or a limit let it run without a proxy: by what is so, not by what a controller says.
+    pub excused: bool,
+    /// Whether its gate came off.
     pub let_go: bool,
     /// Since when its app runs, in this boot of its node.
     pub runs_since: Option<Duration>,
@@ -137,6 +141,8 @@ pub struct Owner {
     pub mark: Option<String>,
     pub succeeded: usize,
     pub failed: usize,
+    /// Since when it has made pods that are held, and none that is meshed.
+    pub held_since: Option<Duration>,
     pub made: usize,
     /// How many of its pods are on how many nodes: a DaemonSet's.
     pub desired: usize,
@@ -174,6 +180,7 @@ impl Owner {
             mark: None,
             succeeded: 0,
             failed: 0,
+            held_since: None,
             made: 0,
             desired: 0,
             has: 0,

@@ -6,7 +6,7 @@ use k8s_openapi::api::apps::v1::{
 };
 use k8s_openapi::api::batch::v1::{Job, JobCondition, JobSpec, JobStatus};
 use k8s_openapi::api::core::v1::{
-    Container, ContainerState, ContainerStateRunning, ContainerStateWaiting, ContainerStatus, Namespace, Pod,
+    Container, ContainerState, ContainerStateRunning, ContainerStateWaiting, ContainerStatus, EnvVar, Namespace, Pod,
     PodCondition, PodSchedulingGate, PodSpec, PodStatus, PodTemplateSpec,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
@@ -81,10 +81,19 @@ fn template_metadata(template: Template) -> ObjectMeta {
 fn spec(template: Template) -> PodSpec {
     PodSpec {
         containers: vec![container("app")],
-        init_containers: template.waits.then(|| vec![container(WAIT)]),
+        init_containers: template.waits.then(|| vec![wait(template)]),
         host_network: (template.ask == Ask::HostNetwork).then_some(true),
         ..PodSpec::default()
     }
+}
+
+fn wait(template: Template) -> Container {
+    let variable = EnvVar {
+        name: "LINKERD_GATE_ON_MISSED".to_owned(),
+        value: Some(template.on_missed.to_string()),
+        ..EnvVar::default()
+    };
+    Container { env: Some(vec![variable]), ..container(WAIT) }
 }
 
 fn container(name: &str) -> Container {

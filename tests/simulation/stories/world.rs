@@ -24,6 +24,7 @@ use crate::objects::{Change, Channel, Objects};
 use crate::random::Random;
 use crate::setting::{Counts, Setting, Violation};
 use crate::story::{Happening, Incident};
+use crate::wait::Wait;
 
 /// A second of the world.
 pub const SECOND: Duration = Duration::from_secs(1);
@@ -107,9 +108,13 @@ pub struct World {
     /// Whether the network plug-in's DaemonSet does not tolerate our taint.
     pub daemon_set_lacks: bool,
     pub lease_deleted: Option<Duration>,
+    /// Until when a person's words were to last that closed something, and that opened something.
     pub closed_by_override_until: Option<Duration>,
+    pub opened_by_override_until: Option<Duration>,
     pub published: Published,
     pub objects: Objects,
+    /// Each `wait` that runs, by its pod's uid.
+    pub waits: BTreeMap<String, Wait>,
     pub replicas: Vec<Controller>,
     /// The node of each pod of a replica.
     pub seats: BTreeMap<(usize, usize), usize>,
@@ -196,8 +201,10 @@ impl World {
             daemon_set_lacks: false,
             lease_deleted: None,
             closed_by_override_until: None,
+            opened_by_override_until: None,
             published: Published::default(),
             objects: Objects::default(),
+            waits: BTreeMap::new(),
             replicas: Vec::new(),
             seats: BTreeMap::new(),
             managers_up_at: Duration::ZERO,

@@ -7,7 +7,7 @@ use linkerd_gate_core::decide::PendingRepair;
 use linkerd_gate_core::decide::election::lease_record::{LEASE_DURATION, LeaseRecord};
 use linkerd_gate_core::decide::node::taint::TAINT_KEY;
 use linkerd_gate_core::decide::readiness::gate::PROOF_LIFETIME;
-use linkerd_gate_core::decide::repair::{Action, Operation, Repair, Target, Ungate, UngateReason, WriteOutcome};
+use linkerd_gate_core::decide::repair::{Action, Operation, Repair, Target, Ungate, WriteOutcome};
 
 use crate::api_server::Refused;
 use crate::controller::{Ask, Reply};
@@ -16,7 +16,7 @@ use crate::render;
 use crate::world::World;
 
 /// For how long what was true may still be acted on: a request takes its time, and what it was decided by had taken its own.
-const LAG: Duration = Duration::from_secs(25);
+pub const LAG: Duration = Duration::from_secs(25);
 
 /// The answer to what no API server took.
 pub fn refused(ask: Ask) -> Reply {
@@ -59,7 +59,7 @@ impl World {
                 Reply::Acted(action, outcome)
             }
             Ask::Ungate(ungate) => {
-                let outcome = self.ungate(one, &ungate)?;
+                let outcome = self.ungate(&ungate)?;
                 Reply::Ungated(ungate, outcome)
             }
             Ask::Retry(retry) => {
@@ -278,35 +278,15 @@ impl World {
         Ok(WriteOutcome::Done)
     }
 
-    fn ungate(&mut self, one: usize, ungate: &Ungate) -> Result<WriteOutcome, String> {
+    fn ungate(&mut self, ungate: &Ungate) -> Result<WriteOutcome, String> {
+        self.note_excused();
         let path = format!("{}/{}", ungate.namespace, ungate.name);
         let Some(pod) = self.objects.pods.get(&path) else { return Ok(WriteOutcome::Conflict) };
         if pod.version.to_string() != ungate.resource_version || !pod.gated || pod.deleting {
             return Ok(WriteOutcome::Conflict);
         }
-        let lately = |since: Option<Duration>| since.is_some_and(|since| self.now < since + LAG);
         let bare = pod.template.asks() && !pod.meshed;
-        let held = self.age(pod);
-        let legitimate = !bare
-            || pod.released
-            || pod.template.exempt
-            || match ungate.reason {
-                UngateReason::Opened => lately(self.opened_at),
-                // The age of a pod is by the replica's wall clock.
-                UngateReason::HeldTooLong
-                    if self.replicas[one].skewed() || lately(Some(self.replicas[one].undisturbed)) =>
-                {
-                    true
-                }
-                UngateReason::HeldTooLong => {
-                    self.setting.repair.hold_max.is_some_and(|longest| held + Duration::from_secs(90) >= longest)
-                }
-                UngateReason::NotInstalled => {
-                    self.absent_since.is_some_and(|since| self.now >= since + Duration::from_mins(10))
-                }
-                _ => false,
-            };
-        if !legitimate {
+        if bare && !pod.released && !pod.template.exempt && !pod.excused {
             return Err(format!("the gate of {path} comes off, which is not meshed: {ungate:?}"));
         }
         self.counts.ungated += 1;

@@ -11,10 +11,11 @@ use std::time::Duration;
 use k8s_openapi::jiff::Timestamp;
 use linkerd_gate_core::decide::election::elector::{Elector, WriteError};
 use linkerd_gate_core::decide::election::lease_record::LeaseHolder;
+use linkerd_gate_core::decide::gate_status::NodeStatus;
 use linkerd_gate_core::decide::node::repair_wait::ControllerLease;
 use linkerd_gate_core::decide::node::taint::{Age, NodeFacts, NodePlan, NodeState, NodeView};
 use linkerd_gate_core::decide::readiness::gate::ClosedReason;
-use linkerd_gate_core::decide::{Follower, Gate, ManualOverride, ProbeResult};
+use linkerd_gate_core::decide::{Follower, Gate, GateStatus, ManualOverride, Policy, ProbeResult};
 
 use crate::api_server::{Refused, Request, Truth, Word};
 use crate::random::{Format, Random};
@@ -164,6 +165,18 @@ impl Agent {
     /// What it would publish now, where it proves.
     pub fn verdict(&self) -> Option<String> {
         self.prover.as_ref().map(Prover::verdict)
+    }
+
+    /// What it answers to who asks `/gate`.
+    pub fn gate_status(&self, now: Duration, wall: Timestamp, policy: &Policy) -> GateStatus {
+        let state = self.state.as_ref().unwrap_or(&NodeState::Undecided).as_str().to_owned();
+        let node = NodeStatus { name: self.me.name.clone(), state, reason: String::new() };
+        let answer = GateStatus::of(self.follower.gate(), policy, None, node);
+        let answer = answer.seeing(self.follower.is_fresh(self.local(now)));
+        match self.manual_override(wall) {
+            Some(word) => answer.overridden(word.open, word.to_string()),
+            None => answer,
+        }
     }
 
     /// When it wants to be woken.

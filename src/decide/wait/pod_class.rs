@@ -1,7 +1,44 @@
-//! What this pod is to the mesh, by what the downward API says of it. Pure.
+//! What a pod is to the mesh, by what the downward API says of it.
 
-use crate::config::{OnMissed, OwnPod};
+use std::net::IpAddr;
+
+use strum::{Display, EnumString, VariantArray};
+
+use crate::decide::readiness::evidence::Probe;
 use crate::linkerd::names::inject;
+
+/// What `wait` does with a missed pod once Linkerd is ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Display, EnumString, VariantArray)]
+#[strum(serialize_all = "lowercase")]
+pub enum OnMissed {
+    /// Hold it until the controller or a person replaces it.
+    Hold,
+    /// Exit with code 75.
+    Exit,
+    /// Prove injection, then delete this very pod.
+    Replace,
+    /// Start it outside the mesh.
+    Open,
+}
+
+/// What the downward API says of the pod that `wait` runs in. Empty strings are `None` but for the label.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnPod {
+    /// The value of the label `linkerd.io/control-plane-ns`; empty where the pod has none.
+    pub injected_by: String,
+    /// The value of the annotation `linkerd.io/inject`.
+    pub inject: Option<String>,
+    /// `status.podIP`
+    pub ip: Option<IpAddr>,
+    /// `status.hostIP`
+    pub host_ip: Option<IpAddr>,
+    /// `metadata.name`
+    pub name: Option<String>,
+    /// `metadata.namespace`
+    pub namespace: Option<String>,
+    /// `metadata.uid`
+    pub uid: Option<String>,
+}
 
 /// What this pod is to the mesh, as far as a container without any rights can know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,11 +96,22 @@ impl PodClass {
             (Self::Missed, OnMissed::Replace) => Then::Replace,
         }
     }
+
+    /// Whether `probe` has to be ready before `wait` says that Linkerd is; `configured` says which ones the operator requires.
+    pub fn requires(self, probe: Probe, on_missed: OnMissed, configured: impl Fn(Probe) -> bool) -> bool {
+        match self {
+            // Injection is behind a meshed pod: all it still needs is a certificate.
+            Self::Meshed => probe == Probe::Identity,
+            // "Create this pod again" would be bad advice while no injector could inject the next one.
+            Self::Missed if on_missed != OnMissed::Open && probe == Probe::Injector => true,
+            Self::Missed | Self::Disabled | Self::HostNetwork => configured(probe),
+        }
+    }
 }
 
 /// A value of `linkerd.io/inject` that makes the injector skip the pod, whatever its namespace says. Values are exact:
 /// `Enabled` is none (linkerd2, `pkg/inject/report.go`).
-pub(super) fn refused_annotation(pod: &OwnPod) -> Option<&str> {
+pub fn refused_annotation(pod: &OwnPod) -> Option<&str> {
     let value = pod.inject.as_deref()?;
     (![inject::ENABLED, inject::INGRESS, inject::DISABLED].contains(&value)).then_some(value)
 }
@@ -127,5 +175,19 @@ mod tests {
             [Then::Hold, Then::Hold, Then::Hold, Then::Open],
             "its successor is the same"
         );
+    }
+
+    #[test]
+    fn meshed_pods_need_identity_and_missed_ones_an_injector() {
+        let of = |class: PodClass, on_missed| -> Vec<Probe> {
+            let configured = |probe| probe == Probe::Policy;
+            Probe::ALL.into_iter().filter(|probe| class.requires(*probe, on_missed, configured)).collect()
+        };
+        assert_eq!(of(PodClass::Meshed, OnMissed::Hold), [Probe::Identity]);
+        for on_missed in [OnMissed::Hold, OnMissed::Exit, OnMissed::Replace] {
+            assert_eq!(of(PodClass::Missed, on_missed), [Probe::Injector, Probe::Policy]);
+        }
+        assert_eq!(of(PodClass::Missed, OnMissed::Open), [Probe::Policy]);
+        assert_eq!(of(PodClass::Disabled, OnMissed::Hold), [Probe::Policy]);
     }
 }
