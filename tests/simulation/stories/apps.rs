@@ -70,10 +70,11 @@ impl World {
     }
 
     pub fn make_owner(&mut self) {
-        let kind = match self.random.below(6) {
+        let kind = match self.random.below(7) {
             0..=1 => Kind::ReplicaSet,
-            2 => Kind::StatefulSet,
-            3 => Kind::DaemonSet,
+            2 => Kind::ReplicationController,
+            3 => Kind::StatefulSet,
+            4 => Kind::DaemonSet,
             _ => Kind::Job,
         };
         let number = self.objects.owners.len();

@@ -16,6 +16,7 @@ use crate::render;
 pub enum Channel {
     Pods,
     ReplicaSets,
+    ReplicationControllers,
     StatefulSets,
     DaemonSets,
     Jobs,
@@ -192,9 +193,10 @@ impl Owner {
 // === impl Channel ===
 
 impl Channel {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Pods,
         Self::ReplicaSets,
+        Self::ReplicationControllers,
         Self::StatefulSets,
         Self::DaemonSets,
         Self::Jobs,
@@ -208,6 +210,7 @@ impl Channel {
     /// The stream of an owner.
     pub fn of(kind: &Kind) -> Self {
         match kind {
+            Kind::ReplicationController => Self::ReplicationControllers,
             Kind::StatefulSet => Self::StatefulSets,
             Kind::DaemonSet => Self::DaemonSets,
             Kind::Job => Self::Jobs,

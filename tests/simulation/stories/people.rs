@@ -61,7 +61,7 @@ pub fn happen(happening: &Happening, world: &mut World) {
             }
         }
         Happening::OwnerScaled => {
-            let scales = |kind: &Kind| matches!(kind, Kind::ReplicaSet);
+            let scales = |kind: &Kind| matches!(kind, Kind::ReplicaSet | Kind::ReplicationController);
             if let Some(owner) = any_owner(world, scales) {
                 world.objects.owners[owner].wanted += 1;
                 let now = world.now;

@@ -7,7 +7,8 @@ use k8s_openapi::api::apps::v1::{
 use k8s_openapi::api::batch::v1::{Job, JobCondition, JobSpec, JobStatus};
 use k8s_openapi::api::core::v1::{
     Container, ContainerState, ContainerStateRunning, ContainerStateWaiting, ContainerStatus, EnvVar, Namespace, Pod,
-    PodCondition, PodSchedulingGate, PodSpec, PodStatus, PodTemplateSpec,
+    PodCondition, PodSchedulingGate, PodSpec, PodStatus, PodTemplateSpec, ReplicationController,
+    ReplicationControllerSpec, ReplicationControllerStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -159,6 +160,11 @@ pub fn owner(owner: &Owner) -> OwnerView {
                 desired_number_scheduled: number(owner.desired),
                 ..DaemonSetStatus::default()
             }),
+        }),
+        Kind::ReplicationController => OwnerView::of_replication_controller(&ReplicationController {
+            metadata,
+            spec: Some(ReplicationControllerSpec { replicas: Some(wanted), ..ReplicationControllerSpec::default() }),
+            status: Some(ReplicationControllerStatus { replicas: has, ..ReplicationControllerStatus::default() }),
         }),
         Kind::Job => OwnerView::of_job(&job(owner, metadata, has, wanted)),
         _ => OwnerView::of_replica_set(&ReplicaSet {

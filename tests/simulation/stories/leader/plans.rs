@@ -51,6 +51,7 @@ impl Leader {
             Channel::Override,
             Channel::Webhooks,
             Channel::ReplicaSets,
+            Channel::ReplicationControllers,
             Channel::StatefulSets,
             Channel::DaemonSets,
             Channel::Jobs,
@@ -117,6 +118,7 @@ impl Leader {
             Channel::Override,
             Channel::Webhooks,
             Channel::ReplicaSets,
+            Channel::ReplicationControllers,
             Channel::StatefulSets,
             Channel::DaemonSets,
             Channel::Jobs,
@@ -125,9 +127,12 @@ impl Leader {
             return None;
         }
         let proven = self.permit(leads, CHANNELS, around.wall).proven(&self.gate, local);
-        if !self.listed(&[Channel::Refusals, Channel::ReplicaSets, Channel::StatefulSets])
-            || !self.listed(&[Channel::DaemonSets, Channel::Jobs])
-        {
+        let needed: Vec<_> = CHANNELS
+            .iter()
+            .copied()
+            .filter(|channel| !matches!(channel, Channel::Override | Channel::Webhooks))
+            .collect();
+        if !self.listed(&needed) {
             return Some(local + RECHECK);
         }
         let refusals: RefusedCreates = self.refusals.values().cloned().collect();
@@ -179,7 +184,7 @@ fn owners_of<'a>(owners: &'a BTreeMap<Channel, OwnersOfAKind>, none: &'a OwnersO
         replica_sets: of(Channel::ReplicaSets),
         stateful_sets: of(Channel::StatefulSets),
         daemon_sets: of(Channel::DaemonSets),
-        replication_controllers: none,
+        replication_controllers: of(Channel::ReplicationControllers),
         jobs: of(Channel::Jobs),
     }
 }
