@@ -9,6 +9,7 @@ use linkerd_gate_core::decide::repair::{Kind, Repair};
 use linkerd_gate_core::decide::wait::OnMissed;
 
 use crate::objects::{AppPod, Change, Channel, Reported};
+use crate::setting::Broken;
 use crate::world::{AGENTS, SECOND, World, node_name};
 use crate::writes::LAG;
 
@@ -117,6 +118,12 @@ impl World {
             self.objects.pods.values_mut().for_each(|pod| pod.came_before = true);
         }
         self.note_excused();
+        if self.setting.broken == Some(Broken::GatesComeOff) {
+            let held: Vec<String> = self.objects.pods.values().filter(|pod| pod.gated).map(AppPod::path).collect();
+            for path in held {
+                self.objects.change(&path, |pod| pod.gated = false);
+            }
+        }
         self.note_readiness();
     }
 

@@ -7,6 +7,7 @@ use linkerd_gate_core::decide::wait::OnMissed;
 
 use crate::events::Event;
 use crate::objects::{AppPod, Ask, Owner, Reported, Template};
+use crate::setting::Broken;
 use crate::world::{SECOND, World};
 
 /// How long an API server takes a node for ready that has lost its power.
@@ -287,7 +288,9 @@ impl World {
             return;
         }
         let fit: Vec<usize> = (0..self.machines.len()).filter(|node| self.is_schedulable(*node)).collect();
-        let waiting = self.objects.pods.values().filter(|pod| pod.node.is_none() && !pod.gated && !pod.deleting);
+        let ignores = self.setting.broken == Some(Broken::SchedulerIgnoresGates);
+        let free = |pod: &AppPod| pod.node.is_none() && (!pod.gated || ignores) && !pod.deleting;
+        let waiting = self.objects.pods.values().filter(|pod| free(pod));
         let waiting: Vec<_> = waiting.map(|pod| (pod.path(), pod.pin)).collect();
         for (path, pin) in waiting {
             let nodes: Vec<usize> = fit.iter().copied().filter(|node| pin.is_none_or(|pin| pin == *node)).collect();

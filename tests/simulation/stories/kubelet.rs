@@ -3,6 +3,7 @@
 use linkerd_gate_core::decide::wait::Then;
 
 use crate::objects::Reported;
+use crate::setting::Broken;
 use crate::world::{SECOND, World};
 
 /// What happens to a pod on its node.
@@ -60,7 +61,8 @@ impl World {
                 if pod.template.waits && pod.reported != Reported::Waits && self.api_up {
                     self.objects.change(path, |pod| pod.reported = Reported::Waits);
                 }
-                match if pod.template.waits { self.step_wait(&pod, node) } else { Some(Then::Open) } {
+                let waits = pod.template.waits && self.setting.broken != Some(Broken::WaitEndsAtOnce);
+                match if waits { self.step_wait(&pod, node) } else { Some(Then::Open) } {
                     Some(Then::Open) => {
                         let after = self.random.between(10, 300);
                         self.kubelet_in(after, path, Step::Run);

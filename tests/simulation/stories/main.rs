@@ -41,7 +41,7 @@ use linkerd_gate_core::decide::election::elector::{PROBE_DEADLINE, STAND_BACK};
 
 use apps::Admission;
 use player::{BOUND, SEEDS, number, play, play_all, play_drawn, setting};
-use setting::{Counts, Setting, Violation};
+use setting::{Broken, Counts, Setting, Violation};
 use story::Happening;
 use world::World;
 
@@ -184,6 +184,19 @@ fn whatever_befalls_the_cluster_the_invariants_hold() {
     if all.len() >= 5000 {
         assert!(sum(|counts| counts.orphans) > 0, "the stories have to reach what they are about");
         assert!(sum(|counts| counts.before_repair) > 0, "the stories have to reach what they are about");
+    }
+}
+
+#[test]
+fn an_app_outside_the_mesh_is_seen_whoever_let_it_start() {
+    for (broken, admission, who) in [
+        (Broken::SchedulerIgnoresGates, Admission::Hold, "which admission holds"),
+        (Broken::GatesComeOff, Admission::Hold, "which admission holds"),
+        (Broken::WaitEndsAtOnce, Admission::Off, "which `wait` holds"),
+    ] {
+        let play = |seed| play(Setting { broken: Some(broken), admission, ..setting(seed, false) });
+        let seen = (0..60).filter_map(|seed| play(seed).err()).filter(|violation| violation.what.contains(who)).count();
+        assert!(seen > 5, "{broken:?} was seen in {seen} of 60 stories");
     }
 }
 

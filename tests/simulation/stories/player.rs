@@ -62,6 +62,7 @@ pub fn setting(seed: u64, logged: bool) -> Setting {
         repair_grace,
         proven_again,
         fresh_install,
+        broken: None,
         logged,
     }
 }

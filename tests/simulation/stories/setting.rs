@@ -25,8 +25,21 @@ pub struct Setting {
     pub proven_again: Duration,
     /// Whether the cluster was there before linkerd-gate; else it was there in an earlier boot, gate and all.
     pub fresh_install: bool,
+    /// What is broken on purpose.
+    pub broken: Option<Broken>,
     /// Whether to write down what happens: twice as slow, so only where it is to be read.
     pub logged: bool,
+}
+
+/// What is broken on purpose, so that an invariant is seen to see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Broken {
+    /// The scheduler takes pods for free that have a scheduling gate.
+    SchedulerIgnoresGates,
+    /// Whatever is held loses its gate within a second, by whomever.
+    GatesComeOff,
+    /// `wait` lets its pod go on at once.
+    WaitEndsAtOnce,
 }
 
 /// An invariant that does not hold.
