@@ -8,8 +8,8 @@ use k8s_openapi::jiff::Timestamp;
 use linkerd_gate_core::decide::election::lease_record::RENEW_DEADLINE;
 use linkerd_gate_core::decide::repair::object::OwnersOfAKind;
 use linkerd_gate_core::decide::repair::{
-    Action, Due, NamespaceView, Owners, Permit, PodView, RepairPolicy, Room, Scan, Snapshot, Tracker, WriteOutcome,
-    plan, step,
+    Action, Due, NamespaceView, Owners, Permit, PodView, RepairPolicy, Room, Scan, Snapshot, Tracker, Ungate,
+    WriteOutcome, plan, step,
 };
 use linkerd_gate_core::decide::{Evidence, Gate, PendingRepair, Policy, Probe};
 use linkerd_gate_core::linkerd::{TokenProjection, WebhookView};
@@ -41,6 +41,7 @@ pub struct Replica {
 pub struct Asks {
     pub looks: bool,
     pub actions: Vec<Action>,
+    pub ungates: Vec<Ungate>,
 }
 
 // === impl Replica ===
@@ -64,7 +65,7 @@ impl Replica {
         rules: &Rules,
         now: Duration,
     ) -> Asks {
-        let mut asks = Asks { looks: now >= self.look_at, actions: Vec::new() };
+        let mut asks = Asks { looks: now >= self.look_at, ..Asks::default() };
         let leads = now < self.renewed + RENEW_DEADLINE;
         let Some((pods, replica_sets)) = seen else {
             self.tracker.note_watches_lost();
@@ -94,11 +95,12 @@ impl Replica {
         let plan = plan(&snapshot, &scan, tracker, &rules.repair, now);
         self.pending = PendingRepair::new(plan.pending);
         let permit = Permit { leads, in_sync: true, closed: false };
-        let Due { actions, .. } = step::begin(plan, &scan, tracker, permit, Room { actions: 64, ungates: 64 }, now);
+        let Due { actions, ungates, .. } =
+            step::begin(plan, &scan, tracker, permit, Room { actions: 64, ungates: 64 }, now);
         if let Some(at) = tracker.missed_again_at().filter(|at| *at > self.reprove) {
             (self.reprove, self.look_at) = (at, self.look_at.min(now));
         }
-        asks.actions = actions;
+        (asks.actions, asks.ungates) = (actions, ungates);
         asks
     }
 
@@ -108,6 +110,10 @@ impl Replica {
 
     pub fn acted(&mut self, action: &Action, outcome: &WriteOutcome, now: Duration) {
         self.tracker.acted(action, outcome, now);
+    }
+
+    pub fn ungated(&mut self, ungate: &Ungate, outcome: &WriteOutcome, now: Duration) {
+        self.tracker.ungated(ungate, outcome, now);
     }
 
     /// A look ended.

@@ -97,13 +97,13 @@ impl State {
         let looks = || self.world_rests() && self.left.power_cuts == 0;
         if process == CONTROLLER {
             let Some(part) = &self.controller else { return false };
-            let Asks { looks: asked, actions } = &part.value.asks;
+            let Asks { looks: asked, actions, ungates } = &part.value.asks;
             // Agents that still have their turn do not follow its Lease: their nodes were opened in this boot.
             let unread = |node: usize| {
                 self.turns[node] != Turn::Due
                     || self.seats[node].as_ref().is_none_or(|seat| seat.value.agent.knows_it_was_opened())
             };
-            return actions.is_empty() && (!asked || looks()) && unread(0) && unread(1);
+            return actions.is_empty() && ungates.is_empty() && (!asked || looks()) && unread(0) && unread(1);
         }
         let Some(seat) = &self.seats[process] else { return false };
         seat.value.requests.iter().all(|request| match request {
@@ -116,8 +116,11 @@ impl State {
 
     /// Whether kubelets, scheduler and owners have nothing to do in this tick, whatever the others do.
     fn world_rests(&self) -> bool {
-        let removes = self.turns[CONTROLLER] == Turn::Sent
-            && self.controller.as_ref().is_some_and(|part| !part.value.asks.actions.is_empty());
+        let writes = self.turns[CONTROLLER] == Turn::Sent
+            && self.controller.as_ref().is_some_and(|part| {
+                let Asks { actions, ungates, .. } = &part.value.asks;
+                !actions.is_empty() || !ungates.is_empty()
+            });
         let pod_rests = |pod: &Option<AppPod>| {
             pod.as_ref().is_some_and(|pod| match pod.node {
                 Some(node) => !self.machines[node].powered || pod.runs_since.is_some(),
@@ -125,7 +128,7 @@ impl State {
             })
         };
         let essential = self.essential.node.is_some_and(|node| self.essential.runs == self.machines[node].powered);
-        self.world_done || !removes && essential && self.pods.value.iter().all(pod_rests)
+        self.world_done || !writes && essential && self.pods.value.iter().all(pod_rests)
     }
 
     /// What breaks or is mended does so at the beginning of a tick; and a process may die while its requests are the only ones under way.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use linkerd_gate_core::decide::election::lease_record::{LeaseHolder, LeaseRecord};
 use linkerd_gate_core::decide::repair::object::OwnersOfAKind;
-use linkerd_gate_core::decide::repair::{Action as Repair, Operation, WriteOutcome};
+use linkerd_gate_core::decide::repair::{Action as Repair, Operation, Ungate, WriteOutcome};
 use linkerd_gate_core::decide::{LinkerdInstallation, ProbeResult};
 
 use crate::agent::{Answer, Found, Message, Surroundings};
@@ -190,7 +190,7 @@ impl State {
 
     pub fn repair_arrives(&mut self, answered: bool) -> Result<(), String> {
         let Some(part) = &self.controller else { return Ok(()) };
-        let Repairing { mut replica, asks: Asks { looks, actions } } = part.value.clone();
+        let Repairing { mut replica, asks: Asks { looks, actions, ungates } } = part.value.clone();
         let now = self.now;
         let reaches = !self.is_cut(CONTROLLER) || !answered;
         if looks {
@@ -212,14 +212,35 @@ impl State {
                 replica.renewed(now);
             }
         }
+        let failed = || WriteOutcome::Failed("connection refused".to_owned());
+        for ungate in ungates {
+            let outcome = if reaches { self.ungate(&ungate) } else { failed() };
+            replica.ungated(&ungate, &if answered { outcome } else { failed() }, now);
+        }
         for action in actions {
-            let failed = || WriteOutcome::Failed("connection refused".to_owned());
             let outcome = if reaches { self.act(&action)? } else { failed() };
             replica.acted(&action, &if answered { outcome } else { failed() }, now);
         }
         self.turns[CONTROLLER] = Turn::Done;
         self.controller = Some(Part::new(Repairing { replica, asks: Asks::default() }));
         Ok(())
+    }
+
+    /// The controller takes its gate off a pod. Whether it may shows when its app starts.
+    fn ungate(&mut self, ungate: &Ungate) -> WriteOutcome {
+        let found = self.pods.value.iter().position(|pod| {
+            pod.as_ref().is_some_and(|pod| {
+                pod.gated && pod.uid == ungate.uid && pod.version.to_string() == ungate.resource_version
+            })
+        });
+        let Some(app) = found else { return WriteOutcome::Conflict };
+        self.change_pods(|pods| {
+            if let Some(pod) = &mut pods[app] {
+                (pod.gated, pod.let_go) = (false, true);
+                pod.version += 1;
+            }
+        });
+        WriteOutcome::Done
     }
 
     /// A write of the controller's.
@@ -277,7 +298,8 @@ impl State {
                 }
                 Some(pod) => match pod.node {
                     Some(node) if self.machines[node].powered && pod.runs_since.is_none() => {
-                        if pod.enforced && !pod.meshed || pod.gated {
+                        // No one releases a pod here, and nothing is opened: what admission held never runs outside the mesh.
+                        if pod.enforced && !pod.meshed && pod.template.asks() || pod.gated {
                             return Err(format!("the app of {} starts outside the mesh", pod.path()));
                         }
                         pod.restarts = i32::from(pod.ran);
