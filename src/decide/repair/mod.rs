@@ -45,7 +45,7 @@ pub use self::object::{Kind, Life, NamespaceView, OwnerReference, OwnerView, Pod
 pub use self::plan::{Missed, RepairPlan, plan};
 pub use self::scan::{ClusterOverride, MissedState, Owners, PodState, Scan, Snapshot};
 pub use self::step::{Due, Permit, Room};
-pub use self::token_bucket::{Rate, TokenBucket};
+pub use self::token_bucket::{Pace, Rate, TokenBucket};
 pub use self::tracker::{Tracker, WriteOutcome};
 
 #[cfg(test)]

@@ -32,6 +32,32 @@ pub struct TokenBucket {
     since: Duration,
 }
 
+/// Lets one after the other through, as far apart as a rate says, however long what comes before each of them takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pace {
+    each: Duration,
+    next: Duration,
+}
+
+// === impl Pace ===
+
+impl Pace {
+    /// The first one may go at `now`.
+    pub fn new(rate: Rate, now: Duration) -> Self {
+        Self { each: rate.each(), next: now }
+    }
+
+    /// When the next one may go.
+    pub fn next(&self) -> Duration {
+        self.next
+    }
+
+    /// Notes that one goes at `now`.
+    pub fn goes(&mut self, now: Duration) {
+        self.next = now + self.each;
+    }
+}
+
 // === impl Rate ===
 
 impl Rate {
@@ -146,6 +172,14 @@ mod tests {
 
     fn bucket(rate: &str, burst: u32) -> TokenBucket {
         TokenBucket::empty(rate.parse().unwrap(), NonZeroU32::new(burst).unwrap(), Duration::ZERO)
+    }
+
+    #[test]
+    fn a_pace_counts_from_when_the_one_before_went() {
+        let mut pace = Pace::new("10/m".parse().unwrap(), Duration::from_secs(5));
+        assert_eq!(pace.next(), Duration::from_secs(5));
+        pace.goes(Duration::from_secs(7));
+        assert_eq!(pace.next(), Duration::from_secs(13), "a late one is followed by no two at once");
     }
 
     #[test]

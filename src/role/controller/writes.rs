@@ -16,7 +16,7 @@ use super::{Context, leads, report, wall};
 use crate::cluster::{repair, successor};
 use crate::decide::Gate;
 use crate::decide::repair::successor::Trial;
-use crate::decide::repair::{Action, Dropped, MissedState, Operation, Room, Ungate, WriteOutcome, step};
+use crate::decide::repair::{Action, Dropped, MissedState, Operation, Pace, Room, Ungate, WriteOutcome, step};
 
 /// How many are under way at a time. A deletion takes a third of a second of an API server that is busy with what comes instead.
 const AT_A_TIME: usize = 64;
@@ -55,7 +55,7 @@ struct Shared {
     /// Whether the last plan found the watches in sync and no override: what waits since then must not go on after that.
     free: AtomicBool,
     /// When the next eviction may be sent. A dry-run before it takes as long as it takes, so the rate is kept here once more.
-    next_eviction: Mutex<Instant>,
+    evictions: Mutex<Pace>,
 }
 
 // === impl Writes ===
@@ -63,8 +63,9 @@ struct Shared {
 impl Writes {
     pub(super) fn new(context: Arc<Context>, renewed: watch::Receiver<Instant>, gate: watch::Receiver<Gate>) -> Self {
         let (actions, ungates) = (VecDeque::new(), VecDeque::new());
-        let (free, next_eviction) = (AtomicBool::new(false), Mutex::new(Instant::now()));
-        let shared = Arc::new(Shared { context, renewed, gate, free, next_eviction });
+        let evictions = Mutex::new(Pace::new(context.settings.repair.eviction_rate, context.now()));
+        let free = AtomicBool::new(false);
+        let shared = Arc::new(Shared { context, renewed, gate, free, evictions });
         Self { shared, actions, ungates, under_way: FuturesUnordered::new() }
     }
 
@@ -141,10 +142,9 @@ impl Shared {
 
     /// Waits until an eviction may be sent by its rate.
     async fn pace(&self) {
-        let each = self.context.settings.repair.eviction_rate.each();
-        let mut next = self.next_eviction.lock().await;
-        tokio::time::sleep_until(*next).await;
-        *next = Instant::now() + each;
+        let mut evictions = self.evictions.lock().await;
+        tokio::time::sleep(evictions.next().saturating_sub(self.context.now())).await;
+        evictions.goes(self.context.now());
     }
 
     async fn act(&self, action: Action) -> Written {

@@ -8,9 +8,11 @@ use linkerd_gate_core::decide::election::lease_record::LeaseHolder;
 use crate::agent::Process;
 use crate::controller::{Around, Ask, Controller, Current, News, Said};
 use crate::events::Event;
-use crate::leader::EVICTION_EACH;
 use crate::objects::Channel;
 use crate::world::{World, node_name};
+
+/// One eviction in so much time, as the worlds' policies say: written down again, so that a change of the program's own is seen.
+const EVICTION_EACH: Duration = Duration::from_secs(6);
 
 // === impl World ===
 

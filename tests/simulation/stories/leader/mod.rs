@@ -12,7 +12,9 @@ use linkerd_gate_core::decide::node::taint::NodeView;
 use linkerd_gate_core::decide::repair::object::OwnersOfAKind;
 use linkerd_gate_core::decide::repair::retry::{OwnerRetries, RefusedCreate};
 use linkerd_gate_core::decide::repair::step;
-use linkerd_gate_core::decide::repair::{Action, NamespaceView, Permit, PodView, RepairPolicy, Tracker, WriteOutcome};
+use linkerd_gate_core::decide::repair::{
+    Action, NamespaceView, Pace, Permit, PodView, RepairPolicy, Tracker, WriteOutcome,
+};
 use linkerd_gate_core::decide::{
     Evidence, Gate, LinkerdInstallation, ManualOverride, PendingRepair, Policy, Probe, Verdict,
 };
@@ -22,8 +24,6 @@ use crate::agent::Found;
 use crate::controller::{Around, Ask, Current, Reply, Said};
 use crate::objects::{Change, Channel};
 use crate::render;
-
-pub use plans::EVICTION_EACH;
 
 /// The least pause between two plans.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -66,7 +66,7 @@ pub struct Leader {
     retrying: usize,
     /// Evictions that have been tried out and wait for their turn.
     paced: Vec<Action>,
-    next_eviction: Duration,
+    evictions: Pace,
     pub wake: Option<Duration>,
 }
 
@@ -98,7 +98,7 @@ impl Leader {
             again: None,
             retrying: 0,
             paced: Vec::new(),
-            next_eviction: local,
+            evictions: Pace::new(policy.eviction_rate, local),
             wake: None,
         }
     }
@@ -191,7 +191,7 @@ impl Leader {
             wakes.push(self.look_at.max(local + Duration::from_millis(20)));
         }
         if !self.paced.is_empty() {
-            wakes.push(self.next_eviction);
+            wakes.push(self.evictions.next());
         }
         if self.again.is_some_and(|again| again <= local) {
             self.dirty = true;

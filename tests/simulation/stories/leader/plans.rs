@@ -17,19 +17,16 @@ use crate::controller::{Around, Ask};
 use crate::objects::Channel;
 use crate::world::AGENTS;
 
-/// One eviction in so much time, as the worlds' policies say.
-pub const EVICTION_EACH: Duration = Duration::from_secs(6);
-
 // === impl Leader ===
 
 impl Leader {
     /// Sends one eviction when its turn comes.
     pub(super) fn pace(&mut self, leads: bool, local: Duration, asks: &mut Vec<Ask>) {
-        while !self.paced.is_empty() && self.next_eviction <= local {
+        while !self.paced.is_empty() && self.evictions.next() <= local {
             let action = self.paced.remove(0);
+            self.evictions.goes(local);
             let proven = self.gate.proven_at(local).is_some();
             if step::may_send(&action.operation, leads, self.free, proven).is_ok() {
-                self.next_eviction = local + EVICTION_EACH;
                 asks.push(Ask::Act(action));
             } else {
                 self.tracker.dropped(&action);
