@@ -60,7 +60,9 @@ fn tell_direct(table: &mut Table, names: [&str; 2], how: &str, sample: &Sample) 
 async fn by_name(gate: &Gate, linkerd: &Linkerd, dns: &CoreDns, table: &mut Table) -> Result<()> {
     let named = |name: &str, address: SocketAddr| format!("{name}:{}", address.port());
     let wait = || {
-        let mut command = bare(dns.command(gate.waiting()), OnMissed::Open);
+        let mut command = dns.command(gate.waiting());
+        command.arg("wait");
+        let mut command = bare(command, OnMissed::Open);
         command
             .env("LINKERD_GATE_INJECTOR_ADDRESS", named(INJECTOR, linkerd.injector.address()))
             .env("LINKERD_GATE_IDENTITY_ADDRESS", named(IDENTITY, linkerd.identity.address()));
