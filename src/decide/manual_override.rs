@@ -99,6 +99,7 @@ mod tests {
         assert!(
             ManualOverride::in_force(Some("closed 2026-01-08T00:00:00Z"), now).unwrap().is_some_and(|word| !word.open)
         );
+        assert!(ManualOverride::in_force(Some("closed 2026-01-08T00:00:01Z"), now).is_err(), "seven days at most");
         assert!(ManualOverride::in_force(Some("closed 2036-01-01T00:00:00Z"), now).is_err());
     }
 
