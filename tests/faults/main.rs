@@ -102,7 +102,7 @@ async fn killed_agent(faults: Faults) -> Result<(String, Value)> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_agent_killed_after_any_write_opens_its_node_by_a_proof_and_not_before() {
+async fn an_agent_killed_after_any_write_opens_by_a_proof() {
     let world = undisturbed_boot().await.unwrap();
     let (writes, expected) = (world.faults().written(), world.check().await.unwrap());
     let kinds = [
