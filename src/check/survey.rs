@@ -11,7 +11,7 @@ use super::labels::{component, is_ours};
 use super::unread::Unread;
 use crate::decide::hold;
 use crate::linkerd::injection::injection_of;
-use crate::linkerd::mesh_state::{self, WAIT, started};
+use crate::linkerd::mesh_state::{self, started};
 use crate::linkerd::selector::Selector;
 use crate::linkerd::{Meshing, NamespaceInput, PodInput, Started, TokenProjection, WebhookView, names, patch_problems};
 
@@ -222,10 +222,9 @@ impl Survey {
     }
 }
 
-/// Whether the pod has an entry of `wait`, which holds it whatever admission does.
+/// Whether the pod has an entry of `wait` that holds it whatever admission does: one that never lets it start without a proxy.
 fn waits(pod: &Pod) -> bool {
-    let inits = pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten());
-    inits.into_iter().any(|container| container.name == WAIT)
+    hold::wait_of(pod).is_some_and(|wait| !hold::may_open(wait))
 }
 
 // === impl Owner ===

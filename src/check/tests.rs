@@ -195,7 +195,9 @@ fn a_power_cut_meets_what_is_bare_today_as_well() {
     assert!(check_of(&[]).description.starts_with("there is no meshed pod"));
     let mut waits = bare("b", "Pending");
     waits["spec"]["initContainers"] = json!([{"name": crate::linkerd::mesh_state::WAIT, "image": "gate"}]);
-    assert_eq!(check_of(&[waits]).result, Level::Success);
+    assert_eq!(check_of(&[waits.clone()]).result, Level::Success);
+    waits["spec"]["initContainers"][0]["env"] = json!([{"name": "LINKERD_GATE_ON_TIMEOUT", "value": "open"}]);
+    assert!(check_of(&[waits]).error.unwrap().starts_with("nothing holds 1 pod"), "it may let its pod start");
 }
 
 #[test]

@@ -32,13 +32,13 @@ pub async fn remove(client: Client, namespace: &str, target: &Target, evict: boo
 
 /// Takes the finalizer off a gated pod by which its Job counts it, and deletes the pod: the Job counts nothing, and makes another.
 ///
-/// `gate` is the place of our gate among its scheduling gates. Whoever stops between the two leaves a gated pod without the finalizer,
+/// `gate_index` is the place of our gate among its scheduling gates. Whoever stops between the two leaves a gated pod without the finalizer,
 /// which [`remove`] is for.
-pub async fn untrack(client: Client, namespace: &str, target: &Target, gate: usize) -> WriteOutcome {
+pub async fn untrack(client: Client, namespace: &str, target: &Target, gate_index: usize) -> WriteOutcome {
     let act = format!("take the finalizer {JOB_TRACKING} off pod {namespace}/{}", target.name);
     let operations = json!([
         {"op": "replace", "path": "/metadata/resourceVersion", "value": target.resource_version},
-        {"op": "test", "path": format!("/spec/schedulingGates/{gate}/name"), "value": GATE},
+        {"op": "test", "path": format!("/spec/schedulingGates/{gate_index}/name"), "value": GATE},
         // No other is among them: one of another program's would keep the pod there.
         {"op": "test", "path": "/metadata/finalizers", "value": [JOB_TRACKING]},
         {"op": "remove", "path": "/metadata/finalizers"},

@@ -83,7 +83,7 @@ pub enum Unreadable {
     /// It is no such JSON.
     #[error("its answer cannot be read: {0}")]
     Content(String),
-    /// The format of another time.
+    /// A format that this release does not read.
     #[error("its answer is in format {0}, and this version reads {VERSION}")]
     Version(u32),
     /// HTTP says one thing, and JSON another.
@@ -128,7 +128,7 @@ impl GateStatus {
         }
     }
 
-    /// Takes an answer, with its HTTP status, for what it says. One that contradicts itself, or is in a format of another time, is
+    /// Takes an answer, with its HTTP status, for what it says. One that contradicts itself, or is in a format that this release does not read, is
     /// none.
     ///
     /// # Errors

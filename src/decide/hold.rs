@@ -3,7 +3,9 @@
 //! The gate is put on by a MutatingAdmissionPolicy (`deploy/chart`), not by a process of ours. Here are its wire names, which
 //! the chart and the program share.
 
-use k8s_openapi::api::core::v1::{Pod, PodSchedulingGate};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSchedulingGate};
+
+use crate::linkerd::mesh_state::WAIT;
 
 /// The scheduling gate of a held pod. It is removed once the pod, or rather the one that replaces it, is injected.
 pub const GATE: &str = "linkerd-gate/injected";
@@ -29,6 +31,24 @@ pub fn is_gated(pod: &Pod) -> bool {
 /// Whether a person has released the pod.
 pub fn is_released(pod: &Pod) -> bool {
     pod.metadata.annotations.as_ref().and_then(|all| all.get(RELEASE)).is_some_and(|value| value == "true")
+}
+
+/// The pod's entry of `wait`.
+pub fn wait_of(pod: &Pod) -> Option<&Container> {
+    let inits = pod.spec.as_ref()?.init_containers.as_ref()?;
+    inits.iter().find(|container| container.name == WAIT)
+}
+
+/// Whether this entry of `wait` may let a pod without a proxy start, by its variables. A value that comes from elsewhere, or from another
+/// variable, can be any.
+pub fn may_open(wait: &Container) -> bool {
+    let from_elsewhere = wait.env_from.as_ref().is_some_and(|sources| !sources.is_empty());
+    let can_be_open = |value: &str| value == "open" || value.contains("$(");
+    from_elsewhere
+        || wait.env.iter().flatten().any(|variable| {
+            ["LINKERD_GATE_ON_MISSED", "LINKERD_GATE_ON_TIMEOUT"].contains(&variable.name.as_str())
+                && (variable.value_from.is_some() || variable.value.as_deref().is_some_and(can_be_open))
+        })
 }
 
 /// All scheduling gates of the pod, ours and other ones.

@@ -152,8 +152,8 @@ impl Effect {
         Self::at(PodClass::Missed, settings)
     }
 
-    fn at(standing: PodClass, settings: &Wait) -> Self {
-        let then = standing.then(settings.on_missed, &settings.pod);
+    fn at(class: PodClass, settings: &Wait) -> Self {
+        let then = class.then(settings.on_missed, &settings.pod);
         match (then, settings.timeout, settings.on_timeout) {
             (Then::Open, ..) => Self::Opens,
             (_, Some(timeout), OnTimeout::Open) => Self::OpensAfter(timeout),

@@ -192,8 +192,8 @@ fn method_of_job(
         return Ok(Method::Untrack);
     }
     let ignored = match state {
-        // Only of `wait` is it known with which code it ends.
-        MissedState::Held if pod.waits => job.ignores_eviction >= Ignores::Held,
+        // Only of `wait` is it known with which code it ends, and only if the app cannot have started meanwhile.
+        MissedState::Held if pod.waits && !pod.wait_opens => job.ignores_eviction >= Ignores::Held,
         MissedState::Held | MissedState::Running => job.ignores_eviction >= Ignores::Everything,
     };
     if ignored && policy.evicts {
@@ -257,8 +257,8 @@ impl fmt::Display for KeepReason {
             Self::CameBefore => f.write_str("it is older than the request for injection: restart its workload to mesh it"),
             Self::NoEviction => f.write_str("it would have to be evicted, which this controller may not (LINKERD_GATE_EVICTION)"),
             Self::JobWouldCount => f.write_str(
-                "its Job would count it as a failure; give the Job a podFailurePolicy that ignores DisruptionTarget, or its pods the \
-                 entry of `wait`, or delete the pod yourself",
+                "its Job would count it as a failure; give the Job a podFailurePolicy that ignores DisruptionTarget, or its pods an \
+                 entry of `wait` that never lets them start (without `open`), or delete the pod yourself",
             ),
             Self::JobManaged(by) => {
                 write!(f, "its Job would count it as a failure, and the controller cannot suspend the Job: {by}")

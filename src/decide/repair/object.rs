@@ -5,14 +5,14 @@ use std::fmt;
 
 use k8s_openapi::api::apps::v1::{DaemonSet, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::{Job, PodFailurePolicyOnPodConditionsPattern, PodFailurePolicyRule};
-use k8s_openapi::api::core::v1::{Container, Namespace, Pod, PodTemplateSpec, ReplicationController};
+use k8s_openapi::api::core::v1::{Namespace, Pod, PodTemplateSpec, ReplicationController};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use k8s_openapi::jiff::Timestamp;
 use strum::{Display, EnumString};
 
 use crate::decide::hold;
-use crate::linkerd::mesh_state::{WAIT, meshed, started};
+use crate::linkerd::mesh_state::{meshed, started};
 use crate::linkerd::{NamespaceInput, PodInput, Started};
 
 /// On a namespace or a pod: how its missed pods are repaired, whatever the controller's setting.
@@ -237,17 +237,6 @@ pub(super) fn ordinal(name: &str) -> Option<u64> {
     name.rsplit_once('-')?.1.parse().ok()
 }
 
-/// Whether a container `wait` may let a missed pod start. A value that comes from elsewhere can be any.
-fn opens(wait: &Container) -> bool {
-    let mut variables = wait.env.iter().flatten();
-    let from_elsewhere = wait.env_from.as_ref().is_some_and(|sources| !sources.is_empty());
-    from_elsewhere
-        || variables.any(|variable| {
-            ["LINKERD_GATE_ON_MISSED", "LINKERD_GATE_ON_TIMEOUT"].contains(&variable.name.as_str())
-                && (variable.value_from.is_some() || variable.value.as_deref() == Some("open"))
-        })
-}
-
 // === impl PodView ===
 
 impl PodView {
@@ -260,8 +249,7 @@ impl PodView {
         let meshed = meshed(pod);
         let finished = matches!(phase, "Succeeded" | "Failed");
         let mut conditions = status.and_then(|status| status.conditions.as_deref()).unwrap_or_default().iter();
-        let mut inits = spec.and_then(|spec| spec.init_containers.as_deref()).unwrap_or_default().iter();
-        let wait = inits.find(|container| container.name == WAIT);
+        let wait = hold::wait_of(pod);
         let scheduling_gate = SchedulingGateView::of(pod).map(Box::new);
         Self {
             namespace: metadata.namespace.clone().unwrap_or_default(),
@@ -286,7 +274,7 @@ impl PodView {
             mirror: annotation(metadata, MIRROR).is_some(),
             repair: repair(metadata),
             waits: wait.is_some(),
-            wait_opens: wait.is_some_and(opens),
+            wait_opens: wait.is_some_and(hold::may_open),
             scheduling_gate,
             released: hold::is_released(pod),
             node: spec.and_then(|spec| spec.node_name.clone()).filter(|node| !node.is_empty()),

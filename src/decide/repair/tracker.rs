@@ -43,7 +43,7 @@ pub struct Tracker {
     /// Jobs that carry our mark, by uid.
     marked: BTreeMap<String, Marked>,
     /// Jobs that were resumed because their pods had been held for too long, by uid.
-    released: BTreeSet<String>,
+    resumed_overdue: BTreeSet<String>,
     /// Our gates that are being taken off, by the pod's uid.
     ungating: BTreeMap<String, Ungating>,
     /// How many removals may be under way.
@@ -134,7 +134,7 @@ struct Replacement {
     silent: bool,
     /// Whether its pod is gone and none has come instead.
     absent: bool,
-    /// After which of the two patiences this was asked about last.
+    /// After which of [`window::SLOT_TIMEOUT`] and [`REPLACEMENT_DEADLINE`] this was asked about last.
     reason_asked_after: Duration,
 }
 
@@ -171,7 +171,7 @@ impl Tracker {
             came_before: BTreeSet::new(),
             owners: BTreeMap::new(),
             marked: BTreeMap::new(),
-            released: BTreeSet::new(),
+            resumed_overdue: BTreeSet::new(),
             ungating: BTreeMap::new(),
             window: Window::default(),
             evictions: TokenBucket::empty(policy.eviction_rate, std::num::NonZeroU32::MIN, now),
@@ -240,9 +240,9 @@ impl Tracker {
         self.stale.retain(|_, (_, since)| now < *since + REPLACEMENT_DEADLINE);
         let gated: BTreeSet<&str> = scan.gated.iter().map(|(pod, _)| pod.uid.as_str()).collect();
         self.ungating.retain(|uid, _| gated.contains(uid.as_str()));
-        if !self.released.is_empty() {
+        if !self.resumed_overdue.is_empty() {
             let there: BTreeSet<&str> = snapshot.owners.jobs.values().map(|job| job.reference.uid.as_str()).collect();
-            self.released.retain(|uid| there.contains(uid.as_str()));
+            self.resumed_overdue.retain(|uid| there.contains(uid.as_str()));
         }
         let marks = snapshot.owners.jobs.values().filter_map(|job| {
             let mark = job.job()?.suspended_by_us.clone()?;
@@ -278,7 +278,7 @@ impl Tracker {
         }
         if let Operation::Resume { resource_version, overdue } = &action.operation {
             if *overdue {
-                self.released.insert(action.owner.uid.clone());
+                self.resumed_overdue.insert(action.owner.uid.clone());
             }
             if let Some(marked) = self.marked.get_mut(&action.owner.uid) {
                 marked.resuming = Some((resource_version.clone(), now));
@@ -427,7 +427,7 @@ impl Tracker {
 
     /// Whether a Job was resumed because its pods had been held for too long.
     pub fn is_resumed_overdue(&self, job: &str) -> bool {
-        self.released.contains(job)
+        self.resumed_overdue.contains(job)
     }
 
     /// Since when no injector configuration has been there, as far as lists that succeeded tell.
@@ -621,12 +621,12 @@ impl OwnerTracker {
         arrivals
     }
 
-    /// Whether it is to be asked now why no pod has come: of each removal once after either patience.
+    /// Whether it is to be asked now why no pod has come: of each removal once after either deadline.
     fn note_late(&mut self, now: Duration) -> bool {
         let mut news = false;
         for replacement in self.replacements.iter_mut().filter(|replacement| replacement.absent && replacement.paced) {
             let waited = now.saturating_sub(replacement.since);
-            let passed = [REPLACEMENT_DEADLINE, window::SLOT_TIMEOUT].into_iter().find(|patience| waited >= *patience);
+            let passed = [REPLACEMENT_DEADLINE, window::SLOT_TIMEOUT].into_iter().find(|deadline| waited >= *deadline);
             news |= passed.is_some_and(|passed| passed > replacement.reason_asked_after);
             replacement.reason_asked_after = replacement.reason_asked_after.max(passed.unwrap_or_default());
         }

@@ -159,9 +159,9 @@ mod tests {
 
     #[test]
     fn only_a_missed_pod_is_ever_held_back_by_on_missed() {
-        for standing in [PodClass::Meshed, PodClass::Disabled, PodClass::HostNetwork] {
+        for class in [PodClass::Meshed, PodClass::Disabled, PodClass::HostNetwork] {
             for on_missed in OnMissed::VARIANTS {
-                assert_eq!(standing.then(*on_missed, &pod("", None, None, None)), Then::Open);
+                assert_eq!(class.then(*on_missed, &pod("", None, None, None)), Then::Open);
             }
         }
         let then = |inject| {

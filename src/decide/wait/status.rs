@@ -184,8 +184,8 @@ mod tests {
         assert_eq!(then(Opening::Agents(Basis::Proven)), all);
         assert_eq!(then(Opening::Overridden("open x")), [Then::Open; 4]);
         assert_eq!(then(Opening::Agents(Basis::NotInstalled)), [Then::Hold, Then::Hold, Then::Hold, Then::Open]);
-        for standing in [PodClass::Disabled, PodClass::HostNetwork] {
-            assert_eq!(Opening::Agents(Basis::NotInstalled).then(standing, OnMissed::Hold, &pod()), Then::Open);
+        for class in [PodClass::Disabled, PodClass::HostNetwork] {
+            assert_eq!(Opening::Agents(Basis::NotInstalled).then(class, OnMissed::Hold, &pod()), Then::Open);
         }
     }
 

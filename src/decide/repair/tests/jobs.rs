@@ -50,8 +50,11 @@ fn a_job_that_counts_exit_codes_loses_only_pods_held_by_wait() {
     let ignore = json!({"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]});
     let mut model = model(ignoring(&json!([fail, ignore])));
     let others = pod("b").of(&report()).and("/spec/initContainers", json!([{"name": "migrate"}]));
-    model.pods([others, pod("c").running().of(&report())]);
+    let opens = json!([{"name": "linkerd-gate", "env": [{"name": "LINKERD_GATE_ON_MISSED", "value": "open"}]}]);
+    let opens = pod("d").of(&report()).and("/spec/initContainers", opens);
+    model.pods([others, pod("c").running().of(&report()), opens]);
     assert_eq!(model.fate("a"), Ok(Method::Evict));
+    assert_eq!(model.fate("d"), Err(KeepReason::JobWouldCount), "its app may have started, and end with any code");
     assert_eq!(model.fate("b"), Err(KeepReason::JobWouldCount), "its own init container may end with any code");
     assert_eq!(model.fate("c"), Err(KeepReason::JobWouldCount));
 }

@@ -111,6 +111,7 @@ fn a_wait_that_may_let_its_pod_start_is_recognized() {
     for name in ["LINKERD_GATE_ON_MISSED", "LINKERD_GATE_ON_TIMEOUT"] {
         assert!(opens(variable(name, "open")), "{name}");
         assert!(opens(json!({"env": [{"name": name, "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}]})));
+        assert!(opens(variable(name, "$(SETTING)")), "{name}");
         assert!(!opens(variable(name, "hold")), "{name}");
     }
     assert!(!opens(json!({})) && !opens(variable("LINKERD_GATE_TIMEOUT", "open")));
