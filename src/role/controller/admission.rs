@@ -49,8 +49,8 @@ fn report(before: Option<AdmissionPolicies>, now: AdmissionPolicies) {
     match (was(|before| before.hold_binding_missing), now.hold_binding_missing) {
         (false, true) => warn!(
             binding = HOLD_POLICY,
-            command = "helm upgrade … --set admission=auto, or LINKERD_GATE_ADMISSION=refuse on the controller",
-            "no pod is held at creation: the binding is missing, and the API server has MutatingAdmissionPolicy"
+            command = "helm upgrade … --set admission=auto",
+            "no pod is held at creation: the binding is missing; install it, or set LINKERD_GATE_ADMISSION to what is installed"
         ),
         (true, false) => info!("the binding linkerd-gate-hold exists, or the API server no longer has its API"),
         _ => {}
