@@ -399,7 +399,7 @@ impl Metrics {
         }
     }
 
-    /// What only a leader knows is nothing of the replica that no longer leads.
+    /// Resets the gauges that only a leader sets.
     pub fn note_lead_lost(&self) {
         let leaders = [
             &self.leader,

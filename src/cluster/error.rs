@@ -37,9 +37,11 @@ pub(super) fn is_failed_test(status: &Status) -> bool {
 /// What an API server says of a patch whose `test` fails, and of it alone (k8s.io/apimachinery, `NewGenericServerResponse`).
 pub(super) const TEST_FAILED: &str = "the server rejected our request due to an error in our request";
 
-/// Whether RBAC denies it. Admission says 403 as well, in any words; only RBAC says what a user "cannot" do to which "resource".
+/// Whether RBAC denies it. Admission says 403 as well, in any words; only RBAC says what a user "cannot" do to which "resource" or "path".
 pub(super) fn is_missing_right(status: &Status) -> bool {
-    status.code == 403 && status.message.contains("cannot ") && status.message.contains(" resource \"")
+    status.code == 403
+        && status.message.contains("cannot ")
+        && ["resource", "path"].iter().any(|what| status.message.contains(&format!(" {what} \"")))
 }
 
 /// Whether nothing came for as long as is waited for.

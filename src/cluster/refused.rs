@@ -71,6 +71,8 @@ mod tests {
         let rbac = "pods \"web\" is forbidden: User \"jane\" cannot patch resource \"pods\" in API group \"\"";
         let text = refused(403, rbac).to_string();
         assert!(text.contains("User \"jane\"") && text.ends_with("the right it takes: patch on pods"), "{text}");
+        let rbac = "forbidden: User \"jane\" cannot get path \"/version\"";
+        assert!(matches!(refused(403, rbac), Refused::Forbidden { .. }));
         let policy = "pods \"web\" is forbidden: ValidatingAdmissionPolicy 'x' with binding 'x' denied request: no";
         let webhook = "admission webhook \"paths.example.com\" denied the request: you cannot use hostPath";
         for message in [policy, webhook] {

@@ -134,7 +134,8 @@ fn message(
             until(lasts)
         ),
         (OverrideCommand::Open(lasts), OverrideTarget::All { .. }) => format!(
-            "manual override: all nodes open {}{created}; agents remove taints, and pods held by `wait` start, with or without injection",
+            "manual override: all nodes open {}{created}; agents remove taints, the controller removes scheduling gates, and held pods start, with or \
+             without injection",
             until(lasts)
         ),
         (OverrideCommand::Close(lasts), OverrideTarget::Node(_)) => format!(
@@ -142,7 +143,7 @@ fn message(
             until(lasts)
         ),
         (OverrideCommand::Close(lasts), OverrideTarget::All { .. }) => format!(
-            "manual override: all nodes closed {}{created}; agents taint nodes, new pods wait, and running pods keep running",
+            "manual override: all nodes closed {}{created}; agents taint nodes, new pods wait, the controller replaces no pod, and running pods keep running",
             until(lasts)
         ),
         (OverrideCommand::Clear, _) => "override cleared; automatic control resumed".to_owned(),
