@@ -22,6 +22,9 @@ use linkerd_gate_kit::{
 };
 
 const PATIENCE: Duration = Duration::from_mins(2);
+
+/// The pause between two dry-runs.
+const ASK_EVERY: Duration = Duration::from_millis(100);
 const STANDIN: &str = "kit.test/linkerd-standin:1";
 const SHOP: &str = "shop";
 
@@ -80,11 +83,20 @@ async fn exercise(cluster: &Cluster) -> Result<()> {
     cluster.create_namespace(&serde_json::from_value(namespace(SHOP).asking().json())?).await?;
     let pods: Api<Pod> = Api::namespaced(cluster.client().await?, SHOP);
     let web: Pod = serde_json::from_value(pod("web").running("kit.test/pause:1").json())?;
-    let made = pods.create(&PostParams::default(), &web).await?;
     let has_proxy = |pod: &Pod| {
         let spec = pod.spec.iter();
         spec.flat_map(|spec| spec.init_containers.iter().flatten()).any(|container| container.name == "linkerd-proxy")
     };
+    // The API server and kube-proxy learn of an injector a moment after it is available.
+    let dry_run = PostParams { dry_run: true, ..PostParams::default() };
+    let injected = async {
+        while !has_proxy(&pods.create(&dry_run, &web).await?) {
+            tokio::time::sleep(ASK_EVERY).await;
+        }
+        anyhow::Ok(())
+    };
+    tokio::time::timeout(PATIENCE, injected).await.context("no pod is injected")??;
+    let made = pods.create(&PostParams::default(), &web).await?;
     ensure!(has_proxy(&made), "it was not injected: {:#?}", made.spec);
     cluster::until(&pods, "web", "its app runs beside a ready proxy", PATIENCE, |pod| {
         let status = pod.status.as_ref();
