@@ -76,7 +76,7 @@ soak: ## Create and delete owners and boot nodes for an hour on kwok, print the 
 fuzz: ## Break what others write (environment, objects, annotations, manifests) for an hour a property; a case that fails is kept
 	LINKERD_GATE_TESTS_FUZZ="$${FUZZ:-1h}" cargo test --locked --package linkerd-gate --test foreign_bytes -- --nocapture
 
-# BENCH="--quick" (3 min, what CI compares), "--json", "--alone", "--only holding", "--picture docs/pictures/growth.svg", …
+# BENCH="--quick" (3 min, what CI compares), "--json", "--alone", "--only holding", "--page docs/figures.md", …
 .PHONY: bench
 bench: ## Measure size, memory, CPU and latencies of waits and agents beside kubectl wait and initium, in one table (about 45 min)
 	@cargo run --locked --quiet --package figures -- $(BENCH)

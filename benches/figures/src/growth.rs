@@ -90,7 +90,7 @@ impl Growth {
 }
 
 /// All of them in one SVG: logarithmic axes, light and dark.
-pub fn picture(all: &[Growth]) -> String {
+pub fn picture(all: &[&Growth]) -> String {
     let (width, height) = PANEL;
     let (columns, rows) = (COLUMNS.min(all.len().max(1)), all.len().div_ceil(COLUMNS));
     let mut svg = format!(
@@ -181,7 +181,7 @@ mod tests {
 
     #[test]
     fn greater_values_are_higher_and_every_point_is_in_its_panel() {
-        let svg = picture(&[growth([0.3, 4.0, 50.0, 60.0])]);
+        let svg = picture(&[&growth([0.3, 4.0, 50.0, 60.0])]);
         let heights: Vec<f64> = svg
             .split("cy=\"")
             .skip(1)

@@ -18,6 +18,7 @@ mod hold;
 mod holding;
 mod linkerd;
 mod memory;
+mod page;
 mod peers;
 mod process;
 mod release;
@@ -30,7 +31,7 @@ mod table;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::{Parser, ValueEnum};
 use linkerd_gate_kit::image::static_binaries;
 
@@ -58,9 +59,9 @@ struct Arguments {
     /// The full program to measure, with gate-wait beside it [default: the static release binaries, built now].
     #[arg(long, value_name = "PATH")]
     binary: Option<PathBuf>,
-    /// Draw how figures grow with a cluster into this file, as SVG.
+    /// Write the table into this page, between its two marks, and pictures of what grows with a cluster into `pictures` beside it.
     #[arg(long, value_name = "FILE")]
-    picture: Option<PathBuf>,
+    page: Option<PathBuf>,
 }
 
 /// What needs neither root nor a part of Kubernetes, and is judged by ratios within the run.
@@ -182,9 +183,8 @@ async fn main() -> Result<ExitCode> {
         }
     }
 
-    if let Some(file) = &arguments.picture {
-        std::fs::write(file, growth::picture(&table.growths))
-            .with_context(|| format!("cannot write {}", file.display()))?;
+    if let Some(page) = &arguments.page {
+        page::write(page, &table)?;
     }
     if arguments.json {
         println!("{}", serde_json::to_string_pretty(&table)?);

@@ -219,12 +219,12 @@ impl fmt::Display for Table {
         }
         writeln!(out)?;
         for (at, how) in notes.iter().enumerate() {
-            writeln!(out, "({}) {how}  ", at + 1)?;
+            writeln!(out, "- ({}) {how}", at + 1)?;
         }
         for (what, why) in &self.without {
-            writeln!(out, "\nwithout {what}: {why}")?;
+            writeln!(out, "\nWithout {what}: {why}")?;
         }
-        write!(out, "\n{}, {}", self.when, self.machine)
+        write!(out, "\nMeasured at {} on {}.", self.when, self.machine)
     }
 }
 
