@@ -155,7 +155,9 @@ impl Harness {
                 .collect();
             (by_node.len() >= count).then_some(by_node)
         };
-        cluster::until_any(&pods, &ListParams::default(), "an agent's pod on every node", PATIENCE, all).await
+        // A controller's pod on the same node has another account.
+        let agents = ListParams::default().labels("app.kubernetes.io/component=agent");
+        cluster::until_any(&pods, &agents, "an agent's pod on every node", PATIENCE, all).await
     }
 
     /// Starts the agent of a node, with its pod's token, and waits until it has seen its node and the Lease.
