@@ -152,7 +152,7 @@ async fn an_api_server_that_lags_makes_no_difference_but_time() {
     let controller = world.controller().unwrap();
     world.until_all_are_meshed(&controller).await.unwrap();
     world.check().unwrap();
-    // Each held pod's end was told late, and so were its beginning and its successor's.
+    // The server delivered each held pod's end late, and its beginning and its successor's too.
     assert!(world.faults().late() >= 3 * HELD_WITH_JOBS, "{}", world.faults().late());
 }
 

@@ -71,7 +71,7 @@ impl World {
     }
 }
 
-/// What the entry of `wait` requires unless it is told otherwise.
+/// What the entry of `wait` requires by default.
 fn policy(class: PodClass, pod: &AppPod) -> Policy {
     let direct = Policy::direct();
     let requires = |probe: &Probe| class.requires(*probe, pod.template.on_missed, |probe| direct.requires(probe));

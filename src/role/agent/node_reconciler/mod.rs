@@ -496,7 +496,7 @@ impl NodeReconciler {
             }
             WriteResult::Patched { result: Err(PatchError::Denied(why) | PatchError::Failed(why)), .. } => {
                 self.not_before = Some(Instant::now() + self.schedule.next_pause());
-                self.log_error("node write failed", format!("the API server did not accept the change: {why}"));
+                self.log_write_error(&format!("the API server did not accept the change: {why}"));
             }
             WriteResult::Installed(Ok(Installation::Since(second))) => {
                 self.schedule.reset();
@@ -506,7 +506,7 @@ impl NodeReconciler {
             // It is not known which nodes are older; and a changed name must not close a running cluster.
             WriteResult::Installed(Ok(Installation::Removed)) => {
                 self.not_before = Some(Instant::now() + self.schedule.next_pause());
-                self.log_error("node unchanged: the install time of linkerd-gate cannot be read", format!(
+                self.log_unknown_age(&format!(
                     "there is no DaemonSet {DAEMON_SET} in namespace {}: its age shows which nodes are older, so it must have \
                      this name",
                     self.context.settings.namespace
@@ -514,16 +514,28 @@ impl NodeReconciler {
             }
             WriteResult::Installed(Err(why)) => {
                 self.not_before = Some(Instant::now() + self.schedule.next_pause());
-                self.log_error("node unchanged: the install time of linkerd-gate cannot be read", why);
+                self.log_unknown_age(&why);
             }
         }
     }
 
-    fn log_error(&mut self, state: &'static str, complaint: String) {
-        if self.reported.refusal.as_ref() != Some(&complaint) {
-            error!(error = complaint, "{state}");
-            self.reported.refusal = Some(complaint);
+    fn log_write_error(&mut self, why: &str) {
+        if self.is_new_error(why) {
+            error!(error = why, "node write failed");
         }
+    }
+
+    fn log_unknown_age(&mut self, why: &str) {
+        if self.is_new_error(why) {
+            error!(error = why, "node unchanged: the install time of linkerd-gate cannot be read");
+        }
+    }
+
+    /// Whether this error is another one than the last; it is the last one from now on.
+    fn is_new_error(&mut self, why: &str) -> bool {
+        let is_new = self.reported.refusal.as_deref() != Some(why);
+        self.reported.refusal = Some(why.to_owned());
+        is_new
     }
 
     /// Shows what holds: of the node what should be, and whether it has our taint.
